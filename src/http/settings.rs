@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! What an administrator can set about fetching over HTTP.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::size::ByteSize;
+
+/// A text that must reach no log: `Debug` hides it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("<hidden>")
+    }
+}
+
+/// User name and password for HTTP basic authentication.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// The user name.
+    pub user: Secret,
+    /// The password; may be empty.
+    pub password: Secret,
+}
+
+/// How images are fetched. `Default` is what a variant without a config gets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpSettings {
+    /// Proxy for http and https images alike: `http://[user:password@]host[:port]`.
+    pub proxy: Option<Secret>,
+    /// Hosts reached without the proxy: names, `.domain` suffixes, or `*` for all.
+    pub no_proxy: Vec<String>,
+    /// PEM file with the only certificate authorities to trust, instead of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Accept any server certificate.
+    pub insecure_tls: bool,
+    /// Extra request headers, name and value.
+    pub headers: Vec<(String, Secret)>,
+    /// Basic authentication, where the URL carries none of its own.
+    pub credentials: Option<Credentials>,
+    /// The User-Agent header.
+    pub user_agent: String,
+    /// Longest time to reach the server.
+    pub connect_timeout: Duration,
+    /// Longest time without a byte from the server.
+    pub stall_timeout: Duration,
+    /// Longest time for the whole download; none means no bound.
+    pub max_time: Option<Duration>,
+    /// How often a transient failure is tried again.
+    pub retries: u32,
+    /// Bytes per second that a download may take at most.
+    pub limit_rate: Option<ByteSize>,
+}
+
+impl Default for HttpSettings {
+    fn default() -> Self {
+        HttpSettings {
+            proxy: None,
+            no_proxy: Vec::new(),
+            ca_file: None,
+            insecure_tls: false,
+            headers: Vec::new(),
+            credentials: None,
+            user_agent: concat!("simpleimage/", env!("CARGO_PKG_VERSION")).to_owned(),
+            connect_timeout: Duration::from_secs(30),
+            stall_timeout: Duration::from_secs(60),
+            max_time: None,
+            retries: 5,
+            limit_rate: None,
+        }
+    }
+}
