@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! Why a config file was refused.
+
+use std::fmt;
+use std::path::PathBuf;
+
+/// What is wrong in the text of a config file. Displays as `LINE:COLUMN: MESSAGE`, one line without values of secrets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParseError {
+    /// Line and column of the first offending character, counted in characters from 1; none where it is unknown.
+    pub position: Option<(usize, usize)>,
+    /// What is wrong there, and what to do about it.
+    pub message: String,
+}
+
+impl ParseError {
+    /// An error at the byte `offset` of `text`. Control characters in `message` are escaped.
+    pub(super) fn at(text: &str, offset: usize, message: &str) -> Self {
+        ParseError { position: Some(position(text, offset)), ..Self::somewhere(message) }
+    }
+
+    /// An error that concerns the file as a whole.
+    pub(super) fn somewhere(message: &str) -> Self {
+        // A quoted TOML key may hold a line break, and the parser repeats unknown keys.
+        let escape = |c: char| if c.is_control() { c.escape_default().collect() } else { c.to_string() };
+        ParseError { position: None, message: message.chars().map(escape).collect() }
+    }
+}
+
+impl fmt::Display for ParseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some((line, column)) = self.position {
+            write!(f, "{line}:{column}: ")?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for ParseError {}
+
+fn position(text: &str, offset: usize) -> (usize, usize) {
+    // An error at the end of the file may point behind it.
+    let before = text.get(..offset).unwrap_or(text);
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+}
+
+/// Why the settings could not be loaded. Every message is one line that names the file.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A file that is there could not be read.
+    #[error("reading {}: {reason}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        reason: std::io::Error,
+    },
+    /// A file that somebody else could have written: its content decides what runs as root.
+    #[error("refusing {}: {problem}", path.display())]
+    Unsafe {
+        /// The file.
+        path: PathBuf,
+        /// Who could write it, and how to mend that.
+        problem: String,
+    },
+    /// A variant with two configurations.
+    #[error("{} has both config.toml and config: move the settings to config.toml and remove config", dir.display())]
+    Both {
+        /// The variant's folder.
+        dir: PathBuf,
+    },
+    /// A file whose text is refused.
+    #[error("{}:{}{error}", path.display(), if error.position.is_some() { "" } else { " " })]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong in it, and where.
+        error: ParseError,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ConfigError, ParseError};
+
+    #[test]
+    fn positions_count_characters_from_one() {
+        let text = "a\n\u{e9}\u{e9}=x\n";
+        let shown = |offset| ParseError::at(text, offset, "m").to_string();
+        assert_eq!([0, 2, 6, 99].map(shown), ["1:1: m", "2:1: m", "2:3: m", "3:1: m"]);
+    }
+
+    #[test]
+    fn messages_are_one_line_and_name_the_file() {
+        let error = ParseError::somewhere("unknown key `a\nb`");
+        assert_eq!(error.to_string(), "unknown key `a\\nb`");
+        let shown = |error| ConfigError::Invalid { path: "/x/config".into(), error }.to_string();
+        assert_eq!(shown(error), "/x/config: unknown key `a\\nb`");
+        assert_eq!(shown(ParseError::at("x", 0, "bad")), "/x/config:1:1: bad");
+    }
+}

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! Reading a config file that nobody but root can have written.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use nix::unistd::Uid;
+
+use super::ConfigError;
+
+/// Far more than any config has, in bytes: a wrong file must not fill the memory.
+const MAX_BYTES: u64 = 1 << 20;
+/// The permission bits that let the group and others write.
+const OTHERS_WRITE: u32 = 0o022;
+
+/// The text of the file at `path`, none when there is no such file.
+///
+/// # Errors
+/// [`ConfigError::Unsafe`] when others than root and the current user could have written it, [`ConfigError::Read`] when
+/// it is not a regular file of UTF-8 text of at most 1 MiB, or can't be read.
+pub(super) fn read(path: &Path) -> Result<Option<String>, ConfigError> {
+    let failed = |reason| ConfigError::Read { path: path.to_owned(), reason };
+    let Some(file) = open(path).map_err(failed)? else { return Ok(None) };
+    // The open file is asked, not the path: it can't be exchanged between check and use.
+    let metadata = file.metadata().map_err(failed)?;
+    if !metadata.is_file() {
+        return Err(failed(io::Error::other("not a regular file")));
+    }
+    if let Some(problem) = unsafe_owner(metadata.uid(), metadata.mode(), Uid::effective().as_raw()) {
+        return Err(ConfigError::Unsafe { path: path.to_owned(), problem });
+    }
+    read_text(file).map(Some).map_err(failed)
+}
+
+fn open(path: &Path) -> io::Result<Option<File>> {
+    // Not to hang on a FIFO, before the file's type is known.
+    match OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path) {
+        Ok(file) => Ok(Some(file)),
+        // A link into nowhere is a config that was meant to be there.
+        Err(err) if err.kind() == io::ErrorKind::NotFound && path.symlink_metadata().is_ok() => {
+            Err(io::Error::other("a symbolic link to a file that does not exist"))
+        }
+        Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(err) => Err(err),
+    }
+}
+
+fn read_text(file: File) -> io::Result<String> {
+    let mut text = String::new();
+    file.take(MAX_BYTES + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MAX_BYTES {
+        return Err(io::Error::other("larger than 1 MiB"));
+    }
+    Ok(text)
+}
+
+/// What is wrong with the owner `uid` and the permissions `mode` of a file that user `current` is about to trust.
+fn unsafe_owner(uid: u32, mode: u32, current: u32) -> Option<String> {
+    if uid != 0 && uid != current {
+        return Some(format!("it is owned by user {uid} and decides what runs as root (check it, then chown root)"));
+    }
+    if mode & OTHERS_WRITE != 0 {
+        let mode = mode & 0o7777;
+        return Some(format!("its mode {mode:04o} lets others write what runs as root (check it, then chmod go-w)"));
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{read, unsafe_owner};
+    use std::fs::{Permissions, set_permissions, write};
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    #[test]
+    fn only_roots_and_ones_own_files_are_trusted() {
+        assert_eq!(unsafe_owner(0, 0o100644, 0), None);
+        assert_eq!(unsafe_owner(0, 0o100600, 1000), None);
+        assert_eq!(unsafe_owner(1000, 0o100644, 1000), None);
+        let foreign = "it is owned by user 1000 and decides what runs as root (check it, then chown root)";
+        assert_eq!(unsafe_owner(1000, 0o100600, 0).as_deref(), Some(foreign));
+        for mode in [0o664_u32, 0o646, 0o666] {
+            let shown = format!("its mode {mode:04o} lets others write what runs as root (check it, then chmod go-w)");
+            assert_eq!(unsafe_owner(0, 0o100_000 | mode, 0), Some(shown));
+        }
+    }
+
+    #[test]
+    fn a_missing_file_is_none_and_a_dangling_link_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config");
+        assert_eq!(read(&path).unwrap(), None);
+        assert_eq!(read(&dir.path().join("no/config")).unwrap(), None);
+        symlink("nowhere", &path).unwrap();
+        let message = read(&path).unwrap_err().to_string();
+        assert_eq!(message, format!("reading {}: a symbolic link to a file that does not exist", path.display()));
+    }
+
+    #[test]
+    fn only_small_regular_text_files_of_ones_own_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config");
+        let message = |path| read(path).unwrap_err().to_string();
+        assert_eq!(message(dir.path()), format!("reading {}: not a regular file", dir.path().display()));
+        write(&path, "x".repeat((1 << 20) + 1)).unwrap();
+        assert_eq!(message(&path), format!("reading {}: larger than 1 MiB", path.display()));
+        write(&path, b"caf\xe9").unwrap();
+        assert_eq!(message(&path), format!("reading {}: stream did not contain valid UTF-8", path.display()));
+        write(&path, "fine\n").unwrap();
+        set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
+        assert_eq!(read(&path).unwrap().as_deref(), Some("fine\n"));
+        set_permissions(&path, Permissions::from_mode(0o620)).unwrap();
+        let shown = "its mode 0620 lets others write what runs as root (check it, then chmod go-w)";
+        assert_eq!(message(&path), format!("refusing {}: {shown}", path.display()));
+    }
+
+    #[test]
+    fn a_fifo_does_not_hang() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRUSR).unwrap();
+        assert_eq!(read(&path).unwrap_err().to_string(), format!("reading {}: not a regular file", path.display()));
+    }
+}

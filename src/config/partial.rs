@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! What one config file sets, and how one file lies over another.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer};
+
+use super::values::{self, Checked};
+use crate::http::Secret;
+use crate::size::ByteSize;
+
+/// The port of a proxy without one: that of its scheme.
+const PROXY_PORT: u16 = 80;
+
+/// What one file says; `None` where it says nothing. Deserializing checks every value.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PartialSettings {
+    /// Default of the OS parameter `image`; empty for none.
+    #[serde(deserialize_with = "text")]
+    pub image: Option<String>,
+    /// Default of the OS parameter `image_type`; empty for none.
+    #[serde(deserialize_with = "text")]
+    pub image_type: Option<String>,
+    /// Write a raw image that looks like nothing known.
+    pub allow_unknown_content: Option<bool>,
+    /// The table `[http]`.
+    pub http: PartialHttp,
+    /// The table `[cache]`.
+    pub cache: PartialCache,
+}
+
+/// The table `[http]` of one file.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PartialHttp {
+    /// `http://[user:password@]host:port`; empty for none.
+    #[serde(deserialize_with = "proxy")]
+    pub proxy: Option<Secret>,
+    /// Hosts reached without it.
+    #[serde(deserialize_with = "no_proxy")]
+    pub no_proxy: Option<Vec<String>>,
+    /// PEM file of the authorities to trust; empty for the system's.
+    #[serde(deserialize_with = "optional_path")]
+    pub ca_file: Option<PathBuf>,
+    /// Accept any server certificate.
+    pub insecure_tls: Option<bool>,
+    /// Request headers by name.
+    #[serde(deserialize_with = "headers")]
+    pub headers: Option<Vec<(String, Secret)>>,
+    /// User of the basic authentication; empty for none.
+    #[serde(deserialize_with = "user")]
+    pub user: Option<Secret>,
+    /// Its password.
+    #[serde(deserialize_with = "secret")]
+    pub password: Option<Secret>,
+    /// The User-Agent header.
+    #[serde(deserialize_with = "user_agent")]
+    pub user_agent: Option<String>,
+    /// Longest time to reach the server.
+    #[serde(deserialize_with = "timeout")]
+    pub connect_timeout: Option<Duration>,
+    /// Longest time without a byte.
+    #[serde(deserialize_with = "timeout")]
+    pub stall_timeout: Option<Duration>,
+    /// Longest time for the whole; zero for no bound.
+    #[serde(deserialize_with = "max_time")]
+    pub max_time: Option<Duration>,
+    /// How often a transient failure is tried again.
+    pub retries: Option<u32>,
+    /// Bytes per second; zero for no limit.
+    #[serde(deserialize_with = "rate")]
+    pub limit_rate: Option<ByteSize>,
+}
+
+/// The table `[cache]` of one file.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PartialCache {
+    /// Where fetched images are kept.
+    #[serde(deserialize_with = "absolute_path")]
+    pub dir: Option<PathBuf>,
+    /// How long they serve unasked.
+    #[serde(rename = "max_age_days", deserialize_with = "days")]
+    pub max_age: Option<Duration>,
+    /// Whether they serve longer when the server is gone.
+    pub stale_if_error: Option<bool>,
+}
+
+impl PartialSettings {
+    /// These settings with everything that `over` sets in their place. Lists and header tables are replaced as a whole.
+    #[must_use]
+    pub fn overlaid_by(self, over: Self) -> Self {
+        PartialSettings {
+            image: over.image.or(self.image),
+            image_type: over.image_type.or(self.image_type),
+            allow_unknown_content: over.allow_unknown_content.or(self.allow_unknown_content),
+            http: self.http.overlaid_by(over.http),
+            cache: PartialCache {
+                dir: over.cache.dir.or(self.cache.dir),
+                max_age: over.cache.max_age.or(self.cache.max_age),
+                stale_if_error: over.cache.stale_if_error.or(self.cache.stale_if_error),
+            },
+        }
+    }
+
+    /// The keys that this file sets, named as in config.toml: `image`, `http.proxy`, `cache.dir`, ...
+    pub fn keys(&self) -> Vec<&'static str> {
+        let (http, cache) = (&self.http, &self.cache);
+        let all = [
+            ("image", self.image.is_some()),
+            ("image_type", self.image_type.is_some()),
+            ("allow_unknown_content", self.allow_unknown_content.is_some()),
+            ("http.proxy", http.proxy.is_some()),
+            ("http.no_proxy", http.no_proxy.is_some()),
+            ("http.ca_file", http.ca_file.is_some()),
+            ("http.insecure_tls", http.insecure_tls.is_some()),
+            ("http.headers", http.headers.is_some()),
+            ("http.user", http.user.is_some()),
+            // The pair goes together: a user without a password has an empty one.
+            ("http.password", http.user.is_some()),
+            ("http.user_agent", http.user_agent.is_some()),
+            ("http.connect_timeout", http.connect_timeout.is_some()),
+            ("http.stall_timeout", http.stall_timeout.is_some()),
+            ("http.max_time", http.max_time.is_some()),
+            ("http.retries", http.retries.is_some()),
+            ("http.limit_rate", http.limit_rate.is_some()),
+            ("cache.dir", cache.dir.is_some()),
+            ("cache.max_age_days", cache.max_age.is_some()),
+            ("cache.stale_if_error", cache.stale_if_error.is_some()),
+        ];
+        all.into_iter().filter(|(_, set)| *set).map(|(key, _)| key).collect()
+    }
+}
+
+impl PartialHttp {
+    fn overlaid_by(self, over: Self) -> Self {
+        // One file's user never gets another file's password.
+        let (user, password) =
+            if over.user.is_some() { (over.user, over.password) } else { (self.user, self.password) };
+        PartialHttp {
+            proxy: over.proxy.or(self.proxy),
+            no_proxy: over.no_proxy.or(self.no_proxy),
+            ca_file: over.ca_file.or(self.ca_file),
+            insecure_tls: over.insecure_tls.or(self.insecure_tls),
+            headers: over.headers.or(self.headers),
+            user,
+            password,
+            user_agent: over.user_agent.or(self.user_agent),
+            connect_timeout: over.connect_timeout.or(self.connect_timeout),
+            stall_timeout: over.stall_timeout.or(self.stall_timeout),
+            max_time: over.max_time.or(self.max_time),
+            retries: over.retries.or(self.retries),
+            limit_rate: over.limit_rate.or(self.limit_rate),
+        }
+    }
+}
+
+fn checked<'de, D, T, U>(deserializer: D, check: impl Fn(T) -> Checked<U>) -> Result<Option<U>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    check(T::deserialize(deserializer)?).map(Some).map_err(serde::de::Error::custom)
+}
+
+/// The functions that serde's attributes name, one per kind of value.
+macro_rules! deserializers {
+    ($($name:ident: $raw:ty => $value:ty, $check:expr;)*) => {$(
+        fn $name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<$value>, D::Error> {
+            checked(deserializer, |raw: $raw| $check(raw))
+        }
+    )*};
+}
+
+deserializers! {
+    text: String => String, |raw: String| values::text(&raw);
+    secret: String => Secret, |raw: String| values::text(&raw).map(Secret);
+    user: String => Secret, |raw: String| values::user(&raw);
+    user_agent: String => String, |raw: String| values::user_agent(&raw);
+    proxy: String => Secret, |raw: String| values::proxy(&raw, PROXY_PORT);
+    no_proxy: Vec<String> => Vec<String>, |raw: Vec<String>| raw.iter().map(|host| values::no_proxy_host(host)).collect();
+    absolute_path: String => PathBuf, |raw: String| values::absolute_path(&raw);
+    optional_path: String => PathBuf, |raw: String| values::optional_path(&raw);
+    rate: String => ByteSize, |raw: String| values::rate(&raw);
+    timeout: u32 => Duration, values::timeout;
+    max_time: u32 => Duration, values::max_time;
+    days: u64 => Duration, values::days;
+    headers: BTreeMap<String, String> => Vec<(String, Secret)>, |raw: BTreeMap<String, String>| {
+        raw.iter().map(|(name, value)| values::header(name, value)).collect()
+    };
+}

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! Where the provider's files are.
+
+use std::path::{Path, PathBuf};
+
+use super::VariantName;
+
+/// The places that a run reads and writes, below one root, so that tests and images can have their own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Paths {
+    /// The site's `config.toml`, `variants.list` and one folder per variant.
+    pub config_dir: PathBuf,
+    /// Downloaded images, where no setting names another place.
+    pub cache_dir: PathBuf,
+    /// Ganeti's list of folders that may hold instances' disks, one per line
+    /// (`pathutils.FILE_STORAGE_PATHS_FILE` in Ganeti).
+    pub file_storage_paths: PathBuf,
+}
+
+/// When hooks run: each phase has a folder of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HookPhase {
+    /// After the image is on the disk.
+    Create,
+    /// After the instance has got a new name.
+    Rename,
+}
+
+impl HookPhase {
+    /// The name of the phase's folder in a variant's.
+    pub fn dir_name(self) -> &'static str {
+        match self {
+            HookPhase::Create => "hooks",
+            HookPhase::Rename => "hooks.rename",
+        }
+    }
+}
+
+impl Paths {
+    /// The standard places below `root`, which is `/` outside tests.
+    pub fn below(root: &Path) -> Self {
+        Paths {
+            config_dir: root.join("etc/ganeti/instance-simpleimage"),
+            cache_dir: root.join("var/cache/ganeti-instance-simpleimage"),
+            file_storage_paths: root.join("etc/ganeti/file-storage-paths"),
+        }
+    }
+
+    /// The folder of `variant`, which need not exist.
+    pub fn variant_dir(&self, variant: &VariantName) -> PathBuf {
+        self.config_dir.join(variant)
+    }
+
+    /// The folder of the hooks that `variant` runs in `phase`, which need not exist.
+    pub fn hooks_dir(&self, variant: &VariantName, phase: HookPhase) -> PathBuf {
+        self.variant_dir(variant).join(phase.dir_name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{HookPhase, Paths};
+    use crate::config::VariantName;
+    use std::path::Path;
+
+    #[test]
+    fn places_are_the_predecessors() {
+        let paths = Paths::below(Path::new("/"));
+        assert_eq!(paths.config_dir, Path::new("/etc/ganeti/instance-simpleimage"));
+        assert_eq!(paths.cache_dir, Path::new("/var/cache/ganeti-instance-simpleimage"));
+        assert_eq!(paths.file_storage_paths, Path::new("/etc/ganeti/file-storage-paths"));
+        let variant = VariantName::parse("default").unwrap();
+        let hooks = [HookPhase::Create, HookPhase::Rename].map(|phase| paths.hooks_dir(&variant, phase));
+        assert_eq!(hooks[0], Path::new("/etc/ganeti/instance-simpleimage/default/hooks"));
+        assert_eq!(hooks[1], Path::new("/etc/ganeti/instance-simpleimage/default/hooks.rename"));
+    }
+}

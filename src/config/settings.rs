@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! The settings of one run, every one of them decided.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::{PartialSettings, Paths};
+use crate::http::{Credentials, HttpSettings, Secret};
+
+/// One day in seconds.
+pub(super) const DAY: u64 = 24 * 60 * 60;
+/// The predecessor's default for DOWNLOAD_CACHE_MAX_DAYS.
+const DEFAULT_MAX_AGE: Duration = Duration::from_secs(7 * DAY);
+
+/// What holds for one variant. `Default` is what a variant without a config gets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The image of instances without the OS parameter `image`, as written in the file.
+    pub image: Option<String>,
+    /// The type of images without the OS parameter `image_type`, as written in the file.
+    pub image_type: Option<String>,
+    /// Write a raw image that looks like nothing known.
+    pub allow_unknown_content: bool,
+    /// How images are fetched.
+    pub http: HttpSettings,
+    /// Where fetched images are kept: a folder that is the provider's alone.
+    pub cache_dir: PathBuf,
+    /// How long a kept image serves without asking its server again.
+    pub cache_max_age: Duration,
+    /// Use a kept image past that time when its server can't be reached.
+    pub stale_if_error: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            image: None,
+            image_type: None,
+            allow_unknown_content: false,
+            http: HttpSettings::default(),
+            cache_dir: Paths::below(Path::new("/")).cache_dir,
+            cache_max_age: DEFAULT_MAX_AGE,
+            stale_if_error: true,
+        }
+    }
+}
+
+impl Settings {
+    /// `set`, and the built-in value where it says nothing. An empty text and a zero take back what a lower file set,
+    /// where "none" is a value.
+    pub(super) fn resolve(paths: &Paths, set: PartialSettings) -> Self {
+        let built_in = Settings { cache_dir: paths.cache_dir.clone(), ..Settings::default() };
+        Settings {
+            image: set.image.filter(|image| !image.is_empty()),
+            image_type: set.image_type.filter(|image_type| !image_type.is_empty()),
+            allow_unknown_content: set.allow_unknown_content.unwrap_or(built_in.allow_unknown_content),
+            cache_dir: set.cache.dir.unwrap_or(built_in.cache_dir),
+            cache_max_age: set.cache.max_age.unwrap_or(built_in.cache_max_age),
+            stale_if_error: set.cache.stale_if_error.unwrap_or(built_in.stale_if_error),
+            http: resolve_http(built_in.http, set.http),
+        }
+    }
+}
+
+fn resolve_http(built_in: HttpSettings, set: super::PartialHttp) -> HttpSettings {
+    let password = set.password.unwrap_or(Secret(String::new()));
+    HttpSettings {
+        proxy: set.proxy.filter(|proxy| !proxy.0.is_empty()),
+        no_proxy: set.no_proxy.unwrap_or(built_in.no_proxy),
+        ca_file: set.ca_file.filter(|file| !file.as_os_str().is_empty()),
+        insecure_tls: set.insecure_tls.unwrap_or(built_in.insecure_tls),
+        headers: set.headers.unwrap_or(built_in.headers),
+        credentials: set.user.filter(|user| !user.0.is_empty()).map(|user| Credentials { user, password }),
+        user_agent: set.user_agent.unwrap_or(built_in.user_agent),
+        connect_timeout: set.connect_timeout.unwrap_or(built_in.connect_timeout),
+        stall_timeout: set.stall_timeout.unwrap_or(built_in.stall_timeout),
+        max_time: set.max_time.filter(|time| !time.is_zero()),
+        retries: set.retries.unwrap_or(built_in.retries),
+        limit_rate: set.limit_rate.filter(|rate| rate.0 > 0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Settings;
+    use crate::config::{PartialSettings, Paths, parse_toml};
+    use std::path::Path;
+
+    #[test]
+    fn nothing_set_is_the_default() {
+        let settings = Settings::resolve(&Paths::below(Path::new("/")), PartialSettings::default());
+        assert_eq!(settings, Settings::default());
+        assert_eq!(settings.cache_dir, Path::new("/var/cache/ganeti-instance-simpleimage"));
+        assert_eq!(settings.cache_max_age.as_secs(), 604_800);
+        assert!(settings.stale_if_error);
+        assert!(!settings.allow_unknown_content);
+    }
+
+    #[test]
+    fn empty_and_zero_take_back_what_the_site_set() {
+        let site = "image = '/i'\nimage_type = 'raw'\n[http]\nproxy = 'p:1'\nno_proxy = ['a']\nca_file = '/c'\nuser = 'u'\n\
+                    password = 'p'\nmax_time = 5\nlimit_rate = '1M'\nheaders = { X-A = 'b' }\n";
+        let variant = "image = ''\nimage_type = ''\n[http]\nproxy = ''\nno_proxy = []\nca_file = ''\nuser = ''\n\
+                       max_time = 0\nlimit_rate = '0'\nheaders = {}\n";
+        let both = parse_toml(site).unwrap().overlaid_by(parse_toml(variant).unwrap());
+        assert_eq!(Settings::resolve(&Paths::below(Path::new("/")), both), Settings::default());
+    }
+}

@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! The typed `config.toml`.
+
+use super::{ParseError, PartialSettings};
+
+/// Reads the text of a `config.toml`.
+///
+/// # Errors
+/// [`ParseError`] with line and column for a syntax error, an unknown key (the allowed ones are named) or a wrong
+/// value, which is never repeated.
+pub fn parse_toml(text: &str) -> Result<PartialSettings, ParseError> {
+    let settings: PartialSettings = ::toml::from_str(text).map_err(|error| explain(text, error))?;
+    if settings.http.password.is_some() && settings.http.user.is_none() {
+        return Err(ParseError::somewhere("http.password needs http.user in the same file"));
+    }
+    Ok(settings)
+}
+
+fn explain(text: &str, mut error: ::toml::de::Error) -> ParseError {
+    // Without the input, toml shows no line of the file, which may hold a password, but the path of the key instead.
+    error.set_input(None);
+    let shown = error.to_string();
+    let key = shown.trim_end().rsplit_once("\nin `").map(|(_, key)| key.trim_end_matches('`'));
+    let message = without_values(error.message());
+    let message = key.map_or_else(|| message.clone(), |key| format!("{key}: {message}"));
+    match error.span() {
+        Some(span) => ParseError::at(text, span.start, &message),
+        None => ParseError::somewhere(&message),
+    }
+}
+
+/// serde's words without the value that it repeats: `invalid type: string "x", expected a boolean`.
+fn without_values(message: &str) -> String {
+    let found = message.strip_prefix("invalid type: ").or_else(|| message.strip_prefix("invalid value: "));
+    if let Some((found, expected)) = found.and_then(|found| found.rsplit_once(", expected ")) {
+        let found = found.split(['"', '`']).next().unwrap_or_default().trim_end();
+        return format!("expected {}, found {}", plain(expected), plain(found));
+    }
+    message.replace("unknown field", "unknown key").replace("expected one of", "allowed are")
+}
+
+/// serde's word for a kind of value, in those of config.toml.
+fn plain(kind: &str) -> &str {
+    match kind {
+        "u32" | "u64" => "a whole number that is not negative",
+        "integer" => "an integer",
+        "floating point" => "a decimal number",
+        "boolean" => "true or false",
+        "string" => "a string",
+        "sequence" => "an array",
+        "map" | "a map" => "a table",
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_toml;
+    use crate::config::{PartialCache, PartialHttp, PartialSettings};
+    use crate::http::Secret;
+    use crate::size::ByteSize;
+    use proptest::prelude::*;
+    use std::time::Duration;
+
+    const FULL: &str = include_str!("testdata/full.toml");
+
+    fn message(text: &str) -> String {
+        parse_toml(text).unwrap_err().to_string()
+    }
+
+    fn secret(text: &str) -> Option<Secret> {
+        Some(Secret(text.to_owned()))
+    }
+
+    #[test]
+    fn golden_every_key() {
+        let header = |name: &str, value: &str| (name.to_owned(), Secret(value.to_owned()));
+        let expected = PartialSettings {
+            image: Some("https://images.example/debian.qcow2".to_owned()),
+            image_type: Some("qcow2".to_owned()),
+            allow_unknown_content: Some(true),
+            http: PartialHttp {
+                proxy: secret("http://joe:p%40ss@proxy.example:3128"),
+                no_proxy: Some(["localhost", ".example.com", "10.0.0.1"].map(str::to_owned).into()),
+                ca_file: Some("/etc/ssl/site-ca.pem".into()),
+                insecure_tls: Some(false),
+                headers: Some(vec![header("Authorization", "Bearer abc"), header("X-Site", "fra1")]),
+                user: secret("images"),
+                password: secret("s3cret"),
+                user_agent: Some("our-cluster/1".to_owned()),
+                connect_timeout: Some(Duration::from_secs(10)),
+                stall_timeout: Some(Duration::from_secs(20)),
+                max_time: Some(Duration::from_secs(3600)),
+                retries: Some(3),
+                limit_rate: Some(ByteSize(10 << 20)),
+            },
+            cache: PartialCache {
+                dir: Some("/srv/simpleimage-cache".into()),
+                max_age: Some(Duration::from_secs(14 * 86_400)),
+                stale_if_error: Some(false),
+            },
+        };
+        let settings = parse_toml(FULL).unwrap();
+        assert_eq!(settings, expected);
+        assert_eq!(settings.keys().len(), 19);
+        let debug = format!("{settings:?}");
+        assert!(!["s3cret", "p%40ss", "abc"].into_iter().any(|secret| debug.contains(secret)), "{debug}");
+    }
+
+    #[test]
+    fn nothing_is_fine() {
+        for text in ["", "# only this\n", "[http]\n[cache]\n", "[http.headers]\r\n"] {
+            assert!(parse_toml(text).unwrap().keys().iter().all(|key| *key == "http.headers"), "{text}");
+        }
+    }
+
+    #[test]
+    fn unknown_keys_are_named_with_the_allowed_ones() {
+        let top = "allowed are `image`, `image_type`, `allow_unknown_content`, `http`, `cache`";
+        assert_eq!(message("# x\nimages = 1"), format!("2:1: unknown key `images`, {top}"));
+        assert_eq!(message("\"a\\nb\" = 1"), format!("1:1: unknown key `a\\nb`, {top}"));
+        let cache = "allowed are `dir`, `max_age_days`, `stale_if_error`";
+        assert_eq!(message("[cache]\n  path = '/x'"), format!("2:3: cache: unknown key `path`, {cache}"));
+        assert!(message("http.retry = 1").starts_with("1:6: http: unknown key `retry`, allowed are `proxy`, "));
+    }
+
+    #[test]
+    fn wrong_values_name_place_key_and_reason() {
+        for (text, expected) in [
+            ("image = 5", "1:9: image: expected a string, found an integer"),
+            ("allow_unknown_content = 'yes'", "1:25: allow_unknown_content: expected a boolean, found a string"),
+            (
+                "[http]\nproxy = 'ftp://p'",
+                "2:9: http.proxy: only http:// proxies are supported (https images go through them too)",
+            ),
+            (
+                "[http]\nno_proxy = ['a', 'b c']",
+                "2:12: http.no_proxy: not a host for the no-proxy list (use host names, .domain, single addresses, or *)",
+            ),
+            ("[http]\nca_file = 'ca.pem'", "2:11: http.ca_file: must be an absolute path"),
+            (
+                "[http]\nheaders = { 'A b' = 'c' }",
+                "2:11: http.headers: a header needs a name of letters, digits and '-'",
+            ),
+            ("[http]\nheaders = { Range = 'c' }", "2:11: http.headers: this header is set by the download itself"),
+            ("[http]\nuser = 'a:b'", "2:8: http.user: a user name can't hold a colon"),
+            ("[http]\npassword = 'x'", "http.password needs http.user in the same file"),
+            ("[http]\npassword = \"x\\n\"\nuser = 'u'", "2:12: http.password: control characters are not allowed"),
+            ("[http]\nuser_agent = ''", "2:14: http.user_agent: must not be empty"),
+            (
+                "[http]\nstall_timeout = 0",
+                "2:17: http.stall_timeout: must be at least 1 second: a silent server would block the job for ever",
+            ),
+            ("[http]\nmax_time = 4000000000", "2:12: http.max_time: too long a time"),
+            (
+                "[http]\nretries = -1",
+                "2:11: http.retries: expected a whole number that is not negative, found an integer",
+            ),
+            (
+                "[http]\nlimit_rate = 'fast'",
+                "2:14: http.limit_rate: not a rate (use whole bytes per second, with K, M, G or T for binary units)",
+            ),
+            ("[http]\nlimit_rate = 5", "2:14: http.limit_rate: expected a string, found an integer"),
+            ("[cache]\ndir = 'x'", "2:7: cache.dir: must be an absolute path"),
+            ("[cache]\nmax_age_days = 40000", "2:16: cache.max_age_days: at most 36500 days"),
+            (
+                "[cache]\nmax_age_days = 1.5",
+                "2:16: cache.max_age_days: expected a whole number that is not negative, found a decimal number",
+            ),
+        ] {
+            assert_eq!(message(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn syntax_errors_name_the_place() {
+        assert_eq!(message("image = x"), "1:9: string values must be quoted, expected literal string");
+        assert_eq!(message("[http]\nproxy = 'a\n"), "2:11: invalid literal string, expected `'`");
+        let legacy = message("PROXY=http://joe:s3cret@proxy:1");
+        assert_eq!(legacy, "1:7: string values must be quoted, expected literal string");
+    }
+
+    #[test]
+    fn no_error_repeats_a_value() {
+        for text in [
+            "http = 's3cret'",
+            "http = { password = 's3cret', user = 5 }",
+            "[http]\npassword = s3cret",
+            "[http]\npassword = 's3cret",
+            "[http]\npassword = ['s3cret, expected x']",
+            "[http]\nheaders = 'X: s3cret, expected y'",
+            "[http]\nheaders = { X = ['s3cret'] }",
+            "[http]\nproxy = 'joe:s3cret@p:x'",
+            "[http]\nproxy = 's3cret' 's3cret'",
+            "[http]\nno_proxy = 's3cret'",
+            "[http]\nretries = 's3cret'",
+            "[http]\nconnect_timeout = 's3cret'",
+            "s3cret",
+        ] {
+            let error = message(text);
+            assert!(!error.contains("s3cret") && !error.contains('\n'), "{error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics_and_errors_are_one_line(cut in 0..FULL.len(), text in "\\PC{0,8}|[\"'=\\[\\]{}\n\t ]{0,4}", skip in 0..40_usize) {
+            let rest = FULL.get(cut + skip..).unwrap_or_default();
+            if let Err(error) = parse_toml(&format!("{}{text}{rest}", &FULL[..cut])) {
+                prop_assert!(!error.to_string().contains('\n'), "{}", error);
+            }
+        }
+    }
+}
