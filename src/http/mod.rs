@@ -1,8 +1,23 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! Fetching over HTTP and HTTPS.
+//!
+//! ureq speaks HTTP; what is decided here is whom to ask, what may be said to whom, when to try again, and what counts
+//! as the image. The bytes are never decoded: a `.gz` that a server labels `Content-Encoding: gzip` arrives as it is.
 
+mod client;
+mod error;
+mod proxy;
+mod request;
+mod response;
+mod retry;
 mod settings;
+mod tls;
 mod url;
 
+pub use client::Client;
+pub use error::HttpError;
+pub use request::Conditions;
+pub use response::{Body, Content, Response};
+pub use retry::{Attempts, Backoff};
 pub use settings::{Credentials, HttpSettings, Secret};
 pub use url::{ImageUrl, UrlError};

@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! The client: one request after the other until the image, or the reason why there is none.
+
+use std::time::{Duration, Instant};
+
+use ureq::Agent;
+use ureq::config::Config;
+use ureq::http::header;
+use ureq::http::{HeaderMap, StatusCode};
+use ureq::tls::TlsConfig;
+use ureq::unversioned::transport::{Connector, TcpConnector};
+
+use super::error::{Exchange, HttpError};
+use super::proxy::{Proxy, bypasses};
+use super::request::{Conditions, RequestHeaders, request_target};
+use super::response::{Content, Response};
+use super::retry::{Attempts, Backoff};
+use super::settings::HttpSettings;
+use super::tls::tls_config;
+use super::url::ImageUrl;
+use crate::report::Report;
+
+/// Fewer than the 20 of browsers and the 50 of curl: each is one more server to trust with what is installed.
+const MAX_REDIRECTS: usize = 10;
+
+/// Bytes read from the network at once, at most.
+const INPUT_BUFFER: usize = 256 << 10;
+
+type Answer = ureq::http::Response<ureq::Body>;
+
+/// Fetches images as an administrator's settings say.
+#[derive(Debug)]
+pub struct Client {
+    settings: HttpSettings,
+    headers: RequestHeaders,
+    backoff: Backoff,
+    direct: Agent,
+    proxied: Option<Proxied>,
+}
+
+/// The two ways through a proxy.
+#[derive(Debug)]
+struct Proxied {
+    proxy: Proxy,
+    /// For http: absolute-form requests.
+    requests: Agent,
+    /// For https: CONNECT.
+    tunnels: Agent,
+}
+
+impl Client {
+    /// Checks `settings` and reads the CA file, if they name one. Nothing is sent.
+    pub fn new(settings: &HttpSettings) -> Result<Self, HttpError> {
+        Self::with_backoff(settings, Backoff::default())
+    }
+
+    /// The same with other pauses between attempts.
+    pub fn with_backoff(settings: &HttpSettings, backoff: Backoff) -> Result<Self, HttpError> {
+        let headers = RequestHeaders::new(settings)?;
+        let tls = tls_config(settings)?;
+        let proxied = match &settings.proxy {
+            Some(text) => Some(Proxied::new(Proxy::parse(text)?, settings, &tls)?),
+            None => None,
+        };
+        let direct = Agent::new_with_config(agent_config(settings, &tls, None));
+        Ok(Client { settings: settings.clone(), headers, backoff, direct, proxied })
+    }
+
+    /// Asks for `url`, again after transient failures, and gives the first answer that is the image or `NotModified`.
+    /// What fails within the body is the caller's: see [`Client::attempts`].
+    pub fn get(&self, url: &ImageUrl, conditions: &Conditions, report: &Report) -> Result<Response, HttpError> {
+        let mut attempts = self.attempts(url, report);
+        loop {
+            match attempts.get(conditions) {
+                Err(error) if attempts.retry(&error) => {}
+                result => return result,
+            }
+        }
+    }
+
+    /// The attempts at `url`, for callers that also try again when the body fails. The time allowed starts now.
+    pub fn attempts<'a>(&'a self, url: &'a ImageUrl, report: &'a Report) -> Attempts<'a> {
+        Attempts::new(self, url, report)
+    }
+
+    /// Asks once, following redirects.
+    pub(super) fn get_once(
+        &self,
+        first: &ImageUrl,
+        conditions: &Conditions,
+        deadline: Option<Instant>,
+        report: &Report,
+    ) -> Result<Response, HttpError> {
+        let mut visited = vec![first.clone()];
+        loop {
+            let url = &visited[visited.len() - 1];
+            let answer = self.request(url, first, conditions, deadline)?;
+            let Some(next) = redirect_target(url, &answer)? else {
+                return self.accept(url, answer, conditions, report);
+            };
+            let refuse = |reason| Err(HttpError::Redirect { url: first.to_string(), reason });
+            if visited.contains(&next) {
+                return refuse("the redirects go round in a circle");
+            }
+            if visited.len() > MAX_REDIRECTS {
+                return refuse("more than 10 redirects");
+            }
+            report.debug(format_args!("{url} redirects to {next}"));
+            visited.push(next);
+        }
+    }
+
+    fn request(
+        &self,
+        url: &ImageUrl,
+        first: &ImageUrl,
+        conditions: &Conditions,
+        deadline: Option<Instant>,
+    ) -> Result<Answer, HttpError> {
+        let (agent, peer) = self.way_to(url);
+        let mut request = agent.get(request_target(url));
+        for (name, value) in self.headers.build(url, first, conditions) {
+            request = request.header(name, value);
+        }
+        // Only where it is needed: ureq reads the system's certificates anew for requests with their own settings.
+        if let Some(deadline) = deadline {
+            let left = deadline.saturating_duration_since(Instant::now());
+            request = request.config().timeout_global(Some(left)).build();
+        }
+        let HttpSettings { connect_timeout, stall_timeout, max_time, .. } = self.settings;
+        let exchange = Exchange { url, peer: &peer, connect_timeout, stall_timeout, max_time };
+        request.call().map_err(|error| exchange.failure(error))
+    }
+
+    /// Who carries the request, and whom a failure to connect is about.
+    fn way_to(&self, url: &ImageUrl) -> (&Agent, String) {
+        let target = url.as_url();
+        let host = target.host_str().unwrap_or_default();
+        match &self.proxied {
+            Some(proxied) if !bypasses(&self.settings.no_proxy, host) => {
+                let agent = if target.scheme() == "https" { &proxied.tunnels } else { &proxied.requests };
+                (agent, proxied.proxy.peer())
+            }
+            _ => (&self.direct, format!("{host}:{}", target.port_or_known_default().unwrap_or_default())),
+        }
+    }
+
+    fn accept(
+        &self,
+        url: &ImageUrl,
+        answer: Answer,
+        conditions: &Conditions,
+        report: &Report,
+    ) -> Result<Response, HttpError> {
+        match answer.status() {
+            StatusCode::OK => {}
+            StatusCode::NOT_MODIFIED if !conditions.is_empty() => return Ok(Response::NotModified),
+            status => {
+                let retry_after = retry_after(answer.headers());
+                return Err(HttpError::Status { url: url.to_string(), status, retry_after });
+            }
+        }
+        let mut encodings = answer.headers().get_all(header::TRANSFER_ENCODING).iter().peekable();
+        let chunked = encodings.peek().is_some();
+        if !encodings.all(|encoding| encoding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
+            // ureq would hand out the encoded bytes.
+            let reason = "a transfer encoding other than chunked".to_owned();
+            return Err(HttpError::Protocol { url: url.to_string(), reason });
+        }
+        let content = Content::new(url.clone(), answer, &self.settings);
+        if content.content_length.is_none() && !chunked {
+            report.warn(format_args!(
+                "{url}: the server does not say how long the image is, so a cut download cannot be noticed"
+            ));
+        }
+        Ok(Response::Content(Box::new(content)))
+    }
+
+    pub(super) fn settings(&self) -> &HttpSettings {
+        &self.settings
+    }
+
+    pub(super) fn backoff(&self) -> Backoff {
+        self.backoff
+    }
+}
+
+impl Proxied {
+    fn new(proxy: Proxy, settings: &HttpSettings, tls: &TlsConfig) -> Result<Self, HttpError> {
+        let (absolute_form, resolver) = proxy.for_requests()?;
+        let connector = ().chain(TcpConnector::default()).chain(absolute_form);
+        let requests = Agent::with_parts(agent_config(settings, tls, None), connector, resolver);
+        let tunnels = Agent::new_with_config(agent_config(settings, tls, Some(proxy.for_tunnels()?)));
+        Ok(Proxied { proxy, requests, tunnels })
+    }
+}
+
+/// Statuses and redirects are judged by us; nothing is taken from the environment, as ureq's default proxy would be.
+fn agent_config(settings: &HttpSettings, tls: &TlsConfig, proxy: Option<ureq::Proxy>) -> Config {
+    Agent::config_builder()
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .proxy(proxy)
+        .tls_config(tls.clone())
+        .user_agent(settings.user_agent.as_str())
+        .timeout_resolve(Some(settings.connect_timeout))
+        .timeout_connect(Some(settings.connect_timeout))
+        // The total for a body would be timeout_recv_body; these two restart with every read and write.
+        .timeout_per_read(Some(settings.stall_timeout))
+        .timeout_per_write(Some(settings.stall_timeout))
+        .input_buffer_size(INPUT_BUFFER)
+        // Downloads are long and few: a connection kept for the next one would only be stale.
+        .max_idle_connections(0)
+        .build()
+}
+
+/// Where `answer` sends us, if it does; never from https to http.
+fn redirect_target(url: &ImageUrl, answer: &Answer) -> Result<Option<ImageUrl>, HttpError> {
+    if !matches!(answer.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
+        return Ok(None);
+    }
+    let refuse = |reason| Err(HttpError::Redirect { url: url.to_string(), reason });
+    let Some(location) = answer.headers().get(header::LOCATION).and_then(|value| value.to_str().ok()) else {
+        return refuse("the server redirects without saying where to");
+    };
+    // The reason for a bad URL is left out: where it is a scheme, it is the server's text.
+    let Ok(next) = url.join(location) else {
+        return refuse("the server redirects to something that is not an http or https URL");
+    };
+    if url.as_url().scheme() == "https" && next.as_url().scheme() == "http" {
+        return refuse("the server redirects from https to http, which would not be safe");
+    }
+    Ok(Some(next))
+}
+
+/// The seconds of a Retry-After header; its other form, a date, is not worth the trust in two clocks.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
+}

@@ -1,0 +1,316 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! Why an image could not be fetched, in one sentence that holds no secret.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ureq::http::StatusCode;
+
+use super::url::ImageUrl;
+
+/// A fetch that failed. The URLs in it are without their secrets, as [`ImageUrl`] displays them.
+#[derive(Debug, thiserror::Error)]
+pub enum HttpError {
+    /// A setting that cannot be used.
+    #[error("{setting}: {reason}")]
+    Setting {
+        /// Which setting.
+        setting: &'static str,
+        /// What is wrong with it; never its value, which may be a secret.
+        reason: String,
+    },
+    /// The file of certificate authorities cannot be used.
+    #[error("CA file {}: {reason}", path.display())]
+    CaFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The server or the proxy could not be reached.
+    #[error("cannot connect to {peer}: {reason}")]
+    Connect {
+        /// `host:port`, or `the proxy host:port`.
+        peer: String,
+        /// What the system said.
+        reason: String,
+    },
+    /// The proxy refused to open a tunnel.
+    #[error("{peer} refused to connect to {url}: {reason}")]
+    Tunnel {
+        /// `the proxy host:port`.
+        peer: String,
+        /// The image.
+        url: String,
+        /// Its status line.
+        reason: String,
+        /// The status, where the proxy gave one.
+        status: Option<u16>,
+    },
+    /// The server's certificate did not hold.
+    #[error("{url}: the server's certificate is not trusted ({reason})")]
+    Certificate {
+        /// The image.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// TLS failed otherwise.
+    #[error("{url}: no secure connection ({reason})")]
+    Tls {
+        /// The image.
+        url: String,
+        /// What the TLS library said.
+        reason: String,
+    },
+    /// The server answered, but not with the image.
+    #[error("{url}: the server answered {}", status_text(*status))]
+    Status {
+        /// The image.
+        url: String,
+        /// The status code.
+        status: StatusCode,
+        /// How long the server asks to stay away.
+        retry_after: Option<Duration>,
+    },
+    /// A redirect that is not followed.
+    #[error("{url}: {reason}")]
+    Redirect {
+        /// Who redirected.
+        url: String,
+        /// Why it is not followed.
+        reason: &'static str,
+    },
+    /// The connection ended before the answer began.
+    #[error("{url}: the server closed the connection without an answer")]
+    NoAnswer {
+        /// The image.
+        url: String,
+    },
+    /// The connection ended within the image.
+    #[error("{url}: the connection was cut after {received} bytes{}", of_expected(*expected))]
+    Cut {
+        /// The image.
+        url: String,
+        /// Bytes that came.
+        received: u64,
+        /// Bytes that were announced.
+        expected: Option<u64>,
+    },
+    /// Nothing came for too long.
+    #[error("{url}: no data for {} s", timeout.as_secs_f32())]
+    Stalled {
+        /// The image.
+        url: String,
+        /// The stall timeout.
+        timeout: Duration,
+    },
+    /// The whole fetch took too long.
+    #[error("{url}: not complete after {} s", limit.as_secs_f32())]
+    TooSlow {
+        /// The image.
+        url: String,
+        /// The longest time allowed.
+        limit: Duration,
+    },
+    /// What the server sent is not HTTP.
+    #[error("{url}: the answer is not valid HTTP ({reason})")]
+    Protocol {
+        /// The image.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+impl HttpError {
+    /// Whether the same request may well succeed a moment later.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Connect { .. } | Self::NoAnswer { .. } | Self::Cut { .. } | Self::Stalled { .. } => true,
+            Self::Status { status, .. } => is_transient_status(status.as_u16()),
+            Self::Tunnel { status, .. } => status.is_some_and(is_transient_status),
+            _ => false,
+        }
+    }
+
+    /// Whether the server is down or out of reach, as opposed to an answer that the image is gone or forbidden, or a
+    /// server that cannot be trusted.
+    pub fn is_unavailable(&self) -> bool {
+        match self {
+            Self::Status { status, .. } => status.is_server_error() || is_transient_status(status.as_u16()),
+            Self::TooSlow { .. } => true,
+            _ => self.is_transient(),
+        }
+    }
+
+    /// How long the server asks to stay away.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Status { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+}
+
+/// Statuses that curl's `--retry` takes for transient too (curl(1)).
+fn is_transient_status(status: u16) -> bool {
+    matches!(status, 408 | 429 | 500 | 502 | 503 | 504)
+}
+
+fn status_text(status: StatusCode) -> String {
+    format!("{} {}", status.as_u16(), status.canonical_reason().unwrap_or_default()).trim_end().to_owned()
+}
+
+fn of_expected(expected: Option<u64>) -> String {
+    expected.map(|bytes| format!(" of {bytes}")).unwrap_or_default()
+}
+
+/// What has to be known to say what an error of ureq means.
+pub(super) struct Exchange<'a> {
+    /// The URL of this request.
+    pub(super) url: &'a ImageUrl,
+    /// Who is connected to: `host:port`, or `the proxy host:port`.
+    pub(super) peer: &'a str,
+    /// Longest time to connect.
+    pub(super) connect_timeout: Duration,
+    /// Longest silence.
+    pub(super) stall_timeout: Duration,
+    /// Longest time for all of it.
+    pub(super) max_time: Option<Duration>,
+}
+
+impl Exchange<'_> {
+    /// What `error`, met before the answer was complete, means. ureq's own messages may hold URLs, so they are only
+    /// repeated where they cannot.
+    pub(super) fn failure(&self, error: ureq::Error) -> HttpError {
+        let url = self.url.to_string();
+        match error {
+            ureq::Error::Timeout(which) => self.timeout(which),
+            ureq::Error::Io(error) => self.io_failure(&error),
+            ureq::Error::HostNotFound => self.connect("the host has no address".to_owned()),
+            ureq::Error::ConnectionFailed => self.connect("no connection".to_owned()),
+            ureq::Error::ConnectProxyFailed(reason) => self.tunnel(&reason),
+            ureq::Error::Rustls(error) => self.tls(error.to_string()),
+            ureq::Error::Tls(reason) => self.tls(reason.to_owned()),
+            ureq::Error::TlsRequired => self.tls("the connection is not encrypted".to_owned()),
+            ureq::Error::Protocol(error) => HttpError::Protocol { url, reason: error.to_string() },
+            ureq::Error::LargeResponseHeader(..) => {
+                HttpError::Protocol { url, reason: "the header is too large".to_owned() }
+            }
+            ureq::Error::Http(_) | ureq::Error::BadUri(_) => {
+                HttpError::Protocol { url, reason: "the URL cannot be requested".to_owned() }
+            }
+            _ => HttpError::Protocol { url, reason: "unexpected failure".to_owned() },
+        }
+    }
+
+    fn timeout(&self, which: ureq::Timeout) -> HttpError {
+        let url = self.url.to_string();
+        match (which, self.max_time) {
+            (ureq::Timeout::Resolve | ureq::Timeout::Connect, _) => {
+                self.connect(format!("no answer within {} s", self.connect_timeout.as_secs_f32()))
+            }
+            (ureq::Timeout::Global, Some(limit)) => HttpError::TooSlow { url, limit },
+            _ => HttpError::Stalled { url, timeout: self.stall_timeout },
+        }
+    }
+
+    fn io_failure(&self, error: &io::Error) -> HttpError {
+        use io::ErrorKind as Kind;
+        match error.kind() {
+            Kind::ConnectionReset | Kind::ConnectionAborted | Kind::BrokenPipe | Kind::UnexpectedEof => {
+                HttpError::NoAnswer { url: self.url.to_string() }
+            }
+            // rustls gives its errors this kind on their way through std::io.
+            Kind::InvalidData => self.tls(error.to_string()),
+            Kind::ConnectionRefused => self.connect("connection refused".to_owned()),
+            Kind::HostUnreachable => self.connect("no route to the host".to_owned()),
+            Kind::NetworkUnreachable => self.connect("the network is unreachable".to_owned()),
+            _ => self.connect(error.to_string()),
+        }
+    }
+
+    fn connect(&self, reason: String) -> HttpError {
+        HttpError::Connect { peer: self.peer.to_owned(), reason }
+    }
+
+    fn tls(&self, reason: String) -> HttpError {
+        let url = self.url.to_string();
+        match reason.strip_prefix("invalid peer certificate: ") {
+            Some(fault) => HttpError::Certificate { url, reason: fault.to_owned() },
+            None => HttpError::Tls { url, reason },
+        }
+    }
+
+    /// ureq reports a refused tunnel as text only: `proxy server responded 407/407`.
+    fn tunnel(&self, reason: &str) -> HttpError {
+        let status = reason.rsplit('/').next().and_then(|text| text.parse::<u16>().ok());
+        let reason = match status.and_then(|code| StatusCode::from_u16(code).ok()) {
+            Some(code) => format!("it answered {}", status_text(code)),
+            None => "it did not answer".to_owned(),
+        };
+        HttpError::Tunnel { peer: self.peer.to_owned(), url: self.url.to_string(), reason, status }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Exchange, HttpError};
+    use crate::http::ImageUrl;
+    use std::time::Duration;
+
+    fn message(error: ureq::Error) -> String {
+        let url = ImageUrl::parse("https://joe:hunter2@host.example/x?token=s3cret").unwrap();
+        let exchange = Exchange {
+            url: &url,
+            peer: "host.example:443",
+            connect_timeout: Duration::from_secs(30),
+            stall_timeout: Duration::from_millis(1500),
+            max_time: None,
+        };
+        exchange.failure(error).to_string()
+    }
+
+    #[test]
+    fn says_what_failed_without_secrets() {
+        let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        let bad = ureq::Error::BadUri("https://joe:hunter2@host.example/x?token=s3cret".to_owned());
+        let cases = [
+            (ureq::Error::Io(refused), "cannot connect to host.example:443: connection refused"),
+            (ureq::Error::Timeout(ureq::Timeout::Connect), "cannot connect to host.example:443: no answer within 30 s"),
+            (ureq::Error::Timeout(ureq::Timeout::PerRead), "https://host.example/x: no data for 1.5 s"),
+            (bad, "https://host.example/x: the answer is not valid HTTP (the URL cannot be requested)"),
+            (
+                ureq::Error::ConnectProxyFailed("proxy server responded 407/407".to_owned()),
+                "host.example:443 refused to connect to https://host.example/x: it answered 407 Proxy Authentication \
+                 Required",
+            ),
+        ];
+        for (error, expected) in cases {
+            assert_eq!(message(error), expected);
+        }
+    }
+
+    #[test]
+    fn only_what_may_pass_is_transient() {
+        let url = "http://h/x".to_owned();
+        let status = |code: u16| HttpError::Status {
+            url: url.clone(),
+            status: ureq::http::StatusCode::from_u16(code).unwrap(),
+            retry_after: None,
+        };
+        for (code, transient, unavailable) in
+            [(404, false, false), (403, false, false), (429, true, true), (501, false, true), (503, true, true)]
+        {
+            assert_eq!(
+                (status(code).is_transient(), status(code).is_unavailable()),
+                (transient, unavailable),
+                "{code}"
+            );
+        }
+        let certificate = HttpError::Certificate { url, reason: "UnknownIssuer".to_owned() };
+        assert!(!certificate.is_transient() && !certificate.is_unavailable());
+    }
+}
