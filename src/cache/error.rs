@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! Why an image is not to be had from the cache.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::http::HttpError;
+use crate::size::ByteSize;
+
+/// A failure of the cache or of the download into it.
+#[derive(Debug, thiserror::Error)]
+pub enum CacheError {
+    /// The folder is not one to trust.
+    #[error("cache folder {}: {reason}", dir.display())]
+    Folder {
+        /// The folder.
+        dir: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A file of the cache could not be used.
+    #[error("{doing} {}", path.display())]
+    Io {
+        /// What was being done: "writing", ...
+        doing: &'static str,
+        /// To which file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The image does not fit; known before its first byte came.
+    #[error("no space for an image of {} in the cache folder {}", ByteSize(*length), dir.display())]
+    Full {
+        /// Bytes needed.
+        length: u64,
+        /// The folder.
+        dir: PathBuf,
+    },
+    /// The server sent an image of no bytes.
+    #[error("{url}: the server sent an empty image")]
+    Empty {
+        /// The image, secrets left out.
+        url: String,
+    },
+    /// The download failed.
+    #[error(transparent)]
+    Http(#[from] HttpError),
+}
+
+impl CacheError {
+    /// For `map_err`: the error of doing something to `path`.
+    pub(super) fn io<'a>(doing: &'static str, path: &'a Path) -> impl Fn(io::Error) -> CacheError + 'a {
+        move |source| CacheError::Io { doing, path: path.to_owned(), source }
+    }
+}

@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! Keeping downloaded images.
+//!
+//! Every URL has an entry of files named after the SHA-256 of the URL: `KEY.img`, the image; `KEY.toml`, what is known
+//! about it; `KEY.lock`, held shared while looking at the entry and alone while downloading or removing it; `KEY.part`
+//! and `KEY.tmp`, on their way to the first two. Who uses an image holds a shared lock on the image itself.
+
+mod download;
+mod entry;
+mod error;
+mod folder;
+mod lock;
+mod prune;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::http::{Client, HttpError, ImageUrl};
+use crate::report::Report;
+use download::{Download, download};
+use entry::{Entry, EntryFiles, Sidecar};
+pub use error::CacheError;
+use lock::EntryLock;
+
+/// How long an image stays after it has to be asked about again: so long it can serve while its server is down, and
+/// spares a download when the server says that it is still current.
+pub const KEPT_BEYOND: Duration = Duration::from_secs(30 * 86400);
+
+/// How images are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheSettings {
+    /// The folder, of the cache's own.
+    pub dir: PathBuf,
+    /// How long an image is used without asking the server; zero asks every time.
+    pub max_age: Duration,
+    /// Use a kept image of any age when the server is down or out of reach.
+    pub stale_if_error: bool,
+}
+
+/// The kept images.
+#[derive(Debug)]
+pub struct Cache {
+    settings: CacheSettings,
+}
+
+/// A kept image, which nothing removes while `file` is open.
+#[derive(Debug)]
+pub struct CachedImage {
+    /// Open for reading at its start, with a shared lock. Its bytes never change.
+    pub file: File,
+    /// Its name. A later download may put another image there: whoever needs a name for exactly these bytes uses
+    /// `/proc/self/fd`.
+    pub path: PathBuf,
+    /// Whether it was there already: no byte of it was downloaded for this call.
+    pub hit: bool,
+    /// Its length in bytes.
+    pub len: u64,
+    /// The SHA-256, as hex digits, of the bytes as they were downloaded.
+    pub sha256: String,
+}
+
+impl Cache {
+    /// Opens the cache, making its folder (0700) when missing.
+    ///
+    /// # Errors
+    /// A folder that is a symbolic link, that another user owns, or that others may write to.
+    pub fn open(settings: &CacheSettings) -> Result<Self, CacheError> {
+        let dir = folder::open(&settings.dir)?;
+        Ok(Cache { settings: CacheSettings { dir, ..settings.clone() } })
+    }
+
+    /// The cache's folder: for temporary files too, which no other user may see.
+    pub fn dir(&self) -> &Path {
+        &self.settings.dir
+    }
+
+    /// The image of `url`: the kept one if it is recent enough or the server says that it is current, else downloaded.
+    /// While another process downloads it, waits and shares. `now` is the current time.
+    pub fn fetch(
+        &self,
+        url: &ImageUrl,
+        client: &Client,
+        now: SystemTime,
+        report: &Report,
+    ) -> Result<CachedImage, CacheError> {
+        let clock = Clock { now, read_at: Instant::now() };
+        let files = EntryFiles::of_url(&self.settings.dir, url);
+        let image = Fetch { settings: &self.settings, url, client, report, clock, files }.run()?;
+        // The image is there: room for others is not a reason to fail.
+        if let Err(error) = self.prune_expired(clock.time()) {
+            report.warn(format_args!("making room in the cache: {error}"));
+        }
+        Ok(image)
+    }
+
+    /// Removes images that the server was last asked about more than `max_age` and [`KEPT_BEYOND`] before `now` and
+    /// that nobody uses, and what killed downloads left. Gives the number of images removed. Files that are not of the
+    /// cache's own naming, or without its lock file beside them, are never touched.
+    pub fn prune_expired(&self, now: SystemTime) -> Result<usize, CacheError> {
+        let kept_for = self.settings.max_age.saturating_add(KEPT_BEYOND);
+        prune::prune(&self.settings.dir, kept_for, seconds(now))
+    }
+}
+
+/// The current time, from the time when it was told. Waiting for another download takes long.
+#[derive(Clone, Copy)]
+struct Clock {
+    now: SystemTime,
+    read_at: Instant,
+}
+
+impl Clock {
+    fn time(&self) -> SystemTime {
+        self.now + self.read_at.elapsed()
+    }
+}
+
+/// Whole seconds since 1970.
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// One call of [`Cache::fetch`].
+struct Fetch<'a> {
+    settings: &'a CacheSettings,
+    url: &'a ImageUrl,
+    client: &'a Client,
+    report: &'a Report,
+    clock: Clock,
+    files: EntryFiles,
+}
+
+impl Fetch<'_> {
+    fn run(&self) -> Result<CachedImage, CacheError> {
+        let lock = EntryLock::open(&self.files.lock).map_err(CacheError::io("opening", &self.files.lock))?;
+        let mut waited = false;
+        let locking = CacheError::io("locking", &self.files.lock);
+        lock.shared(|| self.tell_waiting(&mut waited)).map_err(&locking)?;
+        if let Some(entry) = self.files.entry()?.filter(|entry| self.is_fresh(&entry.sidecar, waited)) {
+            return Ok(self.kept(entry));
+        }
+        lock.exclusive(|| self.tell_waiting(&mut waited)).map_err(&locking)?;
+        match self.files.entry()? {
+            Some(entry) if self.is_fresh(&entry.sidecar, waited) => Ok(self.kept(entry)),
+            kept => self.ask_server(kept),
+        }
+    }
+
+    fn tell_waiting(&self, waited: &mut bool) {
+        if !*waited {
+            self.report.info(format_args!("waiting for another download of {}", self.url));
+        }
+        *waited = true;
+    }
+
+    /// Whether the server need not be asked. What another process was just told while we waited for it serves us too,
+    /// even where nothing older would.
+    fn is_fresh(&self, sidecar: &Sidecar, waited: bool) -> bool {
+        let (asked, now) = (seconds(self.clock.now), seconds(self.clock.time()));
+        // A check in the future means that the clock was set back: nobody knows how old it is.
+        let Some(age) = now.checked_sub(sidecar.checked_at) else { return false };
+        age < self.settings.max_age.as_secs() || (waited && sidecar.checked_at >= asked)
+    }
+
+    fn kept(&self, entry: Entry) -> CachedImage {
+        self.report.info(format_args!("{} is in the cache", self.url));
+        self.image(entry, true)
+    }
+
+    fn image(&self, Entry { file, sidecar }: Entry, hit: bool) -> CachedImage {
+        CachedImage { file, path: self.files.img.clone(), hit, len: sidecar.length, sha256: sidecar.sha256 }
+    }
+
+    /// Downloads the image unless the server says that `kept` is current.
+    fn ask_server(&self, kept: Option<Entry>) -> Result<CachedImage, CacheError> {
+        let conditions = kept.as_ref().map(|entry| entry.sidecar.conditions()).unwrap_or_default();
+        let download = download(&self.files, self.url, self.client, &conditions, self.report);
+        match (download, kept) {
+            (Ok(Download::Complete(sidecar)), _) => self.publish(sidecar),
+            (Ok(Download::NotModified), Some(entry)) => self.confirm(entry),
+            // The client takes a 304 that nobody asked for as an error already.
+            (Ok(Download::NotModified), None) => Err(self.vanished()),
+            (Err(CacheError::Http(error)), Some(entry)) if self.settings.stale_if_error && error.is_unavailable() => {
+                self.warn_stale(&entry.sidecar, &error);
+                Ok(self.image(entry, true))
+            }
+            (Err(error), _) => Err(error),
+        }
+    }
+
+    fn confirm(&self, mut entry: Entry) -> Result<CachedImage, CacheError> {
+        self.report.info(format_args!("{} is in the cache and current", self.url));
+        entry.sidecar.checked_at = seconds(self.clock.time());
+        self.files.write_sidecar(&entry.sidecar)?;
+        Ok(self.image(entry, true))
+    }
+
+    fn warn_stale(&self, sidecar: &Sidecar, error: &HttpError) {
+        let age = seconds(self.clock.time()).saturating_sub(sidecar.checked_at);
+        self.report.warn(format_args!("{error}; using the kept image, last checked {} hours ago", age / 3600));
+    }
+
+    fn publish(&self, mut sidecar: Sidecar) -> Result<CachedImage, CacheError> {
+        sidecar.fetched_at = seconds(self.clock.time());
+        sidecar.checked_at = sidecar.fetched_at;
+        self.files.publish(&sidecar)?;
+        match self.files.entry()? {
+            Some(entry) => Ok(self.image(entry, false)),
+            None => Err(self.vanished()),
+        }
+    }
+
+    /// Only somebody who ignores the locks can take away what was just there.
+    fn vanished(&self) -> CacheError {
+        CacheError::io("opening", &self.files.img)(std::io::ErrorKind::NotFound.into())
+    }
+}
