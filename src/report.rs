@@ -45,11 +45,6 @@ impl Report {
         self.line("warning: ", &message);
     }
 
-    /// The way out of the error that follows.
-    pub fn hint(&self, message: impl Display) {
-        self.line("hint: ", &message);
-    }
-
     /// Why the run failed: the last line of a run, in one line.
     pub fn error(&self, message: impl Display) {
         self.line("error: ", &message);

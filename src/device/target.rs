@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! The disk that is written: ranges of bytes and ranges of zeros, at any offset.
+
+use std::fs::{File, OpenOptions, read_to_string};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, FcntlArg, fallocate, fcntl};
+use nix::sys::stat::{major, minor};
+
+use super::{ALIGNMENT, AlignedBuf, DeviceError, DiskKind, descriptor_path, open_disk};
+use crate::size::MIB;
+use crate::sys;
+
+/// One zeroing call covers at most this many bytes, so that a signal is served soon on devices that really write them.
+const ZERO_STEP: u64 = 64 * MIB;
+
+/// A disk opened for writing, with nobody else writing it.
+#[derive(Debug)]
+pub struct Target {
+    /// Block devices: opened O_EXCL, which fails on a mounted or claimed device.
+    file: File,
+    held: HeldDisk,
+    /// The same disk past the page cache, where the device takes direct I/O.
+    direct: Option<File>,
+    sector: u64,
+    ranges_work: AtomicBool,
+}
+
+/// A disk that stays locked against a second create, but is open for others: hooks mount it.
+#[derive(Debug)]
+pub struct HeldDisk {
+    lock: File,
+    path: PathBuf,
+    kind: DiskKind,
+    size: u64,
+}
+
+impl Target {
+    /// Opens and holds the disk at `path`.
+    pub fn open(path: &Path) -> Result<Self, DeviceError> {
+        let open_error = |source| DeviceError::Open { path: path.to_owned(), source };
+        let (file, kind, size) = open_disk(path, OpenOptions::new().read(true).write(true), libc::O_EXCL)?;
+        let sector = match kind {
+            DiskKind::Block => sys::sector_size(&file).map_err(open_error)?,
+            DiskKind::File => 1,
+        };
+        let direct = OpenOptions::new().write(true).custom_flags(libc::O_DIRECT).open(descriptor_path(&file)).ok();
+        let held = HeldDisk { lock: lock(&file, path)?, path: path.to_owned(), kind, size };
+        Ok(Target { file, held, direct, sector, ranges_work: AtomicBool::new(true) })
+    }
+
+    /// As Ganeti named it.
+    pub fn path(&self) -> &Path {
+        &self.held.path
+    }
+
+    /// Block device or file.
+    pub fn kind(&self) -> DiskKind {
+        self.held.kind
+    }
+
+    /// The locked disk, not exclusively.
+    pub fn held(&self) -> &HeldDisk {
+        &self.held
+    }
+
+    /// Gives the exclusive use up and keeps the lock.
+    pub fn release(self) -> HeldDisk {
+        self.held
+    }
+
+    /// In bytes.
+    pub fn size(&self) -> u64 {
+        self.held.size
+    }
+
+    /// The open disk, for a child process to inherit.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Whether `file` is this disk itself.
+    pub fn is_same_file(&self, file: &File) -> io::Result<bool> {
+        let (mine, other) = (self.file.metadata()?, file.metadata()?);
+        Ok((mine.dev(), mine.ino()) == (other.dev(), other.ino()))
+    }
+
+    /// Writes `data` at `offset` (bytes), past the page cache as far as alignment allows.
+    pub fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        let aligned = data.len() - data.len() % ALIGNMENT;
+        let direct_fits = offset.is_multiple_of(ALIGNMENT as u64) && data.as_ptr().align_offset(ALIGNMENT) == 0;
+        match &self.direct {
+            Some(direct) if direct_fits && aligned > 0 => {
+                direct.write_all_at(&data[..aligned], offset)?;
+                self.file.write_all_at(&data[aligned..], offset + aligned as u64)
+            }
+            _ => self.file.write_all_at(data, offset),
+        }
+    }
+
+    /// Reads `buf.len()` bytes at `offset` of what the disk holds now.
+    pub fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file.read_exact_at(buf, offset)
+    }
+
+    /// Makes `len` bytes at `offset` read zero: by range where the disk can (a file keeps its holes), else by writing.
+    pub fn zero(&self, offset: u64, len: u64) -> io::Result<()> {
+        let end = offset + len;
+        let first = offset.next_multiple_of(self.sector).min(end);
+        let last = (end - end % self.sector).max(first);
+        self.write_zeros(offset, first - offset)?;
+        let mut at = first;
+        while at < last {
+            let step = ZERO_STEP.min(last - at);
+            if !self.ranges_work.load(Ordering::Relaxed) || !self.zero_range(at, step)? {
+                self.write_zeros(at, step)?;
+            }
+            at += step;
+        }
+        self.write_zeros(last, end - last)
+    }
+
+    /// Whether zeroing all of the disk costs next to nothing: a file, or a device that zeroes ranges by itself.
+    pub fn zeroes_cheaply(&self) -> bool {
+        if self.kind() == DiskKind::File {
+            return self.ranges_work.load(Ordering::Relaxed);
+        }
+        let Ok(data) = self.file.metadata() else { return false };
+        let limit =
+            format!("/sys/dev/block/{}:{}/queue/write_zeroes_max_bytes", major(data.rdev()), minor(data.rdev()));
+        read_to_string(limit).is_ok_and(|text| text.trim().parse().is_ok_and(|bytes: u64| bytes > 0))
+    }
+
+    /// All that was written is on stable storage, or an error: `fsync` reports what the page cache failed to write.
+    pub fn sync(&self) -> io::Result<()> {
+        self.file.sync_all()
+    }
+
+    /// Checks that writing did not change the size of a file.
+    pub fn check_size(&self) -> io::Result<()> {
+        let now = self.file.metadata()?.len();
+        if self.kind() == DiskKind::File && now != self.size() {
+            return Err(io::Error::other(format!("its size changed from {} to {now} bytes", self.size())));
+        }
+        Ok(())
+    }
+
+    fn zero_range(&self, offset: u64, len: u64) -> io::Result<bool> {
+        let done = match self.kind() {
+            DiskKind::Block => sys::zero_out(&self.file, offset, len),
+            DiskKind::File => {
+                let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+                let range = (offset.try_into().map_err(io::Error::other)?, len.try_into().map_err(io::Error::other)?);
+                fallocate(&self.file, flags, range.0, range.1).map_err(io::Error::from)
+            }
+        };
+        match done.as_ref().err().and_then(io::Error::raw_os_error).map(Errno::from_raw) {
+            // Not offered by this file system or device: write them.
+            Some(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::ENOTTY | Errno::EINVAL) => {
+                self.ranges_work.store(false, Ordering::Relaxed);
+                Ok(false)
+            }
+            _ => done.map(|()| true),
+        }
+    }
+
+    fn write_zeros(&self, offset: u64, len: u64) -> io::Result<()> {
+        if len == 0 {
+            return Ok(());
+        }
+        let zeros = AlignedBuf::new(usize::try_from(len.min(MIB)).map_err(io::Error::other)?);
+        let mut at = 0;
+        while at < len {
+            let step = usize::try_from((len - at).min(zeros.len() as u64)).map_err(io::Error::other)?;
+            self.write_at(&zeros[..step], offset + at)?;
+            at += step as u64;
+        }
+        Ok(())
+    }
+}
+
+/// Opens the disk once more and locks one byte of it, so that a second create is refused at once, in the hooks phase
+/// too, when O_EXCL is dropped. Not flock: that one belongs to udev, and a hook may call `udevadm lock`. The byte lies
+/// far behind any disk's end and outside the ones qemu locks (100 to 303).
+fn lock(file: &File, path: &Path) -> Result<File, DeviceError> {
+    let open_error = |source| DeviceError::Open { path: path.to_owned(), source };
+    let file = OpenOptions::new().read(true).write(true).open(descriptor_path(file)).map_err(open_error)?;
+    let short = |constant: i32| i16::try_from(constant).map_err(|err| open_error(io::Error::other(err)));
+    let (l_type, l_whence) = (short(libc::F_WRLCK)?, short(libc::SEEK_SET)?);
+    let byte = libc::flock { l_type, l_whence, l_start: i64::MAX - 1, l_len: 1, l_pid: 0 };
+    match fcntl(&file, FcntlArg::F_OFD_SETLK(&byte)) {
+        Ok(_) => Ok(file),
+        Err(Errno::EAGAIN | Errno::EACCES) => Err(DeviceError::Busy(path.to_owned())),
+        Err(err) => Err(open_error(err.into())),
+    }
+}
+
+impl HeldDisk {
+    /// Opens and locks the disk at `path`, which others may hold exclusively.
+    pub fn open(path: &Path) -> Result<Self, DeviceError> {
+        let (file, kind, size) = open_disk(path, OpenOptions::new().read(true).write(true), 0)?;
+        Ok(HeldDisk { lock: lock(&file, path)?, path: path.to_owned(), kind, size })
+    }
+
+    /// As Ganeti named it.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Block device or file.
+    pub fn kind(&self) -> DiskKind {
+        self.kind
+    }
+
+    /// In bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The disk, open for reading and writing, not exclusively.
+    pub fn file(&self) -> &File {
+        &self.lock
+    }
+}

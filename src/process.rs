@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! Children: tied to this process, with checked status, their output passed on line by line, none left behind.
+
+use std::io::{self, BufRead, BufReader, Read};
+use std::os::fd::BorrowedFd;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::unistd::Pid;
+
+use crate::sys;
+
+/// Longest piece of a child's output that is taken as one line, in bytes: a child must not fill our memory.
+const LINE_LIMIT: u64 = 4096;
+
+/// How long output is still awaited after a child has ended, should something outside its process group hold the pipe.
+const OUTPUT_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long children have to end after SIGTERM before SIGKILL, when this process is told to end.
+const TERM_PATIENCE: Duration = Duration::from_millis(500);
+
+/// The process groups of all running children. Clones share one list: the signal thread ends what is in it.
+#[derive(Debug, Clone, Default)]
+pub struct Children(Arc<Mutex<Vec<Pid>>>);
+
+impl Children {
+    fn groups(&self) -> MutexGuard<'_, Vec<Pid>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends every running child with its process group: SIGTERM, half a second, SIGKILL. From now on [`run`] waits for
+    /// ever instead of starting another: the caller is about to end this process.
+    pub fn terminate(&self) {
+        let groups = self.groups();
+        let signal = |signal| groups.iter().filter(|group| killpg(**group, signal).is_ok()).count();
+        signal(Signal::SIGTERM);
+        let start = Instant::now();
+        while start.elapsed() < TERM_PATIENCE && groups.iter().any(|group| is_alive(*group)) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        signal(Signal::SIGKILL);
+        std::mem::forget(groups);
+    }
+}
+
+/// Whether the group has a member that has not ended. A leader waiting to be reaped does not count.
+fn is_alive(group: Pid) -> bool {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    match waitid(Id::Pid(group), flags) {
+        Ok(nix::sys::wait::WaitStatus::StillAlive) => true,
+        Ok(_) | Err(_) => false,
+    }
+}
+
+/// Runs `command` in a process group of its own, hands each line of its standard output and error to `on_line`, and
+/// gives its exit status. It inherits `keep` under the same numbers and no standard input. It dies with this thread;
+/// what it leaves running in its group is killed when it ends.
+pub fn run(
+    mut command: Command,
+    keep: &[BorrowedFd<'_>],
+    children: &Children,
+    mut on_line: impl FnMut(&str),
+) -> io::Result<ExitStatus> {
+    let (output, writer) = io::pipe()?;
+    command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer).process_group(0);
+    sys::tie_child(&mut command, keep);
+    let mut child = spawn(&mut command, children)?;
+    // The command holds the write ends of the pipe: without this its end would never be seen.
+    drop(command);
+    let (sender, lines) = mpsc::channel();
+    std::thread::spawn(move || read_lines(output, &sender));
+    let status = loop {
+        match lines.recv_timeout(Duration::from_millis(50)) {
+            Ok(line) => on_line(&line),
+            Err(mpsc::RecvTimeoutError::Timeout) if !has_ended(&child)? => {}
+            Err(_) => break end(&mut child, children)?,
+        }
+    };
+    let start = Instant::now();
+    while let Ok(line) = lines.recv_timeout(OUTPUT_PATIENCE.saturating_sub(start.elapsed())) {
+        on_line(&line);
+    }
+    Ok(status)
+}
+
+/// Start and registration are one step for the signal thread, so that it misses no child.
+fn spawn(command: &mut Command, children: &Children) -> io::Result<Child> {
+    let mut groups = children.groups();
+    let child = command.spawn()?;
+    groups.push(pid(&child)?);
+    Ok(child)
+}
+
+fn pid(child: &Child) -> io::Result<Pid> {
+    i32::try_from(child.id()).map(Pid::from_raw).map_err(io::Error::other)
+}
+
+/// Whether the child has ended; it stays unreaped, so that its number and group can't become another's.
+fn has_ended(child: &Child) -> io::Result<bool> {
+    Ok(!is_alive(pid(child)?))
+}
+
+/// Waits for the child's end, kills what is left of its group, and reaps it.
+fn end(child: &mut Child, children: &Children) -> io::Result<ExitStatus> {
+    let group = pid(child)?;
+    while let Err(err) = waitid(Id::Pid(group), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) {
+        if err != Errno::EINTR {
+            return Err(err.into());
+        }
+    }
+    let mut groups = children.groups();
+    // ESRCH: nothing was left.
+    let _ = killpg(group, Signal::SIGKILL);
+    groups.retain(|known| *known != group);
+    child.wait()
+}
+
+fn read_lines(output: impl Read, sender: &mpsc::Sender<String>) {
+    let mut reader = BufReader::new(output);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        match reader.by_ref().take(LINE_LIMIT).read_until(b'\n', &mut line) {
+            Ok(1..) => {
+                let text = String::from_utf8_lossy(&line);
+                if sender.send(text.trim_end().to_owned()).is_err() {
+                    return;
+                }
+            }
+            _ => return,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Children, run};
+    use std::process::Command;
+    use std::time::{Duration, Instant};
+
+    fn shell(script: &str) -> (i32, Vec<String>) {
+        let mut lines = Vec::new();
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        let status = run(command, &[], &Children::default(), |line| lines.push(line.to_owned())).unwrap();
+        (status.code().unwrap(), lines)
+    }
+
+    #[test]
+    fn gives_status_and_both_outputs() {
+        assert_eq!(shell("echo out; echo err >&2; exit 3"), (3, vec!["out".to_owned(), "err".to_owned()]));
+    }
+
+    #[test]
+    fn has_no_standard_input() {
+        assert_eq!(shell("cat; echo end"), (0, vec!["end".to_owned()]));
+    }
+
+    #[test]
+    fn kills_what_stays_in_the_group_and_does_not_wait_for_it() {
+        let start = Instant::now();
+        let (status, lines) = shell("sleep 1000 & echo $!");
+        assert_eq!(status, 0);
+        assert!(start.elapsed() < Duration::from_secs(60));
+        let left = format!("/proc/{}/stat", lines[0]);
+        // Killed, it is gone or a zombie that its new parent has yet to reap.
+        let state = std::fs::read_to_string(left).unwrap_or_default();
+        assert!(state.is_empty() || state.contains(") Z"), "{state}");
+    }
+
+    #[test]
+    fn a_line_without_end_is_cut() {
+        let (_, lines) = shell("head -c 10000 /dev/zero | tr '\\0' x");
+        assert_eq!(lines.iter().map(String::len).collect::<Vec<_>>(), [4096, 4096, 1808]);
+    }
+}

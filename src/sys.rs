@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! What the kernel offers and no crate wraps: the only module with `unsafe`.
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use nix::errno::Errno;
+
+mod ioctl {
+    use super::LoopConfig;
+
+    // linux/fs.h
+    nix::ioctl_read!(blk_get_size64, 0x12, 114, u64);
+    nix::ioctl_read_bad!(blk_get_sector_size, 0x1268, libc::c_int);
+    nix::ioctl_write_ptr_bad!(blk_zero_out, 0x127f, [u64; 2]);
+    // linux/loop.h
+    nix::ioctl_write_ptr_bad!(loop_configure, 0x4c0a, LoopConfig);
+    nix::ioctl_read_bad!(loop_get_status64, 0x4c05, [u64; 29]);
+}
+
+/// `struct loop_config` of linux/loop.h, with `struct loop_info64` as the words that stay zero around its flags.
+#[repr(C)]
+struct LoopConfig {
+    fd: u32,
+    block_size: u32,
+    info_head: [u64; 5],
+    info_numbers: [u32; 3],
+    info_flags: u32,
+    info_tail: [u64; 22],
+    reserved: [u64; 8],
+}
+
+/// LO_FLAGS_AUTOCLEAR of linux/loop.h: the kernel detaches the device when its last user closes it.
+const LO_FLAGS_AUTOCLEAR: u32 = 4;
+
+/// Size of a block device in bytes (BLKGETSIZE64).
+pub(crate) fn block_device_size(device: &File) -> io::Result<u64> {
+    let mut size = 0;
+    // SAFETY: the descriptor is open for the call and the kernel writes one u64 to the pointer.
+    unsafe { ioctl::blk_get_size64(device.as_raw_fd(), &raw mut size) }?;
+    Ok(size)
+}
+
+/// Logical sector size of a block device in bytes (BLKSSZGET).
+pub(crate) fn sector_size(device: &File) -> io::Result<u64> {
+    let mut size: libc::c_int = 0;
+    // SAFETY: the descriptor is open for the call and the kernel writes one int to the pointer.
+    unsafe { ioctl::blk_get_sector_size(device.as_raw_fd(), &raw mut size) }?;
+    u64::try_from(size).map_err(io::Error::other)
+}
+
+/// Makes a range of a block device read zero (BLKZEROOUT): by the device where it can, else the kernel writes zeros.
+/// Both numbers in bytes, multiples of the sector size. The device's page cache for the range is dropped.
+pub(crate) fn zero_out(device: &File, offset: u64, len: u64) -> io::Result<()> {
+    // SAFETY: the descriptor is open for the call and the kernel reads two u64 from the pointer.
+    unsafe { ioctl::blk_zero_out(device.as_raw_fd(), &[offset, len]) }?;
+    Ok(())
+}
+
+/// Binds a free loop device to `backing` with autoclear, in one step (LOOP_CONFIGURE, Linux 5.8): a process killed at
+/// any moment leaves either nothing or a device that detaches itself. The LOOP_SET_FD + LOOP_SET_STATUS64 pair of the
+/// loopdev crate leaks the device when the process dies between the two. EBUSY: somebody else took the device.
+pub(crate) fn loop_configure(device: &impl AsRawFd, backing: &File) -> io::Result<()> {
+    let config = LoopConfig {
+        fd: u32::try_from(backing.as_raw_fd()).map_err(io::Error::other)?,
+        block_size: 0,
+        info_head: [0; 5],
+        info_numbers: [0; 3],
+        info_flags: LO_FLAGS_AUTOCLEAR,
+        info_tail: [0; 22],
+        reserved: [0; 8],
+    };
+    // SAFETY: both descriptors are open for the call and the kernel reads one `struct loop_config` from the pointer.
+    unsafe { ioctl::loop_configure(device.as_raw_fd(), &raw const config) }?;
+    Ok(())
+}
+
+/// Device number and inode number of the file that a loop device serves (LOOP_GET_STATUS64); none when it is free.
+pub(crate) fn loop_backing_file(device: &File) -> io::Result<Option<(u64, u64)>> {
+    let mut info = [0_u64; 29];
+    // SAFETY: the descriptor is open for the call; `struct loop_info64` has 232 bytes, as the array.
+    match unsafe { ioctl::loop_get_status64(device.as_raw_fd(), &raw mut info) } {
+        // The structure begins with lo_device and lo_inode.
+        Ok(_) => Ok(Some((info[0], info[1]))),
+        Err(Errno::ENXIO) => Ok(None),
+        Err(err) => Err(err.into()),
+    }
+}
+
+/// Makes the child of `command` die with the calling thread (PR_SET_PDEATHSIG, SIGKILL), so that not even SIGKILL of
+/// this process leaves it behind, and lets it inherit `keep` under the same numbers. The thread that spawns the child
+/// must outlive it.
+pub(crate) fn tie_child(command: &mut Command, keep: &[BorrowedFd<'_>]) {
+    let keep: Vec<RawFd> = keep.iter().map(AsRawFd::as_raw_fd).collect();
+    let parent = std::process::id();
+    let setup = move || {
+        // SAFETY: plain system calls on values, async-signal-safe, between fork and exec.
+        unsafe {
+            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            // The parent may have died before the call took effect.
+            if u32::try_from(libc::getppid()).ok() != Some(parent) {
+                libc::_exit(127);
+            }
+            for fd in &keep {
+                if libc::fcntl(*fd, libc::F_SETFD, 0) != 0 {
+                    return Err(io::Error::last_os_error());
+                }
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: the closure only makes async-signal-safe calls and does not allocate.
+    unsafe { command.pre_exec(setup) };
+}
+
+/// Takes over a descriptor that the parent process handed to us by number, closing it when dropped. EBADF when it is
+/// not open, EINVAL for the three standard descriptors, which are not for taking.
+pub(crate) fn adopt_descriptor(fd: RawFd) -> io::Result<File> {
+    if fd <= libc::STDERR_FILENO {
+        return Err(Errno::EINVAL.into());
+    }
+    // SAFETY: F_SETFD on any number is harmless; it fails with EBADF when the descriptor is not open.
+    if unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it is open, and called at the start of a script, before we opened descriptors of our own under it.
+    Ok(unsafe { File::from_raw_fd(fd) })
+}
+
+/// Ends the process at once, without destructors: for the signal thread, while other threads are still at work.
+pub(crate) fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit does not return and touches no memory of ours.
+    unsafe { libc::_exit(code) }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn loop_config_has_the_kernels_layout() {
+        assert_eq!(size_of::<super::LoopConfig>(), 304);
+        assert_eq!(std::mem::offset_of!(super::LoopConfig, info_flags), 60);
+    }
+}
