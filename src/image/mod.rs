@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! Images: what the user named, what it really is, and its decoded bytes.
+
+pub mod decode;
+pub mod detect;
+pub mod format;
+pub mod qcow2;
+pub mod reference;
+pub mod source;
+pub mod spool;

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! What the user named as the image.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use crate::http::{ImageUrl, UrlError};
+
+/// A file on the node, or a URL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ImageRef {
+    /// An absolute path.
+    Path(PathBuf),
+    /// http or https.
+    Url(ImageUrl),
+}
+
+/// Why a text names no image. URLs are not repeated: they may hold a password.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum RefError {
+    /// Nothing was named.
+    #[error(
+        "no image is given (use -O image=/path or -O image=https://..., or set image in the variant's config.toml)"
+    )]
+    Missing,
+    /// A path that is not absolute, or something else.
+    #[error("image '{0}' is neither an absolute path nor an http or https URL")]
+    Neither(String),
+    /// A URL that can't be used.
+    #[error("image: {0}")]
+    Url(#[from] UrlError),
+}
+
+impl ImageRef {
+    /// Parses an `image` parameter.
+    pub fn parse(text: &str) -> Result<Self, RefError> {
+        match text {
+            "" => Err(RefError::Missing),
+            path if path.starts_with('/') => Ok(ImageRef::Path(PathBuf::from(path))),
+            url if url.contains("://") => Ok(ImageRef::Url(ImageUrl::parse(url)?)),
+            other => Err(RefError::Neither(other.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for ImageRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ImageRef::Path(path) => write!(f, "{}", path.display()),
+            ImageRef::Url(url) => write!(f, "{url}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ImageRef, RefError};
+
+    #[test]
+    fn takes_paths_and_urls() {
+        assert_eq!(ImageRef::parse("/srv/a.raw").unwrap().to_string(), "/srv/a.raw");
+        assert_eq!(ImageRef::parse("https://u:p@h/a?t=1").unwrap().to_string(), "https://h/a");
+    }
+
+    #[test]
+    fn refuses_the_rest() {
+        assert_eq!(ImageRef::parse(""), Err(RefError::Missing));
+        assert_eq!(ImageRef::parse("a.raw"), Err(RefError::Neither("a.raw".to_owned())));
+        let message = ImageRef::parse("ftp://u:secret@h/a").unwrap_err().to_string();
+        assert_eq!(message, "image: the URL scheme 'ftp' is not supported (use http or https)");
+    }
+}

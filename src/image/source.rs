@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! An image file, opened and examined: nothing of it reaches a disk before what it is has been settled here.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Cursor, Read, Seek};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use super::decode;
+use super::detect::{self, Content, HEAD_LEN};
+use super::format::{Compression, Format, ImageType};
+use super::qcow2::{self, Qcow2Error};
+use crate::cache::CachedImage;
+use crate::http::ImageUrl;
+
+/// Why an image can't be used. Each message names the image.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// It can't be opened.
+    #[error("opening image {name}")]
+    Open {
+        /// The image, without secrets.
+        name: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// It can't be read or decoded.
+    #[error("image {name}")]
+    Read {
+        /// The image.
+        name: String,
+        /// What went wrong.
+        source: io::Error,
+    },
+    /// A directory, a device, a FIFO.
+    #[error("image {0} is not a regular file")]
+    NotRegular(String),
+    /// No byte in it.
+    #[error("image {0} is empty")]
+    Empty(String),
+    /// Declared as one thing, but another.
+    #[error("image {name} is declared {declared} but is {found} (use image_type={hint} if that is meant)")]
+    Mismatch {
+        /// The image.
+        name: String,
+        /// The declared type.
+        declared: ImageType,
+        /// Words for what it is.
+        found: String,
+        /// The type that would fit.
+        hint: String,
+    },
+    /// Something else than a disk image.
+    #[error("image {name} is {found}, not a disk image in a supported format")]
+    Foreign {
+        /// The image.
+        name: String,
+        /// Words for what it is.
+        found: String,
+    },
+    /// A raw image in which nothing was recognised.
+    #[error(
+        "image {0} does not look like a disk: it has no partition table, boot sector or known file system (set allow_unknown_content = true in the variant's config.toml to install it all the same)"
+    )]
+    Unknown(String),
+    /// The gate before qemu-img.
+    #[error("image {name}")]
+    Qcow2 {
+        /// The image.
+        name: String,
+        /// Why.
+        source: Qcow2Error,
+    },
+}
+
+/// An open image file.
+pub struct ImageFile {
+    name: String,
+    file: File,
+    len: u64,
+}
+
+/// What an image is, and how to get at its disk.
+pub struct Contents<'f> {
+    /// The type, as declared or found.
+    pub image_type: ImageType,
+    /// The disk in it.
+    pub body: Body<'f>,
+}
+
+/// An image's disk in the form that is fastest to copy.
+pub enum Body<'f> {
+    /// The file is the disk: `len` bytes, holes included.
+    RawFile(&'f File, u64),
+    /// The disk's bytes, decoded as they are read.
+    RawStream(Box<dyn Read + Send + 'f>),
+    /// A qcow2 file whose header was checked, and the size of the disk in it.
+    Qcow2File(&'f File, u64),
+    /// The bytes of a qcow2 file whose header was checked, and the size of the disk in it.
+    Qcow2Stream(Box<dyn Read + Send + 'f>, u64),
+}
+
+impl Body<'_> {
+    /// The size in bytes of the disk in the image, where it is known before all of it was decoded.
+    pub fn disk_size(&self) -> Option<u64> {
+        match self {
+            Body::RawFile(_, size) | Body::Qcow2File(_, size) | Body::Qcow2Stream(_, size) => Some(*size),
+            Body::RawStream(_) => None,
+        }
+    }
+}
+
+impl ImageFile {
+    /// An image that the cache keeps; its file carries the lock that keeps it there.
+    pub fn cached(url: &ImageUrl, cached: CachedImage) -> Self {
+        ImageFile { name: url.to_string(), file: cached.file, len: cached.len }
+    }
+
+    /// What the image is called in messages: its path or URL, without secrets.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The open file.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Opens a file on the node. Only regular files: a device may be another instance's disk, a FIFO would block.
+    pub fn open(path: &Path) -> Result<Self, ImageError> {
+        let name = path.display().to_string();
+        let open_error = |source| ImageError::Open { name: name.clone(), source };
+        let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(open_error)?;
+        let metadata = file.metadata().map_err(open_error)?;
+        if !metadata.is_file() {
+            return Err(ImageError::NotRegular(name));
+        }
+        Ok(ImageFile { name, file, len: metadata.len() })
+    }
+
+    /// Finds out what the image is. `declared` is the type the user gave, if any: the content must agree with it.
+    /// `allow_unknown` takes a raw disk in which nothing is recognised.
+    pub fn contents(&self, declared: Option<ImageType>, allow_unknown: bool) -> Result<Contents<'_>, ImageError> {
+        let mut input = &self.file;
+        input.rewind().map_err(|err| self.read_error(err))?;
+        let head = self.head(&mut input)?;
+        if head.is_empty() {
+            return Err(ImageError::Empty(self.name.clone()));
+        }
+        let compression = detect::compression(&head);
+        self.check_compression(compression, declared, &head)?;
+        let Some(compression) = compression else {
+            return self.plain(&head, declared, allow_unknown);
+        };
+        let mut decoder = decode::reader(Cursor::new(head).chain(input), compression);
+        let head = self.head(&mut decoder)?;
+        let format = self.format(&head, Some(compression), declared, allow_unknown)?;
+        let size = if format == Format::Qcow2 { self.qcow2_size(&head)? } else { 0 };
+        let decoded: Box<dyn Read + Send> = Box::new(Cursor::new(head).chain(decoder));
+        let body = match format {
+            Format::Raw => Body::RawStream(decoded),
+            Format::Qcow2 => Body::Qcow2Stream(decoded, size),
+        };
+        Ok(Contents { image_type: ImageType { format, compression: Some(compression) }, body })
+    }
+
+    fn plain(&self, head: &[u8], declared: Option<ImageType>, allow: bool) -> Result<Contents<'_>, ImageError> {
+        let format = self.format(head, None, declared, allow)?;
+        let body = match format {
+            Format::Raw => Body::RawFile(&self.file, self.len),
+            Format::Qcow2 => Body::Qcow2File(&self.file, self.qcow2_size(head)?),
+        };
+        Ok(Contents { image_type: ImageType { format, compression: None }, body })
+    }
+
+    fn check_compression(
+        &self,
+        found: Option<Compression>,
+        declared: Option<ImageType>,
+        head: &[u8],
+    ) -> Result<(), ImageError> {
+        let Some(declared) = declared.filter(|declared| declared.compression != found) else { return Ok(()) };
+        let hint = ImageType { compression: found, ..declared };
+        let found = match (found, detect::content(head)) {
+            (Some(compression), _) => format!("in {compression} compression"),
+            (None, Content::Foreign(words)) => {
+                return Err(ImageError::Foreign { name: self.name.clone(), found: words.to_owned() });
+            }
+            (None, Content::Disk(format)) => format!("an uncompressed {format} image"),
+            (None, Content::Unknown) => "not compressed".to_owned(),
+        };
+        Err(self.mismatch(declared, found, hint))
+    }
+
+    /// The format of the disk that begins with `head`, once `declared` agrees with it.
+    fn format(
+        &self,
+        head: &[u8],
+        compression: Option<Compression>,
+        declared: Option<ImageType>,
+        allow_unknown: bool,
+    ) -> Result<Format, ImageError> {
+        let found = match detect::content(head) {
+            _ if head.is_empty() => return Err(ImageError::Empty(self.name.clone())),
+            Content::Foreign(words) => {
+                let found = compression.map_or_else(|| words.to_owned(), |c| format!("{words} in {c} compression"));
+                return Err(ImageError::Foreign { name: self.name.clone(), found });
+            }
+            Content::Disk(format) => format,
+            Content::Unknown if allow_unknown => Format::Raw,
+            Content::Unknown if declared.is_some_and(|declared| declared.format == Format::Qcow2) => Format::Raw,
+            Content::Unknown => return Err(ImageError::Unknown(self.name.clone())),
+        };
+        match declared {
+            Some(declared) if declared.format != found => {
+                let words = match found {
+                    Format::Raw => "not in qcow2 format",
+                    Format::Qcow2 => "a qcow2 image",
+                };
+                Err(self.mismatch(declared, words.to_owned(), ImageType { format: found, compression }))
+            }
+            _ => Ok(found),
+        }
+    }
+
+    fn mismatch(&self, declared: ImageType, found: String, hint: ImageType) -> ImageError {
+        ImageError::Mismatch { name: self.name.clone(), declared, found, hint: hint.to_string() }
+    }
+
+    fn qcow2_size(&self, head: &[u8]) -> Result<u64, ImageError> {
+        qcow2::virtual_size(head).map_err(|source| ImageError::Qcow2 { name: self.name.clone(), source })
+    }
+
+    /// The first [`HEAD_LEN`] bytes of `reader`, fewer when it ends before.
+    fn head(&self, reader: &mut dyn Read) -> Result<Vec<u8>, ImageError> {
+        let mut head = Vec::with_capacity(HEAD_LEN);
+        reader.take(HEAD_LEN as u64).read_to_end(&mut head).map_err(|err| self.read_error(err))?;
+        Ok(head)
+    }
+
+    fn read_error(&self, source: io::Error) -> ImageError {
+        ImageError::Read { name: self.name.clone(), source }
+    }
+}
