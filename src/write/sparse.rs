@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! Copies a raw image file: only its data, the holes that the file system tells as zero ranges.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use nix::errno::Errno;
+use nix::unistd::{Whence, lseek64};
+
+use super::{DiskWriter, WriteError, check_fits};
+use crate::device::{ALIGNMENT, AlignedBuf, descriptor_path};
+
+/// One read and one write, in bytes. Measured: 8 MiB is 1.2 times as fast as 4 MiB.
+const STEP: usize = 8 << 20;
+
+/// Threads that each read and then write; more than two bring nothing on two or more cores.
+const THREADS: usize = 2;
+
+/// A part of the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    Data { offset: u64, len: u64 },
+    Hole { offset: u64, len: u64 },
+}
+
+/// Writes the `len` bytes of `file` to the disk.
+pub fn raw_file(file: &File, len: u64, writer: &DiskWriter<'_>) -> Result<(), WriteError> {
+    check_fits(len, writer.target())?;
+    let direct = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(descriptor_path(file)).ok();
+    let source = Source { file, direct };
+    let extents = Mutex::new(Extents { file, at: 0, data_end: 0, len });
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..THREADS).map(|_| scope.spawn(|| copy(&source, &extents, writer))).collect();
+        let died = |_panic| Err(WriteError::Image(io::Error::other("a copying thread died")));
+        workers.into_iter().map(|worker| worker.join().unwrap_or_else(died)).collect::<Result<Vec<()>, _>>().map(drop)
+    })
+}
+
+fn copy(source: &Source<'_>, extents: &Mutex<Extents<'_>>, writer: &DiskWriter<'_>) -> Result<(), WriteError> {
+    let mut buffer = AlignedBuf::new(STEP);
+    loop {
+        let next = extents.lock().unwrap_or_else(PoisonError::into_inner).next();
+        match next.map_err(WriteError::Image)? {
+            None => return Ok(()),
+            Some(Extent::Hole { offset, len }) => writer.zero(offset, len)?,
+            Some(Extent::Data { offset, len }) => {
+                let len = usize::try_from(len).map_err(|err| WriteError::Image(io::Error::other(err)))?;
+                source.read(&mut buffer, offset, len).map_err(WriteError::Image)?;
+                writer.data_with_zeros(&buffer[..len], offset)?;
+            }
+        }
+    }
+}
+
+/// The image file, past the page cache where that goes.
+struct Source<'f> {
+    file: &'f File,
+    direct: Option<File>,
+}
+
+impl Source<'_> {
+    /// Reads `len` bytes at `offset`; a file that became shorter is an error.
+    fn read(&self, buffer: &mut AlignedBuf, offset: u64, len: usize) -> io::Result<()> {
+        let mut done = 0;
+        if let (Some(direct), true) = (&self.direct, offset.is_multiple_of(ALIGNMENT as u64)) {
+            // The file's end is the one place where direct reads are short; the tail then comes from below.
+            let whole = len.next_multiple_of(ALIGNMENT);
+            done = direct.read_at(&mut buffer[..whole], offset).unwrap_or(0).min(len);
+        }
+        self.file.read_exact_at(&mut buffer[done..len], offset + done as u64)
+    }
+}
+
+/// Walks over a file's data and holes, in steps of at most [`STEP`] of data.
+struct Extents<'f> {
+    file: &'f File,
+    at: u64,
+    data_end: u64,
+    len: u64,
+}
+
+impl Extents<'_> {
+    fn next(&mut self) -> io::Result<Option<Extent>> {
+        if self.at >= self.len {
+            return Ok(None);
+        }
+        let offset = self.at;
+        if offset >= self.data_end {
+            let start = self.seek(offset, Whence::SeekData)?;
+            self.data_end = if start < self.len { self.seek(start, Whence::SeekHole)? } else { self.len };
+            if start > offset {
+                self.at = start;
+                return Ok(Some(Extent::Hole { offset, len: start - offset }));
+            }
+        }
+        // Steps end on multiples of STEP, so that direct I/O stays aligned whatever the extent's start.
+        let step_end = (offset / STEP as u64 + 1) * STEP as u64;
+        self.at = step_end.min(self.data_end);
+        Ok(Some(Extent::Data { offset, len: self.at - offset }))
+    }
+
+    /// Where data or a hole begins at or after `offset`; the end when there is none. A file system that can't tell
+    /// reports all as data.
+    fn seek(&self, offset: u64, whence: Whence) -> io::Result<u64> {
+        let start = i64::try_from(offset).map_err(io::Error::other)?;
+        match lseek64(self.file, start, whence) {
+            Ok(found) => Ok(u64::try_from(found).map_err(io::Error::other)?.min(self.len)),
+            Err(Errno::ENXIO) => Ok(self.len),
+            Err(Errno::EINVAL | Errno::EOPNOTSUPP) if matches!(whence, Whence::SeekData) => Ok(offset),
+            Err(Errno::EINVAL | Errno::EOPNOTSUPP) => Ok(self.len),
+            Err(err) => Err(err.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Extent, Extents};
+    use std::os::unix::fs::FileExt;
+
+    #[test]
+    fn extents_cover_the_file() {
+        let file = tempfile::tempfile().unwrap();
+        let len = (20 << 20) + 123;
+        file.set_len(len).unwrap();
+        file.write_all_at(b"x", 5 << 20).unwrap();
+        file.write_all_at(b"y", 20 << 20).unwrap();
+        let mut extents = Extents { file: &file, at: 0, data_end: 0, len };
+        let mut end = 0;
+        let mut holes = 0;
+        while let Some(extent) = extents.next().unwrap() {
+            let (Extent::Data { offset, len } | Extent::Hole { offset, len }) = extent;
+            assert_eq!(offset, end);
+            assert!(len > 0);
+            end = offset + len;
+            holes += u64::from(matches!(extent, Extent::Hole { .. })) * len;
+        }
+        assert_eq!(end, len);
+        assert!(holes >= 15 << 20, "{holes}");
+    }
+}
