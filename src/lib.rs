@@ -4,6 +4,21 @@
 //! Data flows one way: environment -> request -> image source -> cache -> decoder -> writer -> target device -> hooks.
 //! ARCHITECTURE.md says which module may import which.
 
+pub mod applet;
+pub mod cache;
+pub mod cli;
+pub mod config;
+pub mod device;
+pub mod env;
+pub mod hooks;
 pub mod http;
+pub mod image;
+pub mod ops;
+pub mod process;
 pub mod report;
+pub mod request;
+pub mod script;
+pub mod signals;
 pub mod size;
+mod sys;
+pub mod write;

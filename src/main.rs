@@ -1,4 +1,28 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! The multi-call binary.
+//! The multi-call binary: looks at the name it was called under, and hands over to the library.
 
-fn main() {}
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use simpleimage::applet::Applet;
+use simpleimage::cli;
+use simpleimage::env::Environment;
+use simpleimage::report::Report;
+use simpleimage::script::{self, Invocation};
+
+fn main() -> ExitCode {
+    let mut args = std::env::args_os();
+    let argv0 = args.next().unwrap_or_else(|| OsString::from("simpleimage"));
+    let environment = Environment::new(std::env::vars_os());
+    let invocation = Invocation { args: args.collect(), environment, root: PathBuf::from("/") };
+    let mut out = std::io::stdout();
+    match Applet::from_argv0(&argv0) {
+        Ok(Applet::Script(script)) => script::run(script, &invocation, &mut out),
+        Ok(Applet::Tool) => cli::run(argv0, invocation, &mut out),
+        Err(err) => {
+            Report::stderr(None, false).error(err);
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! `simpleimage inspect`.
+
+use std::io::Write;
+use std::path::Path;
+
+use anyhow::Context;
+
+use crate::image::source::ImageFile;
+use crate::size::ByteSize;
+
+/// Writes what the image is to `out`; the same gate as `create` decides, and its refusals are errors here too.
+pub(super) fn inspect(path: &Path, out: &mut dyn Write) -> anyhow::Result<()> {
+    let image = ImageFile::open(path)?;
+    let contents = image.contents(None, false)?;
+    let size = contents
+        .body
+        .disk_size()
+        .map_or_else(|| "known only after decoding".to_owned(), |size| ByteSize(size).to_string());
+    write!(out, "image: {}\ntype:  {}\ndisk:  {size}\n", image.name(), contents.image_type)
+        .context("writing the result")
+}

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! The tool for people: thin calls of the same library code that the scripts use.
+
+mod inspect;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::applet::Script;
+use crate::report::Report;
+use crate::script::{self, Invocation};
+
+/// Ganeti OS provider that installs instances from disk images.
+///
+/// Ganeti runs its scripts create, export, import, rename and verify; these commands are for people.
+#[derive(Debug, Parser)]
+#[command(name = "simpleimage", version)]
+struct Tool {
+    /// Look for configuration and cache below DIR instead of /.
+    #[arg(long, global = true, value_name = "DIR", default_value = "/")]
+    root: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Tell what an image file is: its type, and the size of the disk it needs.
+    Inspect {
+        /// The image, a file on this machine.
+        image: PathBuf,
+    },
+    /// Run an OS script as Ganeti does, with its input in the environment (ganeti-os-interface(7)).
+    Script {
+        /// Which one.
+        name: Script,
+        /// Its arguments: `parameters` for verify.
+        args: Vec<OsString>,
+    },
+}
+
+/// Runs the tool; results go to `out`.
+pub fn run(argv0: OsString, invocation: Invocation, out: &mut dyn Write) -> ExitCode {
+    let report = Report::stderr(None, false);
+    let arguments = std::iter::once(argv0).chain(invocation.args);
+    let tool = match Tool::try_parse_from(arguments) {
+        Ok(tool) => tool,
+        Err(err) => {
+            // clap's help and errors know by themselves which stream they belong to.
+            let printed = err.print();
+            return ExitCode::from(u8::from(err.use_stderr() || printed.is_err()) * 2);
+        }
+    };
+    match tool.command {
+        Command::Script { name, args } => {
+            script::run(name, &Invocation { args, environment: invocation.environment, root: tool.root }, out)
+        }
+        Command::Inspect { image } => match inspect::inspect(&image, out) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(err) => {
+                report.error(format_args!("{err:#}"));
+                ExitCode::FAILURE
+            }
+        },
+    }
+}

@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! Ganeti's environment variables as typed values (ganeti-os-interface(7)). Pure: touches nothing.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+
+/// The version of the OS interface that this provider implements.
+pub const API_VERSION: &str = "20";
+
+/// Why the environment is not one that Ganeti makes.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum EnvError {
+    /// A variable that must be there is not.
+    #[error(
+        "the environment variable {0} is missing or empty: this script is run by Ganeti, see ganeti-os-interface(7)"
+    )]
+    Missing(&'static str),
+    /// A variable has a value that it can't have. The value itself may be a secret.
+    #[error("the environment variable {0} is {1}")]
+    Invalid(&'static str, &'static str),
+    /// Another version of the interface.
+    #[error("Ganeti speaks OS interface version {0}, this provider only {API_VERSION}")]
+    ApiVersion(String),
+    /// The disk has no block device or file on the node.
+    #[error(
+        "{path} is empty: the instance's disk has only the URI {uri}, which needs userspace access; use kernelspace access (gnt-cluster modify -D {kind}:access=kernelspace)"
+    )]
+    OnlyUri {
+        /// The variable with the path.
+        path: &'static str,
+        /// The URI.
+        uri: String,
+        /// The URI's scheme.
+        kind: String,
+    },
+}
+
+/// All variables, as they came.
+#[derive(Debug, Clone, Default)]
+pub struct Environment(HashMap<OsString, OsString>);
+
+/// What every script gets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Core {
+    /// `OS_VARIANT`, unchecked; may be empty.
+    pub variant: String,
+    /// The OS parameters that were given.
+    pub params: OsParams,
+}
+
+/// OS parameters, unchecked; an empty one counts as not given.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OsParams {
+    /// `OSP_IMAGE`.
+    pub image: Option<String>,
+    /// `OSP_IMAGE_TYPE`.
+    pub image_type: Option<String>,
+}
+
+impl Environment {
+    /// From a snapshot of the process's environment.
+    pub fn new(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
+        Environment(variables.into_iter().collect())
+    }
+
+    /// Every variable, as hooks get them.
+    pub fn to_vec(&self) -> Vec<(OsString, OsString)> {
+        let mut all: Vec<_> = self.0.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+        all.sort();
+        all
+    }
+
+    /// `DEBUG_LEVEL` above 0.
+    pub fn debug(&self) -> bool {
+        self.get("DEBUG_LEVEL").ok().flatten().and_then(|level| level.parse().ok()).is_some_and(|level: u32| level > 0)
+    }
+
+    /// The variables that every script gets; an error for another `OS_API_VERSION`.
+    pub fn core(&self) -> Result<Core, EnvError> {
+        match self.get("OS_API_VERSION")? {
+            None | Some(API_VERSION) => {}
+            Some(other) => return Err(EnvError::ApiVersion(other.to_owned())),
+        }
+        let owned = |value: Option<&str>| value.map(str::to_owned);
+        Ok(Core {
+            variant: owned(self.get("OS_VARIANT")?).unwrap_or_default(),
+            params: OsParams { image: owned(self.get("OSP_IMAGE")?), image_type: owned(self.get("OSP_IMAGE_TYPE")?) },
+        })
+    }
+
+    /// `INSTANCE_NAME`.
+    pub fn instance_name(&self) -> Result<&str, EnvError> {
+        self.required("INSTANCE_NAME")
+    }
+
+    /// `INSTANCE_REINSTALL=1`: the instance was installed before.
+    pub fn reinstall(&self) -> bool {
+        self.get("INSTANCE_REINSTALL").ok().flatten() == Some("1")
+    }
+
+    /// The path of the first disk; none when the instance has no disk.
+    pub fn first_disk(&self) -> Result<Option<PathBuf>, EnvError> {
+        if self.get("DISK_COUNT")? == Some("0") {
+            return Ok(None);
+        }
+        self.disk_path("DISK_0_PATH", "DISK_0_URI").map(Some)
+    }
+
+    /// The disk to export, which may be a snapshot of the instance's.
+    pub fn export_device(&self) -> Result<PathBuf, EnvError> {
+        self.disk_path("EXPORT_DEVICE", "EXPORT_DISK_URI")
+    }
+
+    /// The disk to restore a dump to.
+    pub fn import_device(&self) -> Result<PathBuf, EnvError> {
+        self.disk_path("IMPORT_DEVICE", "IMPORT_DISK_URI")
+    }
+
+    /// `EXP_SIZE_FD`: the descriptor that the size of the dump shall be written to.
+    pub fn size_descriptor(&self) -> Result<Option<RawFd>, EnvError> {
+        let number = self.get("EXP_SIZE_FD")?.map(str::parse).transpose();
+        number.map_err(|_not_a_number| EnvError::Invalid("EXP_SIZE_FD", "not a descriptor number"))
+    }
+
+    fn disk_path(&self, path: &'static str, uri: &'static str) -> Result<PathBuf, EnvError> {
+        match (self.get(path)?, self.get(uri)?) {
+            (Some(value), _) if value.starts_with('/') => Ok(PathBuf::from(value)),
+            (Some(_), _) => Err(EnvError::Invalid(path, "not an absolute path")),
+            (None, Some(uri)) => {
+                let kind = uri.split(':').next().unwrap_or_default().to_owned();
+                Err(EnvError::OnlyUri { path, uri: uri.to_owned(), kind })
+            }
+            (None, None) => Err(EnvError::Missing(path)),
+        }
+    }
+
+    fn required(&self, name: &'static str) -> Result<&str, EnvError> {
+        self.get(name)?.ok_or(EnvError::Missing(name))
+    }
+
+    /// A variable's value, none when it is absent or empty.
+    fn get(&self, name: &'static str) -> Result<Option<&str>, EnvError> {
+        let Some(value) = self.0.get(std::ffi::OsStr::new(name)) else { return Ok(None) };
+        let text = value.to_str().ok_or(EnvError::Invalid(name, "not valid UTF-8"))?;
+        Ok(Some(text).filter(|text| !text.is_empty()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{EnvError, Environment, OsParams};
+    use proptest::prelude::{any, proptest};
+    use std::ffi::OsString;
+    use std::os::unix::ffi::OsStringExt;
+    use std::path::Path;
+
+    fn environment(variables: &[(&str, &str)]) -> Environment {
+        Environment::new(variables.iter().map(|(name, value)| ((*name).into(), (*value).into())))
+    }
+
+    #[test]
+    fn reads_what_ganeti_gives() {
+        let env = environment(&[
+            ("OS_API_VERSION", "20"),
+            ("OS_VARIANT", "default"),
+            ("OSP_IMAGE", "/srv/a.raw"),
+            ("OSP_IMAGE_TYPE", ""),
+            ("INSTANCE_NAME", "web1.example.org"),
+            ("INSTANCE_REINSTALL", "1"),
+            ("DEBUG_LEVEL", "1"),
+            ("DISK_COUNT", "2"),
+            ("DISK_0_PATH", "/dev/drbd0"),
+            ("EXP_SIZE_FD", "9"),
+        ]);
+        let core = env.core().unwrap();
+        assert_eq!(core.variant, "default");
+        assert_eq!(core.params, OsParams { image: Some("/srv/a.raw".to_owned()), image_type: None });
+        assert_eq!(env.instance_name(), Ok("web1.example.org"));
+        assert_eq!(env.first_disk().unwrap().as_deref(), Some(Path::new("/dev/drbd0")));
+        assert_eq!(env.size_descriptor(), Ok(Some(9)));
+        assert!(env.reinstall() && env.debug());
+    }
+
+    #[test]
+    fn names_what_is_missing() {
+        let env = environment(&[("DISK_0_PATH", ""), ("EXPORT_DEVICE", "sda"), ("EXP_SIZE_FD", "x")]);
+        assert_eq!(env.first_disk(), Err(EnvError::Missing("DISK_0_PATH")));
+        assert_eq!(env.export_device(), Err(EnvError::Invalid("EXPORT_DEVICE", "not an absolute path")));
+        assert_eq!(env.size_descriptor(), Err(EnvError::Invalid("EXP_SIZE_FD", "not a descriptor number")));
+        assert_eq!(env.instance_name(), Err(EnvError::Missing("INSTANCE_NAME")));
+        assert_eq!(environment(&[("OS_API_VERSION", "15")]).core(), Err(EnvError::ApiVersion("15".to_owned())));
+        assert_eq!(environment(&[("DISK_COUNT", "0")]).first_disk(), Ok(None));
+    }
+
+    /// Defect 29 of the predecessor: "'' is neither".
+    #[test]
+    fn a_disk_that_has_only_a_uri_is_named() {
+        let error = environment(&[("DISK_COUNT", "1"), ("DISK_0_URI", "rbd:rbd/x")]).first_disk().unwrap_err();
+        let message = error.to_string();
+        assert!(
+            message.starts_with("DISK_0_PATH is empty") && message.contains("-D rbd:access=kernelspace"),
+            "{message}"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn no_environment_panics(name in 0..8_usize, value in any::<Vec<u8>>()) {
+            let names = ["OS_API_VERSION", "OS_VARIANT", "OSP_IMAGE", "DISK_0_PATH", "DISK_0_URI", "EXP_SIZE_FD",
+                "IMPORT_DEVICE", "DEBUG_LEVEL"];
+            let env = Environment::new([(names[name].into(), OsString::from_vec(value))]);
+            let _ = (env.core(), env.first_disk(), env.size_descriptor(), env.import_device(), env.debug());
+            let _ = (env.export_device(), env.reinstall(), env.to_vec());
+        }
+    }
+}

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! export: the disk, byte for byte, on standard output.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+
+use anyhow::Context as _;
+
+use super::Context;
+use crate::device::SourceDisk;
+use crate::request::ExportRequest;
+use crate::size::ByteSize;
+use crate::sys;
+use crate::write;
+
+/// Writes the disk to standard output, once Ganeti was told its size. Anything less than the whole disk is an error.
+pub fn export(request: &ExportRequest, context: &Context) -> anyhow::Result<()> {
+    // First of all, before any file of ours could get a number that Ganeti did not open.
+    let told = request.size_descriptor.map(sys::adopt_descriptor).transpose().context("EXP_SIZE_FD")?;
+    let disk = SourceDisk::open(&request.device)?;
+    if let Some(mut told) = told {
+        // Closed right after: Ganeti reads it up to its end.
+        told.write_all(format!("{}\n", disk.size).as_bytes()).context("writing the size of the dump to EXP_SIZE_FD")?;
+    }
+    context.report.info(format_args!("exporting disk {}, {}", disk.path.display(), ByteSize(disk.size)));
+    let mut out = unbuffered(io::stdout()).context("opening standard output")?;
+    write::dump(&disk, &mut out).with_context(|| format!("exporting disk {}", disk.path.display()))
+}
+
+/// Standard output without the line buffer that `std` puts in front of it.
+fn unbuffered(stream: impl AsFd) -> io::Result<File> {
+    Ok(File::from(stream.as_fd().try_clone_to_owned()?))
+}

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! import: a dump from standard input onto a disk, which may be larger than the one it came from.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+
+use anyhow::Context as _;
+
+use super::Context;
+use crate::device::Target;
+use crate::request::ImportRequest;
+use crate::size::ByteSize;
+use crate::write::{self, DiskWriter, WriteError};
+
+/// Restores the dump. Whatever fails, standard input is read to its end: Ganeti's pipeline would else fail with a
+/// broken pipe, and its error would hide ours.
+pub fn import(request: &ImportRequest, context: &Context) -> anyhow::Result<()> {
+    let mut input = File::from(io::stdin().as_fd().try_clone_to_owned().context("opening standard input")?);
+    let restored = restore(&mut input, request, context);
+    if restored.is_err() {
+        drain(&mut input);
+    }
+    restored
+}
+
+fn restore(input: &mut File, request: &ImportRequest, context: &Context) -> anyhow::Result<()> {
+    let target = Target::open(&request.device)?;
+    context.report.info(format_args!("importing to disk {}, {}", target.path().display(), ByteSize(target.size())));
+    let written = DiskWriter::begin(&target).and_then(|writer| {
+        let len = write::stream(input, &writer)?;
+        writer.finish(len).map(|()| len)
+    });
+    let len =
+        written.map_err(in_terms_of_dumps).with_context(|| format!("importing to disk {}", target.path().display()))?;
+    context.report.info(format_args!("the dump is on the disk: {}", ByteSize(len)));
+    Ok(())
+}
+
+/// The writer speaks of images.
+fn in_terms_of_dumps(err: WriteError) -> anyhow::Error {
+    match err {
+        WriteError::Empty => anyhow::anyhow!("the dump is empty: nothing came on standard input"),
+        WriteError::TooLong { disk, path } => {
+            anyhow::anyhow!("the dump is larger than disk {}, which has {disk} (use a larger disk)", path.display())
+        }
+        WriteError::Image(source) => anyhow::Error::new(source).context("reading the dump"),
+        other => other.into(),
+    }
+}
+
+fn drain(input: &mut File) {
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match input.read(&mut buffer) {
+            Ok(0) => return,
+            Err(err) if err.kind() != io::ErrorKind::Interrupted => return,
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! What the OS scripts do, each as one flow through the modules below.
+
+mod create;
+mod export;
+mod import;
+mod rename;
+mod run_hooks;
+
+pub use create::create;
+pub use export::export;
+pub use import::import;
+pub use rename::rename;
+
+use std::time::SystemTime;
+
+use crate::process::Children;
+use crate::report::Report;
+
+/// What every operation works with.
+pub struct Context {
+    /// Where messages go.
+    pub report: Report,
+    /// The children that run.
+    pub children: Children,
+    /// The time of the run.
+    pub now: SystemTime,
+}

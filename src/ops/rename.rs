@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! rename: the variant's rename hooks. The image itself knows no name that we could change.
+
+use super::Context;
+use super::run_hooks::run_hooks;
+use crate::device::HeldDisk;
+use crate::hooks;
+use crate::request::RenameRequest;
+
+/// Runs `hooks.rename`, if the variant has it; only then the disk is looked at.
+pub fn rename(request: &RenameRequest, context: &Context) -> anyhow::Result<()> {
+    let wanted = request.disk.as_ref().filter(|_| hooks::present(&request.hooks.folder));
+    let disk = wanted.map(|path| HeldDisk::open(path)).transpose()?;
+    run_hooks(&request.hooks, disk.as_ref(), context)
+}

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! The one place where Ganeti's environment and the variant's settings become validated requests.
+
+use std::ffi::OsString;
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+
+use anyhow::Context;
+
+use crate::cache::CacheSettings;
+use crate::config::{self, HookPhase, Paths, Settings, VariantName};
+use crate::env::{Environment, OsParams};
+use crate::http::HttpSettings;
+use crate::image::format::ImageType;
+use crate::image::reference::ImageRef;
+
+/// A variant's hooks, and the environment they run in.
+#[derive(Debug)]
+pub struct HookPlan {
+    /// Their folder, which may be missing.
+    pub folder: PathBuf,
+    /// All variables that Ganeti gave.
+    pub environment: Vec<(OsString, OsString)>,
+}
+
+/// What `create` shall do.
+#[derive(Debug)]
+pub struct CreateRequest {
+    /// The instance's name.
+    pub instance: String,
+    /// The variant.
+    pub variant: VariantName,
+    /// The image.
+    pub image: ImageRef,
+    /// Its declared type; none: its content decides.
+    pub image_type: Option<ImageType>,
+    /// Whether a raw image in which nothing is recognised is taken.
+    pub allow_unknown_content: bool,
+    /// The first disk.
+    pub disk: PathBuf,
+    /// Whether the instance was installed before.
+    pub reinstall: bool,
+    /// How images are fetched.
+    pub http: HttpSettings,
+    /// Where and how long they are kept.
+    pub cache: CacheSettings,
+    /// The hooks after the image is on the disk.
+    pub hooks: HookPlan,
+}
+
+impl CreateRequest {
+    /// Merges and validates. Reads the variant's config, touches nothing else.
+    pub fn new(env: &Environment, paths: &Paths) -> anyhow::Result<Self> {
+        let core = env.core()?;
+        let variant = VariantName::parse(&core.variant)?;
+        let settings = config::load(paths, &variant)?;
+        let named = NamedImage::new(&core.params, &settings)?;
+        Ok(CreateRequest {
+            instance: env.instance_name()?.to_owned(),
+            image: named.image.map_or_else(|| ImageRef::parse(""), Ok)?,
+            image_type: named.image_type,
+            allow_unknown_content: settings.allow_unknown_content,
+            disk: env.first_disk()?.context("the instance has no disk to install onto (DISK_COUNT is 0)")?,
+            reinstall: env.reinstall(),
+            http: settings.http,
+            cache: CacheSettings {
+                dir: settings.cache_dir,
+                max_age: settings.cache_max_age,
+                stale_if_error: settings.stale_if_error,
+            },
+            hooks: HookPlan::new(env, paths, &variant, HookPhase::Create),
+            variant,
+        })
+    }
+}
+
+impl HookPlan {
+    fn new(env: &Environment, paths: &Paths, variant: &VariantName, phase: HookPhase) -> Self {
+        HookPlan { folder: paths.hooks_dir(variant, phase), environment: env.to_vec() }
+    }
+}
+
+/// The image and its type, from the OS parameters or else the variant's settings.
+struct NamedImage {
+    image: Option<ImageRef>,
+    image_type: Option<ImageType>,
+}
+
+impl NamedImage {
+    fn new(params: &OsParams, settings: &Settings) -> anyhow::Result<Self> {
+        let image = params.image.as_ref().or(settings.image.as_ref());
+        let image_type = params.image_type.as_ref().or(settings.image_type.as_ref());
+        let image = image.map(|text| ImageRef::parse(text)).transpose().context("parameter image")?;
+        let image_type = image_type.map(|text| ImageType::parse(text)).transpose().context("parameter image_type")?;
+        Ok(NamedImage { image, image_type: image_type.flatten() })
+    }
+}
+
+/// What `verify parameters` checks: syntax and policy of what is given; nothing has to be there. A cluster-level OS
+/// parameter is verified without a variant, and without an image.
+pub fn verify(env: &Environment, paths: &Paths) -> anyhow::Result<()> {
+    let core = env.core()?;
+    let settings = match core.variant.as_str() {
+        "" => Settings::default(),
+        variant => config::load(paths, &VariantName::parse(variant)?)?,
+    };
+    NamedImage::new(&core.params, &settings).map(drop)
+}
+
+/// What `export` shall do. No variant and no config: a backup must always be possible.
+#[derive(Debug)]
+pub struct ExportRequest {
+    /// The disk, or a snapshot of it.
+    pub device: PathBuf,
+    /// Where Ganeti wants to be told the size of the dump.
+    pub size_descriptor: Option<RawFd>,
+}
+
+impl ExportRequest {
+    /// From Ganeti's variables.
+    pub fn new(env: &Environment) -> anyhow::Result<Self> {
+        env.core()?;
+        Ok(ExportRequest { device: env.export_device()?, size_descriptor: env.size_descriptor()? })
+    }
+}
+
+/// What `import` shall do. No variant and no config: a backup must always be restorable.
+#[derive(Debug)]
+pub struct ImportRequest {
+    /// The disk.
+    pub device: PathBuf,
+}
+
+impl ImportRequest {
+    /// From Ganeti's variables.
+    pub fn new(env: &Environment) -> anyhow::Result<Self> {
+        env.core()?;
+        Ok(ImportRequest { device: env.import_device()? })
+    }
+}
+
+/// What `rename` shall do.
+#[derive(Debug)]
+pub struct RenameRequest {
+    /// The first disk, if the instance has one.
+    pub disk: Option<PathBuf>,
+    /// The hooks of the rename.
+    pub hooks: HookPlan,
+}
+
+impl RenameRequest {
+    /// From Ganeti's variables. The variant needs no config, but hooks are found by its name.
+    pub fn new(env: &Environment, paths: &Paths) -> anyhow::Result<Self> {
+        let variant = VariantName::parse(&env.core()?.variant)?;
+        let hooks = HookPlan::new(env, paths, &variant, HookPhase::Rename);
+        Ok(RenameRequest { disk: env.first_disk()?, hooks })
+    }
+}

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! An OS script from its arguments and environment to its exit code.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+use anyhow::Context as _;
+
+use crate::applet::Script;
+use crate::config::Paths;
+use crate::env::Environment;
+use crate::ops::{self, Context};
+use crate::process::Children;
+use crate::report::Report;
+use crate::request::{self, CreateRequest, ExportRequest, ImportRequest, RenameRequest};
+use crate::signals;
+
+/// Exit code for arguments that a script does not take.
+const USAGE: u8 = 2;
+
+/// How a process was called.
+#[derive(Debug)]
+pub struct Invocation {
+    /// Arguments, without the program's name.
+    pub args: Vec<OsString>,
+    /// The environment.
+    pub environment: Environment,
+    /// Where configuration and cache are looked for; `/` but for tests and trials.
+    pub root: std::path::PathBuf,
+}
+
+/// Runs the script. Its last line on stderr is the error, if there is one.
+pub fn run(script: Script, invocation: &Invocation, out: &mut dyn Write) -> ExitCode {
+    let report = Report::stderr(Some(script.name()), invocation.environment.debug());
+    match invocation.args.as_slice() {
+        [help] if help == "-h" || help == "--help" => {
+            return if out.write_all(usage(script).as_bytes()).is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        }
+        [] if script != Script::Verify => {}
+        [checks] if script == Script::Verify && checks == "parameters" => {}
+        _ => {
+            report.info(usage(script));
+            report.error(format_args!("these arguments are not for {} (see {} --help)", script.name(), script.name()));
+            return ExitCode::from(USAGE);
+        }
+    }
+    match perform(script, invocation, &report) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(err) => {
+            report.error(format_args!("{err:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perform(script: Script, invocation: &Invocation, report: &Report) -> anyhow::Result<()> {
+    let children = Children::default();
+    signals::end_on_signal(children.clone(), report.clone()).context("setting up signals")?;
+    let context = Context { report: report.clone(), children, now: SystemTime::now() };
+    let env = &invocation.environment;
+    let paths = Paths::below(Path::new(&invocation.root));
+    match script {
+        Script::Create => ops::create(&CreateRequest::new(env, &paths)?, &context),
+        Script::Export => ops::export(&ExportRequest::new(env)?, &context),
+        Script::Import => ops::import(&ImportRequest::new(env)?, &context),
+        Script::Rename => ops::rename(&RenameRequest::new(env, &paths)?, &context),
+        Script::Verify => request::verify(env, &paths),
+    }
+}
+
+fn usage(script: Script) -> String {
+    let (args, what) = match script {
+        Script::Create => ("", "installs the image OSP_IMAGE onto DISK_0_PATH and runs the hooks of OS_VARIANT"),
+        Script::Export => ("", "writes the disk EXPORT_DEVICE to standard output"),
+        Script::Import => ("", "writes standard input to the disk IMPORT_DEVICE"),
+        Script::Rename => ("", "runs the rename hooks of OS_VARIANT"),
+        Script::Verify => (" parameters", "checks OSP_IMAGE and OSP_IMAGE_TYPE"),
+    };
+    let name = script.name();
+    format!(
+        "usage: {name}{args}\nOS script of the Ganeti OS provider simpleimage: {what}.\nGaneti calls it with everything in the environment, see ganeti-os-interface(7).\n"
+    )
+}
