@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: BSD-2-Clause
+# `make help` lists the targets.
+
+CARGO ?= cargo
+
+# Two of these at once would wait for each other's lock: apt-get's or cargo's.
+.NOTPARALLEL:
+
+PREFIX ?= /usr/local
+DESTDIR ?=
+SYSCONFDIR ?= /etc
+LOCALSTATEDIR ?= /var
+# What `make install` installs as /usr/bin/simpleimage.
+BINARY ?= target/release/simpleimage
+
+BINDIR = $(PREFIX)/bin
+MANDIR = $(PREFIX)/share/man
+EXAMPLEDIR = $(PREFIX)/share/doc/ganeti-instance-simpleimage/examples
+CONFDIR = $(SYSCONFDIR)/ganeti/instance-simpleimage
+CACHEDIR = $(LOCALSTATEDIR)/cache/ganeti-instance-simpleimage
+# Ganeti on Debian looks for operating systems in /usr/share, but not in /usr/local/share. The OS scripts are relative
+# symlinks to BINDIR, so that another OSDIR has to lie as deep below PREFIX as these two do.
+OSDIR ?= $(PREFIX)/$(if $(filter /usr/local,$(PREFIX)),lib,share)/ganeti/os
+
+# Debian packages, by what needs them. `make setup` installs those that are missing.
+BUILD_NEEDS = gcc libc6-dev libclang-dev
+RUN_NEEDS = debianutils qemu-utils util-linux
+TEST_NEEDS = bzip2 e2fsprogs fdisk ganeti ganeti-3.0 gdisk gzip iproute2 mount xz-utils strace zstd
+LINT_NEEDS = mandoc shellcheck
+
+# Recursive: looked up only when a recipe asks.
+SHELL_SCRIPTS = $(shell grep --recursive --files-with-matches --exclude='*.rs' --exclude='*.md' \
+	--extended-regexp '^\#! ?/(usr/)?bin/(env )?(ba|da)?sh' .ci debian example-hooks tests 2>/dev/null)
+MAN_PAGES = $(wildcard man/*.[1-8])
+EXAMPLE_HOOKS = $(wildcard example-hooks/*)
+
+# Installs those of the packages $(1) that are missing; when none is, it needs neither root nor the network.
+define install-missing
+@missing=; \
+for package in $(1); do \
+	status=$$(dpkg-query --show --showformat='$${db:Status-Status}' "$$package" 2>/dev/null) || :; \
+	[ "$$status" = installed ] || missing="$$missing $$package"; \
+done; \
+[ -n "$$missing" ] || exit 0; \
+if [ "$$(id -u)" -ne 0 ]; then \
+	echo "make: missing Debian packages; as root, run: apt-get install$$missing" >&2; \
+	exit 1; \
+fi; \
+echo "installing:$$missing"; \
+export DEBIAN_FRONTEND=noninteractive; \
+apt-get update --quiet=2 && \
+apt-get install --quiet=2 --yes --no-install-recommends --option Dpkg::Use-Pty=0 $$missing </dev/null
+endef
+
+.PHONY: all
+all: build ## The same as build
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: setup-build setup-test ## Install the Debian packages that building, running and testing need (as root)
+
+.PHONY: setup-build
+setup-build: ## Install the Debian packages that building needs (as root)
+	$(call install-missing,$(BUILD_NEEDS))
+
+.PHONY: setup-test
+setup-test:
+	$(call install-missing,$(RUN_NEEDS) $(TEST_NEEDS))
+
+.PHONY: setup-lint
+setup-lint: setup-build
+	$(call install-missing,$(LINT_NEEDS))
+	@$(CARGO) fmt --version >/dev/null 2>&1 && $(CARGO) clippy --version >/dev/null 2>&1 || \
+		rustup component add clippy rustfmt
+
+.PHONY: build
+build: ## Build the provider: target/release/simpleimage
+	$(CARGO) build --release --locked
+
+.PHONY: test
+test: setup ## Run every test, those against a real Ganeti included (as root)
+	$(CARGO) test --locked
+
+.PHONY: test-unit
+test-unit: ## Run the tests that stand beside the code
+	$(CARGO) test --locked --lib --bins
+
+.PHONY: test-ganeti
+test-ganeti: setup ## Run the tests against a real Ganeti (as root)
+	$(CARGO) test --locked --test ganeti
+
+.PHONY: lint
+lint: setup-lint ## Check formatting, lints, shell scripts and man pages
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- --deny warnings
+	$(if $(SHELL_SCRIPTS),shellcheck $(SHELL_SCRIPTS))
+	$(if $(MAN_PAGES),mandoc -T lint -W warning $(MAN_PAGES))
+
+.PHONY: install
+install: ## Install the built provider; DESTDIR= and PREFIX= (/usr/local) are honoured
+	@test -x '$(BINARY)' || { echo 'make: $(BINARY) is missing; run make build first' >&2; exit 1; }
+	install -d -m 0755 '$(DESTDIR)$(BINDIR)' '$(DESTDIR)$(OSDIR)/simpleimage' '$(DESTDIR)$(CONFDIR)/default' \
+		'$(DESTDIR)$(EXAMPLEDIR)'
+	install -d -m 0700 '$(DESTDIR)$(CACHEDIR)'
+	install -m 0755 '$(BINARY)' '$(DESTDIR)$(BINDIR)/simpleimage'
+	cp --no-dereference --remove-destination os-scripts/create os-scripts/export os-scripts/import os-scripts/rename \
+		os-scripts/verify '$(DESTDIR)$(OSDIR)/simpleimage/'
+	install -m 0644 os-scripts/ganeti_api_version os-scripts/parameters.list '$(DESTDIR)$(OSDIR)/simpleimage/'
+	ln -sfn '$(CONFDIR)/variants.list' '$(DESTDIR)$(OSDIR)/simpleimage/variants.list'
+	test -e '$(DESTDIR)$(CONFDIR)/variants.list' || install -m 0644 variants.list '$(DESTDIR)$(CONFDIR)/variants.list'
+	$(foreach page,$(MAN_PAGES),install -D -m 0644 $(page) \
+		'$(DESTDIR)$(MANDIR)/man$(patsubst .%,%,$(suffix $(page)))/$(notdir $(page))' &&) :
+	$(if $(EXAMPLE_HOOKS),install -m 0755 $(EXAMPLE_HOOKS) '$(DESTDIR)$(EXAMPLEDIR)/')
+
+.PHONY: clean
+clean: ## Remove what was built
+	$(CARGO) clean
