@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! Keeping images: what is kept, shared and served again, and what is not.
+
+mod fetch;
+mod prune;
+mod together;
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use simpleimage::cache::{Cache, CacheError, CacheSettings, CachedImage};
+use simpleimage::http::{Backoff, Client, HttpSettings, ImageUrl};
+use tempfile::TempDir;
+
+use crate::support::log::Log;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// A cache in a folder of its own, one hour by default, with its log.
+struct Fixture {
+    base: TempDir,
+    settings: CacheSettings,
+    log: Log,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let base = tempfile::tempdir().unwrap();
+        let settings = CacheSettings { dir: base.path().join("cache"), max_age: HOUR, stale_if_error: true };
+        Fixture { base, settings, log: Log::new() }
+    }
+
+    fn cache(&self) -> Cache {
+        Cache::open(&self.settings).unwrap()
+    }
+
+    fn fetch(&self, url: &ImageUrl, now: SystemTime) -> Result<CachedImage, CacheError> {
+        self.cache().fetch(url, &client(), now, &self.log.report())
+    }
+
+    fn failure(&self, url: &ImageUrl, now: SystemTime) -> String {
+        self.fetch(url, now).unwrap_err().to_string()
+    }
+
+    /// The file of the cache with this suffix, of which there is exactly one.
+    fn file(&self, suffix: &str) -> PathBuf {
+        let mut found = files(&self.settings.dir);
+        found.retain(|path| path.extension().is_some_and(|found| found == suffix));
+        assert_eq!(found.len(), 1, "{found:?}");
+        found.remove(0)
+    }
+
+    /// The suffixes of all files of the cache's own naming, sorted.
+    fn suffixes(&self) -> Vec<String> {
+        let found = files(&self.settings.dir);
+        let own = found.iter().filter(|path| path.file_stem().is_some_and(|stem| stem.len() == 64));
+        let mut suffixes: Vec<_> = own.map(|path| path.extension().unwrap().to_str().unwrap().to_owned()).collect();
+        suffixes.sort();
+        suffixes
+    }
+}
+
+/// A client that tries twice more, without pauses worth mentioning.
+fn client() -> Client {
+    let backoff = Backoff { first: Duration::from_millis(1), longest: Duration::from_millis(1) };
+    Client::with_backoff(&HttpSettings { retries: 2, ..HttpSettings::default() }, backoff).unwrap()
+}
+
+fn read(image: &mut CachedImage) -> Vec<u8> {
+    let mut data = Vec::new();
+    image.file.read_to_end(&mut data).unwrap();
+    assert_eq!(data.len() as u64, image.len);
+    data
+}
+
+fn files(dir: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect()
+}
+
+/// A time that no other step of a test is near.
+fn noon() -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000)
+}

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! Hooks of create and rename.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::support::disk::{Disk, KINDS, Kind, loops_over};
+use crate::support::images::{MIB, disk, encode};
+use crate::support::world::{Outcome, World, tool, wait_until};
+
+/// An ext4 file system without partitions, as an image.
+fn file_system(world: &World) -> String {
+    let path = world.path("fs.raw").to_str().unwrap().to_owned();
+    tool("truncate", &["-s", "8M", &path]);
+    tool("mkfs.ext4", &["-qF", &path]);
+    path
+}
+
+#[test]
+fn a_hook_gets_a_block_device_that_it_can_mount() {
+    for kind in KINDS {
+        let world = World::new();
+        let image = file_system(&world);
+        let target = Disk::stale(&world, "disk0", kind, 12 * MIB);
+        let mount = world.path("mnt");
+        let script = format!(
+            "set -e; test -b \"$TARGET_DISK_DEVICE\"; mkdir {mnt}; mount \"$TARGET_DISK_DEVICE\" {mnt}
+            echo \"$INSTANCE_NAME\" > {mnt}/hostname; umount {mnt}; rmdir {mnt}",
+            mnt = mount.display()
+        );
+        world.hook("hooks/50-hostname", &script);
+        world.create(target.path(), &image, "raw").run().succeeds();
+        let name = tool("debugfs", &["-R", "cat hostname", world.path("disk0").to_str().unwrap()]);
+        assert_eq!(name, "web1.example.org\n");
+        assert!(!mount.exists());
+        let expected = if kind == Kind::Block { 1 } else { 0 };
+        assert_eq!(loops_over(&world.path("disk0")).len(), expected, "{kind:?}");
+    }
+}
+
+#[test]
+fn a_hook_sees_all_that_ganeti_gave() {
+    let world = World::new();
+    let image = encode(&world, &disk(MIB), "raw");
+    let target = Disk::stale(&world, "disk0", Kind::Block, MIB);
+    world.hook("hooks/env", &format!("env > {}", world.path("seen").display()));
+    let script = world.create(target.path(), image.to_str().unwrap(), "raw");
+    let script = script.env("OSP_SSH_KEY", "a secret").env("NIC_0_MAC", "aa:00:00:35:ac:5d").env("X", "");
+    script.run().succeeds();
+    let seen = fs::read_to_string(world.path("seen")).unwrap();
+    for line in [
+        "OSP_SSH_KEY=a secret",
+        "NIC_0_MAC=aa:00:00:35:ac:5d",
+        "X=",
+        "OS_VARIANT=default",
+        "INSTANCE_NAME=web1.example.org",
+        &format!("OSP_IMAGE={}", image.display()),
+        &format!("DISK_0_PATH={}", target.path().display()),
+        &format!("TARGET_DISK_DEVICE={}", target.path().display()),
+    ] {
+        assert!(seen.lines().any(|seen| seen == line), "{line} is not in: {seen}");
+    }
+    // Nothing of ours but that: what a shell adds aside.
+    let ours = seen.lines().filter(|line| line.starts_with("SIMPLEIMAGE") || line.starts_with("HOME="));
+    assert_eq!(ours.count(), 0, "{seen}");
+}
+
+#[test]
+fn no_folder_and_an_empty_folder_are_fine() {
+    let world = World::new();
+    let image = encode(&world, &disk(MIB), "raw");
+    let target = Disk::stale(&world, "disk0", Kind::File, MIB);
+    world.create(target.path(), image.to_str().unwrap(), "raw").run().succeeds();
+    fs::create_dir_all(world.path("etc/ganeti/instance-simpleimage/default/hooks")).unwrap();
+    world.create(target.path(), image.to_str().unwrap(), "raw").run().succeeds();
+}
+
+#[test]
+fn a_hook_that_leaves_its_mount_behind_is_named_by_its_device() {
+    let world = World::new();
+    let image = file_system(&world);
+    let target = Disk::stale(&world, "disk0", Kind::File, 8 * MIB);
+    let mount = world.path("mnt");
+    fs::create_dir(&mount).unwrap();
+    world.hook("hooks/sloppy", &format!("mount \"$TARGET_DISK_DEVICE\" {}", mount.display()));
+    let outcome = world.create(target.path(), &image, "raw").run();
+    tool("umount", &[mount.to_str().unwrap()]);
+    outcome.fails(&["/dev/loop", "is still in use after the hooks: a hook must unmount and close it"]);
+    // Autoclear: gone with the mount.
+    wait_until("the loop device is detached", || loops_over(&world.path("disk0")).is_empty());
+}
+
+#[test]
+fn a_killed_create_leaves_no_loop_device() {
+    let world = World::new();
+    let image = encode(&world, &disk(MIB), "raw");
+    let target = Disk::stale(&world, "disk0", Kind::File, MIB);
+    let pid_file = world.path("pid");
+    // Renamed into place, so that it is never seen half-written.
+    let script = format!("echo $$ > {pid}.new; mv {pid}.new {pid}; exec sleep 1000", pid = pid_file.display());
+    world.hook("hooks/slow", &script);
+    for signal in ["-KILL", "-TERM", "-INT"] {
+        let child = world.create(target.path(), image.to_str().unwrap(), "raw").spawn();
+        wait_until("the hook runs", || pid_file.exists());
+        assert_eq!(loops_over(&world.path("disk0")).len(), 1);
+        let hook = fs::read_to_string(&pid_file).unwrap();
+        fs::remove_file(&pid_file).unwrap();
+        tool("kill", &[signal, &child.id().to_string()]);
+        if signal == "-KILL" {
+            // What run-parts started is not ours to reap; it holds no device.
+            wait_until("the loop device is detached", || loops_over(&world.path("disk0")).is_empty());
+            tool("kill", &["-KILL", hook.trim()]);
+            child.wait_with_output().unwrap();
+        } else {
+            let outcome = Outcome(child.wait_with_output().unwrap());
+            outcome.fails(&[&format!("ended by SIG{}", &signal[1..])]);
+            wait_until("the hook is gone", || !is_running(hook.trim()));
+            wait_until("the loop device is detached", || loops_over(&world.path("disk0")).is_empty());
+        }
+    }
+}
+
+fn is_running(pid: &str) -> bool {
+    fs::read_to_string(Path::new("/proc").join(pid).join("stat")).is_ok_and(|stat| !stat.contains(") Z"))
+}
+
+#[test]
+fn many_creates_at_once_share_the_loop_devices() {
+    let world = World::new();
+    let image = encode(&world, &disk(MIB), "raw");
+    world.hook("hooks/look", "test -b \"$TARGET_DISK_DEVICE\" && losetup \"$TARGET_DISK_DEVICE\"");
+    let disks: Vec<_> = (0..12).map(|n| Disk::stale(&world, &format!("disk{n}"), Kind::File, MIB)).collect();
+    let children: Vec<_> =
+        disks.iter().map(|disk| world.create(disk.path(), image.to_str().unwrap(), "raw").spawn()).collect();
+    for (child, disk) in children.into_iter().zip(&disks) {
+        let log = Outcome(child.wait_with_output().unwrap()).succeeds();
+        assert!(log.contains(&format!("({})", disk.path().display())), "another disk behind the device: {log}");
+    }
+}
+
+#[test]
+fn rename_runs_the_rename_hooks_only() {
+    let world = World::new();
+    let target = Disk::stale(&world, "disk0", Kind::File, MIB);
+    let script = || {
+        let script = world.script("rename").env("DISK_0_PATH", target.path().to_str().unwrap());
+        script.env("OLD_INSTANCE_NAME", "old.example.org")
+    };
+    world.hook("hooks/create-only", "exit 1");
+    script().run().succeeds();
+    world.hook("hooks.rename/10-tell", "echo \"$OLD_INSTANCE_NAME is $INSTANCE_NAME on $TARGET_DISK_DEVICE\"");
+    let log = script().run().succeeds();
+    assert!(log.contains("hook: old.example.org is web1.example.org on /dev/loop"), "{log}");
+    target.assert_untouched("rename");
+    world.hook("hooks.rename/20-fail", "echo no way; exit 7");
+    script().run().fails(&["20-fail exited with return code 7"]);
+    // A failed rename hook is no reason to make a running system unbootable.
+    target.assert_untouched("failed rename");
+    script().without("DISK_0_PATH").env("DISK_COUNT", "0").run().fails(&["20-fail exited"]);
+}
+
+#[test]
+fn output_of_hooks_is_made_ascii() {
+    let world = World::new();
+    let image = encode(&world, &disk(MIB), "raw");
+    let target = Disk::stale(&world, "disk0", Kind::File, MIB);
+    world.hook("hooks/noisy", "printf 'caf\\303\\251 \\377\\033[1m\\rover\\n'");
+    let log = world.create(target.path(), image.to_str().unwrap(), "raw").run().succeeds();
+    assert!(log.contains("hook: caf\\u{e9} \\u{fffd}\\u{1b}[1m; over"), "{log}");
+}
+
+#[test]
+fn run_parts_missing_is_told() {
+    let world = World::new();
+    let image = encode(&world, &disk(MIB), "raw");
+    let target = Disk::stale(&world, "disk0", Kind::File, MIB);
+    world.hook("hooks/any", "true");
+    let outcome = world.create(target.path(), image.to_str().unwrap(), "raw").env("PATH", "/nonexistent").run();
+    outcome.fails(&["running the hooks in /", "No such file"]);
+    target.assert_unbootable("no run-parts");
+    assert!(Command::new("run-parts").arg("--version").output().is_ok());
+}

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! The ways to a server: TLS and proxies.
+
+use simpleimage::http::{HttpSettings, ImageUrl};
+
+use super::{content, failure, read, secret};
+use crate::support::bytes;
+use crate::support::proxy::TestProxy;
+use crate::support::server::{Reply, Server};
+use crate::support::tls::Authority;
+
+#[test]
+fn https_trusts_the_ca_file_or_anybody_when_told_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let (authority, ca_file) = (Authority::new(), folder.path().join("ca.pem"));
+    authority.save(&ca_file);
+    let image = bytes(8, 300_000);
+    let reply = Reply::ok(image.clone());
+    let server = Server::start_tls(authority.server_config("localhost"), move |_, _| reply.clone());
+    let url = server.url_for("localhost", "/x");
+    let trusting = HttpSettings { ca_file: Some(ca_file), ..HttpSettings::default() };
+    assert!(read(content(&trusting, &url)) == image);
+
+    let expected = format!("{url}: the server's certificate is not trusted (UnknownIssuer)");
+    assert_eq!(failure(&HttpSettings::default(), &url), expected);
+    assert_eq!(server.requests().len(), 1);
+
+    let other_name = server.url("/x");
+    let message = failure(&trusting, &other_name);
+    assert!(message.starts_with(&format!("{other_name}: the server's certificate is not trusted (")), "{message}");
+
+    let insecure = HttpSettings { insecure_tls: true, ..HttpSettings::default() };
+    assert!(read(content(&insecure, &other_name)) == image);
+}
+
+#[test]
+fn https_is_not_given_up_by_a_redirect() {
+    let plain = Server::sequence([Reply::ok("image")]);
+    let target = plain.url("/x").to_string();
+    let config = Authority::new().server_config("localhost");
+    let server = Server::start_tls(config, move |_, _| Reply::redirect(target.clone()));
+    let insecure = HttpSettings { insecure_tls: true, ..HttpSettings::default() };
+    let url = server.url("/a");
+    let expected = format!("{url}: the server redirects from https to http, which would not be safe");
+    assert_eq!(failure(&insecure, &url), expected);
+    assert_eq!(plain.requests().len(), 0);
+}
+
+#[test]
+fn plain_http_asks_a_proxy_in_absolute_form() {
+    let image = bytes(9, 3_000_000);
+    let reply = Reply::ok(image.clone());
+    let server = Server::start(move |request, _| match request.target.as_str() {
+        "/a?b=c" => Reply::redirect("/image"),
+        _ => reply.clone(),
+    });
+    let proxy = TestProxy::start(server.address(), None);
+    let settings = HttpSettings {
+        proxy: Some(secret(&format!("http://joe:hunter%202@{}", proxy.address()))),
+        ..HttpSettings::default()
+    };
+    let url = ImageUrl::parse("http://ann:pw@images.example:8080/a?b=c").unwrap();
+    let content = content(&settings, &url);
+    assert_eq!(content.content_length, Some(3_000_000));
+    assert!(read(content) == image);
+    let asked = proxy.requests();
+    let targets: Vec<_> = asked.iter().map(|r| (r.method.as_str(), r.target.as_str())).collect();
+    let base = "http://images.example:8080";
+    assert_eq!(targets, [("GET", format!("{base}/a?b=c").as_str()), ("GET", format!("{base}/image").as_str())]);
+    assert_eq!(asked[0].header("proxy-authorization"), Some("Basic am9lOmh1bnRlciAy"));
+    assert_eq!(asked[0].header("host"), Some("images.example:8080"));
+    let seen = server.requests();
+    assert_eq!(
+        (seen[0].header("authorization"), seen[0].header("proxy-authorization")),
+        (Some("Basic YW5uOnB3"), None)
+    );
+}
+
+#[test]
+fn https_goes_through_a_tunnel_of_the_proxy() {
+    let folder = tempfile::tempdir().unwrap();
+    let (authority, ca_file) = (Authority::new(), folder.path().join("ca.pem"));
+    authority.save(&ca_file);
+    let image = bytes(10, 400_000);
+    let reply = Reply::ok(image.clone());
+    let server = Server::start_tls(authority.server_config("images.example"), move |_, _| reply.clone());
+    let proxy = TestProxy::start(server.address(), None);
+    let settings = HttpSettings {
+        proxy: Some(secret(&format!("http://joe:hunter%202@{}", proxy.address()))),
+        ca_file: Some(ca_file),
+        ..HttpSettings::default()
+    };
+    let url = ImageUrl::parse("https://images.example/x").unwrap();
+    assert!(read(content(&settings, &url)) == image);
+    let asked = proxy.requests();
+    assert_eq!((asked[0].method.as_str(), asked[0].target.as_str()), ("CONNECT", "images.example:443"));
+    assert_eq!(asked[0].header("proxy-authorization"), Some("Basic am9lOmh1bnRlciAy"));
+    assert_eq!(server.requests()[0].header("proxy-authorization"), None);
+}
+
+#[test]
+fn no_proxy_hosts_are_asked_directly() {
+    let server = Server::sequence([Reply::ok("image")]);
+    let proxy = TestProxy::start(server.address(), None);
+    let settings = HttpSettings {
+        proxy: Some(secret(&format!("http://{}", proxy.address()))),
+        no_proxy: vec![".corp.example".to_owned(), "127.0.0.1".to_owned()],
+        ..HttpSettings::default()
+    };
+    assert_eq!(read(content(&settings, &server.url("/x"))), b"image");
+    assert_eq!(proxy.requests().len(), 0);
+    assert_eq!(read(content(&settings, &ImageUrl::parse("http://host.example/x").unwrap())), b"image");
+    assert_eq!(proxy.requests().len(), 1);
+}
+
+#[test]
+fn a_proxy_that_fails_is_named_without_its_password() {
+    let refusing = TestProxy::start("127.0.0.1:1".parse().unwrap(), Some(407));
+    let settings = |address| HttpSettings {
+        proxy: Some(secret(&format!("http://joe:hunter2@{address}"))),
+        retries: 0,
+        ..HttpSettings::default()
+    };
+    let url = ImageUrl::parse("https://images.example/x?k=s3cret").unwrap();
+    let expected = format!(
+        "the proxy {} refused to connect to https://images.example/x: it answered 407 Proxy Authentication Required",
+        refusing.address()
+    );
+    assert_eq!(failure(&settings(refusing.address()), &url), expected);
+
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    for scheme in ["http", "https"] {
+        let url = ImageUrl::parse(&format!("{scheme}://images.example/x?k=s3cret")).unwrap();
+        let expected = format!("cannot connect to the proxy {closed}: connection refused");
+        assert_eq!(failure(&settings(closed), &url), expected);
+    }
+}

@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! The one integration binary.
+// Clippy exempts only functions marked #[test] by itself; what they call is test code too.
+#![allow(clippy::unwrap_used)]
+
+mod cache;
+mod create;
+mod hooks;
+mod http;
+mod predecessor;
+mod scripts;
+mod support;
+mod transfer;

@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! What several tests need.
+
+pub(crate) mod disk;
+pub(crate) mod images;
+pub(crate) mod log;
+pub(crate) mod proxy;
+pub(crate) mod server;
+pub(crate) mod tls;
+pub(crate) mod world;
+
+/// `len` bytes that no compression or block boundary makes alike, the same for the same `seed`.
+pub(crate) fn bytes(seed: u64, len: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    };
+    std::iter::repeat_with(&mut next).flatten().take(len).collect()
+}

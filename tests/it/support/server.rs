@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! An HTTP server over real sockets that does what a test tells it to, mistakes included.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use simpleimage::http::ImageUrl;
+
+/// A request as it came.
+#[derive(Debug, Clone)]
+pub(crate) struct Request {
+    pub(crate) method: String,
+    /// Path and query, or the whole URL in an absolute-form request, or `host:port` of a CONNECT.
+    pub(crate) target: String,
+    pub(crate) headers: Vec<(String, String)>,
+}
+
+impl Request {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+    }
+
+    /// Reads a request's head; none when the client went away instead.
+    pub(crate) fn read(stream: &mut impl BufRead) -> Option<Request> {
+        let mut lines = stream.by_ref().lines().map_while(Result::ok);
+        let mut words = lines.next()?.split(' ').map(str::to_owned).collect::<Vec<_>>().into_iter();
+        let (method, target) = (words.next()?, words.next()?);
+        let headers = lines
+            .take_while(|line| !line.is_empty())
+            .filter_map(|line| line.split_once(':').map(|(name, value)| (name.to_owned(), value.trim().to_owned())))
+            .collect();
+        Some(Request { method, target, headers })
+    }
+}
+
+/// How the end of a body shows.
+#[derive(Debug, Clone, Copy)]
+enum Framing {
+    Length(u64),
+    Chunked,
+    UntilClosed,
+}
+
+/// What the server does with one request.
+#[derive(Debug, Clone)]
+pub(crate) struct Reply {
+    status: u16,
+    headers: Vec<(String, String)>,
+    body: Vec<u8>,
+    framing: Framing,
+    cut_after: Option<usize>,
+    stalls: bool,
+    garbage: Option<&'static [u8]>,
+}
+
+impl Reply {
+    pub(crate) fn ok(body: impl Into<Vec<u8>>) -> Self {
+        let body = body.into();
+        let framing = Framing::Length(body.len() as u64);
+        Reply { status: 200, headers: Vec::new(), body, framing, cut_after: None, stalls: false, garbage: None }
+    }
+
+    pub(crate) fn status(status: u16) -> Self {
+        Reply { status, ..Self::ok(format!("this is the page of status {status}")) }
+    }
+
+    pub(crate) fn not_modified() -> Self {
+        Reply { status: 304, ..Self::ok([]) }
+    }
+
+    pub(crate) fn redirect(location: impl Into<String>) -> Self {
+        Self::status(302).header("Location", location)
+    }
+
+    /// Bytes that are not HTTP; nothing at all closes the connection without an answer.
+    pub(crate) fn garbage(bytes: &'static [u8]) -> Self {
+        Reply { garbage: Some(bytes), ..Self::ok([]) }
+    }
+
+    pub(crate) fn header(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.headers.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// Closes the connection after `count` bytes of the body.
+    pub(crate) fn cut_after(self, count: usize) -> Self {
+        Reply { cut_after: Some(count), ..self }
+    }
+
+    /// Falls silent after `count` bytes of the body, until the client goes away.
+    pub(crate) fn stall_after(self, count: usize) -> Self {
+        Reply { cut_after: Some(count), stalls: true, ..self }
+    }
+
+    /// A Content-Length that may be wrong.
+    pub(crate) fn content_length(self, length: u64) -> Self {
+        Reply { framing: Framing::Length(length), ..self }
+    }
+
+    pub(crate) fn chunked(self) -> Self {
+        Reply { framing: Framing::Chunked, ..self }
+    }
+
+    /// Neither length nor chunks: the body ends with the connection.
+    pub(crate) fn until_closed(self) -> Self {
+        Reply { framing: Framing::UntilClosed, ..self }
+    }
+
+    fn send(&self, stream: &mut (impl Read + Write)) -> std::io::Result<()> {
+        if let Some(garbage) = self.garbage {
+            return stream.write_all(garbage);
+        }
+        stream.write_all(self.head().as_bytes())?;
+        let count = self.cut_after.unwrap_or(self.body.len());
+        for part in self.body[..count].chunks(10_000) {
+            match self.framing {
+                Framing::Chunked => {
+                    write!(stream, "{:x}\r\n", part.len())?;
+                    stream.write_all(part)?;
+                    stream.write_all(b"\r\n")?;
+                }
+                _ => stream.write_all(part)?,
+            }
+        }
+        if matches!(self.framing, Framing::Chunked) && self.cut_after.is_none() {
+            stream.write_all(b"0\r\n\r\n")?;
+        }
+        stream.flush()?;
+        if self.stalls {
+            // Ends when the client does.
+            stream.read_to_end(&mut Vec::new())?;
+        }
+        Ok(())
+    }
+
+    fn head(&self) -> String {
+        let mut head = format!("HTTP/1.1 {} Text\r\nConnection: close\r\n", self.status);
+        match self.framing {
+            Framing::Length(_) if self.status == 304 => {}
+            Framing::Length(length) => head.push_str(&format!("Content-Length: {length}\r\n")),
+            Framing::Chunked => head.push_str("Transfer-Encoding: chunked\r\n"),
+            Framing::UntilClosed => {}
+        }
+        for (name, value) in &self.headers {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        head + "\r\n"
+    }
+}
+
+type Handler = dyn Fn(&Request, usize) -> Reply + Send + Sync;
+
+/// A listening server. Every connection has its own thread and serves one request.
+pub(crate) struct Server {
+    address: SocketAddr,
+    scheme: &'static str,
+    requests: Arc<Mutex<Vec<Request>>>,
+    closing: Arc<AtomicBool>,
+    listener: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Answers with `handler`, which gets each request and how many there were before it.
+    pub(crate) fn start(handler: impl Fn(&Request, usize) -> Reply + Send + Sync + 'static) -> Self {
+        Self::listen(Arc::new(handler), None)
+    }
+
+    /// The same over TLS.
+    pub(crate) fn start_tls(
+        config: Arc<ServerConfig>,
+        handler: impl Fn(&Request, usize) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        Self::listen(Arc::new(handler), Some(config))
+    }
+
+    /// Gives `replies` one after the other, the last one for ever.
+    pub(crate) fn sequence(replies: impl Into<Vec<Reply>>) -> Self {
+        let replies = replies.into();
+        Self::start(move |_, before| replies[before.min(replies.len() - 1)].clone())
+    }
+
+    fn listen(handler: Arc<Handler>, tls: Option<Arc<ServerConfig>>) -> Self {
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = socket.local_addr().unwrap();
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let closing = Arc::new(AtomicBool::new(false));
+        let (log, stop) = (requests.clone(), closing.clone());
+        let listener = thread::spawn(move || {
+            for stream in socket.incoming().map_while(Result::ok) {
+                if stop.load(Ordering::SeqCst) {
+                    return;
+                }
+                let (handler, log, tls) = (handler.clone(), log.clone(), tls.clone());
+                thread::spawn(move || serve(stream, &*handler, &log, tls));
+            }
+        });
+        Server { address, scheme, requests, closing, listener: Some(listener) }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(crate) fn url(&self, path: &str) -> ImageUrl {
+        self.url_for("127.0.0.1", path)
+    }
+
+    /// The URL of `path` under another name of this machine.
+    pub(crate) fn url_for(&self, host: &str, path: &str) -> ImageUrl {
+        ImageUrl::parse(&format!("{}://{host}:{}{path}", self.scheme, self.address.port())).unwrap()
+    }
+
+    pub(crate) fn requests(&self) -> Vec<Request> {
+        self.requests.lock().unwrap().clone()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.closing.store(true, Ordering::SeqCst);
+        // One last connection, so that the listener looks at the flag.
+        drop(TcpStream::connect(self.address));
+        self.listener.take().map(JoinHandle::join);
+    }
+}
+
+/// A client that goes away early is what some tests are about: errors of the connection end it, no more.
+fn serve(stream: TcpStream, handler: &Handler, log: &Mutex<Vec<Request>>, tls: Option<Arc<ServerConfig>>) {
+    match tls {
+        None => answer(stream, handler, log),
+        Some(config) => answer(StreamOwned::new(ServerConnection::new(config).unwrap(), stream), handler, log),
+    }
+}
+
+fn answer(stream: impl Read + Write, handler: &Handler, log: &Mutex<Vec<Request>>) {
+    let mut reader = BufReader::new(stream);
+    let Some(request) = Request::read(&mut reader) else { return };
+    let before = {
+        let mut log = log.lock().unwrap();
+        log.push(request.clone());
+        log.len() - 1
+    };
+    let _ = handler(&request, before).send(reader.get_mut());
+}
