@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! What has to hold on a real Ganeti.
+
+mod backup;
+mod change;
+mod hooks;
+mod install;
+mod refuse;
+
+use crate::Case;
+
+/// All trials, in the order in which they run.
+pub(crate) fn all() -> impl Iterator<Item = Case> {
+    [install::CASES, change::CASES, backup::CASES, hooks::CASES, refuse::CASES].into_iter().flatten().copied()
+}
+
+/// Panics unless what an operator was told contains `part`.
+fn assert_says(said: &str, part: &str) {
+    assert!(said.contains(part), "no {part:?} in:\n{said}");
+}
