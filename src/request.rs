@@ -13,6 +13,7 @@ use crate::env::{Environment, OsParams};
 use crate::http::HttpSettings;
 use crate::image::format::ImageType;
 use crate::image::reference::ImageRef;
+use crate::image::source::Expected;
 
 /// A variant's hooks, and the environment they run in.
 #[derive(Debug)]
@@ -32,10 +33,8 @@ pub struct CreateRequest {
     pub variant: VariantName,
     /// The image.
     pub image: ImageRef,
-    /// Its declared type; none: its content decides.
-    pub image_type: Option<ImageType>,
-    /// Whether a raw image in which nothing is recognised is taken.
-    pub allow_unknown_content: bool,
+    /// What is said of it.
+    pub expected: Expected,
     /// The first disk.
     pub disk: PathBuf,
     /// Whether the instance was installed before.
@@ -58,8 +57,7 @@ impl CreateRequest {
         Ok(CreateRequest {
             instance: env.instance_name()?.to_owned(),
             image: named.image.map_or_else(|| ImageRef::parse(""), Ok)?,
-            image_type: named.image_type,
-            allow_unknown_content: settings.allow_unknown_content,
+            expected: Expected { image_type: named.image_type, allow_unknown: settings.allow_unknown_content },
             disk: env.first_disk()?.context("the instance has no disk to install onto (DISK_COUNT is 0)")?,
             reinstall: env.reinstall(),
             http: settings.http,

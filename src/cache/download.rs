@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::entry::{EntryFiles, Sidecar, hex, remove_if_there};
 use super::error::CacheError;
+use super::follow::Follow;
 use crate::http::{Attempts, Client, Conditions, Content, ImageUrl, Response};
 use crate::report::Report;
 use crate::size::ByteSize;
@@ -33,10 +34,11 @@ pub(super) fn download(
     client: &Client,
     conditions: &Conditions,
     report: &Report,
+    follow: &Follow,
 ) -> Result<Download, CacheError> {
     let mut attempts = client.attempts(url, report);
     loop {
-        match attempt(files, url, &attempts, conditions, report) {
+        match attempt(files, url, &attempts, conditions, report, follow) {
             Err(CacheError::Http(error)) if attempts.retry(&error) => {}
             Err(error) => {
                 // It would only take space: nothing continues a download yet.
@@ -54,6 +56,7 @@ fn attempt(
     attempts: &Attempts,
     conditions: &Conditions,
     report: &Report,
+    follow: &Follow,
 ) -> Result<Download, CacheError> {
     let mut content = match attempts.get(conditions)? {
         Response::NotModified => return Ok(Download::NotModified),
@@ -67,7 +70,8 @@ fn attempt(
         }
         None => report.info(format_args!("downloading {url}")),
     }
-    let (length, sha256) = receive(&mut content, part, files)?;
+    follow.begin(&part, content.content_length).map_err(CacheError::io("opening", &files.part))?;
+    let (length, sha256) = receive(&mut content, part, files, follow)?;
     if length == 0 {
         return Err(CacheError::Empty { url: url.to_string() });
     }
@@ -90,7 +94,12 @@ fn reserve(part: &File, length: u64, files: &EntryFiles) -> Result<(), CacheErro
 }
 
 /// Writes the body to `part` and gives its length and SHA-256.
-fn receive(content: &mut Content, mut part: File, files: &EntryFiles) -> Result<(u64, String), CacheError> {
+fn receive(
+    content: &mut Content,
+    mut part: File,
+    files: &EntryFiles,
+    follow: &Follow,
+) -> Result<(u64, String), CacheError> {
     let mut buffer = vec![0; BUFFER];
     let mut hash = Sha256::new();
     let mut length = 0;
@@ -103,7 +112,12 @@ fn receive(content: &mut Content, mut part: File, files: &EntryFiles) -> Result<
         hash.update(data);
         part.write_all(data).map_err(CacheError::io("writing", &files.part))?;
         length += count as u64;
+        if !follow.advance(count) {
+            return Err(CacheError::Abandoned);
+        }
     }
+    // The body had its promised length: who reads along may finish while this waits for the disk.
+    follow.end(length > 0);
     part.sync_all().map_err(CacheError::io("writing", &files.part))?;
     Ok((length, hex(&hash.finalize())))
 }

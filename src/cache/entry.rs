@@ -171,7 +171,7 @@ pub(super) fn open_if_there(path: &Path) -> Result<Option<File>, CacheError> {
 
 fn create(path: &Path) -> Result<File, CacheError> {
     let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+    options.read(true).write(true).create(true).truncate(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
     options.open(path).map_err(CacheError::io("creating", path))
 }
 

@@ -42,6 +42,9 @@ pub enum CacheError {
         /// The image, secrets left out.
         url: String,
     },
+    /// Who read along had no use for the rest.
+    #[error("the download was given up")]
+    Abandoned,
     /// The download failed.
     #[error(transparent)]
     Http(#[from] HttpError),

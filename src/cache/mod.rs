@@ -9,6 +9,7 @@ mod download;
 mod entry;
 mod error;
 mod folder;
+mod follow;
 mod lock;
 mod prune;
 
@@ -21,6 +22,8 @@ use crate::report::Report;
 use download::{Download, download};
 use entry::{Entry, EntryFiles, Sidecar};
 pub use error::CacheError;
+use follow::EndGuard;
+pub use follow::{Follow, Growing};
 use lock::EntryLock;
 
 /// How long an image stays after it has to be asked about again: so long it can serve while its server is down, and
@@ -84,9 +87,22 @@ impl Cache {
         now: SystemTime,
         report: &Report,
     ) -> Result<CachedImage, CacheError> {
+        self.fetch_followed(url, client, now, report, &Follow::default())
+    }
+
+    /// The same, for a thread that reads along through `follow` in case it is downloaded.
+    pub fn fetch_followed(
+        &self,
+        url: &ImageUrl,
+        client: &Client,
+        now: SystemTime,
+        report: &Report,
+        follow: &Follow,
+    ) -> Result<CachedImage, CacheError> {
+        let _end = EndGuard(follow);
         let clock = Clock { now, read_at: Instant::now() };
         let files = EntryFiles::of_url(&self.settings.dir, url);
-        let image = Fetch { settings: &self.settings, url, client, report, clock, files }.run()?;
+        let image = Fetch { settings: &self.settings, url, client, report, clock, files, follow }.run()?;
         // The image is there: room for others is not a reason to fail.
         if let Err(error) = self.prune_expired(clock.time()) {
             report.warn(format_args!("making room in the cache: {error}"));
@@ -129,6 +145,7 @@ struct Fetch<'a> {
     report: &'a Report,
     clock: Clock,
     files: EntryFiles,
+    follow: &'a Follow,
 }
 
 impl Fetch<'_> {
@@ -175,7 +192,7 @@ impl Fetch<'_> {
     /// Downloads the image unless the server says that `kept` is current.
     fn ask_server(&self, kept: Option<Entry>) -> Result<CachedImage, CacheError> {
         let conditions = kept.as_ref().map(|entry| entry.sidecar.conditions()).unwrap_or_default();
-        let download = download(&self.files, self.url, self.client, &conditions, self.report);
+        let download = download(&self.files, self.url, self.client, &conditions, self.report, self.follow);
         match (download, kept) {
             (Ok(Download::Complete(sidecar)), _) => self.publish(sidecar),
             (Ok(Download::NotModified), Some(entry)) => self.confirm(entry),

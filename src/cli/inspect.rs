@@ -6,13 +6,13 @@ use std::path::Path;
 
 use anyhow::Context;
 
-use crate::image::source::ImageFile;
+use crate::image::source::{Expected, ImageFile};
 use crate::size::ByteSize;
 
 /// Writes what the image is to `out`; the same gate as `create` decides, and its refusals are errors here too.
 pub(super) fn inspect(path: &Path, out: &mut dyn Write) -> anyhow::Result<()> {
     let image = ImageFile::open(path)?;
-    let contents = image.contents(None, false)?;
+    let contents = image.contents(Expected::default())?;
     let size = contents
         .body
         .disk_size()

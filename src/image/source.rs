@@ -80,6 +80,15 @@ pub struct ImageFile {
     len: u64,
 }
 
+/// What the user says of an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Expected {
+    /// Its declared type, which the content must agree with; none: the content decides.
+    pub image_type: Option<ImageType>,
+    /// Whether a raw disk in which nothing is recognised is taken.
+    pub allow_unknown: bool,
+}
+
 /// What an image is, and how to get at its disk.
 pub struct Contents<'f> {
     /// The type, as declared or found.
@@ -92,8 +101,8 @@ pub struct Contents<'f> {
 pub enum Body<'f> {
     /// The file is the disk: `len` bytes, holes included.
     RawFile(&'f File, u64),
-    /// The disk's bytes, decoded as they are read.
-    RawStream(Box<dyn Read + Send + 'f>),
+    /// The disk's bytes, decoded as they are read, and their number where it is known.
+    RawStream(Box<dyn Read + Send + 'f>, Option<u64>),
     /// A qcow2 file whose header was checked, and the size of the disk in it.
     Qcow2File(&'f File, u64),
     /// The bytes of a qcow2 file whose header was checked, and the size of the disk in it.
@@ -105,7 +114,7 @@ impl Body<'_> {
     pub fn disk_size(&self) -> Option<u64> {
         match self {
             Body::RawFile(_, size) | Body::Qcow2File(_, size) | Body::Qcow2Stream(_, size) => Some(*size),
-            Body::RawStream(_) => None,
+            Body::RawStream(_, size) => *size,
         }
     }
 }
@@ -138,53 +147,95 @@ impl ImageFile {
         Ok(ImageFile { name, file, len: metadata.len() })
     }
 
-    /// Finds out what the image is. `declared` is the type the user gave, if any: the content must agree with it.
-    /// `allow_unknown` takes a raw disk in which nothing is recognised.
-    pub fn contents(&self, declared: Option<ImageType>, allow_unknown: bool) -> Result<Contents<'_>, ImageError> {
+    /// Finds out what the image is, as `expected` has it.
+    pub fn contents(&self, expected: Expected) -> Result<Contents<'_>, ImageError> {
+        let gate = Gate { name: &self.name, expected };
         let mut input = &self.file;
-        input.rewind().map_err(|err| self.read_error(err))?;
-        let head = self.head(&mut input)?;
-        if head.is_empty() {
-            return Err(ImageError::Empty(self.name.clone()));
+        input.rewind().map_err(|err| gate.read_error(err))?;
+        let head = gate.first_head(&mut input)?;
+        match gate.compression(&head)? {
+            Some(compression) => gate.compressed(head, input, compression),
+            None => {
+                let format = gate.format(&head, None)?;
+                let body = match format {
+                    Format::Raw => Body::RawFile(&self.file, self.len),
+                    Format::Qcow2 => Body::Qcow2File(&self.file, gate.qcow2_size(&head)?),
+                };
+                Ok(Contents { image_type: ImageType { format, compression: None }, body })
+            }
         }
-        let compression = detect::compression(&head);
-        self.check_compression(compression, declared, &head)?;
-        let Some(compression) = compression else {
-            return self.plain(&head, declared, allow_unknown);
-        };
-        let mut decoder = decode::reader(Cursor::new(head).chain(input), compression);
-        let head = self.head(&mut decoder)?;
-        let format = self.format(&head, Some(compression), declared, allow_unknown)?;
-        let size = if format == Format::Qcow2 { self.qcow2_size(&head)? } else { 0 };
-        let decoded: Box<dyn Read + Send> = Box::new(Cursor::new(head).chain(decoder));
-        let body = match format {
-            Format::Raw => Body::RawStream(decoded),
-            Format::Qcow2 => Body::Qcow2Stream(decoded, size),
-        };
-        Ok(Contents { image_type: ImageType { format, compression: Some(compression) }, body })
+    }
+}
+
+/// The same for an image of which the bytes come one after the other. `name` is what it is called in messages, `length`
+/// the number of its bytes where it is known.
+pub fn stream_contents<'r>(
+    name: &str,
+    mut input: impl Read + Send + 'r,
+    length: Option<u64>,
+    expected: Expected,
+) -> Result<Contents<'r>, ImageError> {
+    let gate = Gate { name, expected };
+    let head = gate.first_head(&mut input)?;
+    match gate.compression(&head)? {
+        Some(compression) => gate.compressed(head, input, compression),
+        None => gate.decoded(head, input, None, length),
+    }
+}
+
+/// The checks before any reader of an image, each error with the image's name.
+struct Gate<'n> {
+    name: &'n str,
+    expected: Expected,
+}
+
+impl Gate<'_> {
+    fn first_head(&self, input: &mut dyn Read) -> Result<Vec<u8>, ImageError> {
+        let head = self.head(input)?;
+        if head.is_empty() { Err(ImageError::Empty(self.name.to_owned())) } else { Ok(head) }
     }
 
-    fn plain(&self, head: &[u8], declared: Option<ImageType>, allow: bool) -> Result<Contents<'_>, ImageError> {
-        let format = self.format(head, None, declared, allow)?;
-        let body = match format {
-            Format::Raw => Body::RawFile(&self.file, self.len),
-            Format::Qcow2 => Body::Qcow2File(&self.file, self.qcow2_size(head)?),
-        };
-        Ok(Contents { image_type: ImageType { format, compression: None }, body })
-    }
-
-    fn check_compression(
+    /// The disk inside the archive of which `head` was read and `rest` follows.
+    fn compressed<'r>(
         &self,
-        found: Option<Compression>,
-        declared: Option<ImageType>,
-        head: &[u8],
-    ) -> Result<(), ImageError> {
-        let Some(declared) = declared.filter(|declared| declared.compression != found) else { return Ok(()) };
+        head: Vec<u8>,
+        rest: impl Read + Send + 'r,
+        compression: Compression,
+    ) -> Result<Contents<'r>, ImageError> {
+        let mut decoder = decode::reader(Cursor::new(head).chain(rest), compression);
+        let head = self.head(&mut decoder)?;
+        self.decoded(head, decoder, Some(compression), None)
+    }
+
+    /// The disk of which `head` was read and `rest` follows.
+    fn decoded<'r>(
+        &self,
+        head: Vec<u8>,
+        rest: impl Read + Send + 'r,
+        compression: Option<Compression>,
+        length: Option<u64>,
+    ) -> Result<Contents<'r>, ImageError> {
+        let format = self.format(&head, compression)?;
+        let size = if format == Format::Qcow2 { self.qcow2_size(&head)? } else { 0 };
+        let whole: Box<dyn Read + Send + 'r> = Box::new(Cursor::new(head).chain(rest));
+        let body = match format {
+            Format::Raw => Body::RawStream(whole, length),
+            Format::Qcow2 => Body::Qcow2Stream(whole, size),
+        };
+        Ok(Contents { image_type: ImageType { format, compression }, body })
+    }
+
+    /// The compression that the file is in, once the declared type agrees with it.
+    fn compression(&self, head: &[u8]) -> Result<Option<Compression>, ImageError> {
+        let found = detect::compression(head);
+        let Some(declared) = self.expected.image_type.filter(|declared| declared.compression != found) else {
+            return Ok(found);
+        };
         let hint = ImageType { compression: found, ..declared };
         let found = match (found, detect::content(head)) {
             (Some(compression), _) => format!("in {compression} compression"),
             (None, Content::Foreign(words)) => {
-                return Err(ImageError::Foreign { name: self.name.clone(), found: words.to_owned() });
+                return Err(ImageError::Foreign { name: self.name.to_owned(), found: words.to_owned() });
             }
             (None, Content::Disk(format)) => format!("an uncompressed {format} image"),
             (None, Content::Unknown) => "not compressed".to_owned(),
@@ -192,24 +243,19 @@ impl ImageFile {
         Err(self.mismatch(declared, found, hint))
     }
 
-    /// The format of the disk that begins with `head`, once `declared` agrees with it.
-    fn format(
-        &self,
-        head: &[u8],
-        compression: Option<Compression>,
-        declared: Option<ImageType>,
-        allow_unknown: bool,
-    ) -> Result<Format, ImageError> {
+    /// The format of the disk that begins with `head`, once the declared type agrees with it.
+    fn format(&self, head: &[u8], compression: Option<Compression>) -> Result<Format, ImageError> {
+        let declared = self.expected.image_type;
         let found = match detect::content(head) {
-            _ if head.is_empty() => return Err(ImageError::Empty(self.name.clone())),
+            _ if head.is_empty() => return Err(ImageError::Empty(self.name.to_owned())),
             Content::Foreign(words) => {
                 let found = compression.map_or_else(|| words.to_owned(), |c| format!("{words} in {c} compression"));
-                return Err(ImageError::Foreign { name: self.name.clone(), found });
+                return Err(ImageError::Foreign { name: self.name.to_owned(), found });
             }
             Content::Disk(format) => format,
-            Content::Unknown if allow_unknown => Format::Raw,
+            Content::Unknown if self.expected.allow_unknown => Format::Raw,
             Content::Unknown if declared.is_some_and(|declared| declared.format == Format::Qcow2) => Format::Raw,
-            Content::Unknown => return Err(ImageError::Unknown(self.name.clone())),
+            Content::Unknown => return Err(ImageError::Unknown(self.name.to_owned())),
         };
         match declared {
             Some(declared) if declared.format != found => {
@@ -224,11 +270,11 @@ impl ImageFile {
     }
 
     fn mismatch(&self, declared: ImageType, found: String, hint: ImageType) -> ImageError {
-        ImageError::Mismatch { name: self.name.clone(), declared, found, hint: hint.to_string() }
+        ImageError::Mismatch { name: self.name.to_owned(), declared, found, hint: hint.to_string() }
     }
 
     fn qcow2_size(&self, head: &[u8]) -> Result<u64, ImageError> {
-        qcow2::virtual_size(head).map_err(|source| ImageError::Qcow2 { name: self.name.clone(), source })
+        qcow2::virtual_size(head).map_err(|source| ImageError::Qcow2 { name: self.name.to_owned(), source })
     }
 
     /// The first [`HEAD_LEN`] bytes of `reader`, fewer when it ends before.
@@ -239,6 +285,6 @@ impl ImageFile {
     }
 
     fn read_error(&self, source: io::Error) -> ImageError {
-        ImageError::Read { name: self.name.clone(), source }
+        ImageError::Read { name: self.name.to_owned(), source }
     }
 }

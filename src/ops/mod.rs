@@ -3,7 +3,9 @@
 
 mod create;
 mod export;
+mod from_url;
 mod import;
+mod install;
 mod rename;
 mod run_hooks;
 

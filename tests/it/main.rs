@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod cache;
+mod cold;
 mod create;
 mod hooks;
 mod http;

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! Reading a download while it grows: the disk is written before the network is done.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+/// One download, as its reader sees it. Both sides share it; each may go away at any time.
+#[derive(Default)]
+pub struct Follow {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// The download's file and the length the server promised, once the first bytes may come.
+    part: Option<(File, Option<u64>)>,
+    /// Bytes of it that are there.
+    available: u64,
+    /// Attempts begun: with a second one the bytes may be another image's.
+    attempts: u32,
+    /// Set at the end: whether the file is whole.
+    whole: Option<bool>,
+    abandoned: bool,
+}
+
+impl Follow {
+    /// Waits until there is something to read; none when there never will be: the image was kept already, or the
+    /// download failed before.
+    pub fn reader(&self) -> io::Result<Option<Growing<'_>>> {
+        let mut state = self.wait_while(|state| state.part.is_none() && state.whole.is_none());
+        let Some((file, length)) = state.part.take() else { return Ok(None) };
+        Ok(Some(Growing { follow: self, file, length, at: 0 }))
+    }
+
+    /// Whether the download began again, so that what was read may be another image's.
+    pub fn restarted(&self) -> bool {
+        self.state().attempts > 1
+    }
+
+    /// The reader has no use for the rest: a download that has not ended yet does so with an error.
+    pub fn abandon(&self) {
+        let mut state = self.state();
+        state.abandoned = state.whole.is_none();
+    }
+
+    /// Whether the reader gave up before the download ended.
+    pub fn abandoned(&self) -> bool {
+        self.state().abandoned
+    }
+
+    /// An attempt begins; its bytes come to be in `part`.
+    pub(super) fn begin(&self, part: &File, length: Option<u64>) -> io::Result<()> {
+        let part = part.try_clone()?;
+        let mut state = self.state();
+        state.attempts += 1;
+        if state.attempts == 1 {
+            state.part = Some((part, length));
+        }
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    /// `count` more bytes are there; gives whether anybody still wants more.
+    pub(super) fn advance(&self, count: usize) -> bool {
+        let mut state = self.state();
+        state.available += count as u64;
+        self.changed.notify_all();
+        !state.abandoned
+    }
+
+    /// Nothing more comes. What is said first counts.
+    pub(super) fn end(&self, whole: bool) {
+        self.state().whole.get_or_insert(whole);
+        self.changed.notify_all();
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait_while(&self, condition: impl Fn(&State) -> bool) -> MutexGuard<'_, State> {
+        self.changed.wait_while(self.state(), |state| condition(state)).unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The bytes of a download in their order; waits for those that have not come yet. Its end is the end of a download
+/// whose length was right; any other end is an error.
+pub struct Growing<'f> {
+    follow: &'f Follow,
+    file: File,
+    length: Option<u64>,
+    at: u64,
+}
+
+impl Growing<'_> {
+    /// What the server promised, in bytes.
+    pub fn length(&self) -> Option<u64> {
+        self.length
+    }
+}
+
+impl Read for Growing<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let at = self.at;
+        let state =
+            self.follow.wait_while(|state| state.available <= at && state.whole.is_none() && state.attempts == 1);
+        if state.attempts > 1 {
+            return Err(io::Error::other("the download began again"));
+        }
+        let available = state.available - at;
+        match state.whole {
+            Some(true) if available == 0 => return Ok(0),
+            Some(false) => return Err(io::Error::other("the download failed")),
+            _ => {}
+        }
+        drop(state);
+        let len = usize::try_from(available).unwrap_or(buf.len()).min(buf.len());
+        let len = self.file.read_at(&mut buf[..len], at)?;
+        self.at += len as u64;
+        Ok(len)
+    }
+}
+
+/// Ends the download for its reader, however the downloading side leaves.
+pub(super) struct EndGuard<'f>(pub(super) &'f Follow);
+
+impl Drop for EndGuard<'_> {
+    fn drop(&mut self) {
+        self.0.end(false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{EndGuard, Follow};
+    use std::io::{Read, Write};
+    use std::thread;
+
+    #[test]
+    fn every_byte_arrives_in_order() {
+        let data: Vec<u8> = (0..200_000_u32).flat_map(u32::to_le_bytes).collect();
+        let follow = Follow::default();
+        let mut part = tempfile::tempfile().unwrap();
+        thread::scope(|scope| {
+            let reading = scope.spawn(|| {
+                let mut all = Vec::new();
+                let mut reader = follow.reader().unwrap().unwrap();
+                assert_eq!(reader.length(), Some(data.len() as u64));
+                reader.read_to_end(&mut all).map(|_| all)
+            });
+            follow.begin(&part, Some(data.len() as u64)).unwrap();
+            for piece in data.chunks(7777) {
+                part.write_all(piece).unwrap();
+                assert!(follow.advance(piece.len()));
+            }
+            follow.end(true);
+            assert!(reading.join().unwrap().unwrap() == data);
+        });
+    }
+
+    #[test]
+    fn a_download_that_fails_or_restarts_is_an_error_and_one_that_never_begins_is_nothing() {
+        let file = tempfile::tempfile().unwrap();
+        let read = |follow: &Follow| follow.reader().unwrap().unwrap().read(&mut [0; 8]).unwrap_err().to_string();
+        let failed = Follow::default();
+        failed.begin(&file, None).unwrap();
+        drop(EndGuard(&failed));
+        assert_eq!(read(&failed), "the download failed");
+        let restarted = Follow::default();
+        restarted.begin(&file, None).unwrap();
+        restarted.begin(&file, None).unwrap();
+        assert_eq!(read(&restarted), "the download began again");
+        assert!(restarted.restarted());
+        let kept = Follow::default();
+        kept.end(true);
+        assert!(kept.reader().unwrap().is_none());
+        let left = Follow::default();
+        left.abandon();
+        assert!(!left.advance(1));
+    }
+}

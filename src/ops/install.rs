@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! One examined image onto one disk.
+
+use std::time::Instant;
+
+use anyhow::Context as _;
+
+use super::Context;
+use crate::cache::Cache;
+use crate::device::Target;
+use crate::image::source::{Body, Contents, ImageFile};
+use crate::image::spool;
+use crate::request::CreateRequest;
+use crate::size::ByteSize;
+use crate::write::{self, DiskWriter};
+
+/// What every step of an installation needs.
+#[derive(Clone, Copy)]
+pub(super) struct Job<'j> {
+    pub(super) request: &'j CreateRequest,
+    pub(super) target: &'j Target,
+    pub(super) context: &'j Context,
+}
+
+/// An image whose bytes are on the disk, but which can't boot yet.
+pub(super) struct Copied<'j> {
+    job: Job<'j>,
+    writer: DiskWriter<'j>,
+    /// Size of the disk in the image, in bytes.
+    len: u64,
+    start: Instant,
+}
+
+/// Examines the image, and makes the disk it.
+pub(super) fn install(image: &ImageFile, job: &Job<'_>) -> anyhow::Result<()> {
+    let contents = image.contents(job.request.expected)?;
+    copy(contents, job).and_then(Copied::finish).with_context(|| format!("installing image {}", image.name()))
+}
+
+/// Copies all of the image; what does not fit is refused before the disk is touched, where its size is known.
+pub(super) fn copy<'j>(contents: Contents<'_>, job: &Job<'j>) -> anyhow::Result<Copied<'j>> {
+    let Job { request, target, context } = *job;
+    let start = Instant::now();
+    let Contents { image_type, body } = contents;
+    let size = body.disk_size();
+    let known = size.map(|size| format!(", {}", ByteSize(size))).unwrap_or_default();
+    context.report.info(format_args!("image type {image_type}{known} for a disk of {}", ByteSize(target.size())));
+    size.map_or(Ok(()), |size| write::check_fits(size, target))?;
+    let writer = DiskWriter::begin(target)?;
+    let len = match body {
+        Body::RawFile(file, len) => write::raw_file(file, len, &writer).map(|()| len)?,
+        Body::RawStream(mut decoded, _) => write::stream(&mut *decoded, &writer)?,
+        Body::Qcow2File(file, size) => write::qcow2(file, size, &writer, &context.children).map(|()| size)?,
+        Body::Qcow2Stream(mut packed, size) => {
+            // qemu-img needs to seek in it.
+            let cache = Cache::open(&request.cache)?;
+            let file = spool::unpack(&mut *packed, cache.dir(), target.size())?;
+            write::qcow2(&file, size, &writer, &context.children).map(|()| size)?
+        }
+    };
+    Ok(Copied { job: *job, writer, len, start })
+}
+
+impl Copied<'_> {
+    /// Makes the disk bootable.
+    pub(super) fn finish(self) -> anyhow::Result<()> {
+        self.writer.finish(self.len)?;
+        let seconds = self.start.elapsed().as_secs_f64();
+        self.job
+            .context
+            .report
+            .info(format_args!("the image is on the disk: {} in {seconds:.1} s", ByteSize(self.len)));
+        Ok(())
+    }
+}

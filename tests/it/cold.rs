@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! The first install from a URL: download, cache and disk in one pass.
+
+use std::fs;
+
+use crate::support::disk::{Disk, KINDS, Kind};
+use crate::support::images::{MIB, disk, encode};
+use crate::support::server::{Reply, Server};
+use crate::support::world::{World, tool, wait_until};
+
+/// An image in which the second MiB is data.
+fn image() -> Vec<u8> {
+    let mut image = disk(9 * MIB);
+    image[MIB..2 * MIB].copy_from_slice(&crate::support::bytes(3, MIB));
+    image
+}
+
+#[test]
+fn the_disk_is_written_while_the_download_goes_on_and_cannot_boot_before_its_end() {
+    for kind in KINDS {
+        let world = World::new();
+        let image = image();
+        let server = Server::sequence([Reply::ok(image.clone()).stall_after(6 * MIB)]);
+        let target = Disk::stale(&world, "disk0", kind, 10 * MIB);
+        let child = world.create(target.path(), server.url("/x").as_url().as_str(), "raw").spawn();
+        wait_until("data is on the disk", || target.bytes()[MIB..2 * MIB] == image[MIB..2 * MIB]);
+        target.assert_unbootable("in the middle of the download");
+        tool("kill", &["-TERM", &child.id().to_string()]);
+        crate::support::world::Outcome(child.wait_with_output().unwrap()).fails(&["ended by SIGTERM"]);
+        target.assert_unbootable("after a signal");
+    }
+}
+
+#[test]
+fn a_download_that_begins_again_still_gives_the_right_disk() {
+    for image_type in ["raw", "raw+zst"] {
+        let world = World::new();
+        let image = image();
+        let body = fs::read(encode(&world, &image, image_type)).unwrap();
+        // What came first is another image's.
+        let other = fs::read(encode(&world, &crate::support::images::disk(8 * MIB), image_type)).unwrap();
+        let cut = other.len() * 2 / 3;
+        let server = Server::sequence([Reply::ok(other).cut_after(cut), Reply::ok(body)]);
+        let target = Disk::stale(&world, "disk0", Kind::Block, 10 * MIB);
+        let log = world.create(target.path(), server.url("/x").as_url().as_str(), image_type).run().succeeds();
+        assert!(log.contains("trying again"), "{log}");
+        target.assert_holds(&image, image_type);
+    }
+}
+
+#[test]
+fn a_cut_download_names_the_download_and_the_disk_cannot_boot() {
+    let world = World::new();
+    world.variant_file("config.toml", "[http]\nretries = 0\n");
+    for image_type in ["raw", "raw+gz"] {
+        let body = fs::read(encode(&world, &image(), image_type)).unwrap();
+        let cut = body.len() * 2 / 3;
+        let server = Server::sequence([Reply::ok(body).cut_after(cut)]);
+        let target = Disk::stale(&world, "disk0", Kind::File, 10 * MIB);
+        world
+            .create(target.path(), server.url("/x").as_url().as_str(), image_type)
+            .run()
+            .fails(&["/x", &cut.to_string()]);
+        target.assert_unbootable(image_type);
+    }
+}
+
+#[test]
+fn a_refused_image_ends_the_download_and_is_not_kept() {
+    let world = World::new();
+    let large = disk(40 * MIB);
+    let page = [b"<html><title>Welcome to the wireless network</title>".to_vec(), vec![b' '; MIB]].concat();
+    for (body, reason) in [(large, "the image needs 40 MiB but disk"), (page, "is an HTML page")] {
+        // Were the rest waited for, this would hang.
+        let server = Server::sequence([Reply::ok(body).stall_after(MIB)]);
+        let target = Disk::stale(&world, "disk0", Kind::File, 10 * MIB);
+        world.variant_file("config.toml", "[http]\nstall_timeout = 3\nretries = 0\n");
+        world.create(target.path(), server.url("/x").as_url().as_str(), "raw").run().fails(&["/x", reason]);
+        target.assert_unbootable(reason);
+        let kept = fs::read_dir(world.cache()).unwrap().map(|entry| entry.unwrap().path());
+        assert_eq!(kept.filter(|path| path.extension().is_some_and(|e| e != "lock" && e != "TAG")).count(), 0);
+    }
+}
+
+#[test]
+fn a_reinstall_waits_for_the_whole_image() {
+    let world = World::new();
+    world.variant_file("config.toml", "[http]\nretries = 0\n");
+    let server = Server::sequence([Reply::ok(image()).cut_after(6 * MIB), Reply::ok(image())]);
+    let target = Disk::stale(&world, "disk0", Kind::File, 10 * MIB);
+    let create = || {
+        let script = world.create(target.path(), server.url("/x").as_url().as_str(), "raw");
+        script.env("INSTANCE_REINSTALL", "1").run()
+    };
+    create().fails(&["/x"]);
+    target.assert_untouched("the old system is still there");
+    create().succeeds();
+    target.assert_holds(&image(), "reinstall");
+}
