@@ -7,6 +7,7 @@ mod cache;
 mod cold;
 mod create;
 mod hooks;
+mod architecture;
 mod http;
 mod predecessor;
 mod scripts;
