@@ -3,11 +3,11 @@
 // Clippy exempts only functions marked #[test] by itself; what they call is test code too.
 #![allow(clippy::unwrap_used)]
 
+mod architecture;
 mod cache;
 mod cold;
 mod create;
 mod hooks;
-mod architecture;
 mod http;
 mod predecessor;
 mod scripts;
