@@ -25,14 +25,14 @@ OSDIR ?= $(PREFIX)/$(if $(filter /usr/local,$(PREFIX)),lib,share)/ganeti/os
 # Debian packages, by what needs them. `make setup` installs those that are missing.
 BUILD_NEEDS = gcc libc6-dev libclang-dev
 RUN_NEEDS = debianutils qemu-utils util-linux
-TEST_NEEDS = bzip2 e2fsprogs fdisk ganeti ganeti-3.0 gdisk gzip iproute2 mount xz-utils strace zstd
+TEST_NEEDS = busybox bzip2 e2fsprogs fdisk ganeti ganeti-3.0 gdisk gzip iproute2 mount xz-utils strace zstd
 LINT_NEEDS = mandoc shellcheck
 
 # Recursive: looked up only when a recipe asks.
 SHELL_SCRIPTS = $(shell grep --recursive --files-with-matches --exclude='*.rs' --exclude='*.md' \
-	--extended-regexp '^\#! ?/(usr/)?bin/(env )?(ba|da)?sh' .ci debian example-hooks tests 2>/dev/null)
+	--extended-regexp '^\#! ?/(usr/)?bin/(env )?(ba|da)?sh' .ci debian demo example-hooks tests 2>/dev/null)
 MAN_PAGES = $(wildcard man/*.[1-8])
-EXAMPLE_HOOKS = $(wildcard example-hooks/*)
+EXAMPLE_HOOKS = $(filter-out %.md,$(wildcard example-hooks/*))
 
 # Installs those of the packages $(1) that are missing; when none is, it needs neither root nor the network.
 define install-missing
@@ -80,6 +80,10 @@ setup-lint: setup-build
 build: ## Build the provider: target/release/simpleimage
 	$(CARGO) build --release --locked
 
+.PHONY: demo
+demo: setup build ## Install two disks over HTTP and prove every byte of them (as root)
+	demo/run $(BINARY)
+
 .PHONY: test
 test: setup ## Run every test, those against a real Ganeti included (as root)
 	$(CARGO) test --locked
@@ -87,6 +91,10 @@ test: setup ## Run every test, those against a real Ganeti included (as root)
 .PHONY: test-unit
 test-unit: ## Run the tests that stand beside the code
 	$(CARGO) test --locked --lib --bins
+
+.PHONY: test-it
+test-it: setup ## Run the scripts against real disks, tools and servers (as root)
+	$(CARGO) test --locked --test it
 
 .PHONY: test-ganeti
 test-ganeti: setup ## Run the tests against a real Ganeti (as root)
@@ -113,7 +121,8 @@ install: ## Install the built provider; DESTDIR= and PREFIX= (/usr/local) are ho
 	test -e '$(DESTDIR)$(CONFDIR)/variants.list' || install -m 0644 variants.list '$(DESTDIR)$(CONFDIR)/variants.list'
 	$(foreach page,$(MAN_PAGES),install -D -m 0644 $(page) \
 		'$(DESTDIR)$(MANDIR)/man$(patsubst .%,%,$(suffix $(page)))/$(notdir $(page))' &&) :
-	$(if $(EXAMPLE_HOOKS),install -m 0755 $(EXAMPLE_HOOKS) '$(DESTDIR)$(EXAMPLEDIR)/')
+	install -m 0755 $(EXAMPLE_HOOKS) '$(DESTDIR)$(EXAMPLEDIR)/'
+	install -m 0644 example-hooks/README.md '$(DESTDIR)$(EXAMPLEDIR)/'
 
 .PHONY: clean
 clean: ## Remove what was built

@@ -30,9 +30,13 @@ pub enum HookError {
     },
 }
 
-/// Whether `folder` has anything to run. A missing folder is fine.
-pub fn present(folder: &Path) -> bool {
-    std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some())
+/// Whether `folder` has anything in it. A missing folder is fine; one that can't be read is an error.
+pub fn present(folder: &Path) -> Result<bool, HookError> {
+    match std::fs::read_dir(folder) {
+        Ok(mut entries) => Ok(entries.next().is_some()),
+        Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(source) => Err(HookError::Start { folder: folder.to_owned(), source }),
+    }
 }
 
 /// Runs the hooks in `folder` in name order with exactly `environment`, and stops at the first that fails. Their output

@@ -9,7 +9,7 @@ use anyhow::Context;
 
 use crate::cache::CacheSettings;
 use crate::config::{self, HookPhase, Paths, Settings, VariantName};
-use crate::env::{Environment, OsParams};
+use crate::env::{EnvError, Environment, OsParams};
 use crate::http::HttpSettings;
 use crate::image::format::ImageType;
 use crate::image::reference::ImageRef;
@@ -140,17 +140,19 @@ impl ImportRequest {
 /// What `rename` shall do.
 #[derive(Debug)]
 pub struct RenameRequest {
-    /// The first disk, if the instance has one.
-    pub disk: Option<PathBuf>,
-    /// The hooks of the rename.
-    pub hooks: HookPlan,
+    /// The first disk, if the instance has one: of interest to hooks only.
+    pub disk: Result<Option<PathBuf>, EnvError>,
+    /// The hooks of the rename; none for an OS without a variant.
+    pub hooks: Option<HookPlan>,
 }
 
 impl RenameRequest {
     /// From Ganeti's variables. The variant needs no config, but hooks are found by its name.
     pub fn new(env: &Environment, paths: &Paths) -> anyhow::Result<Self> {
-        let variant = VariantName::parse(&env.core()?.variant)?;
-        let hooks = HookPlan::new(env, paths, &variant, HookPhase::Rename);
-        Ok(RenameRequest { disk: env.first_disk()?, hooks })
+        let hooks = match env.core()?.variant.as_str() {
+            "" => None,
+            variant => Some(HookPlan::new(env, paths, &VariantName::parse(variant)?, HookPhase::Rename)),
+        };
+        Ok(RenameRequest { disk: env.first_disk(), hooks })
     }
 }

@@ -16,7 +16,7 @@ use crate::ops::{self, Context};
 use crate::process::Children;
 use crate::report::Report;
 use crate::request::{self, CreateRequest, ExportRequest, ImportRequest, RenameRequest};
-use crate::signals;
+use crate::signals::{self, LastAct};
 
 /// Exit code for arguments that a script does not take.
 const USAGE: u8 = 2;
@@ -58,15 +58,16 @@ pub fn run(script: Script, invocation: &Invocation, out: &mut dyn Write) -> Exit
 
 fn perform(script: Script, invocation: &Invocation, report: &Report) -> anyhow::Result<()> {
     let children = Children::default();
-    signals::end_on_signal(children.clone(), report.clone()).context("setting up signals")?;
-    let context = Context { report: report.clone(), children, now: SystemTime::now() };
+    let last_act = LastAct::default();
+    signals::end_on_signal(children.clone(), last_act.clone(), report.clone()).context("setting up signals")?;
+    let context = Context { report: report.clone(), children, last_act, now: SystemTime::now() };
     let env = &invocation.environment;
     let paths = Paths::below(Path::new(&invocation.root));
     match script {
         Script::Create => ops::create(&CreateRequest::new(env, &paths)?, &context),
         Script::Export => ops::export(&ExportRequest::new(env)?, &context),
         Script::Import => ops::import(&ImportRequest::new(env)?, &context),
-        Script::Rename => ops::rename(&RenameRequest::new(env, &paths)?, &context),
+        Script::Rename => ops::rename(RenameRequest::new(env, &paths)?, &context),
         Script::Verify => request::verify(env, &paths),
     }
 }

@@ -1,24 +1,58 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! A run that is told to end does so within a second, and leaves nothing behind.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use nix::sys::signal::{SigSet, Signal};
 
 use crate::process::Children;
 use crate::report::Report;
 use crate::sys;
 
-/// Ends the process on SIGTERM, SIGINT and SIGHUP: children first, then a last line, then exit code 128 + signal.
+type Act = Box<dyn FnOnce() + Send>;
+
+/// What is to be done before a signal ends the process, while there is such a thing. Clones share it.
+#[derive(Clone, Default)]
+pub struct LastAct(Arc<Mutex<Option<Act>>>);
+
+impl LastAct {
+    /// Does `work`, which `act` undoes from then on. A signal meanwhile waits for `work`, and then has the act done.
+    pub fn after<T>(&self, work: impl FnOnce() -> T, act: impl FnOnce() + Send + 'static) -> T {
+        let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let done = work();
+        *slot = Some(Box::new(act));
+        done
+    }
+
+    /// No longer to be done. Waits when it is being done: the process is about to end.
+    pub fn clear(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Does it. Never gives the lock back: nobody may go on with work that the act undoes.
+    fn perform(&self) {
+        let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(act) = slot.take() {
+            act();
+        }
+        std::mem::forget(slot);
+    }
+}
+
+/// Ends the process on SIGTERM, SIGINT and SIGHUP: children first, then the last act and a last line, then exit code
+/// 128 + signal.
 ///
-/// The signals are blocked and a thread waits for them, so that nothing has to be safe inside a signal handler. Nothing
+/// The signals are blocked and a thread waits for them, so that nothing has to be safe inside a signal handler. Little
 /// needs undoing: the disk's first MiB is written last, loop devices detach themselves, a partial download is not an
 /// entry. Call this before any other thread starts, for threads inherit the mask (children do not: `std` resets it).
-pub fn end_on_signal(children: Children, report: Report) -> nix::Result<()> {
+pub fn end_on_signal(children: Children, last_act: LastAct, report: Report) -> nix::Result<()> {
     let mut signals = SigSet::empty();
     signals.extend([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]);
     signals.thread_block()?;
     std::thread::spawn(move || {
         if let Ok(signal) = signals.wait() {
             children.terminate();
+            last_act.perform();
             report.error(format_args!("ended by {signal}"));
             sys::exit_now(128 + signal as i32);
         }

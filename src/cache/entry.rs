@@ -117,8 +117,9 @@ impl EntryFiles {
         Ok(std::str::from_utf8(&text).ok().and_then(|text| toml::from_str(text).ok()))
     }
 
-    /// The empty file that a download goes to.
+    /// The empty file that a download goes to: another one each time, for somebody may still read the last.
     pub(super) fn create_part(&self) -> Result<File, CacheError> {
+        remove_if_there(&self.part)?;
         create(&self.part)
     }
 

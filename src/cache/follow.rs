@@ -24,6 +24,8 @@ struct State {
     /// Set at the end: whether the file is whole.
     whole: Option<bool>,
     abandoned: bool,
+    /// The reader was told that the download failed or began again.
+    lost: bool,
 }
 
 impl Follow {
@@ -35,9 +37,9 @@ impl Follow {
         Ok(Some(Growing { follow: self, file, length, at: 0 }))
     }
 
-    /// Whether the download began again, so that what was read may be another image's.
-    pub fn restarted(&self) -> bool {
-        self.state().attempts > 1
+    /// Whether it was the download that stopped the reader: what it read says nothing about the image.
+    pub fn lost(&self) -> bool {
+        self.state().lost
     }
 
     /// The reader has no use for the rest: a download that has not ended yet does so with an error.
@@ -105,20 +107,17 @@ impl Growing<'_> {
 impl Read for Growing<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let at = self.at;
-        let state =
+        let mut state =
             self.follow.wait_while(|state| state.available <= at && state.whole.is_none() && state.attempts == 1);
-        if state.attempts > 1 {
-            return Err(io::Error::other("the download began again"));
+        if state.attempts > 1 || state.whole == Some(false) {
+            state.lost = true;
+            return Err(io::Error::other("the download failed or began again"));
         }
         let available = state.available - at;
-        match state.whole {
-            Some(true) if available == 0 => return Ok(0),
-            Some(false) => return Err(io::Error::other("the download failed")),
-            _ => {}
-        }
         drop(state);
         let len = usize::try_from(available).unwrap_or(buf.len()).min(buf.len());
-        let len = self.file.read_at(&mut buf[..len], at)?;
+        // All of it is there; only the end of the download is an end.
+        self.file.read_exact_at(&mut buf[..len], at)?;
         self.at += len as u64;
         Ok(len)
     }
@@ -168,12 +167,13 @@ mod tests {
         let failed = Follow::default();
         failed.begin(&file, None).unwrap();
         drop(EndGuard(&failed));
-        assert_eq!(read(&failed), "the download failed");
+        assert_eq!(read(&failed), "the download failed or began again");
+        assert!(failed.lost());
         let restarted = Follow::default();
         restarted.begin(&file, None).unwrap();
         restarted.begin(&file, None).unwrap();
-        assert_eq!(read(&restarted), "the download began again");
-        assert!(restarted.restarted());
+        assert_eq!(read(&restarted), "the download failed or began again");
+        assert!(restarted.lost());
         let kept = Follow::default();
         kept.end(true);
         assert!(kept.reader().unwrap().is_none());

@@ -15,12 +15,12 @@ use crate::sys;
 /// Tries to get a free loop device: any other process may take the one the kernel just named.
 const ATTACH_TRIES: u32 = 200;
 
-/// How long udev and the like may keep a loop device busy after its last hook.
-const DETACH_PATIENCE: Duration = Duration::from_secs(5);
+/// How long udev and the like may keep a device busy after its last hook.
+const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What can go wrong with a loop device.
+/// What can go wrong with the device for hooks.
 #[derive(Debug, thiserror::Error)]
-pub enum LoopError {
+pub enum HookDeviceError {
     /// None could be attached.
     #[error("attaching a loop device to {path} (is the loop module loaded?)", path = path.display())]
     Attach {
@@ -32,15 +32,15 @@ pub enum LoopError {
     /// A hook left it mounted or open.
     #[error("{device} (disk {path}) is still in use after the hooks: a hook must unmount and close it", device = device.display(), path = path.display())]
     StillUsed {
-        /// The loop device.
+        /// The device.
         device: PathBuf,
-        /// The disk's file.
+        /// The disk.
         path: PathBuf,
     },
     /// Its state can't be read.
-    #[error("detaching {device}", device = device.display())]
-    Detach {
-        /// The loop device.
+    #[error("looking whether {device} is still in use", device = device.display())]
+    State {
+        /// The device.
         device: PathBuf,
         /// What the kernel said.
         source: io::Error,
@@ -57,12 +57,13 @@ pub struct HookDevice<'d> {
 
 impl<'d> HookDevice<'d> {
     /// The disk itself when it is a block device, else a loop device attached to its file.
-    pub fn open(disk: &'d HeldDisk) -> Result<Self, LoopError> {
+    pub fn open(disk: &'d HeldDisk) -> Result<Self, HookDeviceError> {
         let attached = match disk.kind() {
             DiskKind::Block => None,
-            DiskKind::File => {
-                Some(attach(disk.file()).map_err(|source| LoopError::Attach { path: disk.path().to_owned(), source })?)
-            }
+            DiskKind::File => Some(
+                attach(disk.file())
+                    .map_err(|source| HookDeviceError::Attach { path: disk.path().to_owned(), source })?,
+            ),
         };
         Ok(HookDevice { disk, attached })
     }
@@ -72,11 +73,13 @@ impl<'d> HookDevice<'d> {
         self.attached.as_ref().map_or(self.disk.path(), |(_, path)| path)
     }
 
-    /// Lets go of a loop device of ours and makes sure that it is gone; an error names a device that a hook left in use.
-    pub fn finish(self) -> Result<(), LoopError> {
-        let Some((device, path)) = self.attached else { return Ok(()) };
-        drop(device);
-        wait_until_detached(&path, self.disk)
+    /// Lets go of a loop device of ours, and makes sure that no hook left the device in use: mounted, or with a device
+    /// of its own (kpartx, LVM) on it, which would block its removal.
+    pub fn finish(self) -> Result<(), HookDeviceError> {
+        let path = self.path().to_owned();
+        let HookDevice { disk, attached } = self;
+        drop(attached);
+        wait_until_unused(&path, disk)
     }
 }
 
@@ -97,24 +100,31 @@ fn attach(backing: &File) -> io::Result<(LoopDevice, PathBuf)> {
     Err(last_error)
 }
 
-/// Somebody else may have bound the free device again by now, so it is told by whether it serves *our* file.
-fn wait_until_detached(device: &Path, disk: &HeldDisk) -> Result<(), LoopError> {
-    let detach_error = |source| LoopError::Detach { device: device.to_owned(), source };
-    let ours = disk.file().metadata().map(|data| (data.dev(), data.ino())).map_err(detach_error)?;
+/// udev and the like may look at the device for a moment after its last hook.
+fn wait_until_unused(device: &Path, disk: &HeldDisk) -> Result<(), HookDeviceError> {
     let start = Instant::now();
     loop {
-        // Holding it open would keep it attached: look and close, and only then wait.
-        let backing = match File::open(device) {
-            Ok(handle) => sys::loop_backing_file(&handle).map_err(detach_error)?,
-            Err(err) if err.kind() == io::ErrorKind::NotFound => None,
-            Err(err) => return Err(detach_error(err)),
+        let used = match disk.kind() {
+            DiskKind::Block => disk.is_claimed(),
+            DiskKind::File => serves(device, disk),
         };
-        if backing != Some(ours) {
+        if !used.map_err(|source| HookDeviceError::State { device: device.to_owned(), source })? {
             return Ok(());
         }
-        if start.elapsed() > DETACH_PATIENCE {
-            return Err(LoopError::StillUsed { device: device.to_owned(), path: disk.path().to_owned() });
+        if start.elapsed() > PATIENCE {
+            return Err(HookDeviceError::StillUsed { device: device.to_owned(), path: disk.path().to_owned() });
         }
         std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Whether the loop device still serves the disk's file. Somebody else may have bound the free device again by now.
+/// Holding it open would keep it attached: it is closed again before anybody waits.
+fn serves(device: &Path, disk: &HeldDisk) -> io::Result<bool> {
+    let ours = disk.file().metadata().map(|data| (data.dev(), data.ino()))?;
+    match File::open(device) {
+        Ok(handle) => Ok(sys::loop_backing_file(&handle)? == Some(ours)),
+        Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(err) => Err(err),
     }
 }

@@ -7,7 +7,7 @@ mod source;
 mod target;
 
 pub use buffer::{ALIGNMENT, AlignedBuf};
-pub use loopback::{HookDevice, LoopError};
+pub use loopback::{HookDevice, HookDeviceError};
 pub use source::SourceDisk;
 pub use target::{HeldDisk, Target};
 

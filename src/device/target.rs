@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! The disk that is written: ranges of bytes and ranges of zeros, at any offset.
 
-use std::fs::{File, OpenOptions, read_to_string};
+use std::fs::{File, Metadata, OpenOptions, read_to_string};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
@@ -23,9 +24,10 @@ const ZERO_STEP: u64 = 64 * MIB;
 pub struct Target {
     /// Block devices: opened O_EXCL, which fails on a mounted or claimed device.
     file: File,
-    held: HeldDisk,
+    held: Arc<HeldDisk>,
     /// The same disk past the page cache, where the device takes direct I/O.
     direct: Option<File>,
+    direct_works: AtomicBool,
     sector: u64,
     ranges_work: AtomicBool,
 }
@@ -50,7 +52,9 @@ impl Target {
         };
         let direct = OpenOptions::new().write(true).custom_flags(libc::O_DIRECT).open(descriptor_path(&file)).ok();
         let held = HeldDisk { lock: lock(&file, path)?, path: path.to_owned(), kind, size };
-        Ok(Target { file, held, direct, sector, ranges_work: AtomicBool::new(true) })
+        let works = || AtomicBool::new(true);
+        let held = Arc::new(held);
+        Ok(Target { file, held, direct, direct_works: works(), sector, ranges_work: works() })
     }
 
     /// As Ganeti named it.
@@ -64,12 +68,12 @@ impl Target {
     }
 
     /// The locked disk, not exclusively.
-    pub fn held(&self) -> &HeldDisk {
+    pub fn held(&self) -> &Arc<HeldDisk> {
         &self.held
     }
 
     /// Gives the exclusive use up and keeps the lock.
-    pub fn release(self) -> HeldDisk {
+    pub fn release(self) -> Arc<HeldDisk> {
         self.held
     }
 
@@ -83,22 +87,34 @@ impl Target {
         &self.file
     }
 
-    /// Whether `file` is this disk itself.
-    pub fn is_same_file(&self, file: &File) -> io::Result<bool> {
-        let (mine, other) = (self.file.metadata()?, file.metadata()?);
-        Ok((mine.dev(), mine.ino()) == (other.dev(), other.ino()))
+    /// Whether `path` leads to this disk itself.
+    pub fn is_same_file(&self, path: &Path) -> bool {
+        let identity = |data: Metadata| (data.dev(), data.ino());
+        self.file
+            .metadata()
+            .map(identity)
+            .is_ok_and(|mine| std::fs::metadata(path).is_ok_and(|data| identity(data) == mine))
+    }
+
+    /// Whether it can be written past the page cache.
+    pub fn takes_direct_io(&self) -> bool {
+        self.direct.is_some() && self.direct_works.load(Ordering::Relaxed)
     }
 
     /// Writes `data` at `offset` (bytes), past the page cache as far as alignment allows.
     pub fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
         let aligned = data.len() - data.len() % ALIGNMENT;
         let direct_fits = offset.is_multiple_of(ALIGNMENT as u64) && data.as_ptr().align_offset(ALIGNMENT) == 0;
-        match &self.direct {
-            Some(direct) if direct_fits && aligned > 0 => {
-                direct.write_all_at(&data[..aligned], offset)?;
-                self.file.write_all_at(&data[aligned..], offset + aligned as u64)
+        let Some(direct) = self.direct.as_ref().filter(|_| direct_fits && aligned > 0 && self.takes_direct_io()) else {
+            return self.file.write_all_at(data, offset);
+        };
+        match direct.write_all_at(&data[..aligned], offset) {
+            // Opened so, but with another alignment than ours: the page cache has none.
+            Err(err) if err.raw_os_error() == Some(libc::EINVAL) => {
+                self.direct_works.store(false, Ordering::Relaxed);
+                self.file.write_all_at(data, offset)
             }
-            _ => self.file.write_all_at(data, offset),
+            written => written.and_then(|()| self.file.write_all_at(&data[aligned..], offset + aligned as u64)),
         }
     }
 
@@ -224,5 +240,17 @@ impl HeldDisk {
     /// The disk, open for reading and writing, not exclusively.
     pub fn file(&self) -> &File {
         &self.lock
+    }
+
+    /// Whether somebody uses the block device: it is mounted, or another device lies on it.
+    pub fn is_claimed(&self) -> io::Result<bool> {
+        if self.kind == DiskKind::File {
+            return Ok(false);
+        }
+        match OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(descriptor_path(&self.lock)) {
+            Ok(_) => Ok(false),
+            Err(err) if err.kind() == io::ErrorKind::ResourceBusy => Ok(true),
+            Err(err) => Err(err),
+        }
     }
 }

@@ -29,8 +29,10 @@ pub enum HttpError {
         reason: String,
     },
     /// The server or the proxy could not be reached.
-    #[error("cannot connect to {peer}: {reason}")]
+    #[error("{url}: cannot connect to {peer}: {reason}")]
     Connect {
+        /// The image.
+        url: String,
         /// `host:port`, or `the proxy host:port`.
         peer: String,
         /// What the system said.
@@ -233,7 +235,7 @@ impl Exchange<'_> {
     }
 
     fn connect(&self, reason: String) -> HttpError {
-        HttpError::Connect { peer: self.peer.to_owned(), reason }
+        HttpError::Connect { url: self.url.to_string(), peer: self.peer.to_owned(), reason }
     }
 
     fn tls(&self, reason: String) -> HttpError {
@@ -278,8 +280,8 @@ mod tests {
         let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
         let bad = ureq::Error::BadUri("https://joe:hunter2@host.example/x?token=s3cret".to_owned());
         let cases = [
-            (ureq::Error::Io(refused), "cannot connect to host.example:443: connection refused"),
-            (ureq::Error::Timeout(ureq::Timeout::Connect), "cannot connect to host.example:443: no answer within 30 s"),
+            (ureq::Error::Io(refused), "https://host.example/x: cannot connect to host.example:443: connection refused"),
+            (ureq::Error::Timeout(ureq::Timeout::Connect), "https://host.example/x: cannot connect to host.example:443: no answer within 30 s"),
             (ureq::Error::Timeout(ureq::Timeout::PerRead), "https://host.example/x: no data for 1.5 s"),
             (bad, "https://host.example/x: the answer is not valid HTTP (the URL cannot be requested)"),
             (

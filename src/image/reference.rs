@@ -27,7 +27,7 @@ pub enum RefError {
     #[error("image '{0}' is neither an absolute path nor an http or https URL")]
     Neither(String),
     /// A URL that can't be used.
-    #[error("image: {0}")]
+    #[error("the image's URL can't be used")]
     Url(#[from] UrlError),
 }
 
@@ -67,6 +67,6 @@ mod tests {
         assert_eq!(ImageRef::parse(""), Err(RefError::Missing));
         assert_eq!(ImageRef::parse("a.raw"), Err(RefError::Neither("a.raw".to_owned())));
         let message = ImageRef::parse("ftp://u:secret@h/a").unwrap_err().to_string();
-        assert_eq!(message, "image: the URL scheme 'ftp' is not supported (use http or https)");
+        assert_eq!(message, "the image's URL can't be used");
     }
 }

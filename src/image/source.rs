@@ -130,11 +130,6 @@ impl ImageFile {
         &self.name
     }
 
-    /// The open file.
-    pub fn file(&self) -> &File {
-        &self.file
-    }
-
     /// Opens a file on the node. Only regular files: a device may be another instance's disk, a FIFO would block.
     pub fn open(path: &Path) -> Result<Self, ImageError> {
         let name = path.display().to_string();

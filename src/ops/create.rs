@@ -26,22 +26,22 @@ pub fn create(request: &CreateRequest, context: &Context) -> anyhow::Result<()> 
         request.disk.display()
     ));
     let target = Target::open(&request.disk)?;
+    if let ImageRef::Path(path) = &request.image
+        && target.is_same_file(path)
+    {
+        bail!("image {} is the instance's disk itself", path.display());
+    }
     if !request.reinstall {
         write::invalidate(target.held())?;
     }
     let job = Job { request, target: &target, context };
     match &request.image {
         ImageRef::Url(url) => install_url(url, &job)?,
-        ImageRef::Path(path) => {
-            let image = ImageFile::open(path)?;
-            if target.is_same_file(image.file()).context("comparing image and disk")? {
-                bail!("image {} is the instance's disk itself", image.name());
-            }
-            install(&image, &job)?;
-        }
+        ImageRef::Path(path) => install(&ImageFile::open(path)?, &job)?,
     }
     let disk = target.release();
     let hooked = run_hooks(&request.hooks, Some(&disk), context);
+    context.last_act.clear();
     if hooked.is_err() {
         write::invalidate(&disk).context("making the disk unbootable after its hooks failed")?;
     }

@@ -41,11 +41,13 @@ pub(super) fn install_url(url: &ImageUrl, job: &Job<'_>) -> anyhow::Result<()> {
         (Err(_), Err(error)) if follow.abandoned() => Err(error),
         // The download failed; the reader only saw it end.
         (Err(error), _) => Err(error.into()),
-        (Ok(_), Ok(Followed::Copied(copied))) => copied.finish().with_context(|| format!("installing image {url}")),
-        (Ok(image), Ok(Followed::NotInstalled)) => install(&ImageFile::cached(url, image), job),
-        // What was read before the download began again may be another image's.
-        (Ok(image), Err(_)) if follow.restarted() => install(&ImageFile::cached(url, image), job),
+        (Ok(image), Ok(Followed::Copied(copied))) if !image.hit => {
+            copied.finish().with_context(|| format!("installing image {url}"))
+        }
+        // The download failed once, and what was read of it may be another image's; or there was none.
+        (Ok(image), Err(_)) if follow.lost() => install(&ImageFile::cached(url, image), job),
         (Ok(_), Err(error)) => Err(error),
+        (Ok(image), Ok(_)) => install(&ImageFile::cached(url, image), job),
     }
 }
 
@@ -53,7 +55,7 @@ pub(super) fn install_url(url: &ImageUrl, job: &Job<'_>) -> anyhow::Result<()> {
 /// download itself that began again.
 fn install_along<'j>(url: &ImageUrl, follow: &Follow, job: &Job<'j>) -> anyhow::Result<Followed<'j>> {
     let followed = copy_along(url, follow, job);
-    if followed.is_err() && !follow.restarted() {
+    if followed.is_err() && !follow.lost() {
         follow.abandon();
     }
     followed

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! One examined image onto one disk.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context as _;
@@ -62,14 +63,19 @@ pub(super) fn copy<'j>(contents: Contents<'_>, job: &Job<'j>) -> anyhow::Result<
 }
 
 impl Copied<'_> {
-    /// Makes the disk bootable.
+    /// Makes the disk bootable. Until the hooks have run, a signal makes it unbootable again.
     pub(super) fn finish(self) -> anyhow::Result<()> {
-        self.writer.finish(self.len)?;
+        let Job { target, context, .. } = self.job;
+        let boot = self.writer.finish(self.len)?;
+        let (disk, report) = (Arc::clone(target.held()), context.report.clone());
+        let undo = move || {
+            if let Err(err) = write::invalidate(&disk) {
+                report.warn(format_args!("the disk may boot though its hooks did not run to their end: {err}"));
+            }
+        };
+        context.last_act.after(|| boot.commit(), undo)?;
         let seconds = self.start.elapsed().as_secs_f64();
-        self.job
-            .context
-            .report
-            .info(format_args!("the image is on the disk: {} in {seconds:.1} s", ByteSize(self.len)));
+        context.report.info(format_args!("the image is on the disk: {} in {seconds:.1} s", ByteSize(self.len)));
         Ok(())
     }
 }

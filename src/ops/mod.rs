@@ -18,6 +18,7 @@ use std::time::SystemTime;
 
 use crate::process::Children;
 use crate::report::Report;
+use crate::signals::LastAct;
 
 /// What every operation works with.
 pub struct Context {
@@ -25,6 +26,8 @@ pub struct Context {
     pub report: Report,
     /// The children that run.
     pub children: Children,
+    /// What a signal still has to do before it ends the run.
+    pub last_act: LastAct,
     /// The time of the run.
     pub now: SystemTime,
 }

@@ -8,8 +8,11 @@ use crate::hooks;
 use crate::request::RenameRequest;
 
 /// Runs `hooks.rename`, if the variant has it; only then the disk is looked at.
-pub fn rename(request: &RenameRequest, context: &Context) -> anyhow::Result<()> {
-    let wanted = request.disk.as_ref().filter(|_| hooks::present(&request.hooks.folder));
-    let disk = wanted.map(|path| HeldDisk::open(path)).transpose()?;
-    run_hooks(&request.hooks, disk.as_ref(), context)
+pub fn rename(request: RenameRequest, context: &Context) -> anyhow::Result<()> {
+    let Some(plan) = request.hooks else { return Ok(()) };
+    if !hooks::present(&plan.folder)? {
+        return Ok(());
+    }
+    let disk = request.disk?.map(|path| HeldDisk::open(&path)).transpose()?;
+    run_hooks(&plan, disk.as_ref(), context)
 }

@@ -14,7 +14,7 @@ const DEVICE_VARIABLE: &str = "TARGET_DISK_DEVICE";
 /// Runs the variant's hooks, if it has any, and puts what they wrote onto stable storage. No loop device of ours is
 /// left; a hook that leaves one in use is an error.
 pub(super) fn run_hooks(plan: &HookPlan, disk: Option<&HeldDisk>, context: &Context) -> anyhow::Result<()> {
-    if !hooks::present(&plan.folder) {
+    if !hooks::present(&plan.folder)? {
         context.report.debug(format_args!("no hooks in {}", plan.folder.display()));
         return Ok(());
     }

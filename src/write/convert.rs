@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! Copies a qcow2 image: qemu-img decodes and writes it, except for the boot area.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::process::Command;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -40,7 +40,10 @@ fn convert_rest(
 ) -> Result<(), WriteError> {
     let target = writer.target();
     let mut command = qemu_img();
-    command.args(["-W", "-m", COROUTINES, "-t", "none", "-T", "none"]);
+    // "none" is past the page cache, which not every file system offers.
+    let cache = |direct: bool| if direct { "none" } else { "writeback" };
+    let source_direct = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(descriptor_path(file)).is_ok();
+    command.args(["-W", "-m", COROUTINES, "-t", cache(target.takes_direct_io()), "-T", cache(source_direct)]);
     if target.zeroes_cheaply() {
         // Zeroed here by range, so that qemu-img writes nothing but data. Never on trust that the disk is zero.
         writer.zero(start, target.size() - start)?;

@@ -18,7 +18,7 @@ pub use stream::stream;
 
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use crate::device::{AlignedBuf, HeldDisk, Target};
@@ -122,8 +122,8 @@ impl<'t> DiskWriter<'t> {
     }
 
     /// The image has ended after `image_len` bytes: zeroes the rest of the disk, moves the GPT's backup to the disk's
-    /// end, and once all that is on stable storage writes the boot area. Only now can the disk boot.
-    pub fn finish(self, image_len: u64) -> Result<(), WriteError> {
+    /// end, and puts all that onto stable storage. Then only the boot area is missing.
+    pub fn finish(self, image_len: u64) -> Result<BootArea<'t>, WriteError> {
         if image_len == 0 {
             return Err(WriteError::Empty);
         }
@@ -131,15 +131,9 @@ impl<'t> DiskWriter<'t> {
         self.zero(image_len, self.target.size() - image_len)?;
         let mut boot =
             std::mem::replace(&mut *self.boot.lock().unwrap_or_else(PoisonError::into_inner), AlignedBuf::new(0));
-        self.commit(&mut boot, image_len).map_err(|err| self.disk_error(err))
-    }
-
-    fn commit(&self, boot: &mut [u8], image_len: u64) -> io::Result<()> {
-        gpt::move_backup(boot, image_len, self.target)?;
-        self.target.sync()?;
-        self.target.write_at(boot, 0)?;
-        self.target.sync()?;
-        self.target.check_size()
+        let synced = gpt::move_backup(&mut boot, image_len, self.target).and_then(|()| self.target.sync());
+        synced.map_err(|err| self.disk_error(err))?;
+        Ok(BootArea { target: self.target, bytes: boot })
     }
 
     fn boot_len(&self) -> u64 {
@@ -147,15 +141,35 @@ impl<'t> DiskWriter<'t> {
     }
 
     fn disk_error(&self, source: io::Error) -> WriteError {
-        WriteError::Disk { path: self.target.path().to_owned(), source }
+        disk_error(self.target.path(), source)
     }
+}
+
+/// The last piece of an image.
+#[must_use = "without it the disk can't boot"]
+pub struct BootArea<'t> {
+    target: &'t Target,
+    bytes: AlignedBuf,
+}
+
+impl BootArea<'_> {
+    /// Writes it. From now on the disk can boot.
+    pub fn commit(self) -> Result<(), WriteError> {
+        let BootArea { target, bytes } = self;
+        let written = target.write_at(&bytes, 0).and_then(|()| target.sync()).and_then(|()| target.check_size());
+        written.map_err(|err| disk_error(target.path(), err))
+    }
+}
+
+fn disk_error(path: &Path, source: io::Error) -> WriteError {
+    WriteError::Disk { path: path.to_owned(), source }
 }
 
 /// Makes a disk unbootable: its first MiB reads zero, on stable storage.
 pub fn invalidate(disk: &HeldDisk) -> Result<(), WriteError> {
     let zeros = vec![0; usize::try_from(disk.size()).unwrap_or(BOOT_AREA).min(BOOT_AREA)];
     let wiped = disk.file().write_all_at(&zeros, 0).and_then(|()| disk.file().sync_all());
-    wiped.map_err(|source| WriteError::Disk { path: disk.path().to_owned(), source })
+    wiped.map_err(|err| disk_error(disk.path(), err))
 }
 
 /// An error unless an image of `len` bytes fits onto the disk.

@@ -89,8 +89,12 @@ impl Extents<'_> {
         }
         let offset = self.at;
         if offset >= self.data_end {
-            let start = self.seek(offset, Whence::SeekData)?;
-            self.data_end = if start < self.len { self.seek(start, Whence::SeekHole)? } else { self.len };
+            // Whole pages: a page that is written in part and zeroed in part, by two threads, might keep old data.
+            let page = ALIGNMENT as u64;
+            let found = self.seek(offset, Whence::SeekData)?;
+            let start = if found < self.len { (found - found % page).max(offset) } else { found };
+            let end = if found < self.len { self.seek(found, Whence::SeekHole)? } else { self.len };
+            self.data_end = end.next_multiple_of(page).min(self.len);
             if start > offset {
                 self.at = start;
                 return Ok(Some(Extent::Hole { offset, len: start - offset }));

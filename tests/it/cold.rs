@@ -97,3 +97,17 @@ fn a_reinstall_waits_for_the_whole_image() {
     create().succeeds();
     target.assert_holds(&image(), "reinstall");
 }
+
+#[test]
+fn the_kept_image_serves_when_a_newer_one_cannot_be_had() {
+    let world = World::new();
+    world.variant_file("config.toml", "[http]\nretries = 1\n[cache]\nmax_age_days = 0\n");
+    let (kept, newer) = (image(), disk(8 * MIB));
+    let server = Server::sequence([Reply::ok(kept.clone()), Reply::ok(newer).cut_after(5 * MIB), Reply::status(503)]);
+    for _ in 0..2 {
+        let target = Disk::stale(&world, "disk0", Kind::File, 10 * MIB);
+        world.create(target.path(), server.url("/x").as_url().as_str(), "raw").run().succeeds();
+        target.assert_holds(&kept, "the kept image");
+    }
+    assert_eq!(server.requests().len(), 3);
+}

@@ -78,17 +78,42 @@ fn no_folder_and_an_empty_folder_are_fine() {
 
 #[test]
 fn a_hook_that_leaves_its_mount_behind_is_named_by_its_device() {
+    for kind in KINDS {
+        let world = World::new();
+        let image = file_system(&world);
+        let target = Disk::stale(&world, "disk0", kind, 8 * MIB);
+        let mount = world.path("mnt");
+        fs::create_dir(&mount).unwrap();
+        world.hook("hooks/sloppy", &format!("mount \"$TARGET_DISK_DEVICE\" {}", mount.display()));
+        let outcome = world.create(target.path(), &image, "raw").run();
+        tool("umount", &[mount.to_str().unwrap()]);
+        outcome.fails(&["/dev/loop", "is still in use after the hooks: a hook must unmount and close it"]);
+        // Autoclear: gone with the mount. A device that Ganeti gave stays.
+        let left = usize::from(kind == Kind::Block);
+        wait_until("the loop device is detached", || loops_over(&world.path("disk0")).len() == left);
+    }
+}
+
+#[test]
+fn hooks_that_cannot_be_looked_at_are_an_error() {
     let world = World::new();
-    let image = file_system(&world);
-    let target = Disk::stale(&world, "disk0", Kind::File, 8 * MIB);
-    let mount = world.path("mnt");
-    fs::create_dir(&mount).unwrap();
-    world.hook("hooks/sloppy", &format!("mount \"$TARGET_DISK_DEVICE\" {}", mount.display()));
-    let outcome = world.create(target.path(), &image, "raw").run();
-    tool("umount", &[mount.to_str().unwrap()]);
-    outcome.fails(&["/dev/loop", "is still in use after the hooks: a hook must unmount and close it"]);
-    // Autoclear: gone with the mount.
-    wait_until("the loop device is detached", || loops_over(&world.path("disk0")).is_empty());
+    let image = encode(&world, &disk(MIB), "raw");
+    let target = Disk::stale(&world, "disk0", Kind::File, MIB);
+    world.variant_file("hooks", "a file where a folder should be");
+    world
+        .create(target.path(), image.to_str().unwrap(), "raw")
+        .run()
+        .fails(&["running the hooks in", "Not a directory"]);
+    target.assert_unbootable("its hooks never ran");
+}
+
+#[test]
+fn rename_without_hooks_needs_neither_variant_nor_disk() {
+    let world = World::new();
+    world.script("rename").env("OS_VARIANT", "").run().succeeds();
+    world.script("rename").env("DISK_0_URI", "rbd:pool/x").run().succeeds();
+    world.hook("hooks.rename/any", "true");
+    world.script("rename").env("DISK_0_URI", "rbd:pool/x").run().fails(&["DISK_0_PATH is empty"]);
 }
 
 #[test]
@@ -117,6 +142,8 @@ fn a_killed_create_leaves_no_loop_device() {
             outcome.fails(&[&format!("ended by SIG{}", &signal[1..])]);
             wait_until("the hook is gone", || !is_running(hook.trim()));
             wait_until("the loop device is detached", || loops_over(&world.path("disk0")).is_empty());
+            // Half-configured, it must not boot.
+            target.assert_unbootable(signal);
         }
     }
 }

@@ -59,7 +59,11 @@ fn verify_checks_syntax_and_policy() {
     let refused = [
         ("OSP_IMAGE_TYPE", "vmdk", "parameter image_type: unknown image type 'vmdk' (use auto, raw or qcow2"),
         ("OSP_IMAGE", "disk.raw", "parameter image: image 'disk.raw' is neither an absolute path nor an http"),
-        ("OSP_IMAGE", "ftp://u:secret@host/x", "parameter image: image: the URL scheme 'ftp' is not supported"),
+        (
+            "OSP_IMAGE",
+            "ftp://u:secret@host/x",
+            "parameter image: the image's URL can't be used: the URL scheme 'ftp' is not supported",
+        ),
         ("OS_VARIANT", "../evil", "../evil"),
         ("OS_API_VERSION", "15", "Ganeti speaks OS interface version 15"),
     ];
@@ -100,7 +104,9 @@ fn hostile_variants_and_configs_run_nothing() {
         ("-n", "-n"),
     ] {
         create().env("OS_VARIANT", name).run().fails(&[reason]);
-        world.script("rename").env("OS_VARIANT", name).env("DISK_0_PATH", "/x").run().fails(&[reason]);
+        if !name.is_empty() {
+            world.script("rename").env("OS_VARIANT", name).env("DISK_0_PATH", "/x").run().fails(&[reason]);
+        }
     }
     for (file, content, reason) in [
         ("config", format!("PROXY={touch}\n"), "config"),
@@ -153,7 +159,8 @@ fn a_second_create_on_the_same_disk_is_refused_in_the_hooks_phase_too() {
         );
         let first = world.create(target.path(), image.to_str().unwrap(), "raw").spawn();
         crate::support::world::wait_until("the hook runs", || started.exists());
-        let second = world.create(target.path(), image.to_str().unwrap(), "raw").run();
+        // Without hooks of its own, which would wait too.
+        let second = world.create(target.path(), image.to_str().unwrap(), "raw").env("OS_VARIANT", "other").run();
         fs::write(&go, "").unwrap();
         Outcome(first.wait_with_output().unwrap()).succeeds();
         second.fails(&["is in use"]);

@@ -104,7 +104,7 @@ fn the_kept_image_serves_while_the_server_is_down() {
     drop(server);
     test.fetch(&url, noon() + HOUR * 9).unwrap();
     test.settings.stale_if_error = false;
-    let refused = format!("cannot connect to {address}: connection refused");
+    let refused = format!("{url}: cannot connect to {address}: connection refused");
     assert_eq!(test.failure(&url, noon() + HOUR * 9), refused);
 }
 

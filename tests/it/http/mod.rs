@@ -208,7 +208,7 @@ fn a_refused_connection_names_host_and_port() {
     drop(socket);
     let url = ImageUrl::parse(&format!("http://joe:hunter2@{address}/x?k=s3cret")).unwrap();
     let settings = HttpSettings { retries: 1, ..HttpSettings::default() };
-    assert_eq!(failure(&settings, &url), format!("cannot connect to {address}: connection refused"));
+    assert_eq!(failure(&settings, &url), format!("{url}: cannot connect to {address}: connection refused"));
 }
 
 #[test]

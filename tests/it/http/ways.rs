@@ -131,7 +131,7 @@ fn a_proxy_that_fails_is_named_without_its_password() {
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     for scheme in ["http", "https"] {
         let url = ImageUrl::parse(&format!("{scheme}://images.example/x?k=s3cret")).unwrap();
-        let expected = format!("cannot connect to the proxy {closed}: connection refused");
+        let expected = format!("{url}: cannot connect to the proxy {closed}: connection refused");
         assert_eq!(failure(&settings(closed), &url), expected);
     }
 }
