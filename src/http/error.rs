@@ -280,8 +280,14 @@ mod tests {
         let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
         let bad = ureq::Error::BadUri("https://joe:hunter2@host.example/x?token=s3cret".to_owned());
         let cases = [
-            (ureq::Error::Io(refused), "https://host.example/x: cannot connect to host.example:443: connection refused"),
-            (ureq::Error::Timeout(ureq::Timeout::Connect), "https://host.example/x: cannot connect to host.example:443: no answer within 30 s"),
+            (
+                ureq::Error::Io(refused),
+                "https://host.example/x: cannot connect to host.example:443: connection refused",
+            ),
+            (
+                ureq::Error::Timeout(ureq::Timeout::Connect),
+                "https://host.example/x: cannot connect to host.example:443: no answer within 30 s",
+            ),
             (ureq::Error::Timeout(ureq::Timeout::PerRead), "https://host.example/x: no data for 1.5 s"),
             (bad, "https://host.example/x: the answer is not valid HTTP (the URL cannot be requested)"),
             (

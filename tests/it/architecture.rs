@@ -12,7 +12,13 @@ const MODULES: [(&str, &[&str]); 19] = [
     ("cli", &["applet", "image", "report", "script", "size"]),
     ("script", &["applet", "config", "env", "ops", "process", "report", "request", "signals"]),
     ("applet", &[]),
-    ("ops", &["cache", "device", "hooks", "http", "image", "process", "report", "request", "signals", "size", "sys", "write"]),
+    (
+        "ops",
+        &[
+            "cache", "device", "hooks", "http", "image", "process", "report", "request", "signals", "size", "sys",
+            "write",
+        ],
+    ),
     ("request", &["cache", "config", "env", "http", "image"]),
     ("env", &[]),
     ("config", &["http", "size"]),
