@@ -91,6 +91,15 @@ pub(crate) fn loop_backing_file(device: &File) -> io::Result<Option<(u64, u64)>>
     }
 }
 
+/// Has the kernel begin to write a range of a file's page cache to its disk, without waiting (sync_file_range): a later
+/// `fsync` then finds little left to do. Only a hint, so it has no result.
+pub(crate) fn start_writeback(file: &File, offset: u64, len: u64) {
+    if let (Ok(offset), Ok(len)) = (i64::try_from(offset), i64::try_from(len)) {
+        // SAFETY: the descriptor is open for the call, which takes values only.
+        unsafe { libc::sync_file_range(file.as_raw_fd(), offset, len, libc::SYNC_FILE_RANGE_WRITE) };
+    }
+}
+
 /// Makes the child of `command` die with the calling thread (PR_SET_PDEATHSIG, SIGKILL), so that not even SIGKILL of
 /// this process leaves it behind, and lets it inherit `keep` under the same numbers. The thread that spawns the child
 /// must outlive it.

@@ -13,10 +13,14 @@ use super::error::CacheError;
 use super::follow::Follow;
 use crate::http::{Attempts, Client, Conditions, Content, ImageUrl, Response};
 use crate::report::Report;
-use crate::size::ByteSize;
+use crate::size::{ByteSize, MIB};
+use crate::sys;
 
 /// Bytes taken from the network at once, at most.
 const BUFFER: usize = 256 << 10;
+
+/// The disk begins to write the download every so many bytes: else all of it waits for the sync at the end.
+const FLUSH_STEP: u64 = 8 * MIB;
 
 /// What came of asking the server.
 pub(super) enum Download {
@@ -102,7 +106,7 @@ fn receive(
 ) -> Result<(u64, String), CacheError> {
     let mut buffer = vec![0; BUFFER];
     let mut hash = Sha256::new();
-    let mut length = 0;
+    let (mut length, mut flushed) = (0, 0);
     loop {
         let count = content.body.receive(&mut buffer)?;
         if count == 0 {
@@ -114,6 +118,10 @@ fn receive(
         length += count as u64;
         if !follow.advance(count) {
             return Err(CacheError::Abandoned);
+        }
+        if length - flushed >= FLUSH_STEP {
+            sys::start_writeback(&part, flushed, length - flushed);
+            flushed = length;
         }
     }
     // The body had its promised length: who reads along may finish while this waits for the disk.

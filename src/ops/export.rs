@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! export: the disk, byte for byte, on standard output.
 
-use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::AsFd;
 
 use anyhow::Context as _;
 
 use super::Context;
+use super::standard::unbuffered;
 use crate::device::SourceDisk;
 use crate::request::ExportRequest;
 use crate::size::ByteSize;
@@ -26,9 +25,4 @@ pub fn export(request: &ExportRequest, context: &Context) -> anyhow::Result<()> 
     context.report.info(format_args!("exporting disk {}, {}", disk.path.display(), ByteSize(disk.size)));
     let mut out = unbuffered(io::stdout()).context("opening standard output")?;
     write::dump(&disk, &mut out).with_context(|| format!("exporting disk {}", disk.path.display()))
-}
-
-/// Standard output without the line buffer that `std` puts in front of it.
-fn unbuffered(stream: impl AsFd) -> io::Result<File> {
-    Ok(File::from(stream.as_fd().try_clone_to_owned()?))
 }

@@ -3,11 +3,11 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::AsFd;
 
 use anyhow::Context as _;
 
 use super::Context;
+use super::standard::unbuffered;
 use crate::device::Target;
 use crate::request::ImportRequest;
 use crate::size::ByteSize;
@@ -16,7 +16,7 @@ use crate::write::{self, DiskWriter, WriteError};
 /// Restores the dump. Whatever fails, standard input is read to its end: Ganeti's pipeline would else fail with a
 /// broken pipe, and its error would hide ours.
 pub fn import(request: &ImportRequest, context: &Context) -> anyhow::Result<()> {
-    let mut input = File::from(io::stdin().as_fd().try_clone_to_owned().context("opening standard input")?);
+    let mut input = unbuffered(io::stdin()).context("opening standard input")?;
     let restored = restore(&mut input, request, context);
     if restored.is_err() {
         drain(&mut input);

@@ -8,6 +8,7 @@ mod import;
 mod install;
 mod rename;
 mod run_hooks;
+mod standard;
 
 pub use create::create;
 pub use export::export;

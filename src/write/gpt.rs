@@ -30,11 +30,11 @@ pub(super) fn move_backup(boot: &mut [u8], image_len: u64, target: &Target) -> i
     if image_len >= target.size() || last <= table.alternate || table.alternate >= image_len.div_ceil(sector) {
         return Ok(());
     }
-    let entries_at = last - entries_sectors;
-    // The last partition may end where the old backup begins, but not reach into the new one.
-    if entries_at <= table.last_usable {
+    // The last partition may end where the old backup begins, but not reach into the new one; nor may the boot area.
+    let first_free = table.last_usable.saturating_add(1).max((boot.len() as u64).div_ceil(sector));
+    let Some(entries_at) = last.checked_sub(entries_sectors).filter(|at| *at >= first_free) else {
         return Ok(());
-    }
+    };
     zero_old_backup(&table, entries_sectors, target)?;
     let primary = table.header(boot, |header| {
         put(header, 32, last);

@@ -23,7 +23,7 @@ const MODULES: [(&str, &[&str]); 19] = [
     ("env", &[]),
     ("config", &["http", "size"]),
     ("image", &["cache", "http", "size"]),
-    ("cache", &["http", "report", "size"]),
+    ("cache", &["http", "report", "size", "sys"]),
     ("http", &["report", "size"]),
     ("write", &["device", "process", "size"]),
     ("device", &["size", "sys"]),

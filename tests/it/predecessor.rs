@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Each defect of the shell predecessor, by its number in docs of the migration, as a test that it can't come back.
+//! The defects of the shell provider that this one replaces, each as a test that it can't come back.
 
 use std::fs::{self, File};
 use std::process::Command;
