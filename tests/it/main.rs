@@ -7,6 +7,7 @@ mod architecture;
 mod cache;
 mod cold;
 mod create;
+mod example_hooks;
 mod hooks;
 mod http;
 mod predecessor;
