@@ -7,6 +7,9 @@ use std::process::Command;
 
 use crate::support::disk::{Disk, Kind};
 use crate::support::images::{MIB, disk, encode};
+use crate::support::proxy::TestProxy;
+use crate::support::server::{Reply, Server};
+use crate::support::tls::Authority;
 use crate::support::world::{Outcome, World};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_simpleimage");
@@ -184,4 +187,46 @@ fn inspect_tells_what_an_image_is() {
     }
     Outcome(Command::new(BINARY).args(["inspect", "/etc/passwd"]).output().unwrap())
         .fails(&["/etc/passwd is a text file"]);
+}
+
+/// The predecessor's config, all of its keys, for an http and an https image.
+#[test]
+fn the_predecessors_config_is_honoured() {
+    let world = World::new();
+    let image = disk(2 * MIB);
+    let authority = Authority::new();
+    let ca_file = world.path("ca.pem");
+    authority.save(&ca_file);
+    let body = image.clone();
+    let plain = Server::start(move |_, _| Reply::ok(body.clone()));
+    let body = image.clone();
+    let tls = Server::start_tls(authority.server_config("images.example"), move |_, _| Reply::ok(body.clone()));
+    for (server, url) in [(&plain, "http://images.example/disk.raw"), (&tls, "https://images.example/disk.raw")] {
+        let proxy = TestProxy::start(server.address(), None);
+        let storage = world.path("storage");
+        fs::create_dir_all(&storage).unwrap();
+        world.variant_file(
+            "config",
+            &format!(
+                "# the shell version's\nPROXY=http://joe:hunter2@{}\nIMAGE_STORAGE=\"{}\"\nDOWNLOAD_CACHE_MAX_DAYS=3\n\
+                 CUSTOM_CURL_OPTS=\"--silent --cacert {} -H 'X-Token: s3cret' -A 'curl/7' --retry 2\"\n",
+                proxy.address(),
+                storage.display(),
+                ca_file.display()
+            ),
+        );
+        let target = Disk::stale(&world, "disk0", Kind::File, 2 * MIB);
+        let log = world.create(target.path(), url, "raw").run().succeeds();
+        target.assert_holds(&image, url);
+        assert!(!log.contains("hunter2") && !log.contains("s3cret"), "{log}");
+        let asked = &proxy.requests()[0];
+        let basic = "Basic am9lOmh1bnRlcjI=";
+        assert_eq!(asked.header("Proxy-Authorization"), Some(basic), "{asked:?}");
+        let request = &server.requests()[0];
+        assert_eq!(request.header("X-Token"), Some("s3cret"));
+        assert_eq!(request.header("User-Agent"), Some("curl/7"));
+        let kept = fs::read_dir(storage.join("ganeti-instance-simpleimage")).unwrap();
+        assert!(kept.map(|entry| entry.unwrap().path()).any(|path| path.extension().is_some_and(|end| end == "img")));
+    }
+    assert!(!world.cache().exists());
 }
