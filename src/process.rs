@@ -168,9 +168,12 @@ mod tests {
         assert_eq!(status, 0);
         assert!(start.elapsed() < Duration::from_secs(60));
         let left = format!("/proc/{}/stat", lines[0]);
-        // Killed, it is gone or a zombie that its new parent has yet to reap.
-        let state = std::fs::read_to_string(left).unwrap_or_default();
-        assert!(state.is_empty() || state.contains(") Z"), "{state}");
+        // It was sent SIGKILL, which takes effect soon; then it is gone, or a zombie that its new parent has yet to reap.
+        let is_running = || std::fs::read_to_string(&left).is_ok_and(|stat| !stat.contains(") Z"));
+        while is_running() {
+            assert!(start.elapsed() < Duration::from_secs(60), "{left}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     #[test]
