@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! The times as bars, in an SVG that fits light and dark pages.
+
+use std::fmt::Write as _;
+
+use crate::table::{Row, Spread};
+
+/// All lengths in pixels.
+const WIDTH: f64 = 860.0;
+const LEFT: f64 = 190.0;
+/// Leaves room for the words at a bar's end.
+const RIGHT: f64 = 190.0;
+const TOP: f64 = 64.0;
+const BAR: f64 = 13.0;
+const GAP: f64 = 16.0;
+const FOOT: f64 = 40.0;
+
+/// What takes less is left out: it would be a line without a width.
+const SHORTEST: f64 = 0.1;
+
+const STYLE: &str = "
+text { font: 12px system-ui, sans-serif; fill: #24292f }
+.title { font-size: 15px; font-weight: 600 }
+.case { text-anchor: end; font-weight: 600 }
+.faint { fill: #59636e }
+.ours { fill: #d9480f } .predecessor { fill: #8c959f } .best { fill: #4c84d8 }
+.grid { stroke: #d1d9e0 } .spread { stroke: #24292f; stroke-opacity: .55 } .floor { stroke: #1a7f37; stroke-width: 2 }
+@media (prefers-color-scheme: dark) {
+text { fill: #e6edf3 } .faint { fill: #9198a1 }
+.ours { fill: #ff8a4c } .predecessor { fill: #7d8590 } .best { fill: #6ea8fe }
+.grid { stroke: #3d444d } .spread { stroke: #e6edf3 } .floor { stroke: #3fb950 }
+}";
+
+struct Bar<'r> {
+    class: &'static str,
+    words: String,
+    wall: &'r Spread,
+}
+
+/// A bar for the provider and each rival of each case, all on one scale; a tick in the provider's bar is the floor.
+pub(crate) fn svg(rows: &[Row], setting: &str) -> String {
+    let shown: Vec<_> = rows.iter().filter(|row| row.void.is_none() && longest(row) >= SHORTEST).collect();
+    let scale = (WIDTH - LEFT - RIGHT) / shown.iter().map(|row| longest(row)).fold(SHORTEST, f64::max);
+    let mut body = String::new();
+    let mut y = TOP;
+    for row in &shown {
+        y = group(&mut body, row, y, scale) + GAP;
+    }
+    let height = y + FOOT;
+    let mut text = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height:.0}\" role=\"img\" \
+         aria-labelledby=\"title\">\n<style>{STYLE}\n</style>\n\
+         <text id=\"title\" class=\"title\" x=\"12\" y=\"24\">Seconds until the disk holds the image</text>\n"
+    );
+    legend(&mut text);
+    grid(&mut text, scale, y);
+    text += &body;
+    let _ =
+        writeln!(text, "<text class=\"faint\" x=\"12\" y=\"{:.0}\">{}</text>\n</svg>", height - 10.0, escape(setting));
+    text
+}
+
+fn bars(row: &Row) -> Vec<Bar<'_>> {
+    let mut bars = vec![Bar { class: "ours", words: "simpleimage".to_owned(), wall: &row.wall }];
+    let rivals = [("best", &row.best), ("predecessor", &row.predecessor)];
+    for (class, rival) in rivals {
+        bars.extend(rival.iter().map(|rival| Bar { class, words: rival.label.clone(), wall: &rival.wall }));
+    }
+    bars
+}
+
+fn longest(row: &Row) -> f64 {
+    bars(row).iter().map(|bar| bar.wall.max).fold(0.0, f64::max)
+}
+
+/// Gives where the next group may begin.
+fn group(text: &mut String, row: &Row, top: f64, scale: f64) -> f64 {
+    let bars = bars(row);
+    let middle = top + BAR * bars.len() as f64 / 2.0 + 4.0;
+    let _ =
+        writeln!(text, "<text class=\"case\" x=\"{:.0}\" y=\"{middle:.1}\">{}</text>", LEFT - 10.0, escape(row.name));
+    let mut y = top;
+    for Bar { class, words, wall } in &bars {
+        let end = LEFT + wall.median * scale;
+        let (least, most, line) = (LEFT + wall.min * scale, LEFT + wall.max * scale, y + BAR / 2.0);
+        let _ = writeln!(
+            text,
+            "<rect class=\"{class}\" x=\"{LEFT}\" y=\"{y:.1}\" width=\"{:.1}\" height=\"{:.1}\"/>\
+             <line class=\"spread\" x1=\"{least:.1}\" x2=\"{most:.1}\" y1=\"{line:.1}\" y2=\"{line:.1}\"/>\
+             <text x=\"{:.1}\" y=\"{:.1}\">{:.1} s <tspan class=\"faint\">{}</tspan></text>",
+            end - LEFT,
+            BAR - 1.5,
+            end.max(most) + 6.0,
+            y + BAR - 3.0,
+            wall.median,
+            escape(words)
+        );
+        y += BAR;
+    }
+    if let Some(floor) = &row.floor {
+        let x = LEFT + floor.wall.median * scale;
+        let _ = writeln!(
+            text,
+            "<line class=\"floor\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{:.1}\" y2=\"{:.1}\"/>",
+            top - 2.0,
+            top + BAR
+        );
+    }
+    y
+}
+
+fn legend(text: &mut String) {
+    let mut x = LEFT;
+    for (class, words) in
+        [("ours", "simpleimage"), ("best", "best existing tool"), ("predecessor", "predecessor's way")]
+    {
+        let _ = write!(text, "<rect class=\"{class}\" x=\"{x}\" y=\"38\" width=\"12\" height=\"12\"/>");
+        let _ = writeln!(text, "<text x=\"{}\" y=\"48\">{}</text>", x + 18.0, escape(words));
+        x += 40.0 + 7.0 * words.len() as f64;
+    }
+    let _ = write!(text, "<line class=\"floor\" x1=\"{0}\" x2=\"{0}\" y1=\"37\" y2=\"51\"/>", x + 6.0);
+    let _ = writeln!(text, "<text x=\"{}\" y=\"48\">floor</text>", x + 14.0);
+}
+
+fn grid(text: &mut String, scale: f64, bottom: f64) {
+    let longest = (WIDTH - LEFT - RIGHT) / scale;
+    let step = [0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0]
+        .into_iter()
+        .find(|step| longest / step <= 8.0)
+        .unwrap_or(1000.0);
+    let mut at = 0.0;
+    while at <= longest {
+        let x = LEFT + at * scale;
+        let _ = writeln!(
+            text,
+            "<line class=\"grid\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{:.1}\" y2=\"{bottom:.1}\"/>\
+             <text class=\"faint\" x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
+            TOP - 4.0,
+            bottom + 12.0,
+            (at * 10.0).round() / 10.0
+        );
+        at += step;
+    }
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;")
+}
