@@ -283,20 +283,30 @@ fn larger_disk() -> Case {
     case
 }
 
-/// What takes no time but that of starting programs. The lines do what the predecessor's scripts do for a local image
-/// and leave out its messages: bash reads a config, looks at the parameters and, to create, asks whether the disk is a
-/// loop device.
+/// What takes no time but that of starting programs. The lines do what the predecessor's scripts do and leave out their
+/// messages: bash reads a config, looks at the parameters, asks the server for an image that has a URL, and to create
+/// also asks whether the disk is a loop device.
 fn small() -> Vec<Case> {
-    let check = r#". "$CONFIG"; [[ -e $IMAGE ]] || exit 1; case $OSP_IMAGE_TYPE in raw|raw+gz|raw+bz2|raw+xz) ;; qcow2) which qemu-img ;; *) exit 1 ;; esac; exit 0"#;
-    let copy = r#". "$CONFIG"; [[ -b $DISK ]] && dd if="$IMAGE" of="$DISK" bs=2M conv=fsync && ! echo "$CONFIG" | grep -q '^/dev/loop'"#;
-    let mut verify = Case::create("verify", "verify parameters", Form::Tiny, "raw").limits(0.50, 0.0, 0.0);
-    verify.contenders = vec![
-        Contender::new(Role::Ours, "simpleimage", Way::Script("verify", Some("parameters")), Effect::Nothing),
-        Contender::new(Role::Predecessor, "bash", Way::Shell(check), Effect::Nothing),
-    ];
-    verify.disks = Disks::None;
+    const LOCAL: &str =
+        r#". "$CONFIG"; [[ -e $IMAGE ]] && case $OSP_IMAGE_TYPE in raw|raw+gz|raw+bz2|raw+xz) ;; *) exit 1 ;; esac"#;
+    const REMOTE: &str =
+        r#". "$CONFIG"; curl -sfI "$URL" && case $OSP_IMAGE_TYPE in raw|raw+gz|raw+bz2|raw+xz) ;; *) exit 1 ;; esac"#;
+    const COPY: &str =
+        r#". "$CONFIG"; [[ -b $DISK ]] && dd if="$IMAGE" of="$DISK" bs=2M conv=fsync; echo "$DISK" | grep -q ^/dev/"#;
+    let verify = |name, title, line| {
+        let mut case = Case::create(name, title, Form::Tiny, "raw").limits(0.50, 0.0, 0.0);
+        let script = Way::Script("verify", Some("parameters"));
+        case.contenders = vec![
+            Contender::new(Role::Ours, "simpleimage", script, Effect::Nothing),
+            Contender::new(Role::Predecessor, "bash", Way::Shell(line), Effect::Nothing),
+        ];
+        case.disks = Disks::None;
+        case
+    };
+    let local = verify("verify", "verify parameters, image a file", LOCAL);
+    let remote = verify("verify-url", "verify parameters, image a URL", REMOTE);
     let create = Case::create("small", "create of a raw image of 1 MiB", Form::Tiny, "raw")
         .limits(0.50, 0.0, 0.0)
-        .with(Role::Predecessor, "bash and dd", copy);
-    [verify, create].map(|case| Case { repeat: 5, ..case }).into()
+        .with(Role::Predecessor, "bash and dd", COPY);
+    [local, Case { cold: true, ..remote }, create].map(|case| Case { repeat: 5, ..case }).into()
 }

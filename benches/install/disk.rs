@@ -61,8 +61,8 @@ impl Disk {
         &self.backing
     }
 
-    /// Fills the disk with old data, the same way before every run of every contender: whatever the last one did to the
-    /// file (holes, unwritten extents), it is again fully allocated and written, and nothing of it is in the page cache.
+    /// Fills the disk with old data, the same way before every run of every contender: whatever the last one did to
+    /// the file (holes, unwritten extents), it is again allocated and written, and nothing of it is in the page cache.
     pub(crate) fn refill(&self) -> anyhow::Result<()> {
         if self.stale < self.size {
             self.backing.set_len(self.stale)?;
@@ -154,14 +154,16 @@ pub(crate) struct Nested {
 }
 
 impl Nested {
-    /// With room for `capacity` bytes of files.
+    /// With room for `capacity` bytes of files, on a disk that has far less: only what is written takes space there.
     pub(crate) fn mount(folder: &Path, capacity: u64) -> anyhow::Result<Self> {
         let (image, mount) = (folder.join("nested.img"), folder.join("nested"));
         fs::create_dir_all(&mount)?;
         File::create(&image)?.set_len(capacity + capacity / 16 + 512 * MIB)?;
         // Nothing initialised lazily: the kernel would go on writing behind the measurements.
         let lazy = "lazy_itable_init=0,lazy_journal_init=0";
-        run(Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0", "-T", "largefile4", "-E", lazy]).arg(&image))?;
+        run(Command::new("mkfs.ext4")
+            .args(["-q", "-F", "-m", "0", "-J", "size=64", "-T", "largefile4", "-E", lazy])
+            .arg(&image))?;
         run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&mount))?;
         fs::remove_file(&image)?;
         Ok(Nested { mount })

@@ -176,7 +176,7 @@ fn remove_other_recipes(dir: &Path) -> anyhow::Result<()> {
 }
 
 /// Copies files of this machine below `staging`, `data` bytes in all: a sample of everything in [`FILES`], in an order
-/// that is the same every time and mixes programs, libraries, texts and tables. A small machine's files come repeatedly.
+/// that is the same every time and mixes programs, libraries, texts and tables. Too few files come repeatedly.
 fn fill(staging: &Path, data: u64) -> anyhow::Result<()> {
     let files = sample(data)?;
     let mut left = data;
@@ -221,8 +221,8 @@ fn sample(data: u64) -> anyhow::Result<Vec<(PathBuf, u64)>> {
 /// An MBR with one Linux partition up to the end.
 fn partition_table(size: u64) -> anyhow::Result<[u8; 512]> {
     let mut mbr = [0; 512];
-    // The code area of a real image is not empty either.
-    mbr[..440].copy_from_slice(&old_data()[..440]);
+    // The code area of a real image is not empty either; other bytes than the disk has there before.
+    mbr[..440].copy_from_slice(&old_data()[4096..4096 + 440]);
     let entry = &mut mbr[446..462];
     entry[0] = 0x80;
     entry[4] = 0x83;

@@ -165,7 +165,7 @@ impl Bench {
         Ok((sample, void.err().map(|err| format!("{err:#}"))))
     }
 
-    /// The same state before every run: old data on the disk, the image in the page cache, nothing waiting to be written.
+    /// The same state before every run: old data on the disk, the image in the page cache, no write pending.
     fn reset(&self, case: &Case, contender: &Contender, stage: &Stage) -> anyhow::Result<()> {
         let old_downloads = [self.work.join("root/var"), self.work.join("download")];
         for path in old_downloads.iter().filter(|path| case.cold && path.exists()) {

@@ -3,20 +3,25 @@
 
 use std::fmt::Write as _;
 
-use crate::table::{Row, Spread};
+use crate::table::{Row, Spread, duration};
 
 /// All lengths in pixels.
 const WIDTH: f64 = 860.0;
-const LEFT: f64 = 190.0;
+const LEFT: f64 = 90.0;
 /// Leaves room for the words at a bar's end.
-const RIGHT: f64 = 190.0;
+const RIGHT: f64 = 210.0;
 const TOP: f64 = 64.0;
 const BAR: f64 = 13.0;
 const GAP: f64 = 16.0;
 const FOOT: f64 = 40.0;
 
-/// What takes less is left out: it would be a line without a width.
-const SHORTEST: f64 = 0.1;
+/// The pixels of a bar that takes as long as the predecessor's way.
+const WHOLE: f64 = WIDTH - LEFT - RIGHT;
+
+/// A longer bar is cut there.
+const LONGEST: f64 = WHOLE * 1.15;
+
+const TITLE: &str = "Time until all is done, in percent of the predecessor's";
 
 const STYLE: &str = "
 text { font: 12px system-ui, sans-serif; fill: #24292f }
@@ -37,26 +42,27 @@ struct Bar<'r> {
     wall: &'r Spread,
 }
 
-/// A bar for the provider and each rival of each case, all on one scale; a tick in the provider's bar is the floor.
+/// A bar for the provider and each rival of each case, as a share of the predecessor's time: the cases take from
+/// milliseconds to minutes. A tick in the provider's bar is the floor.
 pub(crate) fn svg(rows: &[Row], setting: &str) -> String {
-    let shown: Vec<_> = rows.iter().filter(|row| row.void.is_none() && longest(row) >= SHORTEST).collect();
-    let scale = (WIDTH - LEFT - RIGHT) / shown.iter().map(|row| longest(row)).fold(SHORTEST, f64::max);
     let mut body = String::new();
     let mut y = TOP;
-    for row in &shown {
-        y = group(&mut body, row, y, scale) + GAP;
+    for row in rows.iter().filter(|row| row.void.is_none()) {
+        if let Some(whole) = &row.predecessor {
+            y = group(&mut body, row, y, WHOLE / whole.wall.median) + GAP;
+        }
     }
     let height = y + FOOT;
     let mut text = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height:.0}\" role=\"img\" \
          aria-labelledby=\"title\">\n<style>{STYLE}\n</style>\n\
-         <text id=\"title\" class=\"title\" x=\"12\" y=\"24\">Seconds until the disk holds the image</text>\n"
+         <text id=\"title\" class=\"title\" x=\"12\" y=\"24\">{TITLE}</text>\n"
     );
     legend(&mut text);
-    grid(&mut text, scale, y);
+    grid(&mut text, y);
     text += &body;
-    let _ =
-        writeln!(text, "<text class=\"faint\" x=\"12\" y=\"{:.0}\">{}</text>\n</svg>", height - 10.0, escape(setting));
+    let foot = height - 10.0;
+    let _ = writeln!(text, "<text class=\"faint\" x=\"12\" y=\"{foot:.0}\">{}</text>\n</svg>", escape(setting));
     text
 }
 
@@ -69,10 +75,6 @@ fn bars(row: &Row) -> Vec<Bar<'_>> {
     bars
 }
 
-fn longest(row: &Row) -> f64 {
-    bars(row).iter().map(|bar| bar.wall.max).fold(0.0, f64::max)
-}
-
 /// Gives where the next group may begin.
 fn group(text: &mut String, row: &Row, top: f64, scale: f64) -> f64 {
     let bars = bars(row);
@@ -81,24 +83,24 @@ fn group(text: &mut String, row: &Row, top: f64, scale: f64) -> f64 {
         writeln!(text, "<text class=\"case\" x=\"{:.0}\" y=\"{middle:.1}\">{}</text>", LEFT - 10.0, escape(row.name));
     let mut y = top;
     for Bar { class, words, wall } in &bars {
-        let end = LEFT + wall.median * scale;
-        let (least, most, line) = (LEFT + wall.min * scale, LEFT + wall.max * scale, y + BAR / 2.0);
+        let at = |seconds: f64| LEFT + (seconds * scale).min(LONGEST);
+        let (least, end, most, line) = (at(wall.min), at(wall.median), at(wall.max), y + BAR / 2.0);
         let _ = writeln!(
             text,
             "<rect class=\"{class}\" x=\"{LEFT}\" y=\"{y:.1}\" width=\"{:.1}\" height=\"{:.1}\"/>\
              <line class=\"spread\" x1=\"{least:.1}\" x2=\"{most:.1}\" y1=\"{line:.1}\" y2=\"{line:.1}\"/>\
-             <text x=\"{:.1}\" y=\"{:.1}\">{:.1} s <tspan class=\"faint\">{}</tspan></text>",
+             <text x=\"{:.1}\" y=\"{:.1}\">{} <tspan class=\"faint\">{}</tspan></text>",
             end - LEFT,
             BAR - 1.5,
-            end.max(most) + 6.0,
+            most + 6.0,
             y + BAR - 3.0,
-            wall.median,
+            duration(wall.median),
             escape(words)
         );
         y += BAR;
     }
     if let Some(floor) = &row.floor {
-        let x = LEFT + floor.wall.median * scale;
+        let x = LEFT + (floor.wall.median * scale).min(LONGEST);
         let _ = writeln!(
             text,
             "<line class=\"floor\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{:.1}\" y2=\"{:.1}\"/>",
@@ -122,24 +124,16 @@ fn legend(text: &mut String) {
     let _ = writeln!(text, "<text x=\"{}\" y=\"48\">floor</text>", x + 14.0);
 }
 
-fn grid(text: &mut String, scale: f64, bottom: f64) {
-    let longest = (WIDTH - LEFT - RIGHT) / scale;
-    let step = [0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0]
-        .into_iter()
-        .find(|step| longest / step <= 8.0)
-        .unwrap_or(1000.0);
-    let mut at = 0.0;
-    while at <= longest {
-        let x = LEFT + at * scale;
+fn grid(text: &mut String, bottom: f64) {
+    for percent in [0.0, 25.0, 50.0, 75.0, 100.0] {
+        let x = LEFT + WHOLE * percent / 100.0;
         let _ = writeln!(
             text,
             "<line class=\"grid\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{:.1}\" y2=\"{bottom:.1}\"/>\
-             <text class=\"faint\" x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
+             <text class=\"faint\" x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{percent}</text>",
             TOP - 4.0,
-            bottom + 12.0,
-            (at * 10.0).round() / 10.0
+            bottom + 12.0
         );
-        at += step;
     }
 }
 

@@ -82,11 +82,14 @@ impl Row {
             let timed = valid.filter_map(|entry| Some((entry.contender.label, walls(entry)?)));
             let by_median = |a: &(&str, Spread), b: &(&str, Spread)| a.1.median.total_cmp(&b.1.median);
             let (label, rival) = if slowest { timed.max_by(by_median) } else { timed.min_by(by_median) }?;
+            // Nothing can be said of a time for the wrong bytes.
+            let limit = limit.filter(|_| ours.void.is_none());
             let ratio = Judged::new(wall.median / rival.median, limit);
             Some(Rival { label: label.to_owned(), wall: rival, ratio })
         };
         let mib = |peak: Option<u64>| peak.unwrap_or_default() as f64 / 1024.0;
         let own = mib(ours.samples.iter().map(|sample| sample.own_peak).max());
+        let floor = rival(Role::Floor, case.limits.floor, true);
         Some(Row {
             name: case.name,
             title: case.title,
@@ -94,11 +97,11 @@ impl Row {
             cpu: Spread::of(ours.samples.iter().map(|sample| sample.user + sample.system))?.median,
             predecessor: rival(Role::Predecessor, case.limits.predecessor, false),
             best: rival(Role::Best, case.limits.best, false),
-            floor: rival(Role::Floor, case.limits.floor, true),
             memory: Judged::new(own, case.limits.memory.map(|mib| mib as f64)),
             memory_with_children: mib(ours.samples.iter().map(|sample| sample.tree_peak).max()),
             void: ours.void.clone(),
-            notes: entries.iter().filter_map(|entry| note(case.title, entry)).collect(),
+            notes: entries.iter().filter_map(|entry| note(case.title, entry, floor.as_ref())).collect(),
+            floor,
         })
     }
 
@@ -111,8 +114,9 @@ impl Row {
             match rival {
                 None => cells.extend(["-".to_owned(), "-".to_owned()]),
                 Some(Rival { label, wall, ratio }) => {
-                    cells.push(format!("{} {label}", time(wall)));
-                    cells.push(judged(ratio, |value| format!("{value:.2}")));
+                    cells.push(format!("{} {}", time(wall), label.replace('|', "\\|")));
+                    let shown = judged(ratio, |value| format!("{value:.2}"));
+                    cells.push(if self.void.is_some() { "void".to_owned() } else { shown });
                 }
             }
         }
@@ -129,18 +133,19 @@ fn walls(entry: &Entry) -> Option<Spread> {
 }
 
 /// Words on a contender that has no column.
-fn note(title: &str, entry: &Entry) -> Option<String> {
+fn note(title: &str, entry: &Entry, shown: Option<&Rival>) -> Option<String> {
     let label = entry.contender.label;
     let wall = walls(entry)?;
     match (&entry.void, entry.contender.role) {
         (Some(reason), _) => Some(format!("{title}: {label} is void after {}: {reason}", duration(wall.median))),
+        (None, Role::Floor) if shown.is_some_and(|rival| rival.label == label) => None,
         (None, Role::Other | Role::Floor) => Some(format!("{title}: {label} {}", time(&wall))),
         _ => None,
     }
 }
 
 /// Seconds, or milliseconds when there is less than a tenth of one.
-fn duration(seconds: f64) -> String {
+pub(crate) fn duration(seconds: f64) -> String {
     if seconds < 0.1 { format!("{:.1} ms", seconds * 1e3) } else { format!("{seconds:.2} s") }
 }
 
