@@ -113,5 +113,6 @@ fn watch(child: &mut Child) -> anyhow::Result<(bool, Option<u64>)> {
 fn peak_resident(status: &str) -> Option<u64> {
     let text = fs::read_to_string(status).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim().strip_suffix(" kB")?.trim().parse().ok()
+    // A process that is just ending has none left.
+    line.trim().strip_suffix(" kB")?.trim().parse().ok().filter(|kib| *kib > 0)
 }

@@ -77,7 +77,7 @@ impl Row {
         let (case, entries) = (&measured.case, &measured.entries);
         let ours = entries.iter().find(|entry| entry.contender.role == Role::Ours)?;
         let wall = walls(ours)?;
-        let rival = |role: Role, limit, slowest: bool| {
+        let rival = |role: Role, limit: Option<f64>, slowest: bool| {
             let valid = entries.iter().filter(|entry| entry.contender.role == role && entry.void.is_none());
             let timed = valid.filter_map(|entry| Some((entry.contender.label, walls(entry)?)));
             let by_median = |a: &(&str, Spread), b: &(&str, Spread)| a.1.median.total_cmp(&b.1.median);
