@@ -19,7 +19,7 @@ const FOOT: f64 = 40.0;
 const WHOLE: f64 = WIDTH - LEFT - RIGHT;
 
 /// A longer bar is cut there.
-const LONGEST: f64 = WHOLE * 1.15;
+const LONGEST: f64 = WHOLE * 1.05;
 
 const TITLE: &str = "Time until all is done, in percent of the predecessor's";
 
