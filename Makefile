@@ -27,6 +27,14 @@ BUILD_NEEDS = gcc libc6-dev libclang-dev
 RUN_NEEDS = debianutils qemu-utils util-linux
 TEST_NEEDS = busybox bzip2 e2fsprogs fdisk ganeti ganeti-3.0 gdisk gzip iproute2 mount xz-utils strace zstd
 LINT_NEEDS = mandoc shellcheck
+BENCH_NEEDS = bmap-tools bzip2 curl e2fsprogs gzip isal lbzip2 mount xz-utils zstd
+
+# What `make bench` measures: the cases by name (all when empty), runs of each contender, size of the disk in the image
+# and of the files in it.
+CASES ?=
+RUNS ?= 5
+BENCH_SIZE ?= 4G
+BENCH_DATA ?= 1G
 
 # Recursive: looked up only when a recipe asks.
 SHELL_SCRIPTS = $(shell grep --recursive --files-with-matches --exclude='*.rs' --exclude='*.md' \
@@ -99,6 +107,14 @@ test-it: setup ## Run the scripts against real disks, tools and servers (as root
 .PHONY: test-ganeti
 test-ganeti: setup ## Run the tests against a real Ganeti (as root)
 	$(CARGO) test --locked --test ganeti
+
+.PHONY: setup-bench
+setup-bench: setup-build
+	$(call install-missing,$(RUN_NEEDS) $(BENCH_NEEDS))
+
+.PHONY: bench
+bench: setup-bench ## Measure the provider against other ways, as root; CASES="raw gz" RUNS=3 for some of it
+	$(CARGO) bench --locked --bench install -- --runs $(RUNS) --size $(BENCH_SIZE) --data $(BENCH_DATA) $(CASES)
 
 .PHONY: lint
 lint: setup-lint ## Check formatting, lints, shell scripts and man pages
