@@ -39,6 +39,7 @@ pub struct HeldDisk {
     path: PathBuf,
     kind: DiskKind,
     size: u64,
+    unbootable: AtomicBool,
 }
 
 impl Target {
@@ -51,7 +52,13 @@ impl Target {
             DiskKind::File => 1,
         };
         let direct = OpenOptions::new().write(true).custom_flags(libc::O_DIRECT).open(descriptor_path(&file)).ok();
-        let held = HeldDisk { lock: lock(&file, path)?, path: path.to_owned(), kind, size };
+        let held = HeldDisk {
+            lock: lock(&file, path)?,
+            path: path.to_owned(),
+            kind,
+            size,
+            unbootable: AtomicBool::new(false),
+        };
         let works = || AtomicBool::new(true);
         let held = Arc::new(held);
         Ok(Target { file, held, direct, direct_works: works(), sector, ranges_work: works() })
@@ -219,7 +226,7 @@ impl HeldDisk {
     /// Opens and locks the disk at `path`, which others may hold exclusively.
     pub fn open(path: &Path) -> Result<Self, DeviceError> {
         let (file, kind, size) = open_disk(path, OpenOptions::new().read(true).write(true), 0)?;
-        Ok(HeldDisk { lock: lock(&file, path)?, path: path.to_owned(), kind, size })
+        Ok(HeldDisk { lock: lock(&file, path)?, path: path.to_owned(), kind, size, unbootable: AtomicBool::new(false) })
     }
 
     /// As Ganeti named it.
@@ -240,6 +247,16 @@ impl HeldDisk {
     /// The disk, open for reading and writing, not exclusively.
     pub fn file(&self) -> &File {
         &self.lock
+    }
+
+    /// Whether its boot area is known to be zero, on stable storage.
+    pub fn is_unbootable(&self) -> bool {
+        self.unbootable.load(Ordering::Relaxed)
+    }
+
+    /// Notes what is known of its boot area.
+    pub fn set_unbootable(&self, unbootable: bool) {
+        self.unbootable.store(unbootable, Ordering::Relaxed);
     }
 
     /// Whether somebody uses the block device: it is mounted, or another device lies on it.

@@ -156,6 +156,7 @@ impl BootArea<'_> {
     /// Writes it. From now on the disk can boot.
     pub fn commit(self) -> Result<(), WriteError> {
         let BootArea { target, bytes } = self;
+        target.held().set_unbootable(false);
         let written = target.write_at(&bytes, 0).and_then(|()| target.sync()).and_then(|()| target.check_size());
         written.map_err(|err| disk_error(target.path(), err))
     }
@@ -167,9 +168,14 @@ fn disk_error(path: &Path, source: io::Error) -> WriteError {
 
 /// Makes a disk unbootable: its first MiB reads zero, on stable storage.
 pub fn invalidate(disk: &HeldDisk) -> Result<(), WriteError> {
+    if disk.is_unbootable() {
+        return Ok(());
+    }
     let zeros = vec![0; usize::try_from(disk.size()).unwrap_or(BOOT_AREA).min(BOOT_AREA)];
     let wiped = disk.file().write_all_at(&zeros, 0).and_then(|()| disk.file().sync_all());
-    wiped.map_err(|err| disk_error(disk.path(), err))
+    wiped.map_err(|err| disk_error(disk.path(), err))?;
+    disk.set_unbootable(true);
+    Ok(())
 }
 
 /// An error unless an image of `len` bytes fits onto the disk.
