@@ -8,7 +8,7 @@ mod target;
 
 pub use buffer::{ALIGNMENT, AlignedBuf};
 pub use loopback::{HookDevice, HookDeviceError};
-pub use source::SourceDisk;
+pub use source::{DirectReader, SourceDisk};
 pub use target::{HeldDisk, Target};
 
 use std::fs::{File, OpenOptions};

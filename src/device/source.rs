@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! A disk that is read: for export.
+//! What is read: disks for export, and image files.
 
 use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::{DeviceError, open_disk};
+use super::{ALIGNMENT, AlignedBuf, DeviceError, descriptor_path, open_disk};
 
 /// An open disk and its size. Nothing is held: Ganeti exports snapshots, and the disks of stopped instances.
 #[derive(Debug)]
 pub struct SourceDisk {
-    /// Open for reading.
-    pub file: File,
+    file: File,
     /// As Ganeti named it.
     pub path: PathBuf,
     /// In bytes.
@@ -22,5 +23,42 @@ impl SourceDisk {
     pub fn open(path: &Path) -> Result<Self, DeviceError> {
         let (file, _, size) = open_disk(path, OpenOptions::new().read(true), 0)?;
         Ok(SourceDisk { file, path: path.to_owned(), size })
+    }
+
+    /// Its bytes.
+    pub fn reader(&self) -> DirectReader<'_> {
+        DirectReader::new(&self.file)
+    }
+}
+
+/// A file or block device read past the page cache, where that is offered: once through, its bytes would only drive
+/// others out of it, and be copied once more.
+#[derive(Debug)]
+pub struct DirectReader<'f> {
+    file: &'f File,
+    direct: Option<File>,
+}
+
+impl<'f> DirectReader<'f> {
+    /// Of a file that is open for reading.
+    pub fn new(file: &'f File) -> Self {
+        let direct = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(descriptor_path(file)).ok();
+        DirectReader { file, direct }
+    }
+
+    /// Whether it is read past the page cache.
+    pub fn is_direct(&self) -> bool {
+        self.direct.is_some()
+    }
+
+    /// Reads `len` bytes at `offset` (both in bytes) into the start of `buffer`; fewer are an error.
+    pub fn read(&self, buffer: &mut AlignedBuf, offset: u64, len: usize) -> io::Result<()> {
+        let mut done = 0;
+        if let (Some(direct), true) = (&self.direct, offset.is_multiple_of(ALIGNMENT as u64)) {
+            // Short at the file's end only; the rest, and what direct reads refuse, comes through the page cache.
+            let whole = len.next_multiple_of(ALIGNMENT).min(buffer.len());
+            done = direct.read_at(&mut buffer[..whole], offset).unwrap_or(0).min(len);
+        }
+        self.file.read_exact_at(&mut buffer[done..len], offset + done as u64)
     }
 }

@@ -1,18 +1,23 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! Copies a disk to a stream: reading ahead while the other side takes its time.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use crate::device::{AlignedBuf, SourceDisk};
+use crate::device::{AlignedBuf, DirectReader, SourceDisk};
 
 /// Length of a piece in bytes.
-const PIECE_LEN: usize = 1 << 20;
+const PIECE_LEN: usize = 2 << 20;
 
-/// Pieces read ahead.
+/// Pieces in memory: some read ahead, one being written.
 const PIECES: usize = 8;
+
+/// Threads that read: two keep a disk busy.
+const READERS: usize = 2;
 
 /// Why a dump is not whole.
 #[derive(Debug, thiserror::Error)]
@@ -39,47 +44,88 @@ pub enum DumpError {
     },
 }
 
+/// A part of the disk that was read, or not: its place in the disk, its bytes and their number.
+type Piece = (u64, Result<(AlignedBuf, usize), DumpError>);
+
 /// Writes every byte of the disk to `out`.
 pub fn dump(disk: &SourceDisk, out: &mut dyn Write) -> Result<(), DumpError> {
-    let size = disk.size;
+    let (spent, buffers) = sync_channel(PIECES);
+    for _ in 0..PIECES {
+        // The receiver lives and the channel has room.
+        let _ = spent.send(AlignedBuf::new(PIECE_LEN));
+    }
+    let reading = Reading { disk, reader: disk.reader(), next: AtomicU64::new(0), buffers: Mutex::new(buffers) };
     thread::scope(|scope| {
         let (sender, pieces) = sync_channel(PIECES);
-        let (spent, buffers) = sync_channel(PIECES + 2);
-        for _ in 0..PIECES + 2 {
-            // The receiver lives and the channel has room.
-            let _ = spent.send(AlignedBuf::new(PIECE_LEN));
+        for _ in 0..READERS {
+            let (reading, sender) = (&reading, sender.clone());
+            scope.spawn(move || reading.read_all(&sender));
         }
-        let reading = scope.spawn(move || read_all(disk, &buffers, &sender));
-        let mut written = 0;
-        for (buffer, len) in pieces {
-            let write_error = |source| DumpError::Write { written, size, source };
-            out.write_all(&buffer[..len]).map_err(write_error)?;
-            written += len as u64;
-            // The reader may be done and gone.
-            let _ = spent.send(buffer);
-        }
-        let died = |_panic| Err(DumpError::Write { written, size, source: io::Error::other("the reader died") });
-        reading.join().unwrap_or_else(died)?;
-        out.flush().map_err(|source| DumpError::Write { written, size, source })
+        drop(sender);
+        write_all(&pieces, &spent, disk.size, out)
     })
 }
 
-fn read_all(
-    disk: &SourceDisk,
-    buffers: &std::sync::mpsc::Receiver<AlignedBuf>,
-    sender: &SyncSender<(AlignedBuf, usize)>,
+/// Puts the pieces in order. Ends at the first that is missing, which the readers notice by their closed channels.
+fn write_all(
+    pieces: &Receiver<Piece>,
+    spent: &SyncSender<AlignedBuf>,
+    size: u64,
+    out: &mut dyn Write,
 ) -> Result<(), DumpError> {
-    let mut offset = 0;
-    while offset < disk.size {
-        // A closed channel: the writer failed and says why.
-        let Ok(mut buffer) = buffers.recv() else { return Ok(()) };
-        let len = usize::try_from(disk.size - offset).unwrap_or(PIECE_LEN).min(PIECE_LEN);
-        let read_error = |source| DumpError::Read { path: disk.path.clone(), offset, source };
-        disk.file.read_exact_at(&mut buffer[..len], offset).map_err(read_error)?;
-        if sender.send((buffer, len)).is_err() {
-            return Ok(());
+    let mut early = BTreeMap::new();
+    let (mut written, mut next) = (0, 0);
+    for (index, piece) in pieces {
+        early.insert(index, piece);
+        while let Some(piece) = early.remove(&next) {
+            let (buffer, len) = piece?;
+            let write_error = |source| DumpError::Write { written, size, source };
+            out.write_all(&buffer[..len]).map_err(write_error)?;
+            written += len as u64;
+            next += 1;
+            // The readers may be done and gone.
+            let _ = spent.send(buffer);
         }
-        offset += len as u64;
     }
-    Ok(())
+    let ended = if written == size { out.flush() } else { Err(io::Error::other("a reading thread died")) };
+    ended.map_err(|source| DumpError::Write { written, size, source })
+}
+
+/// What the reading threads share.
+struct Reading<'d> {
+    disk: &'d SourceDisk,
+    reader: DirectReader<'d>,
+    next: AtomicU64,
+    buffers: Mutex<Receiver<AlignedBuf>>,
+}
+
+impl Reading<'_> {
+    /// Reads the next piece that nobody reads, until there is none, or until the writer is gone. Who has a buffer takes
+    /// the lowest piece, so the one that the writer waits for always has one.
+    fn read_all(&self, sender: &SyncSender<Piece>) {
+        loop {
+            let (buffer, index) = {
+                let buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
+                let Ok(buffer) = buffers.recv() else { return };
+                (buffer, self.next.fetch_add(1, Ordering::Relaxed))
+            };
+            let offset = index * PIECE_LEN as u64;
+            if offset >= self.disk.size {
+                return;
+            }
+            let piece = self.read(buffer, offset);
+            let failed = piece.is_err();
+            if sender.send((index, piece)).is_err() || failed {
+                return;
+            }
+        }
+    }
+
+    fn read(&self, mut buffer: AlignedBuf, offset: u64) -> Result<(AlignedBuf, usize), DumpError> {
+        let len = usize::try_from(self.disk.size - offset).unwrap_or(PIECE_LEN).min(PIECE_LEN);
+        match self.reader.read(&mut buffer, offset, len) {
+            Ok(()) => Ok((buffer, len)),
+            Err(source) => Err(DumpError::Read { path: self.disk.path.clone(), offset, source }),
+        }
+    }
 }

@@ -85,6 +85,13 @@ impl Drop for Disk {
     fn drop(&mut self) {
         if let Some(device) = &self.device {
             let _ = std::process::Command::new("losetup").arg("-d").arg(device).status();
+            // Detaching is lazy while somebody looks at the device, and the next disk may have the same file.
+            for _ in 0..1000 {
+                if !loops_over(&self.file).contains(&device.display().to_string()) {
+                    break;
+                }
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
         }
     }
 }
