@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::process::{self, Children};
+use crate::process::{self, Children, Lifetime};
 use crate::report::Report;
 
 /// Why hooks did not run to their end.
@@ -52,7 +52,7 @@ pub fn run(
     let mut command = run_parts(folder, "--exit-on-error");
     command.env_clear().envs(environment.iter().map(|(name, value)| (name, value)));
     let mut last = String::new();
-    let status = process::run(command, &[], children, |line| {
+    let status = process::run(command, &[], Lifetime::Group, children, |line| {
         report.info(format_args!("hook: {line}"));
         line.clone_into(&mut last);
     });
@@ -73,7 +73,9 @@ fn run_parts(folder: &Path, option: &str) -> Command {
 /// run-parts takes only executable files whose names have letters, digits, `-` and `_`.
 fn warn_of_skipped(folder: &Path, children: &Children, report: &Report) -> io::Result<()> {
     let mut taken = Vec::new();
-    let status = process::run(run_parts(folder, "--test"), &[], children, |line| taken.push(PathBuf::from(line)))?;
+    let status = process::run(run_parts(folder, "--test"), &[], Lifetime::Child, children, |line| {
+        taken.push(PathBuf::from(line))
+    })?;
     if !status.success() {
         return Err(io::Error::other(format!("run-parts --test: {status}")));
     }

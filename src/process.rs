@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! Children: tied to this process, with checked status, their output passed on line by line, none left behind.
 
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, PipeWriter, Read, Write};
 use std::os::fd::BorrowedFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -57,19 +57,60 @@ fn is_alive(group: Pid) -> bool {
     }
 }
 
+/// Kills a process group when this process dies without a chance to do so itself, by SIGKILL: PR_SET_PDEATHSIG reaches
+/// a child, but not what the child started. A shell waits for the end of a pipe of which only we hold the other end.
+struct Guard {
+    shell: Child,
+    pipe: PipeWriter,
+}
+
+impl Guard {
+    const SCRIPT: &str = r#"read -r group || exit; read -r end; kill -s KILL -- "-$group""#;
+
+    fn start() -> io::Result<Self> {
+        let (reader, pipe) = io::pipe()?;
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", Self::SCRIPT]).env_clear().process_group(0);
+        let shell = command.stdin(reader).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        Ok(Guard { shell, pipe })
+    }
+
+    fn watch(&mut self, group: Pid) -> io::Result<()> {
+        writeln!(self.pipe, "{group}")
+    }
+
+    /// The group has ended; its number may become another's.
+    fn release(mut self) -> io::Result<()> {
+        self.shell.kill()?;
+        self.shell.wait().map(drop)
+    }
+}
+
+/// What must not outlive this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lifetime {
+    /// The command itself; it starts nothing.
+    Child,
+    /// The command and all that it starts in its process group.
+    Group,
+}
+
 /// Runs `command` in a process group of its own, hands each line of its standard output and error to `on_line`, and
-/// gives its exit status. It inherits `keep` under the same numbers and no standard input. It dies with this thread;
-/// what it leaves running in its group is killed when it ends.
+/// gives its exit status. It inherits `keep` under the same numbers and no standard input. It dies with this thread,
+/// and as `lifetime` says; what it leaves running in its group is killed when it ends.
 pub fn run(
     mut command: Command,
     keep: &[BorrowedFd<'_>],
+    lifetime: Lifetime,
     children: &Children,
     mut on_line: impl FnMut(&str),
 ) -> io::Result<ExitStatus> {
+    let mut guard = if lifetime == Lifetime::Group { Some(Guard::start()?) } else { None };
     let (output, writer) = io::pipe()?;
     command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer).process_group(0);
     sys::tie_child(&mut command, keep);
     let mut child = spawn(&mut command, children)?;
+    guard.as_mut().map_or(Ok(()), |guard| guard.watch(pid(&child)?))?;
     // The command holds the write ends of the pipe: without this its end would never be seen.
     drop(command);
     let (sender, lines) = mpsc::channel();
@@ -78,7 +119,7 @@ pub fn run(
         match lines.recv_timeout(Duration::from_millis(50)) {
             Ok(line) => on_line(&line),
             Err(mpsc::RecvTimeoutError::Timeout) if !has_ended(&child)? => {}
-            Err(_) => break end(&mut child, children)?,
+            Err(_) => break end(&mut child, guard.take(), children)?,
         }
     };
     let start = Instant::now();
@@ -106,7 +147,7 @@ fn has_ended(child: &Child) -> io::Result<bool> {
 }
 
 /// Waits for the child's end, kills what is left of its group, and reaps it.
-fn end(child: &mut Child, children: &Children) -> io::Result<ExitStatus> {
+fn end(child: &mut Child, guard: Option<Guard>, children: &Children) -> io::Result<ExitStatus> {
     let group = pid(child)?;
     while let Err(err) = waitid(Id::Pid(group), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) {
         if err != Errno::EINTR {
@@ -116,6 +157,7 @@ fn end(child: &mut Child, children: &Children) -> io::Result<ExitStatus> {
     let mut groups = children.groups();
     // ESRCH: nothing was left.
     let _ = killpg(group, Signal::SIGKILL);
+    guard.map_or(Ok(()), Guard::release)?;
     groups.retain(|known| *known != group);
     child.wait()
 }
@@ -139,7 +181,7 @@ fn read_lines(output: impl Read, sender: &mpsc::Sender<String>) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Children, run};
+    use super::{Children, Lifetime, run};
     use std::process::Command;
     use std::time::{Duration, Instant};
 
@@ -147,7 +189,8 @@ mod tests {
         let mut lines = Vec::new();
         let mut command = Command::new("sh");
         command.args(["-c", script]);
-        let status = run(command, &[], &Children::default(), |line| lines.push(line.to_owned())).unwrap();
+        let status =
+            run(command, &[], Lifetime::Group, &Children::default(), |line| lines.push(line.to_owned())).unwrap();
         (status.code().unwrap(), lines)
     }
 

@@ -11,7 +11,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::{DiskWriter, WriteError, check_fits};
 use crate::device::{DirectReader, DiskKind, descriptor_path};
-use crate::process::{self, Children};
+use crate::process::{self, Children, Lifetime};
 
 /// Requests that qemu-img keeps in flight; measured: 16 is 1.1 times as fast as its default of 8.
 const COROUTINES: &str = "16";
@@ -97,7 +97,7 @@ fn run(command: Command, source: &File, target: &File, children: &Children) -> R
     let mut last = String::new();
     let keep = [source.as_fd(), target.as_fd()];
     debug_assert_ne!(source.as_raw_fd(), target.as_raw_fd());
-    let status = process::run(command, &keep, children, |line| line.clone_into(&mut last));
+    let status = process::run(command, &keep, Lifetime::Child, children, |line| line.clone_into(&mut last));
     match status {
         Ok(status) if status.success() => Ok(()),
         Ok(status) if last.is_empty() => Err(WriteError::QemuImg(format!("qemu-img failed ({status})"))),

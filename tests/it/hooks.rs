@@ -117,7 +117,7 @@ fn rename_without_hooks_needs_neither_variant_nor_disk() {
 }
 
 #[test]
-fn a_killed_create_leaves_no_loop_device() {
+fn a_killed_create_leaves_neither_hook_nor_loop_device() {
     let world = World::new();
     let image = encode(&world, &disk(MIB), "raw");
     let target = Disk::stale(&world, "disk0", Kind::File, MIB);
@@ -133,9 +133,8 @@ fn a_killed_create_leaves_no_loop_device() {
         fs::remove_file(&pid_file).unwrap();
         tool("kill", &[signal, &child.id().to_string()]);
         if signal == "-KILL" {
-            // What run-parts started is not ours to reap; it holds no device.
+            wait_until("the hook is gone", || !is_running(hook.trim()));
             wait_until("the loop device is detached", || loops_over(&world.path("disk0")).is_empty());
-            tool("kill", &["-KILL", hook.trim()]);
             child.wait_with_output().unwrap();
         } else {
             let outcome = Outcome(child.wait_with_output().unwrap());
