@@ -3,6 +3,7 @@
 // Clippy exempts only functions marked #[test] by itself; what they call is test code too.
 #![allow(clippy::unwrap_used)]
 
+mod bzip2;
 mod cache;
 mod create;
 mod hooks;
