@@ -3,18 +3,19 @@
 
 use std::io::{self, BufRead, Read};
 
-use bzip2::bufread::BzDecoder;
 use flate2::bufread::GzDecoder;
 use xz2::bufread::XzDecoder;
 use xz2::stream::MtStreamBuilder;
 
+use super::broken;
+use super::bzip2;
 use super::detect;
 use super::format::Compression;
 
 /// Input is read in pieces of this many bytes.
 const INPUT_LEN: usize = 256 << 10;
 
-/// A member's first bytes that are looked at to tell it from trailing garbage; bzip2 needs ten.
+/// A member's first bytes that are looked at to tell it from trailing garbage; xz needs six.
 const MAGIC_LEN: usize = 16;
 
 /// Memory beyond which an .xz is refused, in bytes: `xz -9` needs 65 MiB, the largest dictionary 1.5 GiB.
@@ -26,16 +27,15 @@ const XZ_THREADING_LIMIT: u64 = 192 << 20;
 /// Reads the decoded bytes of `input`, which is all in `compression`. A truncated or corrupt member, or anything but
 /// zero padding behind the last one, is an error of kind `InvalidData` or `UnexpectedEof`.
 pub fn reader<'r>(input: impl Read + Send + 'r, compression: Compression) -> Box<dyn Read + Send + 'r> {
-    let input = Input::new(input);
     match compression {
         Compression::Gzip => Box::new(Members::<_, GzDecoder<_>>::new(input, compression)),
-        Compression::Bzip2 => Box::new(Members::<_, BzDecoder<_>>::new(input, compression)),
+        Compression::Bzip2 => Box::new(bzip2::reader(input)),
         Compression::Xz => Box::new(Members::<_, XzDecoder<_>>::new(input, compression)),
         Compression::Zstd => Box::new(Members::<_, zstd::Decoder<'static, _>>::new(input, compression)),
     }
 }
 
-/// A decoder of one member (gzip), stream (bzip2, xz) or frame (zstd), which stops right behind it.
+/// A decoder of one member (gzip), stream (xz) or frame (zstd), which stops right behind it.
 trait Member<R>: Read + Sized {
     fn start(input: R) -> io::Result<Self>;
     fn into_input(self) -> R;
@@ -44,16 +44,6 @@ trait Member<R>: Read + Sized {
 impl<R: BufRead> Member<R> for GzDecoder<R> {
     fn start(input: R) -> io::Result<Self> {
         Ok(GzDecoder::new(input))
-    }
-
-    fn into_input(self) -> R {
-        self.into_inner()
-    }
-}
-
-impl<R: BufRead> Member<R> for BzDecoder<R> {
-    fn start(input: R) -> io::Result<Self> {
-        Ok(BzDecoder::new(input))
     }
 
     fn into_input(self) -> R {
@@ -101,8 +91,8 @@ enum State<R, M> {
 }
 
 impl<R: Read, M: Member<Input<R>>> Members<R, M> {
-    fn new(input: Input<R>, compression: Compression) -> Self {
-        Members { compression, state: State::Between(input) }
+    fn new(input: R, compression: Compression) -> Self {
+        Members { compression, state: State::Between(Input::new(input)) }
     }
 
     /// What follows between members: another member, or the end after zero padding.
@@ -117,11 +107,7 @@ impl<R: Read, M: Member<Input<R>>> Members<R, M> {
                 return Ok(State::Done);
             }
             if rest.iter().any(|byte| *byte != 0) {
-                let message = format!(
-                    "there is data behind the end of the {} archive that belongs to no member",
-                    self.compression
-                );
-                return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+                return Err(broken::followed_by_data(self.compression));
             }
             let len = rest.len();
             input.consume(len);
@@ -155,11 +141,7 @@ impl<R: Read, M: Member<Input<R>>> Read for Members<R, M> {
 impl<R, M> Members<R, M> {
     /// The decoders' own messages say little ("corrupt xz stream", "premature eof").
     fn named(&self, err: &io::Error) -> io::Error {
-        let what = match err.kind() {
-            io::ErrorKind::UnexpectedEof => "is truncated",
-            _ => "is corrupt",
-        };
-        io::Error::new(err.kind(), format!("the {} archive {what} ({err})", self.compression))
+        broken::error(self.compression, err.kind(), err)
     }
 }
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! Images: what the user named, what it really is, and its decoded bytes.
 
+mod broken;
+mod bzip2;
 pub mod decode;
 pub mod detect;
 pub mod format;

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod architecture;
+mod bzip2;
 mod cache;
 mod cold;
 mod create;
