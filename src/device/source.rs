@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::{ALIGNMENT, AlignedBuf, DeviceError, descriptor_path, open_disk};
+use crate::sys;
 
 /// An open disk and its size. Nothing is held: Ganeti exports snapshots, and the disks of stopped instances.
 #[derive(Debug)]
@@ -32,7 +33,8 @@ impl SourceDisk {
 }
 
 /// A file or block device read past the page cache, where that is offered: once through, its bytes would only drive
-/// others out of it, and be copied once more.
+/// others out of it, and be copied once more. What the page cache holds already, an image just downloaded for instance,
+/// comes from there: that spares the disk.
 #[derive(Debug)]
 pub struct DirectReader<'f> {
     file: &'f File,
@@ -54,11 +56,17 @@ impl<'f> DirectReader<'f> {
     /// Reads `len` bytes at `offset` (both in bytes) into the start of `buffer`; fewer are an error.
     pub fn read(&self, buffer: &mut AlignedBuf, offset: u64, len: usize) -> io::Result<()> {
         let mut done = 0;
-        if let (Some(direct), true) = (&self.direct, offset.is_multiple_of(ALIGNMENT as u64)) {
+        let direct = self.direct.as_ref().filter(|_| offset.is_multiple_of(ALIGNMENT as u64));
+        if let Some(direct) = direct.filter(|_| !self.is_cached(offset, len)) {
             // Short at the file's end only; the rest, and what direct reads refuse, comes through the page cache.
             let whole = len.next_multiple_of(ALIGNMENT).min(buffer.len());
             done = direct.read_at(&mut buffer[..whole], offset).unwrap_or(0).min(len);
         }
         self.file.read_exact_at(&mut buffer[done..len], offset + done as u64)
+    }
+
+    /// Whether the page cache holds all of a range. A kernel that can't tell counts as no.
+    fn is_cached(&self, offset: u64, len: usize) -> bool {
+        sys::cached_bytes(self.file, offset, len as u64).is_ok_and(|cached| cached >= len as u64)
     }
 }
