@@ -68,12 +68,16 @@ fn resolve_http(built_in: HttpSettings, set: super::PartialHttp) -> HttpSettings
         proxy: set.proxy.filter(|proxy| !proxy.0.is_empty()),
         no_proxy: set.no_proxy.unwrap_or(built_in.no_proxy),
         ca_file: set.ca_file.filter(|file| !file.as_os_str().is_empty()),
+        client_cert: set.client_cert.filter(|file| !file.as_os_str().is_empty()),
+        client_key: set.client_key.filter(|file| !file.as_os_str().is_empty()),
         insecure_tls: set.insecure_tls.unwrap_or(built_in.insecure_tls),
         headers: set.headers.unwrap_or(built_in.headers),
         credentials: set.user.filter(|user| !user.0.is_empty()).map(|user| Credentials { user, password }),
+        netrc_file: set.netrc_file.filter(|file| !file.as_os_str().is_empty()),
         user_agent: set.user_agent.unwrap_or(built_in.user_agent),
         connect_timeout: set.connect_timeout.unwrap_or(built_in.connect_timeout),
         stall_timeout: set.stall_timeout.unwrap_or(built_in.stall_timeout),
+        min_speed: set.min_speed.or(built_in.min_speed).filter(|speed| speed.0 > 0),
         max_time: set.max_time.filter(|time| !time.is_zero()),
         retries: set.retries.unwrap_or(built_in.retries),
         limit_rate: set.limit_rate.filter(|rate| rate.0 > 0),
@@ -97,11 +101,19 @@ mod tests {
     }
 
     #[test]
+    fn a_minimum_speed_of_zero_is_none() {
+        let speed = |text| Settings::resolve(&Paths::below(Path::new("/")), parse_toml(text).unwrap()).http.min_speed;
+        let speeds = ["", "http.min_speed = '0'", "http.min_speed = '5K'"].map(speed);
+        assert_eq!(speeds.map(|speed| speed.map(|speed| speed.0)), [Some(1024), None, Some(5120)]);
+    }
+
+    #[test]
     fn empty_and_zero_take_back_what_the_site_set() {
         let site = "image = '/i'\nimage_type = 'raw'\n[http]\nproxy = 'p:1'\nno_proxy = ['a']\nca_file = '/c'\nuser = 'u'\n\
-                    password = 'p'\nmax_time = 5\nlimit_rate = '1M'\nheaders = { X-A = 'b' }\n";
+                    password = 'p'\nmax_time = 5\nlimit_rate = '1M'\nheaders = { X-A = 'b' }\n\
+                    client_cert = '/e'\nclient_key = '/k'\nnetrc_file = '/n'\n";
         let variant = "image = ''\nimage_type = ''\n[http]\nproxy = ''\nno_proxy = []\nca_file = ''\nuser = ''\n\
-                       max_time = 0\nlimit_rate = '0'\nheaders = {}\n";
+                       max_time = 0\nlimit_rate = '0'\nheaders = {}\nclient_cert = ''\nnetrc_file = ''\n";
         let both = parse_toml(site).unwrap().overlaid_by(parse_toml(variant).unwrap());
         assert_eq!(Settings::resolve(&Paths::below(Path::new("/")), both), Settings::default());
     }

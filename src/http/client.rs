@@ -7,16 +7,17 @@ use ureq::Agent;
 use ureq::config::Config;
 use ureq::http::header;
 use ureq::http::{HeaderMap, StatusCode};
-use ureq::tls::TlsConfig;
+use ureq::tls::{ClientCert, TlsConfig};
 use ureq::unversioned::transport::{Connector, TcpConnector};
 
 use super::error::{Exchange, HttpError};
-use super::proxy::{Proxy, bypasses};
+use super::no_proxy::NoProxy;
+use super::proxy::Proxy;
 use super::request::{Conditions, RequestHeaders, request_target};
 use super::response::{Content, Response};
 use super::retry::{Attempts, Backoff};
 use super::settings::HttpSettings;
-use super::tls::tls_config;
+use super::tls::{client_cert, tls_config};
 use super::url::ImageUrl;
 use crate::report::Report;
 
@@ -34,6 +35,15 @@ pub struct Client {
     settings: HttpSettings,
     headers: RequestHeaders,
     backoff: Backoff,
+    /// To the server that was asked for; with the client certificate, if there is one.
+    own: Ways,
+    /// To any other, which sees no certificate of ours, where that makes a difference.
+    foreign: Option<Ways>,
+}
+
+/// The ways to a server.
+#[derive(Debug)]
+struct Ways {
     direct: Agent,
     proxied: Option<Proxied>,
 }
@@ -49,7 +59,7 @@ struct Proxied {
 }
 
 impl Client {
-    /// Checks `settings` and reads the CA file, if they name one. Nothing is sent.
+    /// Checks `settings` and reads the files that they name. Nothing is sent.
     pub fn new(settings: &HttpSettings) -> Result<Self, HttpError> {
         Self::with_backoff(settings, Backoff::default())
     }
@@ -58,12 +68,11 @@ impl Client {
     pub fn with_backoff(settings: &HttpSettings, backoff: Backoff) -> Result<Self, HttpError> {
         let headers = RequestHeaders::new(settings)?;
         let tls = tls_config(settings)?;
-        let proxied = match &settings.proxy {
-            Some(text) => Some(Proxied::new(Proxy::parse(text)?, settings, &tls)?),
-            None => None,
+        let (own, foreign) = match client_cert(settings)? {
+            Some(cert) => (Ways::new(settings, &showing(&tls, cert))?, Some(Ways::new(settings, &tls)?)),
+            None => (Ways::new(settings, &tls)?, None),
         };
-        let direct = Agent::new_with_config(agent_config(settings, &tls, None));
-        Ok(Client { settings: settings.clone(), headers, backoff, direct, proxied })
+        Ok(Client { settings: settings.clone(), headers, backoff, own, foreign })
     }
 
     /// Asks for `url`, again after transient failures, and gives the first answer that is the image or `NotModified`.
@@ -117,7 +126,9 @@ impl Client {
         conditions: &Conditions,
         deadline: Option<Instant>,
     ) -> Result<Answer, HttpError> {
-        let (agent, peer) = self.way_to(url);
+        let same_server = url.as_url().origin() == first.as_url().origin();
+        let ways = self.foreign.as_ref().filter(|_| !same_server).unwrap_or(&self.own);
+        let (agent, peer) = ways.to(url, &self.settings.no_proxy);
         let mut request = agent.get(request_target(url));
         for (name, value) in self.headers.build(url, first, conditions) {
             request = request.header(name, value);
@@ -130,19 +141,6 @@ impl Client {
         let HttpSettings { connect_timeout, stall_timeout, max_time, .. } = self.settings;
         let exchange = Exchange { url, peer: &peer, connect_timeout, stall_timeout, max_time };
         request.call().map_err(|error| exchange.failure(error))
-    }
-
-    /// Who carries the request, and whom a failure to connect is about.
-    fn way_to(&self, url: &ImageUrl) -> (&Agent, String) {
-        let target = url.as_url();
-        let host = target.host_str().unwrap_or_default();
-        match &self.proxied {
-            Some(proxied) if !bypasses(&self.settings.no_proxy, host) => {
-                let agent = if target.scheme() == "https" { &proxied.tunnels } else { &proxied.requests };
-                (agent, proxied.proxy.peer())
-            }
-            _ => (&self.direct, format!("{host}:{}", target.port_or_known_default().unwrap_or_default())),
-        }
     }
 
     fn accept(
@@ -185,6 +183,31 @@ impl Client {
     }
 }
 
+impl Ways {
+    fn new(settings: &HttpSettings, tls: &TlsConfig) -> Result<Self, HttpError> {
+        let proxied = match &settings.proxy {
+            Some(text) => Some(Proxied::new(Proxy::parse(text)?, settings, tls)?),
+            None => None,
+        };
+        Ok(Ways { direct: Agent::new_with_config(agent_config(settings, tls, None)), proxied })
+    }
+
+    /// Who carries a request to `url`, and whom a failure to connect is about.
+    fn to(&self, url: &ImageUrl, no_proxy: &[NoProxy]) -> (&Agent, String) {
+        let target = url.as_url();
+        match &self.proxied {
+            Some(proxied) if !no_proxy.iter().any(|entry| entry.covers(target)) => {
+                let agent = if target.scheme() == "https" { &proxied.tunnels } else { &proxied.requests };
+                (agent, proxied.proxy.peer())
+            }
+            _ => {
+                let host = target.host_str().unwrap_or_default();
+                (&self.direct, format!("{host}:{}", target.port_or_known_default().unwrap_or_default()))
+            }
+        }
+    }
+}
+
 impl Proxied {
     fn new(proxy: Proxy, settings: &HttpSettings, tls: &TlsConfig) -> Result<Self, HttpError> {
         let (absolute_form, resolver) = proxy.for_requests()?;
@@ -206,6 +229,8 @@ fn agent_config(settings: &HttpSettings, tls: &TlsConfig, proxy: Option<ureq::Pr
         .user_agent(settings.user_agent.as_str())
         .timeout_resolve(Some(settings.connect_timeout))
         .timeout_connect(Some(settings.connect_timeout))
+        // A header that drips in would never stall.
+        .timeout_recv_response(Some(settings.stall_timeout))
         // The total for a body would be timeout_recv_body; these two restart with every read and write.
         .timeout_per_read(Some(settings.stall_timeout))
         .timeout_per_write(Some(settings.stall_timeout))
@@ -213,6 +238,12 @@ fn agent_config(settings: &HttpSettings, tls: &TlsConfig, proxy: Option<ureq::Pr
         // Downloads are long and few: a connection kept for the next one would only be stale.
         .max_idle_connections(0)
         .build()
+}
+
+/// The same configuration with a certificate of ours.
+fn showing(tls: &TlsConfig, cert: ClientCert) -> TlsConfig {
+    let builder = TlsConfig::builder().root_certs(tls.root_certs().clone());
+    builder.disable_verification(tls.disable_verification()).client_cert(Some(cert)).build()
 }
 
 /// Where `answer` sends us, if it does; never from https to http.
@@ -234,7 +265,14 @@ fn redirect_target(url: &ImageUrl, answer: &Answer) -> Result<Option<ImageUrl>, 
     Ok(Some(next))
 }
 
-/// The seconds of a Retry-After header; its other form, a date, is not worth the trust in two clocks.
+/// The time of a Retry-After header (RFC 9110, section 10.2.3). A date is compared with the server's own, so that nobody
+/// has to trust two clocks.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
+    let text = |name| headers.get(name)?.to_str().ok().map(str::trim);
+    let after = text(header::RETRY_AFTER)?;
+    if let Ok(seconds) = after.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let (until, now) = (httpdate::parse_http_date(after).ok()?, httpdate::parse_http_date(text(header::DATE)?).ok()?);
+    Some(until.duration_since(now).unwrap_or_default())
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use ureq::http::StatusCode;
 
 use super::url::ImageUrl;
+use crate::size::ByteSize;
 
 /// A fetch that failed. The URLs in it are without their secrets, as [`ImageUrl`] displays them.
 #[derive(Debug, thiserror::Error)]
@@ -20,9 +21,11 @@ pub enum HttpError {
         /// What is wrong with it; never its value, which may be a secret.
         reason: String,
     },
-    /// The file of certificate authorities cannot be used.
-    #[error("CA file {}: {reason}", path.display())]
-    CaFile {
+    /// A file that a setting names cannot be used.
+    #[error("{what} {}: {reason}", path.display())]
+    File {
+        /// What is in it: "CA file", ...
+        what: &'static str,
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
@@ -108,6 +111,16 @@ pub enum HttpError {
         /// The stall timeout.
         timeout: Duration,
     },
+    /// Too little came for too long.
+    #[error("{url}: less than {minimum} a second for {} s", time.as_secs_f32())]
+    Slow {
+        /// The image.
+        url: String,
+        /// The least that has to come in a second.
+        minimum: ByteSize,
+        /// The stall timeout.
+        time: Duration,
+    },
     /// The whole fetch took too long.
     #[error("{url}: not complete after {} s", limit.as_secs_f32())]
     TooSlow {
@@ -130,7 +143,11 @@ impl HttpError {
     /// Whether the same request may well succeed a moment later.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Connect { .. } | Self::NoAnswer { .. } | Self::Cut { .. } | Self::Stalled { .. } => true,
+            Self::Connect { .. }
+            | Self::NoAnswer { .. }
+            | Self::Cut { .. }
+            | Self::Stalled { .. }
+            | Self::Slow { .. } => true,
             Self::Status { status, .. } => is_transient_status(status.as_u16()),
             Self::Tunnel { status, .. } => status.is_some_and(is_transient_status),
             _ => false,

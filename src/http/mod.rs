@@ -6,6 +6,9 @@
 
 mod client;
 mod error;
+mod netrc;
+mod no_proxy;
+mod private;
 mod proxy;
 mod request;
 mod response;
@@ -16,6 +19,7 @@ mod url;
 
 pub use client::Client;
 pub use error::HttpError;
+pub use no_proxy::{NoProxy, NoProxyError};
 pub use request::Conditions;
 pub use response::{Body, Content, Response};
 pub use retry::{Attempts, Backoff};

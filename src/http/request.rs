@@ -8,6 +8,7 @@ use ureq::http::header::{self, HeaderName, HeaderValue};
 use url::Url;
 
 use super::error::HttpError;
+use super::netrc::Netrc;
 use super::settings::{Credentials, HttpSettings, Secret};
 use super::url::ImageUrl;
 
@@ -51,16 +52,18 @@ const OWN_HEADERS: [HeaderName; 9] = [
 pub(super) struct RequestHeaders {
     extra: Vec<(HeaderName, HeaderValue)>,
     credentials: Option<Credentials>,
+    netrc: Netrc,
 }
 
 impl RequestHeaders {
-    /// Checks the headers and the user agent of `settings`.
+    /// Checks the headers and the user agent of `settings`, and reads the netrc file, if they name one.
     pub(super) fn new(settings: &HttpSettings) -> Result<Self, HttpError> {
         if HeaderValue::from_str(&settings.user_agent).is_err() {
             return Err(HttpError::Setting { setting: "user agent", reason: "not valid in a header".to_owned() });
         }
         let extra = settings.headers.iter().map(|(name, value)| extra_header(name, value)).collect::<Result<_, _>>()?;
-        Ok(RequestHeaders { extra, credentials: settings.credentials.clone() })
+        let netrc = settings.netrc_file.as_deref().map(Netrc::read).transpose()?.unwrap_or_default();
+        Ok(RequestHeaders { extra, credentials: settings.credentials.clone(), netrc })
     }
 
     /// The headers of a request for `url`, which `first`, the URL asked for, may have redirected to. Whatever may be
@@ -79,10 +82,16 @@ impl RequestHeaders {
         }
         // A header of the administrator's own is more specific than a user name and password.
         if !headers.iter().any(|(name, _)| *name == header::AUTHORIZATION) {
-            let of_server = || user_info(first.as_url()).or_else(|| self.credentials.clone()).filter(|_| same_server);
+            let of_server = || if same_server { self.credentials_for(first.as_url()) } else { None };
             headers.extend(user_info(url.as_url()).or_else(of_server).as_ref().and_then(authorization_header));
         }
         headers
+    }
+
+    /// What stands in the URL, in the settings, or in the netrc file, in this order as with curl.
+    fn credentials_for(&self, url: &Url) -> Option<Credentials> {
+        let of_host = || self.netrc.credentials(url.host_str().unwrap_or_default());
+        user_info(url).or_else(|| self.credentials.clone()).or_else(of_host)
     }
 }
 

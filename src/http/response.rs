@@ -45,6 +45,7 @@ impl Content {
             expected: content_length,
             stall_timeout: settings.stall_timeout,
             max_time: settings.max_time,
+            drip: settings.min_speed.map(|minimum| Drip { minimum, waited: Duration::ZERO, received: 0 }),
             pace: settings.limit_rate.map(Pace::new),
         };
         let etag = text_of(&head.headers, &header::ETAG);
@@ -65,6 +66,7 @@ pub struct Body {
     expected: Option<u64>,
     stall_timeout: Duration,
     max_time: Option<Duration>,
+    drip: Option<Drip>,
     pace: Option<Pace>,
 }
 
@@ -75,8 +77,15 @@ impl Body {
             Some(pace) => pace.wait(buffer.len()),
             None => buffer.len(),
         };
+        let begin = Instant::now();
         let count = self.reader.read(&mut buffer[..wanted]).map_err(|error| self.failure(error))?;
         self.received += count as u64;
+        if let Some(drip) = &mut self.drip
+            && drip.is_too_slow(count, begin.elapsed(), self.stall_timeout)
+        {
+            let minimum = drip.minimum;
+            return Err(HttpError::Slow { url: self.url.to_string(), minimum, time: self.stall_timeout });
+        }
         if count == 0 && !buffer.is_empty() && self.expected.is_some_and(|expected| self.received != expected) {
             return Err(self.cut());
         }
@@ -113,11 +122,36 @@ impl Read for Body {
         self.receive(buffer).map_err(|error| {
             let kind = match error {
                 HttpError::Cut { .. } => io::ErrorKind::UnexpectedEof,
-                HttpError::Stalled { .. } | HttpError::TooSlow { .. } => io::ErrorKind::TimedOut,
+                HttpError::Stalled { .. } | HttpError::Slow { .. } | HttpError::TooSlow { .. } => {
+                    io::ErrorKind::TimedOut
+                }
                 _ => io::ErrorKind::Other,
             };
             io::Error::new(kind, error)
         })
+    }
+}
+
+/// Notices a server that never falls silent, but never gets anywhere either. Only the time spent waiting for it counts:
+/// a slow disk or a rate limit of our own is no fault of its.
+struct Drip {
+    minimum: ByteSize,
+    /// Time waited and bytes received since the last time enough had come.
+    waited: Duration,
+    received: u64,
+}
+
+impl Drip {
+    fn is_too_slow(&mut self, count: usize, waited: Duration, window: Duration) -> bool {
+        self.waited += waited;
+        self.received += count as u64;
+        // The end of the image is no slowness.
+        if self.waited < window || count == 0 {
+            return false;
+        }
+        let slow = u128::from(self.received) * 1000 < u128::from(self.minimum.0) * self.waited.as_millis();
+        (self.waited, self.received) = (Duration::ZERO, 0);
+        slow
     }
 }
 

@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use simpleimage::http::ImageUrl;
@@ -54,6 +55,10 @@ pub(crate) struct Reply {
     framing: Framing,
     cut_after: Option<usize>,
     stalls: bool,
+    /// Bytes of the body written at once, and the pause after them.
+    pieces: (usize, Duration),
+    /// The pause after each line of the head.
+    slow_head: Option<Duration>,
     garbage: Option<&'static [u8]>,
 }
 
@@ -61,7 +66,17 @@ impl Reply {
     pub(crate) fn ok(body: impl Into<Vec<u8>>) -> Self {
         let body = body.into();
         let framing = Framing::Length(body.len() as u64);
-        Reply { status: 200, headers: Vec::new(), body, framing, cut_after: None, stalls: false, garbage: None }
+        Reply {
+            status: 200,
+            headers: Vec::new(),
+            body,
+            framing,
+            cut_after: None,
+            stalls: false,
+            pieces: (10_000, Duration::ZERO),
+            slow_head: None,
+            garbage: None,
+        }
     }
 
     pub(crate) fn status(status: u16) -> Self {
@@ -96,6 +111,16 @@ impl Reply {
         Reply { cut_after: Some(count), stalls: true, ..self }
     }
 
+    /// Sends the body in pieces of `count` bytes with a pause after each.
+    pub(crate) fn pieces(self, count: usize, pause: Duration) -> Self {
+        Reply { pieces: (count, pause), ..self }
+    }
+
+    /// Pauses after every line of the head.
+    pub(crate) fn slow_head(self, pause: Duration) -> Self {
+        Reply { slow_head: Some(pause), ..self }
+    }
+
     /// A Content-Length that may be wrong.
     pub(crate) fn content_length(self, length: u64) -> Self {
         Reply { framing: Framing::Length(length), ..self }
@@ -114,9 +139,16 @@ impl Reply {
         if let Some(garbage) = self.garbage {
             return stream.write_all(garbage);
         }
-        stream.write_all(self.head().as_bytes())?;
+        for line in self.head().split_inclusive('\n') {
+            stream.write_all(line.as_bytes())?;
+            if let Some(pause) = self.slow_head {
+                stream.flush()?;
+                thread::sleep(pause);
+            }
+        }
         let count = self.cut_after.unwrap_or(self.body.len());
-        for part in self.body[..count].chunks(10_000) {
+        let (piece, pause) = self.pieces;
+        for part in self.body[..count].chunks(piece) {
             match self.framing {
                 Framing::Chunked => {
                     write!(stream, "{:x}\r\n", part.len())?;
@@ -124,6 +156,10 @@ impl Reply {
                     stream.write_all(b"\r\n")?;
                 }
                 _ => stream.write_all(part)?,
+            }
+            if !pause.is_zero() {
+                stream.flush()?;
+                thread::sleep(pause);
             }
         }
         if matches!(self.framing, Framing::Chunked) && self.cut_after.is_none() {
