@@ -13,8 +13,8 @@ use ureq::unversioned::transport::{Connector, TcpConnector};
 use super::error::{Exchange, HttpError};
 use super::no_proxy::NoProxy;
 use super::proxy::Proxy;
-use super::request::{Conditions, RequestHeaders, request_target};
-use super::response::{Content, Response};
+use super::request::{Conditions, RequestHeaders, Wanted, request_target};
+use super::response::{Content, Part, Response};
 use super::retry::{Attempts, Backoff};
 use super::settings::HttpSettings;
 use super::tls::{client_cert, tls_config};
@@ -80,7 +80,7 @@ impl Client {
     pub fn get(&self, url: &ImageUrl, conditions: &Conditions, report: &Report) -> Result<Response, HttpError> {
         let mut attempts = self.attempts(url, report);
         loop {
-            match attempts.get(conditions) {
+            match attempts.get(conditions, None) {
                 Err(error) if attempts.retry(&error) => {}
                 result => return result,
             }
@@ -96,16 +96,16 @@ impl Client {
     pub(super) fn get_once(
         &self,
         first: &ImageUrl,
-        conditions: &Conditions,
+        wanted: Wanted,
         deadline: Option<Instant>,
         report: &Report,
     ) -> Result<Response, HttpError> {
         let mut visited = vec![first.clone()];
         loop {
             let url = &visited[visited.len() - 1];
-            let answer = self.request(url, first, conditions, deadline)?;
+            let answer = self.request(url, first, wanted, deadline)?;
             let Some(next) = redirect_target(url, &answer)? else {
-                return self.accept(url, answer, conditions, report);
+                return self.accept(url, answer, wanted, report);
             };
             let refuse = |reason| Err(HttpError::Redirect { url: first.to_string(), reason });
             if visited.contains(&next) {
@@ -123,14 +123,14 @@ impl Client {
         &self,
         url: &ImageUrl,
         first: &ImageUrl,
-        conditions: &Conditions,
+        wanted: Wanted,
         deadline: Option<Instant>,
     ) -> Result<Answer, HttpError> {
         let same_server = url.as_url().origin() == first.as_url().origin();
         let ways = self.foreign.as_ref().filter(|_| !same_server).unwrap_or(&self.own);
         let (agent, peer) = ways.to(url, &self.settings.no_proxy);
         let mut request = agent.get(request_target(url));
-        for (name, value) in self.headers.build(url, first, conditions) {
+        for (name, value) in self.headers.build(url, first, wanted) {
             request = request.header(name, value);
         }
         // Only where it is needed: ureq reads the system's certificates anew for requests with their own settings.
@@ -143,29 +143,26 @@ impl Client {
         request.call().map_err(|error| exchange.failure(error))
     }
 
-    fn accept(
-        &self,
-        url: &ImageUrl,
-        answer: Answer,
-        conditions: &Conditions,
-        report: &Report,
-    ) -> Result<Response, HttpError> {
-        match answer.status() {
-            StatusCode::OK => {}
-            StatusCode::NOT_MODIFIED if !conditions.is_empty() => return Ok(Response::NotModified),
-            status => {
+    fn accept(&self, url: &ImageUrl, answer: Answer, wanted: Wanted, report: &Report) -> Result<Response, HttpError> {
+        let status = answer.status();
+        let other_part = |reason| HttpError::OtherPart { url: url.to_string(), reason };
+        let part = match (status, wanted.rest_at(url)) {
+            (StatusCode::OK, _) => None,
+            (StatusCode::NOT_MODIFIED, _) if !wanted.conditions.is_empty() => return Ok(Response::NotModified),
+            (StatusCode::PARTIAL_CONTENT, Some(rest)) => {
+                let total = rest.check(answer.headers()).map_err(other_part)?;
+                Some(Part { from: rest.from, total })
+            }
+            (StatusCode::RANGE_NOT_SATISFIABLE, Some(_)) => {
+                return Err(other_part("it answered 416 Range Not Satisfiable"));
+            }
+            _ => {
                 let retry_after = retry_after(answer.headers());
                 return Err(HttpError::Status { url: url.to_string(), status, retry_after });
             }
-        }
-        let mut encodings = answer.headers().get_all(header::TRANSFER_ENCODING).iter().peekable();
-        let chunked = encodings.peek().is_some();
-        if !encodings.all(|encoding| encoding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
-            // ureq would hand out the encoded bytes.
-            let reason = "a transfer encoding other than chunked".to_owned();
-            return Err(HttpError::Protocol { url: url.to_string(), reason });
-        }
-        let content = Content::new(url.clone(), answer, &self.settings);
+        };
+        let chunked = check_framing(url, answer.headers())?;
+        let content = Content::new(url.clone(), answer, part, &self.settings);
         if content.content_length.is_none() && !chunked {
             report.warn(format_args!(
                 "{url}: the server does not say how long the image is, so a cut download cannot be noticed"
@@ -238,6 +235,17 @@ fn agent_config(settings: &HttpSettings, tls: &TlsConfig, proxy: Option<ureq::Pr
         // Downloads are long and few: a connection kept for the next one would only be stale.
         .max_idle_connections(0)
         .build()
+}
+
+/// Whether the body comes in chunks; any other transfer encoding is an error, for ureq would hand out the encoded bytes.
+fn check_framing(url: &ImageUrl, headers: &HeaderMap) -> Result<bool, HttpError> {
+    let mut encodings = headers.get_all(header::TRANSFER_ENCODING).iter().peekable();
+    let chunked = encodings.peek().is_some();
+    if encodings.all(|encoding| encoding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
+        return Ok(chunked);
+    }
+    let reason = "a transfer encoding other than chunked".to_owned();
+    Err(HttpError::Protocol { url: url.to_string(), reason })
 }
 
 /// The same configuration with a certificate of ours.

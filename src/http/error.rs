@@ -103,6 +103,14 @@ pub enum HttpError {
         /// Bytes that were announced.
         expected: Option<u64>,
     },
+    /// The server did not send the rest of the image, but something else. All of it may still be had.
+    #[error("{url}: the server can't go on with the download ({reason})")]
+    OtherPart {
+        /// The image.
+        url: String,
+        /// What it did instead.
+        reason: &'static str,
+    },
     /// Nothing came for too long.
     #[error("{url}: no data for {} s", timeout.as_secs_f32())]
     Stalled {
@@ -146,6 +154,7 @@ impl HttpError {
             Self::Connect { .. }
             | Self::NoAnswer { .. }
             | Self::Cut { .. }
+            | Self::OtherPart { .. }
             | Self::Stalled { .. }
             | Self::Slow { .. } => true,
             Self::Status { status, .. } => is_transient_status(status.as_u16()),

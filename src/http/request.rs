@@ -9,6 +9,7 @@ use url::Url;
 
 use super::error::HttpError;
 use super::netrc::Netrc;
+use super::rest::Rest;
 use super::settings::{Credentials, HttpSettings, Secret};
 use super::url::ImageUrl;
 
@@ -31,6 +32,22 @@ impl Conditions {
         [(header::IF_NONE_MATCH, &self.if_none_match), (header::IF_MODIFIED_SINCE, &self.if_modified_since)]
             .into_iter()
             .filter_map(|(name, value)| Some((name, HeaderValue::from_str(value.as_deref()?).ok()?)))
+    }
+}
+
+/// What a request asks for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    /// When to send it at all.
+    pub(super) conditions: &'a Conditions,
+    /// The part that is missing, if not all of it is.
+    pub(super) rest: Option<&'a Rest>,
+}
+
+impl<'a> Wanted<'a> {
+    /// The part to ask for at `url`.
+    pub(super) fn rest_at(&self, url: &ImageUrl) -> Option<&'a Rest> {
+        self.rest.filter(|rest| rest.is_at(url))
     }
 }
 
@@ -68,14 +85,10 @@ impl RequestHeaders {
 
     /// The headers of a request for `url`, which `first`, the URL asked for, may have redirected to. Whatever may be
     /// secret goes to the server of `first` only (scheme, host and port).
-    pub(super) fn build(
-        &self,
-        url: &ImageUrl,
-        first: &ImageUrl,
-        conditions: &Conditions,
-    ) -> Vec<(HeaderName, HeaderValue)> {
+    pub(super) fn build(&self, url: &ImageUrl, first: &ImageUrl, wanted: Wanted) -> Vec<(HeaderName, HeaderValue)> {
         let mut headers = vec![(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"))];
-        headers.extend(conditions.headers());
+        headers.extend(wanted.conditions.headers());
+        headers.extend(wanted.rest_at(url).into_iter().flat_map(Rest::headers));
         let same_server = url.as_url().origin() == first.as_url().origin();
         if same_server {
             headers.extend(self.extra.iter().cloned());
@@ -142,13 +155,14 @@ pub(super) fn request_target(url: &ImageUrl) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Conditions, RequestHeaders, request_target};
+    use super::{Conditions, RequestHeaders, Wanted, request_target};
     use crate::http::{Credentials, HttpSettings, ImageUrl, Secret};
 
     fn sent(settings: &HttpSettings, url: &str, first: &str) -> Vec<String> {
         let (url, first) = (ImageUrl::parse(url).unwrap(), ImageUrl::parse(first).unwrap());
         let conditions = Conditions { if_none_match: Some("\"a\"".to_owned()), if_modified_since: None };
-        let headers = RequestHeaders::new(settings).unwrap().build(&url, &first, &conditions);
+        let wanted = Wanted { conditions: &conditions, rest: None };
+        let headers = RequestHeaders::new(settings).unwrap().build(&url, &first, wanted);
         headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect()
     }
 

@@ -8,6 +8,7 @@ use ureq::BodyReader;
 use ureq::http::header::{self, HeaderMap, HeaderName};
 
 use super::error::{Exchange, HttpError};
+use super::rest::Validator;
 use super::settings::HttpSettings;
 use super::url::ImageUrl;
 use crate::size::ByteSize;
@@ -24,8 +25,12 @@ pub enum Response {
 pub struct Content {
     /// Where it came from in the end.
     pub url: ImageUrl,
-    /// Its length in bytes, if the server said.
+    /// Its length in bytes, if the server said; that of the whole image also where only a part of it follows.
     pub content_length: Option<u64>,
+    /// How many of its bytes are left out, as asked for: 0 but for the rest of a cut download.
+    pub start: u64,
+    /// What its bytes can be told by from those of any other version, where the server gives something so strong.
+    pub validator: Option<Validator>,
     /// Its ETag as sent, quotes and `W/` included.
     pub etag: Option<String>,
     /// Its Last-Modified as sent.
@@ -35,13 +40,20 @@ pub struct Content {
 }
 
 impl Content {
-    pub(super) fn new(url: ImageUrl, answer: ureq::http::Response<ureq::Body>, settings: &HttpSettings) -> Self {
+    /// The image in `answer`, or the `part` of it that was asked for.
+    pub(super) fn new(
+        url: ImageUrl,
+        answer: ureq::http::Response<ureq::Body>,
+        part: Option<Part>,
+        settings: &HttpSettings,
+    ) -> Self {
         let (head, body) = answer.into_parts();
-        let content_length = body.content_length();
+        let content_length = part.map_or_else(|| body.content_length(), |part| Some(part.total));
+        let start = part.map_or(0, |part| part.from);
         let body = Body {
             url: url.clone(),
             reader: body.into_reader(),
-            received: 0,
+            received: start,
             expected: content_length,
             stall_timeout: settings.stall_timeout,
             max_time: settings.max_time,
@@ -49,8 +61,17 @@ impl Content {
             pace: settings.limit_rate.map(Pace::new),
         };
         let etag = text_of(&head.headers, &header::ETAG);
-        Content { url, content_length, etag, last_modified: text_of(&head.headers, &header::LAST_MODIFIED), body }
+        let last_modified = text_of(&head.headers, &header::LAST_MODIFIED);
+        let validator = Validator::of(&url, &head.headers);
+        Content { url, content_length, start, validator, etag, last_modified, body }
     }
+}
+
+/// Which bytes a 206 brings, once that was checked: all from `from` on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Part {
+    pub(super) from: u64,
+    pub(super) total: u64,
 }
 
 fn text_of(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
@@ -62,6 +83,7 @@ fn text_of(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
 pub struct Body {
     url: ImageUrl,
     reader: BodyReader<'static>,
+    /// Bytes of the image that are there, those of earlier answers included.
     received: u64,
     expected: Option<u64>,
     stall_timeout: Duration,
@@ -78,13 +100,22 @@ impl Body {
             None => buffer.len(),
         };
         let begin = Instant::now();
-        let count = self.reader.read(&mut buffer[..wanted]).map_err(|error| self.failure(error))?;
+        let count = match self.reader.read(&mut buffer[..wanted]) {
+            Ok(count) => count,
+            // All of it came; it is only the last chunk's end that is missing.
+            Err(_) if self.expected == Some(self.received) => 0,
+            Err(error) => return Err(self.failure(error)),
+        };
         self.received += count as u64;
         if let Some(drip) = &mut self.drip
             && drip.is_too_slow(count, begin.elapsed(), self.stall_timeout)
         {
             let minimum = drip.minimum;
             return Err(HttpError::Slow { url: self.url.to_string(), minimum, time: self.stall_timeout });
+        }
+        if self.expected.is_some_and(|expected| self.received > expected) {
+            let reason = "more bytes than announced".to_owned();
+            return Err(HttpError::Protocol { url: self.url.to_string(), reason });
         }
         if count == 0 && !buffer.is_empty() && self.expected.is_some_and(|expected| self.received != expected) {
             return Err(self.cut());

@@ -100,7 +100,7 @@ const ELSEWHERE: [(Option<char>, &str, &str); 15] = [
     (None, "compressed", "remove it: an image is kept as it was published"),
     (Some('o'), "output", "remove it: IMAGE_STORAGE is the place of images"),
     (Some('O'), "remote-name", "remove it: IMAGE_STORAGE is the place of images"),
-    (Some('C'), "continue-at", "remove it: broken downloads are tried again by themselves"),
+    (Some('C'), "continue-at", "remove it: cut downloads are gone on with by themselves"),
     (Some('z'), "time-cond", "remove it: kept images are revalidated"),
     (None, "retry-delay", "remove it: the delay grows with each retry"),
     (None, "retry-max-time", "use -m, which bounds all retries together"),

@@ -153,8 +153,12 @@ fn what_is_no_image_is_not_kept() {
 fn an_image_that_cannot_fit_is_refused_before_it_is_downloaded() {
     let test = Fixture::new();
     let server = Server::sequence([Reply::ok("image").content_length(1 << 60)]);
-    let expected = format!("no space for an image of 1048576 TiB in the cache folder {}", test.settings.dir.display());
-    assert_eq!(test.failure(&server.url("/x"), noon()), expected);
+    let message = test.failure(&server.url("/x"), noon());
+    let (needed, free) = message.split_once(", which has ").unwrap();
+    let folder = test.settings.dir.display();
+    assert_eq!(needed, format!("the download needs 1048576 TiB in the cache folder {folder}"));
+    assert!(free.ends_with(" free"), "{message}");
+    assert_eq!(test.suffixes(), ["lock"]);
 }
 
 #[test]

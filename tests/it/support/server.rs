@@ -87,6 +87,29 @@ impl Reply {
         Reply { status: 304, ..Self::ok([]) }
     }
 
+    /// What a file server that knows ranges answers to `request`: `image`, or the part of it that was asked for if it is
+    /// still the version that `validator` (an ETag, or a Last-Modified) names.
+    pub(crate) fn file(request: &Request, image: &[u8], validator: &str) -> Self {
+        let range = request.header("range").filter(|_| request.header("if-range").is_none_or(|tag| tag == validator));
+        let from = range.and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
+        let reply = match from {
+            Some(from) if from < image.len() => Self::part(image, from),
+            Some(_) => Self::status(416).header("Content-Range", format!("bytes */{}", image.len())),
+            None => Self::ok(image),
+        };
+        if validator.contains('"') {
+            reply.header("ETag", validator)
+        } else {
+            reply.header("Last-Modified", validator).header("Date", "Wed, 21 Oct 2015 07:29:00 GMT")
+        }
+    }
+
+    /// A 206 with what is behind the first `from` bytes.
+    pub(crate) fn part(image: &[u8], from: usize) -> Self {
+        let range = format!("bytes {from}-{}/{}", image.len() - 1, image.len());
+        Reply { status: 206, ..Self::ok(&image[from..]) }.header("Content-Range", range)
+    }
+
     pub(crate) fn redirect(location: impl Into<String>) -> Self {
         Self::status(302).header("Location", location)
     }
@@ -98,6 +121,12 @@ impl Reply {
 
     pub(crate) fn header(mut self, name: &str, value: impl Into<String>) -> Self {
         self.headers.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// Takes a header out again.
+    pub(crate) fn without(mut self, name: &str) -> Self {
+        self.headers.retain(|(known, _)| known != name);
         self
     }
 
@@ -146,7 +175,7 @@ impl Reply {
                 thread::sleep(pause);
             }
         }
-        let count = self.cut_after.unwrap_or(self.body.len());
+        let count = self.cut_after.unwrap_or(self.body.len()).min(self.body.len());
         let (piece, pause) = self.pieces;
         for part in self.body[..count].chunks(piece) {
             match self.framing {
