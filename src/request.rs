@@ -8,10 +8,11 @@ use std::path::PathBuf;
 use anyhow::Context;
 
 use crate::cache::CacheSettings;
-use crate::config::{self, HookPhase, Paths, Settings, VariantName};
+use crate::config::{self, HookPhase, ImagePlace, Paths, Settings, VariantName};
 use crate::env::{EnvError, Environment, OsParams};
-use crate::http::HttpSettings;
+use crate::http::{HttpError, HttpSettings, UrlPrefix};
 use crate::image::format::ImageType;
+use crate::image::policy::LocalPolicy;
 use crate::image::reference::ImageRef;
 use crate::image::source::Expected;
 
@@ -39,7 +40,9 @@ pub struct CreateRequest {
     pub disk: PathBuf,
     /// Whether the instance was installed before.
     pub reinstall: bool,
-    /// How images are fetched.
+    /// Which files of the node may be the image.
+    pub local: LocalPolicy,
+    /// How images are fetched, and from where.
     pub http: HttpSettings,
     /// Where and how long they are kept.
     pub cache: CacheSettings,
@@ -54,13 +57,17 @@ impl CreateRequest {
         let variant = VariantName::parse(&core.variant)?;
         let settings = config::load(paths, &variant)?;
         let named = NamedImage::new(&core.params, &settings)?;
+        let image = named.image.map_or_else(|| ImageRef::parse(""), Ok)?;
+        let is_path = matches!(image, ImageRef::Path(_));
+        let storage = if is_path { config::instance_storage(paths)? } else { Vec::new() };
         Ok(CreateRequest {
             instance: env.instance_name()?.to_owned(),
-            image: named.image.map_or_else(|| ImageRef::parse(""), Ok)?,
+            image,
             expected: Expected { image_type: named.image_type, allow_unknown: settings.allow_unknown_content },
             disk: env.first_disk()?.context("the instance has no disk to install onto (DISK_COUNT is 0)")?,
             reinstall: env.reinstall(),
-            http: settings.http,
+            local: LocalPolicy { storage, ..named.policy.local },
+            http: HttpSettings { allowed: named.policy.urls, ..settings.http },
             cache: CacheSettings {
                 dir: settings.cache_dir,
                 max_age: settings.cache_max_age,
@@ -82,6 +89,42 @@ impl HookPlan {
 struct NamedImage {
     image: Option<ImageRef>,
     image_type: Option<ImageType>,
+    policy: Policy,
+}
+
+/// What `allowed_images` says.
+struct Policy {
+    urls: Option<Vec<UrlPrefix>>,
+    /// Without the folders of instances' disks.
+    local: LocalPolicy,
+}
+
+impl Policy {
+    fn new(places: &[ImagePlace]) -> Self {
+        if places.is_empty() {
+            return Policy { urls: None, local: LocalPolicy::default() };
+        }
+        let (mut urls, mut paths) = (Vec::new(), Vec::new());
+        for place in places {
+            match place {
+                ImagePlace::Url(url) => urls.push(url.clone()),
+                ImagePlace::Path(path) => paths.push(path.clone()),
+            }
+        }
+        Policy { urls: Some(urls), local: LocalPolicy { allowed: Some(paths), storage: Vec::new() } }
+    }
+
+    /// Whether the image may be used, as far as its name says.
+    fn check(&self, image: &ImageRef) -> anyhow::Result<()> {
+        match image {
+            ImageRef::Path(path) => self.local.check_name(path)?,
+            ImageRef::Url(url) => {
+                let covered = self.urls.as_ref().is_none_or(|urls| urls.iter().any(|prefix| prefix.covers(url)));
+                anyhow::ensure!(covered, HttpError::NotAllowed { url: url.to_string(), is_redirect: false });
+            }
+        }
+        Ok(())
+    }
 }
 
 impl NamedImage {
@@ -90,11 +133,13 @@ impl NamedImage {
         let image_type = params.image_type.as_ref().or(settings.image_type.as_ref());
         let image = image.map(|text| ImageRef::parse(text)).transpose().context("parameter image")?;
         let image_type = image_type.map(|text| ImageType::parse(text)).transpose().context("parameter image_type")?;
-        Ok(NamedImage { image, image_type: image_type.flatten() })
+        let policy = Policy::new(&settings.allowed_images);
+        image.as_ref().map_or(Ok(()), |image| policy.check(image))?;
+        Ok(NamedImage { image, image_type: image_type.flatten(), policy })
     }
 }
 
-/// What `verify parameters` checks: syntax and policy of what is given; nothing has to be there. A cluster-level OS
+/// What `verify parameters` checks: syntax and policy of what is given, as far as names say; nothing has to be there. A cluster-level OS
 /// parameter is verified without a variant, and without an image.
 pub fn verify(env: &Environment, paths: &Paths) -> anyhow::Result<()> {
     let core = env.core()?;

@@ -26,6 +26,9 @@ const MAX_SIDECAR: u64 = 64 << 10;
 pub(super) struct Sidecar {
     /// Where it came from, secrets left out.
     pub(super) url: String,
+    /// Where its server redirected to, secrets left out: a policy that comes later holds for these too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) via: Vec<String>,
     /// The server's ETag.
     pub(super) etag: Option<String>,
     /// The server's Last-Modified.
@@ -247,6 +250,7 @@ mod tests {
     fn sidecar(content: &str) -> Sidecar {
         Sidecar {
             url: "http://h/x".to_owned(),
+            via: Vec::new(),
             etag: Some("\"v1\"".to_owned()),
             last_modified: None,
             length: content.len() as u64,

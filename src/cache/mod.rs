@@ -156,14 +156,21 @@ impl Fetch<'_> {
         let mut waited = false;
         let locking = CacheError::io("locking", &self.files.lock);
         lock.shared(|| self.tell_waiting(&mut waited)).map_err(&locking)?;
-        if let Some(entry) = self.files.entry()?.filter(|entry| self.is_fresh(&entry.sidecar, waited)) {
+        if let Some(entry) = self.usable_entry()?.filter(|entry| self.is_fresh(&entry.sidecar, waited)) {
             return Ok(self.kept(entry));
         }
         lock.exclusive(|| self.tell_waiting(&mut waited)).map_err(&locking)?;
-        match self.files.entry()? {
+        match self.usable_entry()? {
             Some(entry) if self.is_fresh(&entry.sidecar, waited) => Ok(self.kept(entry)),
             kept => self.ask_server(kept),
         }
+    }
+
+    /// The entry, unless it came from where we may not get it: somebody to whom more is allowed may have fetched it.
+    fn usable_entry(&self) -> Result<Option<Entry>, CacheError> {
+        let allowed = |url: &String| ImageUrl::parse(url).is_ok_and(|url| self.client.allows(&url));
+        let entry = self.files.entry()?.filter(|entry| entry.sidecar.via.iter().all(allowed));
+        Ok(entry.filter(|_| self.client.allows(self.url)))
     }
 
     fn tell_waiting(&self, waited: &mut bool) {

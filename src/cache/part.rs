@@ -39,6 +39,9 @@ const KEPT_FOR: u64 = 86_400;
 /// What is known of the image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Origin {
+    /// Where its server redirected to, secrets left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    via: Vec<String>,
     etag: Option<String>,
     last_modified: Option<String>,
     /// Its length in bytes.
@@ -81,7 +84,8 @@ impl<'a> Part<'a> {
         files.discard_part()?;
         let Content { etag, last_modified, content_length, validator, .. } = content;
         let (etag, last_modified, validator) = (etag.clone(), last_modified.clone(), validator.clone());
-        let origin = Origin { etag, last_modified, total: *content_length, validator };
+        let via = content.redirects.iter().map(ToString::to_string).collect();
+        let origin = Origin { via, etag, last_modified, total: *content_length, validator };
         let file = files.create_part()?;
         Ok(Self::new(files, clock, origin, file, (0, Sha256::new())))
     }
@@ -118,6 +122,11 @@ impl<'a> Part<'a> {
     /// Takes in what is new in the answer that brings the rest.
     pub(super) fn go_on(&mut self, content: &Content) {
         self.origin.total = content.content_length.or(self.origin.total);
+        for url in content.redirects.iter().map(ToString::to_string) {
+            if !self.origin.via.contains(&url) {
+                self.origin.via.push(url);
+            }
+        }
     }
 
     /// Takes the space first: a full disk shows before the download instead of near its end.
@@ -199,9 +208,9 @@ impl<'a> Part<'a> {
     /// Puts the whole image onto the disk, and says what it is. Its times are not set yet.
     pub(super) fn finish(self, url: String) -> Result<Sidecar, CacheError> {
         self.file.sync_all().map_err(CacheError::io("syncing", &self.files.part))?;
-        let Origin { etag, last_modified, .. } = self.origin;
+        let Origin { via, etag, last_modified, .. } = self.origin;
         let sha256 = hex(&self.hash.finalize());
-        Ok(Sidecar { url, etag, last_modified, length: self.length, sha256, fetched_at: 0, checked_at: 0 })
+        Ok(Sidecar { url, via, etag, last_modified, length: self.length, sha256, fetched_at: 0, checked_at: 0 })
     }
 
     /// Bytes that are there.
@@ -268,7 +277,13 @@ mod tests {
 
     fn origin() -> Origin {
         let validator = toml::from_str("source = 'http://h/x'\nif_range = '\"a\"'\n").unwrap();
-        Origin { etag: Some("\"a\"".to_owned()), last_modified: None, total: Some(10), validator: Some(validator) }
+        Origin {
+            via: Vec::new(),
+            etag: Some("\"a\"".to_owned()),
+            last_modified: None,
+            total: Some(10),
+            validator: Some(validator),
+        }
     }
 
     fn mark(content: &[u8]) -> Mark {

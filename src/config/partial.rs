@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
+use super::allowed::{self, ImagePlace};
 use super::values::{self, Checked};
 use crate::http::{NoProxy, Secret};
 use crate::size::ByteSize;
@@ -26,6 +27,9 @@ pub struct PartialSettings {
     pub image_type: Option<String>,
     /// Write a raw image that looks like nothing known.
     pub allow_unknown_content: Option<bool>,
+    /// The only places that images may come from; empty for anywhere.
+    #[serde(deserialize_with = "places")]
+    pub allowed_images: Option<Vec<ImagePlace>>,
     /// The table `[http]`.
     pub http: PartialHttp,
     /// The table `[cache]`.
@@ -109,6 +113,7 @@ impl PartialSettings {
             image: over.image.or(self.image),
             image_type: over.image_type.or(self.image_type),
             allow_unknown_content: over.allow_unknown_content.or(self.allow_unknown_content),
+            allowed_images: over.allowed_images.or(self.allowed_images),
             http: self.http.overlaid_by(over.http),
             cache: PartialCache {
                 dir: over.cache.dir.or(self.cache.dir),
@@ -125,6 +130,7 @@ impl PartialSettings {
             ("image", self.image.is_some()),
             ("image_type", self.image_type.is_some()),
             ("allow_unknown_content", self.allow_unknown_content.is_some()),
+            ("allowed_images", self.allowed_images.is_some()),
             ("http.proxy", http.proxy.is_some()),
             ("http.no_proxy", http.no_proxy.is_some()),
             ("http.ca_file", http.ca_file.is_some()),
@@ -207,6 +213,7 @@ deserializers! {
     secret: String => Secret, |raw: String| values::text(&raw).map(Secret);
     user: String => Secret, |raw: String| values::user(&raw);
     user_agent: String => String, |raw: String| values::user_agent(&raw);
+    places: Vec<String> => Vec<ImagePlace>, |raw: Vec<String>| raw.iter().map(|text| allowed::place(text)).collect();
     proxy: String => Secret, |raw: String| values::proxy(&raw, PROXY_PORT);
     no_proxy: Vec<String> => Vec<NoProxy>, |raw: Vec<String>| raw.iter().map(|host| values::no_proxy_host(host)).collect();
     absolute_path: String => PathBuf, |raw: String| values::absolute_path(&raw);

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{PartialSettings, Paths};
+use super::{ImagePlace, PartialSettings, Paths};
 use crate::http::{Credentials, HttpSettings, Secret};
 
 /// One day in seconds.
@@ -21,7 +21,9 @@ pub struct Settings {
     pub image_type: Option<String>,
     /// Write a raw image that looks like nothing known.
     pub allow_unknown_content: bool,
-    /// How images are fetched.
+    /// The only places that images may come from; empty for anywhere.
+    pub allowed_images: Vec<ImagePlace>,
+    /// How images are fetched; what is allowed is not decided here.
     pub http: HttpSettings,
     /// Where fetched images are kept: a folder that is the provider's alone.
     pub cache_dir: PathBuf,
@@ -37,6 +39,7 @@ impl Default for Settings {
             image: None,
             image_type: None,
             allow_unknown_content: false,
+            allowed_images: Vec::new(),
             http: HttpSettings::default(),
             cache_dir: Paths::below(Path::new("/")).cache_dir,
             cache_max_age: DEFAULT_MAX_AGE,
@@ -54,6 +57,7 @@ impl Settings {
             image: set.image.filter(|image| !image.is_empty()),
             image_type: set.image_type.filter(|image_type| !image_type.is_empty()),
             allow_unknown_content: set.allow_unknown_content.unwrap_or(built_in.allow_unknown_content),
+            allowed_images: set.allowed_images.unwrap_or_default(),
             cache_dir: set.cache.dir.unwrap_or(built_in.cache_dir),
             cache_max_age: set.cache.max_age.unwrap_or(built_in.cache_max_age),
             stale_if_error: set.cache.stale_if_error.unwrap_or(built_in.stale_if_error),
@@ -65,6 +69,7 @@ impl Settings {
 fn resolve_http(built_in: HttpSettings, set: super::PartialHttp) -> HttpSettings {
     let password = set.password.unwrap_or(Secret(String::new()));
     HttpSettings {
+        allowed: built_in.allowed,
         proxy: set.proxy.filter(|proxy| !proxy.0.is_empty()),
         no_proxy: set.no_proxy.unwrap_or(built_in.no_proxy),
         ca_file: set.ca_file.filter(|file| !file.as_os_str().is_empty()),
@@ -109,10 +114,10 @@ mod tests {
 
     #[test]
     fn empty_and_zero_take_back_what_the_site_set() {
-        let site = "image = '/i'\nimage_type = 'raw'\n[http]\nproxy = 'p:1'\nno_proxy = ['a']\nca_file = '/c'\nuser = 'u'\n\
+        let site = "image = '/i'\nimage_type = 'raw'\nallowed_images = ['/i']\n[http]\nproxy = 'p:1'\nno_proxy = ['a']\nca_file = '/c'\nuser = 'u'\n\
                     password = 'p'\nmax_time = 5\nlimit_rate = '1M'\nheaders = { X-A = 'b' }\n\
                     client_cert = '/e'\nclient_key = '/k'\nnetrc_file = '/n'\n";
-        let variant = "image = ''\nimage_type = ''\n[http]\nproxy = ''\nno_proxy = []\nca_file = ''\nuser = ''\n\
+        let variant = "image = ''\nimage_type = ''\nallowed_images = []\n[http]\nproxy = ''\nno_proxy = []\nca_file = ''\nuser = ''\n\
                        max_time = 0\nlimit_rate = '0'\nheaders = {}\nclient_cert = ''\nnetrc_file = ''\n";
         let both = parse_toml(site).unwrap().overlaid_by(parse_toml(variant).unwrap());
         assert_eq!(Settings::resolve(&Paths::below(Path::new("/")), both), Settings::default());

@@ -59,8 +59,8 @@ fn plain(kind: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::parse_toml;
-    use crate::config::{PartialCache, PartialHttp, PartialSettings};
-    use crate::http::Secret;
+    use crate::config::{ImagePlace, PartialCache, PartialHttp, PartialSettings};
+    use crate::http::{Secret, UrlPrefix};
     use crate::size::ByteSize;
     use proptest::prelude::*;
     use std::time::Duration;
@@ -82,6 +82,10 @@ mod tests {
             image: Some("https://images.example/debian.qcow2".to_owned()),
             image_type: Some("qcow2".to_owned()),
             allow_unknown_content: Some(true),
+            allowed_images: Some(vec![
+                ImagePlace::Path("/srv/images".into()),
+                ImagePlace::Url(UrlPrefix::parse("https://images.example/debian").unwrap()),
+            ]),
             http: PartialHttp {
                 proxy: secret("http://joe:p%40ss@proxy.example:3128"),
                 no_proxy: Some(
@@ -111,7 +115,7 @@ mod tests {
         };
         let settings = parse_toml(FULL).unwrap();
         assert_eq!(settings, expected);
-        assert_eq!(settings.keys().len(), 23);
+        assert_eq!(settings.keys().len(), 24);
         let debug = format!("{settings:?}");
         assert!(!["s3cret", "p%40ss", "abc"].into_iter().any(|secret| debug.contains(secret)), "{debug}");
     }
@@ -125,7 +129,7 @@ mod tests {
 
     #[test]
     fn unknown_keys_are_named_with_the_allowed_ones() {
-        let top = "allowed are `image`, `image_type`, `allow_unknown_content`, `http`, `cache`";
+        let top = "allowed are `image`, `image_type`, `allow_unknown_content`, `allowed_images`, `http`, `cache`";
         assert_eq!(message("# x\nimages = 1"), format!("2:1: unknown key `images`, {top}"));
         assert_eq!(message("\"a\\nb\" = 1"), format!("1:1: unknown key `a\\nb`, {top}"));
         let cache = "allowed are `dir`, `max_age_days`, `stale_if_error`";

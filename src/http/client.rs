@@ -103,9 +103,12 @@ impl Client {
         let mut visited = vec![first.clone()];
         loop {
             let url = &visited[visited.len() - 1];
+            if !self.settings.allows(url) {
+                return Err(HttpError::NotAllowed { url: url.to_string(), is_redirect: visited.len() > 1 });
+            }
             let answer = self.request(url, first, wanted, deadline)?;
             let Some(next) = redirect_target(url, &answer)? else {
-                return self.accept(url, answer, wanted, report);
+                return self.accept(&visited, answer, wanted, report);
             };
             let refuse = |reason| Err(HttpError::Redirect { url: first.to_string(), reason });
             if visited.contains(&next) {
@@ -143,7 +146,15 @@ impl Client {
         request.call().map_err(|error| exchange.failure(error))
     }
 
-    fn accept(&self, url: &ImageUrl, answer: Answer, wanted: Wanted, report: &Report) -> Result<Response, HttpError> {
+    /// What `answer` of the last of the `visited` URLs means.
+    fn accept(
+        &self,
+        visited: &[ImageUrl],
+        answer: Answer,
+        wanted: Wanted,
+        report: &Report,
+    ) -> Result<Response, HttpError> {
+        let url = &visited[visited.len() - 1];
         let status = answer.status();
         let other_part = |reason| HttpError::OtherPart { url: url.to_string(), reason };
         let part = match (status, wanted.rest_at(url)) {
@@ -162,13 +173,18 @@ impl Client {
             }
         };
         let chunked = check_framing(url, answer.headers())?;
-        let content = Content::new(url.clone(), answer, part, &self.settings);
+        let content = Content::new(visited, answer, part, &self.settings);
         if content.content_length.is_none() && !chunked {
             report.warn(format_args!(
                 "{url}: the server does not say how long the image is, so a cut download cannot be noticed"
             ));
         }
         Ok(Response::Content(Box::new(content)))
+    }
+
+    /// Whether an image that came from `url` may be used.
+    pub fn allows(&self, url: &ImageUrl) -> bool {
+        self.settings.allows(url)
     }
 
     pub(super) fn settings(&self) -> &HttpSettings {

@@ -79,6 +79,14 @@ pub enum HttpError {
         /// How long the server asks to stay away.
         retry_after: Option<Duration>,
     },
+    /// A URL that the administrator does not allow.
+    #[error("{url} is not in a place that allowed_images lists{}", redirected(*is_redirect))]
+    NotAllowed {
+        /// It, or where the server redirected to.
+        url: String,
+        /// Whether it is the latter.
+        is_redirect: bool,
+    },
     /// A redirect that is not followed.
     #[error("{url}: {reason}")]
     Redirect {
@@ -189,6 +197,10 @@ fn is_transient_status(status: u16) -> bool {
 
 fn status_text(status: StatusCode) -> String {
     format!("{} {}", status.as_u16(), status.canonical_reason().unwrap_or_default()).trim_end().to_owned()
+}
+
+fn redirected(is_redirect: bool) -> &'static str {
+    if is_redirect { ", but the server redirects to it" } else { "" }
 }
 
 fn of_expected(expected: Option<u64>) -> String {

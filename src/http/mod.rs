@@ -4,6 +4,7 @@
 //! ureq speaks HTTP; what is decided here is whom to ask, what may be said to whom, when to try again, and what counts
 //! as the image. The bytes are never decoded: a `.gz` that a server labels `Content-Encoding: gzip` arrives as it is.
 
+mod allow;
 mod client;
 mod error;
 mod netrc;
@@ -18,6 +19,7 @@ mod settings;
 mod tls;
 mod url;
 
+pub use allow::UrlPrefix;
 pub use client::Client;
 pub use error::HttpError;
 pub use no_proxy::{NoProxy, NoProxyError};

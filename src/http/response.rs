@@ -25,6 +25,8 @@ pub enum Response {
 pub struct Content {
     /// Where it came from in the end.
     pub url: ImageUrl,
+    /// Where the server redirected to until then, this last URL included.
+    pub redirects: Vec<ImageUrl>,
     /// Its length in bytes, if the server said; that of the whole image also where only a part of it follows.
     pub content_length: Option<u64>,
     /// How many of its bytes are left out, as asked for: 0 but for the rest of a cut download.
@@ -40,13 +42,14 @@ pub struct Content {
 }
 
 impl Content {
-    /// The image in `answer`, or the `part` of it that was asked for.
+    /// The image in `answer`, or the `part` of it that was asked for, from the last of the `visited` URLs.
     pub(super) fn new(
-        url: ImageUrl,
+        visited: &[ImageUrl],
         answer: ureq::http::Response<ureq::Body>,
         part: Option<Part>,
         settings: &HttpSettings,
     ) -> Self {
+        let (url, redirects) = (visited[visited.len() - 1].clone(), visited[1..].to_vec());
         let (head, body) = answer.into_parts();
         let content_length = part.map_or_else(|| body.content_length(), |part| Some(part.total));
         let start = part.map_or(0, |part| part.from);
@@ -63,7 +66,7 @@ impl Content {
         let etag = text_of(&head.headers, &header::ETAG);
         let last_modified = text_of(&head.headers, &header::LAST_MODIFIED);
         let validator = Validator::of(&url, &head.headers);
-        Content { url, content_length, start, validator, etag, last_modified, body }
+        Content { url, redirects, content_length, start, validator, etag, last_modified, body }
     }
 }
 

@@ -5,7 +5,9 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::allow::UrlPrefix;
 use super::no_proxy::NoProxy;
+use super::url::ImageUrl;
 use crate::size::ByteSize;
 
 /// A text that must reach no log: `Debug` hides it.
@@ -30,6 +32,8 @@ pub struct Credentials {
 /// How images are fetched. `Default` is what a variant without a config gets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpSettings {
+    /// The only URLs that may be asked for, redirects included; none: all.
+    pub allowed: Option<Vec<UrlPrefix>>,
     /// Proxy for http and https images alike: `http://[user:password@]host[:port]`.
     pub proxy: Option<Secret>,
     /// Hosts reached without the proxy.
@@ -70,6 +74,7 @@ const DEFAULT_MIN_SPEED: ByteSize = ByteSize(1 << 10);
 impl Default for HttpSettings {
     fn default() -> Self {
         HttpSettings {
+            allowed: None,
             proxy: None,
             no_proxy: Vec::new(),
             ca_file: None,
@@ -87,5 +92,12 @@ impl Default for HttpSettings {
             retries: 5,
             limit_rate: None,
         }
+    }
+}
+
+impl HttpSettings {
+    /// Whether `url` may be asked for.
+    pub fn allows(&self, url: &ImageUrl) -> bool {
+        self.allowed.as_ref().is_none_or(|allowed| allowed.iter().any(|prefix| prefix.covers(url)))
     }
 }

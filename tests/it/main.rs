@@ -9,6 +9,7 @@ mod cold;
 mod create;
 mod hooks;
 mod http;
+mod policy;
 mod predecessor;
 mod scripts;
 mod support;

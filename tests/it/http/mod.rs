@@ -7,7 +7,7 @@ use std::io::{ErrorKind, Read};
 use std::time::{Duration, Instant};
 
 use simpleimage::http::{
-    Backoff, Client, Conditions, Content, Credentials, HttpError, HttpSettings, ImageUrl, Response, Secret,
+    Backoff, Client, Conditions, Content, Credentials, HttpError, HttpSettings, ImageUrl, Response, Secret, UrlPrefix,
 };
 use simpleimage::size::ByteSize;
 
@@ -334,6 +334,34 @@ fn redirects_to_nowhere_useful_are_refused() {
     let url = server.url("/x");
     let expected = format!("{url}: the server redirects without saying where to");
     assert_eq!(failure(&HttpSettings::default(), &url), expected);
+}
+
+#[test]
+fn only_allowed_urls_are_asked_for_redirects_included() {
+    let other = Server::sequence([Reply::ok("image")]);
+    let target = other.url("/images/x?k=s3cret").as_url().to_string();
+    let server = Server::start(move |request, _| match request.target.as_str() {
+        "/images/away" => Reply::redirect(target.clone()),
+        "/images/up" => Reply::redirect("../secret?k=s3cret"),
+        "/images/down" => Reply::redirect("a/b"),
+        _ => Reply::ok("image"),
+    });
+    let prefix = UrlPrefix::parse(&server.url("/images").to_string()).unwrap();
+    let settings = HttpSettings { allowed: Some(vec![prefix]), ..HttpSettings::default() };
+    assert_eq!(read(content(&settings, &server.url("/images/down"))), b"image");
+    let not_listed = "is not in a place that allowed_images lists";
+    let refused = server.url("/secret");
+    assert_eq!(failure(&settings, &server.url("/secret?k=s3cret")), format!("{refused} {not_listed}"));
+    for (path, end) in [("/images/up", refused), ("/images/away", other.url("/images/x"))] {
+        let expected = format!("{end} {not_listed}, but the server redirects to it");
+        assert_eq!(failure(&settings, &server.url(path)), expected);
+    }
+    let asked: Vec<_> = server.requests().into_iter().map(|request| request.target).collect();
+    assert_eq!(asked, ["/images/down", "/images/a/b", "/images/up", "/images/away"]);
+    assert_eq!(other.requests().len(), 0);
+    let nothing = HttpSettings { allowed: Some(Vec::new()), ..HttpSettings::default() };
+    let url = server.url("/images/x");
+    assert_eq!(failure(&nothing, &url), format!("{url} {not_listed}"));
 }
 
 #[test]
