@@ -149,7 +149,7 @@ mod tests {
                 let mut path = url.as_url().path().to_owned();
                 for _ in 0..3 {
                     let decoded = percent_encoding::percent_decode_str(&path).decode_utf8_lossy();
-                    path = decoded.replace('\\', "/").replace(';', "/");
+                    path = decoded.replace(['\\', ';'], "/");
                     let mut depth = 0;
                     for segment in path.split('/').filter(|segment| !matches!(*segment, "" | ".")) {
                         depth += if segment == ".." { -1 } else { 1 };

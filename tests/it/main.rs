@@ -11,6 +11,7 @@ mod hooks;
 mod http;
 mod policy;
 mod predecessor;
+mod real_servers;
 mod scripts;
 mod support;
 mod transfer;
