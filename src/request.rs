@@ -8,9 +8,9 @@ use std::path::PathBuf;
 use anyhow::Context;
 
 use crate::cache::CacheSettings;
-use crate::config::{self, HookPhase, ImagePlace, Paths, Settings, VariantName};
+use crate::config::{self, HookPhase, Paths, Settings, VariantName};
 use crate::env::{EnvError, Environment, OsParams};
-use crate::http::{HttpError, HttpSettings, UrlPrefix};
+use crate::http::HttpSettings;
 use crate::image::format::ImageType;
 use crate::image::policy::LocalPolicy;
 use crate::image::reference::ImageRef;
@@ -66,8 +66,8 @@ impl CreateRequest {
             expected: Expected { image_type: named.image_type, allow_unknown: settings.allow_unknown_content },
             disk: env.first_disk()?.context("the instance has no disk to install onto (DISK_COUNT is 0)")?,
             reinstall: env.reinstall(),
-            local: LocalPolicy { storage, ..named.policy.local },
-            http: HttpSettings { allowed: named.policy.urls, ..settings.http },
+            local: LocalPolicy { allowed: settings.allowed_paths, storage },
+            http: settings.http,
             cache: CacheSettings {
                 dir: settings.cache_dir,
                 max_age: settings.cache_max_age,
@@ -89,42 +89,6 @@ impl HookPlan {
 struct NamedImage {
     image: Option<ImageRef>,
     image_type: Option<ImageType>,
-    policy: Policy,
-}
-
-/// What `allowed_images` says.
-struct Policy {
-    urls: Option<Vec<UrlPrefix>>,
-    /// Without the folders of instances' disks.
-    local: LocalPolicy,
-}
-
-impl Policy {
-    fn new(places: &[ImagePlace]) -> Self {
-        if places.is_empty() {
-            return Policy { urls: None, local: LocalPolicy::default() };
-        }
-        let (mut urls, mut paths) = (Vec::new(), Vec::new());
-        for place in places {
-            match place {
-                ImagePlace::Url(url) => urls.push(url.clone()),
-                ImagePlace::Path(path) => paths.push(path.clone()),
-            }
-        }
-        Policy { urls: Some(urls), local: LocalPolicy { allowed: Some(paths), storage: Vec::new() } }
-    }
-
-    /// Whether the image may be used, as far as its name says.
-    fn check(&self, image: &ImageRef) -> anyhow::Result<()> {
-        match image {
-            ImageRef::Path(path) => self.local.check_name(path)?,
-            ImageRef::Url(url) => {
-                let covered = self.urls.as_ref().is_none_or(|urls| urls.iter().any(|prefix| prefix.covers(url)));
-                anyhow::ensure!(covered, HttpError::NotAllowed { url: url.to_string(), is_redirect: false });
-            }
-        }
-        Ok(())
-    }
 }
 
 impl NamedImage {
@@ -133,10 +97,21 @@ impl NamedImage {
         let image_type = params.image_type.as_ref().or(settings.image_type.as_ref());
         let image = image.map(|text| ImageRef::parse(text)).transpose().context("parameter image")?;
         let image_type = image_type.map(|text| ImageType::parse(text)).transpose().context("parameter image_type")?;
-        let policy = Policy::new(&settings.allowed_images);
-        image.as_ref().map_or(Ok(()), |image| policy.check(image))?;
-        Ok(NamedImage { image, image_type: image_type.flatten(), policy })
+        image.as_ref().map_or(Ok(()), |image| check_allowed(image, settings))?;
+        Ok(NamedImage { image, image_type: image_type.flatten() })
     }
+}
+
+/// Whether `allowed_images` lets the image be used, as far as its name says.
+fn check_allowed(image: &ImageRef, settings: &Settings) -> anyhow::Result<()> {
+    match image {
+        ImageRef::Path(path) => {
+            let policy = LocalPolicy { allowed: settings.allowed_paths.clone(), storage: Vec::new() };
+            policy.check_name(path)?;
+        }
+        ImageRef::Url(url) => settings.http.check_allowed(url)?,
+    }
+    Ok(())
 }
 
 /// What `verify parameters` checks: syntax and policy of what is given, as far as names say; nothing has to be there. A cluster-level OS

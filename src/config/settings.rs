@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{ImagePlace, PartialSettings, Paths};
-use crate::http::{Credentials, HttpSettings, Secret};
+use crate::http::{Credentials, HttpSettings, Secret, UrlPrefix};
 
 /// One day in seconds.
 pub(super) const DAY: u64 = 24 * 60 * 60;
@@ -21,9 +21,9 @@ pub struct Settings {
     pub image_type: Option<String>,
     /// Write a raw image that looks like nothing known.
     pub allow_unknown_content: bool,
-    /// The only places that images may come from; empty for anywhere.
-    pub allowed_images: Vec<ImagePlace>,
-    /// How images are fetched; what is allowed is not decided here.
+    /// The only folders and files that images may come from; none for all. The URLs are in `http`.
+    pub allowed_paths: Option<Vec<PathBuf>>,
+    /// How images are fetched, and from where.
     pub http: HttpSettings,
     /// Where fetched images are kept: a folder that is the provider's alone.
     pub cache_dir: PathBuf,
@@ -39,7 +39,7 @@ impl Default for Settings {
             image: None,
             image_type: None,
             allow_unknown_content: false,
-            allowed_images: Vec::new(),
+            allowed_paths: None,
             http: HttpSettings::default(),
             cache_dir: Paths::below(Path::new("/")).cache_dir,
             cache_max_age: DEFAULT_MAX_AGE,
@@ -53,17 +53,33 @@ impl Settings {
     /// where "none" is a value.
     pub(super) fn resolve(paths: &Paths, set: PartialSettings) -> Self {
         let built_in = Settings { cache_dir: paths.cache_dir.clone(), ..Settings::default() };
+        let (allowed, allowed_paths) = resolve_places(set.allowed_images.unwrap_or_default());
         Settings {
             image: set.image.filter(|image| !image.is_empty()),
             image_type: set.image_type.filter(|image_type| !image_type.is_empty()),
             allow_unknown_content: set.allow_unknown_content.unwrap_or(built_in.allow_unknown_content),
-            allowed_images: set.allowed_images.unwrap_or_default(),
+            allowed_paths,
             cache_dir: set.cache.dir.unwrap_or(built_in.cache_dir),
             cache_max_age: set.cache.max_age.unwrap_or(built_in.cache_max_age),
             stale_if_error: set.cache.stale_if_error.unwrap_or(built_in.stale_if_error),
-            http: resolve_http(built_in.http, set.http),
+            http: HttpSettings { allowed, ..resolve_http(built_in.http, set.http) },
         }
     }
+}
+
+/// The URLs and the paths of `allowed_images`. A list with entries of one kind only allows nothing of the other.
+fn resolve_places(places: Vec<ImagePlace>) -> (Option<Vec<UrlPrefix>>, Option<Vec<PathBuf>>) {
+    if places.is_empty() {
+        return (None, None);
+    }
+    let (mut urls, mut paths) = (Vec::new(), Vec::new());
+    for place in places {
+        match place {
+            ImagePlace::Url(url) => urls.push(url),
+            ImagePlace::Path(path) => paths.push(path),
+        }
+    }
+    (Some(urls), Some(paths))
 }
 
 fn resolve_http(built_in: HttpSettings, set: super::PartialHttp) -> HttpSettings {
@@ -103,6 +119,18 @@ mod tests {
         assert_eq!(settings.cache_max_age.as_secs(), 604_800);
         assert!(settings.stale_if_error);
         assert!(!settings.allow_unknown_content);
+    }
+
+    #[test]
+    fn allowed_places_are_urls_or_paths_and_a_list_of_one_kind_allows_none_of_the_other() {
+        let allowed = |text| {
+            let settings = Settings::resolve(&Paths::below(Path::new("/")), parse_toml(text).unwrap());
+            (settings.http.allowed.map(|urls| urls.len()), settings.allowed_paths.map(|paths| paths.len()))
+        };
+        assert_eq!(allowed(""), (None, None));
+        assert_eq!(allowed("allowed_images = []"), (None, None));
+        assert_eq!(allowed("allowed_images = ['/a', '/b']"), (Some(0), Some(2)));
+        assert_eq!(allowed("allowed_images = ['https://h/']"), (Some(1), Some(0)));
     }
 
     #[test]

@@ -136,7 +136,8 @@ mod tests {
     }
 
     proptest! {
-        /// A server that decodes once more, or treats backslashes and semicolons in its own way, gets no further.
+        /// A server that decodes once more, takes backslashes for slashes, or drops what follows a semicolon, gets no
+        /// further.
         #[test]
         fn nothing_that_is_covered_leaves_the_prefix(
             path in prop::collection::vec(prop_oneof![
@@ -149,9 +150,10 @@ mod tests {
                 let mut path = url.as_url().path().to_owned();
                 for _ in 0..3 {
                     let decoded = percent_encoding::percent_decode_str(&path).decode_utf8_lossy();
-                    path = decoded.replace(['\\', ';'], "/");
+                    path = decoded.replace('\\', "/");
                     let mut depth = 0;
-                    for segment in path.split('/').filter(|segment| !matches!(*segment, "" | ".")) {
+                    let names = path.split('/').map(|segment| segment.split(';').next().unwrap_or_default());
+                    for segment in names.filter(|name| !matches!(*name, "" | ".")) {
                         depth += if segment == ".." { -1 } else { 1 };
                         prop_assert!(depth >= 1, "{}", url.as_url());
                     }

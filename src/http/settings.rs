@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::allow::UrlPrefix;
+use super::error::HttpError;
 use super::no_proxy::NoProxy;
 use super::url::ImageUrl;
 use crate::size::ByteSize;
@@ -99,5 +100,10 @@ impl HttpSettings {
     /// Whether `url` may be asked for.
     pub fn allows(&self, url: &ImageUrl) -> bool {
         self.allowed.as_ref().is_none_or(|allowed| allowed.iter().any(|prefix| prefix.covers(url)))
+    }
+
+    /// The same with the error that a fetch would give.
+    pub fn check_allowed(&self, url: &ImageUrl) -> Result<(), HttpError> {
+        if self.allows(url) { Ok(()) } else { Err(HttpError::NotAllowed { url: url.to_string(), is_redirect: false }) }
     }
 }
