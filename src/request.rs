@@ -12,6 +12,7 @@ use crate::config::{self, HookPhase, Paths, Settings, VariantName};
 use crate::env::{EnvError, Environment, OsParams};
 use crate::http::HttpSettings;
 use crate::image::format::ImageType;
+use crate::image::policy::LocalPolicy;
 use crate::image::reference::ImageRef;
 use crate::image::source::Expected;
 
@@ -39,7 +40,9 @@ pub struct CreateRequest {
     pub disk: PathBuf,
     /// Whether the instance was installed before.
     pub reinstall: bool,
-    /// How images are fetched.
+    /// Which files of the node may be the image.
+    pub local: LocalPolicy,
+    /// How images are fetched, and from where.
     pub http: HttpSettings,
     /// Where and how long they are kept.
     pub cache: CacheSettings,
@@ -54,12 +57,16 @@ impl CreateRequest {
         let variant = VariantName::parse(&core.variant)?;
         let settings = config::load(paths, &variant)?;
         let named = NamedImage::new(&core.params, &settings)?;
+        let image = named.image.map_or_else(|| ImageRef::parse(""), Ok)?;
+        let is_path = matches!(image, ImageRef::Path(_));
+        let storage = if is_path { config::instance_storage(paths)? } else { Vec::new() };
         Ok(CreateRequest {
             instance: env.instance_name()?.to_owned(),
-            image: named.image.map_or_else(|| ImageRef::parse(""), Ok)?,
+            image,
             expected: Expected { image_type: named.image_type, allow_unknown: settings.allow_unknown_content },
             disk: env.first_disk()?.context("the instance has no disk to install onto (DISK_COUNT is 0)")?,
             reinstall: env.reinstall(),
+            local: LocalPolicy { allowed: settings.allowed_paths, storage },
             http: settings.http,
             cache: CacheSettings {
                 dir: settings.cache_dir,
@@ -90,11 +97,24 @@ impl NamedImage {
         let image_type = params.image_type.as_ref().or(settings.image_type.as_ref());
         let image = image.map(|text| ImageRef::parse(text)).transpose().context("parameter image")?;
         let image_type = image_type.map(|text| ImageType::parse(text)).transpose().context("parameter image_type")?;
+        image.as_ref().map_or(Ok(()), |image| check_allowed(image, settings))?;
         Ok(NamedImage { image, image_type: image_type.flatten() })
     }
 }
 
-/// What `verify parameters` checks: syntax and policy of what is given; nothing has to be there. A cluster-level OS
+/// Whether `allowed_images` lets the image be used, as far as its name says.
+fn check_allowed(image: &ImageRef, settings: &Settings) -> anyhow::Result<()> {
+    match image {
+        ImageRef::Path(path) => {
+            let policy = LocalPolicy { allowed: settings.allowed_paths.clone(), storage: Vec::new() };
+            policy.check_name(path)?;
+        }
+        ImageRef::Url(url) => settings.http.check_allowed(url)?,
+    }
+    Ok(())
+}
+
+/// What `verify parameters` checks: syntax and policy of what is given, as far as names say; nothing has to be there. A cluster-level OS
 /// parameter is verified without a variant, and without an image.
 pub fn verify(env: &Environment, paths: &Paths) -> anyhow::Result<()> {
     let core = env.core()?;

@@ -1,131 +1,120 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! One image from the network to the entry's `.part` file.
+//! One image from the network to the entry's `.part` file, in as many attempts as it takes.
 
-use std::fs::File;
-use std::io::Write;
-
-use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, fallocate};
-use sha2::{Digest, Sha256};
-
-use super::entry::{EntryFiles, Sidecar, hex, remove_if_there};
+use super::Clock;
+use super::entry::{EntryFiles, Sidecar};
 use super::error::CacheError;
 use super::follow::Follow;
-use crate::http::{Attempts, Client, Conditions, Content, ImageUrl, Response};
+use super::part::Part;
+use crate::http::{Attempts, Client, Conditions, Content, HttpError, ImageUrl, Response};
 use crate::report::Report;
-use crate::size::{ByteSize, MIB};
-use crate::sys;
-
-/// Bytes taken from the network at once, at most.
-const BUFFER: usize = 256 << 10;
-
-/// The disk begins to write the download every so many bytes: else all of it waits for the sync at the end.
-const FLUSH_STEP: u64 = 8 * MIB;
+use crate::size::ByteSize;
 
 /// What came of asking the server.
-pub(super) enum Download {
+pub(super) enum Outcome {
     /// `.part` holds the image, complete and on the disk. The sidecar's times are not set yet.
     Complete(Sidecar),
     /// The kept image is current.
     NotModified,
 }
 
-/// Downloads `url` to the `.part` file of `files`, again after transient failures. The caller holds the entry's lock
-/// alone.
-pub(super) fn download(
-    files: &EntryFiles,
-    url: &ImageUrl,
-    client: &Client,
-    conditions: &Conditions,
-    report: &Report,
-    follow: &Follow,
-) -> Result<Download, CacheError> {
-    let mut attempts = client.attempts(url, report);
-    loop {
-        match attempt(files, url, &attempts, conditions, report, follow) {
-            Err(CacheError::Http(error)) if attempts.retry(&error) => {}
-            Err(error) => {
-                // It would only take space: nothing continues a download yet.
-                let _ = remove_if_there(&files.part);
-                return Err(error);
+/// A download to the `.part` file of `files`. The caller holds the entry's lock alone.
+pub(super) struct Download<'a> {
+    pub(super) files: &'a EntryFiles,
+    pub(super) url: &'a ImageUrl,
+    pub(super) client: &'a Client,
+    pub(super) report: &'a Report,
+    pub(super) clock: Clock,
+    pub(super) follow: &'a Follow,
+}
+
+impl<'a> Download<'a> {
+    /// Downloads the image if `conditions` hold, going on with what an earlier run left, and again after transient
+    /// failures. What can be gone on from stays when it fails.
+    pub(super) fn run(&self, conditions: &Conditions) -> Result<Outcome, CacheError> {
+        let mut part = Part::left_by_earlier_run(self.files, self.clock);
+        let mut attempts = self.client.attempts(self.url, self.report);
+        loop {
+            match self.attempt(&mut part, &attempts, conditions) {
+                Err(CacheError::Http(error)) if attempts.retry(&error) => {
+                    part = part.filter(|_| !matches!(error, HttpError::OtherPart { .. }));
+                }
+                Err(error) => {
+                    // The failure of the download is what has to be told.
+                    let _ = match part {
+                        Some(part) if can_go_on_after(&error) => part.leave(),
+                        _ => self.files.discard_part(),
+                    };
+                    return Err(error);
+                }
+                done => return done,
             }
-            done => return done,
+        }
+    }
+
+    fn attempt(
+        &self,
+        part: &mut Option<Part<'a>>,
+        attempts: &Attempts,
+        conditions: &Conditions,
+    ) -> Result<Outcome, CacheError> {
+        let rest = part.as_ref().and_then(Part::rest);
+        let mut content = match attempts.get(conditions, rest.as_ref())? {
+            Response::NotModified => {
+                self.files.discard_part()?;
+                return Ok(Outcome::NotModified);
+            }
+            Response::Content(content) => content,
+        };
+        let whole = self.receive(part, &mut content)?;
+        if whole.length() == 0 {
+            *part = None;
+            return Err(CacheError::Empty { url: self.url.to_string() });
+        }
+        whole.finish(self.url.to_string()).map(Outcome::Complete)
+    }
+
+    /// Takes in the body, behind what is there where it is the rest of that; gives the whole image.
+    fn receive(&self, part: &mut Option<Part<'a>>, content: &mut Content) -> Result<Part<'a>, CacheError> {
+        let mut current = match part.take() {
+            Some(mut cut) if content.start > 0 => {
+                cut.go_on(content);
+                cut
+            }
+            _ => Part::begin(self.files, self.clock, content)?,
+        };
+        self.tell(content);
+        let received = current.reserve().and_then(|()| current.receive(content, self.follow));
+        if let Err(error) = received {
+            *part = Some(current);
+            return Err(error);
+        }
+        // The body had its promised length: who reads along may finish while the rest waits for the disk.
+        self.follow.end(current.length() > 0);
+        Ok(current)
+    }
+
+    fn tell(&self, content: &Content) {
+        let url = self.url;
+        match (content.content_length, content.start) {
+            (Some(length), 0) => self.report.info(format_args!("downloading {url} ({})", ByteSize(length))),
+            (None, 0) => self.report.info(format_args!("downloading {url}")),
+            (length, start) => {
+                let missing = length.unwrap_or_default().saturating_sub(start);
+                let (start, missing) = (ByteSize(start), ByteSize(missing));
+                self.report
+                    .info(format_args!("going on with the download of {url}: {start} are there, {missing} missing"));
+            }
         }
     }
 }
 
-fn attempt(
-    files: &EntryFiles,
-    url: &ImageUrl,
-    attempts: &Attempts,
-    conditions: &Conditions,
-    report: &Report,
-    follow: &Follow,
-) -> Result<Download, CacheError> {
-    let mut content = match attempts.get(conditions)? {
-        Response::NotModified => return Ok(Download::NotModified),
-        Response::Content(content) => content,
-    };
-    let part = files.create_part()?;
-    match content.content_length {
-        Some(length) => {
-            report.info(format_args!("downloading {url} ({})", ByteSize(length)));
-            reserve(&part, length, files)?;
-        }
-        None => report.info(format_args!("downloading {url}")),
+/// Whether the bytes that came before `error` are worth keeping: it was the network that failed, not the image, the disk
+/// or the reader.
+fn can_go_on_after(error: &CacheError) -> bool {
+    match error {
+        CacheError::Http(HttpError::OtherPart { .. }) => false,
+        CacheError::Http(error) => error.is_unavailable(),
+        _ => false,
     }
-    follow.begin(&part, content.content_length).map_err(CacheError::io("opening", &files.part))?;
-    let (length, sha256) = receive(&mut content, part, files, follow)?;
-    if length == 0 {
-        return Err(CacheError::Empty { url: url.to_string() });
-    }
-    let Content { etag, last_modified, .. } = *content;
-    let url = url.to_string();
-    Ok(Download::Complete(Sidecar { url, etag, last_modified, length, sha256, fetched_at: 0, checked_at: 0 }))
-}
-
-/// Takes the space first: a full disk shows before the download instead of near its end. Not every file system can.
-fn reserve(part: &File, length: u64, files: &EntryFiles) -> Result<(), CacheError> {
-    let no_space = || CacheError::Full { length, dir: files.dir().to_owned() };
-    if length == 0 {
-        return Ok(());
-    }
-    let size = i64::try_from(length).ok().ok_or_else(no_space)?;
-    match fallocate(part, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, size) {
-        Err(Errno::ENOSPC | Errno::EFBIG | Errno::EDQUOT) => Err(no_space()),
-        _ => Ok(()),
-    }
-}
-
-/// Writes the body to `part` and gives its length and SHA-256.
-fn receive(
-    content: &mut Content,
-    mut part: File,
-    files: &EntryFiles,
-    follow: &Follow,
-) -> Result<(u64, String), CacheError> {
-    let mut buffer = vec![0; BUFFER];
-    let mut hash = Sha256::new();
-    let (mut length, mut flushed) = (0, 0);
-    loop {
-        let count = content.body.receive(&mut buffer)?;
-        if count == 0 {
-            break;
-        }
-        let data = &buffer[..count];
-        hash.update(data);
-        part.write_all(data).map_err(CacheError::io("writing", &files.part))?;
-        length += count as u64;
-        if !follow.advance(count) {
-            return Err(CacheError::Abandoned);
-        }
-        if length - flushed >= FLUSH_STEP {
-            sys::start_writeback(&part, flushed, length - flushed);
-            flushed = length;
-        }
-    }
-    // The body had its promised length: who reads along may finish while this waits for the disk.
-    follow.end(length > 0);
-    part.sync_all().map_err(CacheError::io("writing", &files.part))?;
-    Ok((length, hex(&hash.finalize())))
 }

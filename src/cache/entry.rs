@@ -26,6 +26,9 @@ const MAX_SIDECAR: u64 = 64 << 10;
 pub(super) struct Sidecar {
     /// Where it came from, secrets left out.
     pub(super) url: String,
+    /// Where its server redirected to, secrets left out: a policy that comes later holds for these too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) via: Vec<String>,
     /// The server's ETag.
     pub(super) etag: Option<String>,
     /// The server's Last-Modified.
@@ -54,7 +57,9 @@ pub(super) struct EntryFiles {
     pub(super) lock: PathBuf,
     /// A download going on, or left by a killed one.
     pub(super) part: PathBuf,
-    /// A sidecar being written.
+    /// How much of `part` counts.
+    pub(super) mark: PathBuf,
+    /// A sidecar or a mark being written.
     pub(super) tmp: PathBuf,
     /// The image.
     pub(super) img: PathBuf,
@@ -81,6 +86,7 @@ impl EntryFiles {
             dir: dir.to_owned(),
             lock: file("lock"),
             part: file("part"),
+            mark: file("mark"),
             tmp: file("tmp"),
             img: file("img"),
             toml: file("toml"),
@@ -91,7 +97,7 @@ impl EntryFiles {
     pub(super) fn key_of(name: &str) -> Option<&str> {
         let (key, suffix) = name.split_once('.')?;
         let own = key.len() == 64 && key.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-        (own && matches!(suffix, "lock" | "part" | "tmp" | "img" | "toml")).then_some(key)
+        (own && matches!(suffix, "lock" | "part" | "mark" | "tmp" | "img" | "toml")).then_some(key)
     }
 
     /// The folder they are in.
@@ -111,10 +117,12 @@ impl EntryFiles {
 
     /// The sidecar, if there is a valid one.
     pub(super) fn sidecar(&self) -> Result<Option<Sidecar>, CacheError> {
-        let Some(file) = open_if_there(&self.toml)? else { return Ok(None) };
-        let mut text = Vec::new();
-        file.take(MAX_SIDECAR).read_to_end(&mut text).map_err(CacheError::io("reading", &self.toml))?;
-        Ok(std::str::from_utf8(&text).ok().and_then(|text| toml::from_str(text).ok()))
+        Ok(read_text(&self.toml)?.and_then(|text| toml::from_str(&text).ok()))
+    }
+
+    /// The text of the mark, if there is one.
+    pub(super) fn mark_text(&self) -> Result<Option<String>, CacheError> {
+        read_text(&self.mark)
     }
 
     /// The empty file that a download goes to: another one each time, for somebody may still read the last.
@@ -123,8 +131,36 @@ impl EntryFiles {
         create(&self.part)
     }
 
+    /// The file that a download went to, for reading and writing, if there is one.
+    pub(super) fn open_part(&self) -> Result<Option<File>, CacheError> {
+        let opened = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOFOLLOW).open(&self.part);
+        if_there(opened).map_err(CacheError::io("opening", &self.part))
+    }
+
+    /// Whether there is a file that a download went to.
+    pub(super) fn has_part(&self) -> bool {
+        is_regular(&self.part)
+    }
+
+    /// Removes what there is of a download; the mark first, which means nothing without the file.
+    pub(super) fn discard_part(&self) -> Result<(), CacheError> {
+        self.discard_mark()?;
+        remove_if_regular(&self.part)
+    }
+
+    /// Removes the mark.
+    pub(super) fn discard_mark(&self) -> Result<(), CacheError> {
+        remove_if_regular(&self.mark)
+    }
+
+    /// Removes what was being written.
+    pub(super) fn discard_tmp(&self) -> Result<(), CacheError> {
+        remove_if_regular(&self.tmp)
+    }
+
     /// Makes the complete `.part` file the image that `sidecar` describes. The caller holds the entry's lock alone.
     pub(super) fn publish(&self, sidecar: &Sidecar) -> Result<(), CacheError> {
+        self.discard_mark()?;
         remove_if_there(&self.toml)?;
         folder::sync(&self.dir)?;
         fs::rename(&self.part, &self.img).map_err(CacheError::io("renaming", &self.part))?;
@@ -135,12 +171,17 @@ impl EntryFiles {
     /// Replaces the sidecar. The caller holds the entry's lock alone.
     pub(super) fn write_sidecar(&self, sidecar: &Sidecar) -> Result<(), CacheError> {
         let text = toml::to_string(sidecar).map_err(io::Error::other).map_err(CacheError::io("writing", &self.toml))?;
+        self.replace(&self.toml, &text)?;
+        folder::sync(&self.dir)
+    }
+
+    /// Makes `text` all that is in the file at `path`, or leaves it as it is.
+    pub(super) fn replace(&self, path: &Path, text: &str) -> Result<(), CacheError> {
         let mut file = create(&self.tmp)?;
         file.write_all(text.as_bytes())
             .and_then(|()| file.sync_all())
-            .and_then(|()| fs::rename(&self.tmp, &self.toml))
-            .map_err(CacheError::io("writing", &self.toml))?;
-        folder::sync(&self.dir)
+            .and_then(|()| fs::rename(&self.tmp, path))
+            .map_err(CacheError::io("writing", path))
     }
 }
 
@@ -163,11 +204,34 @@ pub(super) fn remove_if_there(path: &Path) -> Result<(), CacheError> {
 
 /// Opens a file for reading, if there is one.
 pub(super) fn open_if_there(path: &Path) -> Result<Option<File>, CacheError> {
-    match OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path) {
+    let opened = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path);
+    if_there(opened).map_err(CacheError::io("opening", path))
+}
+
+fn if_there(opened: io::Result<File>) -> io::Result<Option<File>> {
+    match opened {
         Ok(file) => Ok(Some(file)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(CacheError::io("opening", path)(error)),
+        Err(error) => Err(error),
     }
+}
+
+/// The text of a small file; none when there is none, or when it is something else.
+fn read_text(path: &Path) -> Result<Option<String>, CacheError> {
+    let Some(file) = open_if_there(path)? else { return Ok(None) };
+    let mut text = Vec::new();
+    file.take(MAX_SIDECAR).read_to_end(&mut text).map_err(CacheError::io("reading", path))?;
+    Ok(String::from_utf8(text).ok())
+}
+
+/// Whether there is a file as the cache makes them: never a link or a folder.
+pub(super) fn is_regular(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file())
+}
+
+/// Removes a file as the cache makes them, if there is one.
+pub(super) fn remove_if_regular(path: &Path) -> Result<(), CacheError> {
+    if is_regular(path) { remove_if_there(path) } else { Ok(()) }
 }
 
 fn create(path: &Path) -> Result<File, CacheError> {
@@ -186,6 +250,7 @@ mod tests {
     fn sidecar(content: &str) -> Sidecar {
         Sidecar {
             url: "http://h/x".to_owned(),
+            via: Vec::new(),
             etag: Some("\"v1\"".to_owned()),
             last_modified: None,
             length: content.len() as u64,
@@ -215,7 +280,7 @@ mod tests {
     #[test]
     fn only_own_names_have_a_key() {
         let key = "0123456789abcdef".repeat(4);
-        for suffix in ["lock", "part", "tmp", "img", "toml"] {
+        for suffix in ["lock", "part", "mark", "tmp", "img", "toml"] {
             assert_eq!(EntryFiles::key_of(&format!("{key}.{suffix}")), Some(key.as_str()));
         }
         for name in ["golden.img", "CACHEDIR.TAG", &key, &format!("{key}.raw"), &format!("{}.img", key.to_uppercase())]

@@ -29,10 +29,12 @@ pub enum CacheError {
         source: io::Error,
     },
     /// The image does not fit; known before its first byte came.
-    #[error("no space for an image of {} in the cache folder {}", ByteSize(*length), dir.display())]
+    #[error("the download needs {} in the cache folder {}{}", ByteSize(*needed), dir.display(), free_text(*free))]
     Full {
-        /// Bytes needed.
-        length: u64,
+        /// Bytes that are still to come.
+        needed: u64,
+        /// Bytes free, where the system tells.
+        free: Option<u64>,
         /// The folder.
         dir: PathBuf,
     },
@@ -48,6 +50,10 @@ pub enum CacheError {
     /// The download failed.
     #[error(transparent)]
     Http(#[from] HttpError),
+}
+
+fn free_text(free: Option<u64>) -> String {
+    free.map_or_else(|| ", which is full".to_owned(), |free| format!(", which has {} free", ByteSize(free)))
 }
 
 impl CacheError {

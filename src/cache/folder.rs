@@ -55,6 +55,12 @@ fn fault(metadata: &Metadata, user: u32) -> Option<String> {
     (mode & 0o022 != 0).then(|| format!("others may write to it (mode {mode:04o})"))
 }
 
+/// Bytes that may be written to the file system of `dir`, the reserve for root left alone; none where it does not tell.
+pub(super) fn free_space(dir: &Path) -> Option<u64> {
+    let stat = nix::sys::statvfs::statvfs(dir).ok()?;
+    stat.blocks_available().checked_mul(stat.fragment_size())
+}
+
 /// Makes the names in `dir` survive a power cut.
 pub(super) fn sync(dir: &Path) -> Result<(), CacheError> {
     File::open(dir).and_then(|file| file.sync_all()).map_err(CacheError::io("syncing", dir))

@@ -19,7 +19,7 @@ struct State {
     part: Option<(File, Option<u64>)>,
     /// Bytes of it that are there.
     available: u64,
-    /// Attempts begun: with a second one the bytes may be another image's.
+    /// Files begun: with a second one the bytes may be another image's. An attempt that goes on with a cut one adds none.
     attempts: u32,
     /// Set at the end: whether the file is whole.
     whole: Option<bool>,
@@ -53,19 +53,22 @@ impl Follow {
         self.state().abandoned
     }
 
-    /// An attempt begins; its bytes come to be in `part`.
-    pub(super) fn begin(&self, part: &File, length: Option<u64>) -> io::Result<()> {
+    /// An attempt begins; its bytes come to be in `part`, and `available` of them are there already.
+    pub(super) fn begin(&self, part: &File, length: Option<u64>, available: u64) -> io::Result<()> {
         let part = part.try_clone()?;
         let mut state = self.state();
         state.attempts += 1;
         if state.attempts == 1 {
             state.part = Some((part, length));
+            state.available = available;
         }
         self.changed.notify_all();
         Ok(())
     }
 
     /// `count` more bytes are there; gives whether anybody still wants more.
+    ///
+    /// After a second file has begun nobody reads the first, and the count no longer matters.
     pub(super) fn advance(&self, count: usize) -> bool {
         let mut state = self.state();
         state.available += count as u64;
@@ -150,8 +153,11 @@ mod tests {
                 assert_eq!(reader.length(), Some(data.len() as u64));
                 reader.read_to_end(&mut all).map(|_| all)
             });
-            follow.begin(&part, Some(data.len() as u64)).unwrap();
-            for piece in data.chunks(7777) {
+            // An earlier run left the first bytes.
+            let (early, late) = data.split_at(100_000);
+            part.write_all(early).unwrap();
+            follow.begin(&part, Some(data.len() as u64), 100_000).unwrap();
+            for piece in late.chunks(7777) {
                 part.write_all(piece).unwrap();
                 assert!(follow.advance(piece.len()));
             }
@@ -165,13 +171,13 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         let read = |follow: &Follow| follow.reader().unwrap().unwrap().read(&mut [0; 8]).unwrap_err().to_string();
         let failed = Follow::default();
-        failed.begin(&file, None).unwrap();
+        failed.begin(&file, None, 0).unwrap();
         drop(EndGuard(&failed));
         assert_eq!(read(&failed), "the download failed or began again");
         assert!(failed.lost());
         let restarted = Follow::default();
-        restarted.begin(&file, None).unwrap();
-        restarted.begin(&file, None).unwrap();
+        restarted.begin(&file, None, 0).unwrap();
+        restarted.begin(&file, None, 0).unwrap();
         assert_eq!(read(&restarted), "the download failed or began again");
         assert!(restarted.lost());
         let kept = Follow::default();

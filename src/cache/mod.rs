@@ -3,7 +3,8 @@
 //!
 //! Every URL has an entry of files named after the SHA-256 of the URL: `KEY.img`, the image; `KEY.toml`, what is known
 //! about it; `KEY.lock`, held shared while looking at the entry and alone while downloading or removing it; `KEY.part`
-//! and `KEY.tmp`, on their way to the first two. Who uses an image holds a shared lock on the image itself.
+//! and `KEY.tmp`, on their way to the first two; `KEY.mark`, from where a later run goes on with a cut download. Who uses
+//! an image holds a shared lock on the image itself.
 
 mod download;
 mod entry;
@@ -11,6 +12,7 @@ mod error;
 mod folder;
 mod follow;
 mod lock;
+mod part;
 mod prune;
 
 use std::fs::File;
@@ -19,7 +21,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::http::{Client, HttpError, ImageUrl};
 use crate::report::Report;
-use download::{Download, download};
+use download::{Download, Outcome};
 use entry::{Entry, EntryFiles, Sidecar};
 pub use error::CacheError;
 use follow::EndGuard;
@@ -111,7 +113,7 @@ impl Cache {
     }
 
     /// Removes images that the server was last asked about more than `max_age` and [`KEPT_BEYOND`] before `now` and
-    /// that nobody uses, and what killed downloads left. Gives the number of images removed. Files that are not of the
+    /// that nobody uses, and what killed downloads left, but for a day what one can go on from. Gives the number of images removed. Files that are not of the
     /// cache's own naming, or without its lock file beside them, are never touched.
     pub fn prune_expired(&self, now: SystemTime) -> Result<usize, CacheError> {
         let kept_for = self.settings.max_age.saturating_add(KEPT_BEYOND);
@@ -154,14 +156,21 @@ impl Fetch<'_> {
         let mut waited = false;
         let locking = CacheError::io("locking", &self.files.lock);
         lock.shared(|| self.tell_waiting(&mut waited)).map_err(&locking)?;
-        if let Some(entry) = self.files.entry()?.filter(|entry| self.is_fresh(&entry.sidecar, waited)) {
+        if let Some(entry) = self.usable_entry()?.filter(|entry| self.is_fresh(&entry.sidecar, waited)) {
             return Ok(self.kept(entry));
         }
         lock.exclusive(|| self.tell_waiting(&mut waited)).map_err(&locking)?;
-        match self.files.entry()? {
+        match self.usable_entry()? {
             Some(entry) if self.is_fresh(&entry.sidecar, waited) => Ok(self.kept(entry)),
             kept => self.ask_server(kept),
         }
+    }
+
+    /// The entry, unless it came from where we may not get it: somebody to whom more is allowed may have fetched it.
+    fn usable_entry(&self) -> Result<Option<Entry>, CacheError> {
+        let allowed = |url: &String| ImageUrl::parse(url).is_ok_and(|url| self.client.allows(&url));
+        let entry = self.files.entry()?.filter(|entry| entry.sidecar.via.iter().all(allowed));
+        Ok(entry.filter(|_| self.client.allows(self.url)))
     }
 
     fn tell_waiting(&self, waited: &mut bool) {
@@ -192,12 +201,13 @@ impl Fetch<'_> {
     /// Downloads the image unless the server says that `kept` is current.
     fn ask_server(&self, kept: Option<Entry>) -> Result<CachedImage, CacheError> {
         let conditions = kept.as_ref().map(|entry| entry.sidecar.conditions()).unwrap_or_default();
-        let download = download(&self.files, self.url, self.client, &conditions, self.report, self.follow);
-        match (download, kept) {
-            (Ok(Download::Complete(sidecar)), _) => self.publish(sidecar),
-            (Ok(Download::NotModified), Some(entry)) => self.confirm(entry),
+        let Fetch { files, url, client, report, clock, follow, .. } = self;
+        let download = Download { files, url, client, report, clock: *clock, follow };
+        match (download.run(&conditions), kept) {
+            (Ok(Outcome::Complete(sidecar)), _) => self.publish(sidecar),
+            (Ok(Outcome::NotModified), Some(entry)) => self.confirm(entry),
             // The client takes a 304 that nobody asked for as an error already.
-            (Ok(Download::NotModified), None) => Err(self.vanished()),
+            (Ok(Outcome::NotModified), None) => Err(self.vanished()),
             (Err(CacheError::Http(error)), Some(entry)) if self.settings.stale_if_error && error.is_unavailable() => {
                 self.warn_stale(&entry.sidecar, &error);
                 Ok(self.image(entry, true))

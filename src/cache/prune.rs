@@ -6,9 +6,10 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use super::entry::{EntryFiles, open_if_there, remove_if_there};
+use super::entry::{EntryFiles, is_regular, open_if_there, remove_if_regular, remove_if_there};
 use super::error::CacheError;
 use super::lock::{self, EntryLock};
+use super::part;
 
 /// Removes what [`super::Cache::prune_expired`] says, and gives the number of images removed.
 pub(super) fn prune(dir: &Path, kept_for: Duration, now: u64) -> Result<usize, CacheError> {
@@ -26,21 +27,10 @@ pub(super) fn prune(dir: &Path, kept_for: Duration, now: u64) -> Result<usize, C
         if !lock.try_exclusive().map_err(CacheError::io("locking", &files.lock))? {
             continue;
         }
-        for leftover in [&files.part, &files.tmp] {
-            remove_if_regular(leftover)?;
-        }
+        part::remove_leftovers(&files, now)?;
         removed += usize::from(prune_image(&files, kept_for, now)?);
     }
     Ok(removed)
-}
-
-/// Whether there is a file as the cache makes them: never a link or a folder.
-fn is_regular(path: &Path) -> bool {
-    fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file())
-}
-
-fn remove_if_regular(path: &Path) -> Result<(), CacheError> {
-    if is_regular(path) { remove_if_there(path) } else { Ok(()) }
 }
 
 /// The keys of all files with names of the cache's own.

@@ -4,6 +4,7 @@
 //! A variant is configured by a typed `config.toml` or by the shell predecessor's `config` of `KEY=VALUE` lines, never
 //! by both. Either is read as data: nothing in it is ever executed. The manual page simpleimage.toml(5) describes both.
 
+mod allowed;
 mod curl;
 mod error;
 mod file;
@@ -17,6 +18,7 @@ mod toml;
 mod values;
 mod variant;
 
+pub use allowed::{ImagePlace, instance_storage};
 pub use error::{ConfigError, ParseError};
 pub use legacy::parse_legacy;
 pub use load::{Layer, layers, load, source_of};

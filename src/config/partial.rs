@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
+use super::allowed::{self, ImagePlace};
 use super::values::{self, Checked};
-use crate::http::Secret;
+use crate::http::{NoProxy, Secret};
 use crate::size::ByteSize;
 
 /// The port of a proxy without one: that of its scheme.
@@ -26,6 +27,9 @@ pub struct PartialSettings {
     pub image_type: Option<String>,
     /// Write a raw image that looks like nothing known.
     pub allow_unknown_content: Option<bool>,
+    /// The only places that images may come from; empty for anywhere.
+    #[serde(deserialize_with = "places")]
+    pub allowed_images: Option<Vec<ImagePlace>>,
     /// The table `[http]`.
     pub http: PartialHttp,
     /// The table `[cache]`.
@@ -41,10 +45,16 @@ pub struct PartialHttp {
     pub proxy: Option<Secret>,
     /// Hosts reached without it.
     #[serde(deserialize_with = "no_proxy")]
-    pub no_proxy: Option<Vec<String>>,
+    pub no_proxy: Option<Vec<NoProxy>>,
     /// PEM file of the authorities to trust; empty for the system's.
     #[serde(deserialize_with = "optional_path")]
     pub ca_file: Option<PathBuf>,
+    /// PEM file of the certificate to show; empty for none.
+    #[serde(deserialize_with = "optional_path")]
+    pub client_cert: Option<PathBuf>,
+    /// PEM file of its key, where it is another.
+    #[serde(deserialize_with = "optional_path")]
+    pub client_key: Option<PathBuf>,
     /// Accept any server certificate.
     pub insecure_tls: Option<bool>,
     /// Request headers by name.
@@ -56,6 +66,9 @@ pub struct PartialHttp {
     /// Its password.
     #[serde(deserialize_with = "secret")]
     pub password: Option<Secret>,
+    /// netrc file; empty for none.
+    #[serde(deserialize_with = "optional_path")]
+    pub netrc_file: Option<PathBuf>,
     /// The User-Agent header.
     #[serde(deserialize_with = "user_agent")]
     pub user_agent: Option<String>,
@@ -65,6 +78,9 @@ pub struct PartialHttp {
     /// Longest time without a byte.
     #[serde(deserialize_with = "timeout")]
     pub stall_timeout: Option<Duration>,
+    /// Bytes per second that have to come at least; zero for no such bound.
+    #[serde(deserialize_with = "rate")]
+    pub min_speed: Option<ByteSize>,
     /// Longest time for the whole; zero for no bound.
     #[serde(deserialize_with = "max_time")]
     pub max_time: Option<Duration>,
@@ -97,6 +113,7 @@ impl PartialSettings {
             image: over.image.or(self.image),
             image_type: over.image_type.or(self.image_type),
             allow_unknown_content: over.allow_unknown_content.or(self.allow_unknown_content),
+            allowed_images: over.allowed_images.or(self.allowed_images),
             http: self.http.overlaid_by(over.http),
             cache: PartialCache {
                 dir: over.cache.dir.or(self.cache.dir),
@@ -113,17 +130,23 @@ impl PartialSettings {
             ("image", self.image.is_some()),
             ("image_type", self.image_type.is_some()),
             ("allow_unknown_content", self.allow_unknown_content.is_some()),
+            ("allowed_images", self.allowed_images.is_some()),
             ("http.proxy", http.proxy.is_some()),
             ("http.no_proxy", http.no_proxy.is_some()),
             ("http.ca_file", http.ca_file.is_some()),
+            ("http.client_cert", http.client_cert.is_some()),
+            // As user and password: a certificate of one file never gets another file's key.
+            ("http.client_key", http.client_cert.is_some()),
             ("http.insecure_tls", http.insecure_tls.is_some()),
             ("http.headers", http.headers.is_some()),
             ("http.user", http.user.is_some()),
             // The pair goes together: a user without a password has an empty one.
             ("http.password", http.user.is_some()),
+            ("http.netrc_file", http.netrc_file.is_some()),
             ("http.user_agent", http.user_agent.is_some()),
             ("http.connect_timeout", http.connect_timeout.is_some()),
             ("http.stall_timeout", http.stall_timeout.is_some()),
+            ("http.min_speed", http.min_speed.is_some()),
             ("http.max_time", http.max_time.is_some()),
             ("http.retries", http.retries.is_some()),
             ("http.limit_rate", http.limit_rate.is_some()),
@@ -140,17 +163,27 @@ impl PartialHttp {
         // One file's user never gets another file's password.
         let (user, password) =
             if over.user.is_some() { (over.user, over.password) } else { (self.user, self.password) };
+        // And one file's certificate never another file's key.
+        let (client_cert, client_key) = if over.client_cert.is_some() {
+            (over.client_cert, over.client_key)
+        } else {
+            (self.client_cert, self.client_key)
+        };
         PartialHttp {
             proxy: over.proxy.or(self.proxy),
             no_proxy: over.no_proxy.or(self.no_proxy),
             ca_file: over.ca_file.or(self.ca_file),
+            client_cert,
+            client_key,
             insecure_tls: over.insecure_tls.or(self.insecure_tls),
             headers: over.headers.or(self.headers),
             user,
             password,
+            netrc_file: over.netrc_file.or(self.netrc_file),
             user_agent: over.user_agent.or(self.user_agent),
             connect_timeout: over.connect_timeout.or(self.connect_timeout),
             stall_timeout: over.stall_timeout.or(self.stall_timeout),
+            min_speed: over.min_speed.or(self.min_speed),
             max_time: over.max_time.or(self.max_time),
             retries: over.retries.or(self.retries),
             limit_rate: over.limit_rate.or(self.limit_rate),
@@ -180,8 +213,9 @@ deserializers! {
     secret: String => Secret, |raw: String| values::text(&raw).map(Secret);
     user: String => Secret, |raw: String| values::user(&raw);
     user_agent: String => String, |raw: String| values::user_agent(&raw);
+    places: Vec<String> => Vec<ImagePlace>, |raw: Vec<String>| raw.iter().map(|text| allowed::place(text)).collect();
     proxy: String => Secret, |raw: String| values::proxy(&raw, PROXY_PORT);
-    no_proxy: Vec<String> => Vec<String>, |raw: Vec<String>| raw.iter().map(|host| values::no_proxy_host(host)).collect();
+    no_proxy: Vec<String> => Vec<NoProxy>, |raw: Vec<String>| raw.iter().map(|host| values::no_proxy_host(host)).collect();
     absolute_path: String => PathBuf, |raw: String| values::absolute_path(&raw);
     optional_path: String => PathBuf, |raw: String| values::optional_path(&raw);
     rate: String => ByteSize, |raw: String| values::rate(&raw);

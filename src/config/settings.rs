@@ -4,8 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{PartialSettings, Paths};
-use crate::http::{Credentials, HttpSettings, Secret};
+use super::{ImagePlace, PartialSettings, Paths};
+use crate::http::{Credentials, HttpSettings, Secret, UrlPrefix};
 
 /// One day in seconds.
 pub(super) const DAY: u64 = 24 * 60 * 60;
@@ -21,7 +21,9 @@ pub struct Settings {
     pub image_type: Option<String>,
     /// Write a raw image that looks like nothing known.
     pub allow_unknown_content: bool,
-    /// How images are fetched.
+    /// The only folders and files that images may come from; none for all. The URLs are in `http`.
+    pub allowed_paths: Option<Vec<PathBuf>>,
+    /// How images are fetched, and from where.
     pub http: HttpSettings,
     /// Where fetched images are kept: a folder that is the provider's alone.
     pub cache_dir: PathBuf,
@@ -37,6 +39,7 @@ impl Default for Settings {
             image: None,
             image_type: None,
             allow_unknown_content: false,
+            allowed_paths: None,
             http: HttpSettings::default(),
             cache_dir: Paths::below(Path::new("/")).cache_dir,
             cache_max_age: DEFAULT_MAX_AGE,
@@ -50,30 +53,52 @@ impl Settings {
     /// where "none" is a value.
     pub(super) fn resolve(paths: &Paths, set: PartialSettings) -> Self {
         let built_in = Settings { cache_dir: paths.cache_dir.clone(), ..Settings::default() };
+        let (allowed, allowed_paths) = resolve_places(set.allowed_images.unwrap_or_default());
         Settings {
             image: set.image.filter(|image| !image.is_empty()),
             image_type: set.image_type.filter(|image_type| !image_type.is_empty()),
             allow_unknown_content: set.allow_unknown_content.unwrap_or(built_in.allow_unknown_content),
+            allowed_paths,
             cache_dir: set.cache.dir.unwrap_or(built_in.cache_dir),
             cache_max_age: set.cache.max_age.unwrap_or(built_in.cache_max_age),
             stale_if_error: set.cache.stale_if_error.unwrap_or(built_in.stale_if_error),
-            http: resolve_http(built_in.http, set.http),
+            http: HttpSettings { allowed, ..resolve_http(built_in.http, set.http) },
         }
     }
+}
+
+/// The URLs and the paths of `allowed_images`. A list with entries of one kind only allows nothing of the other.
+fn resolve_places(places: Vec<ImagePlace>) -> (Option<Vec<UrlPrefix>>, Option<Vec<PathBuf>>) {
+    if places.is_empty() {
+        return (None, None);
+    }
+    let (mut urls, mut paths) = (Vec::new(), Vec::new());
+    for place in places {
+        match place {
+            ImagePlace::Url(url) => urls.push(url),
+            ImagePlace::Path(path) => paths.push(path),
+        }
+    }
+    (Some(urls), Some(paths))
 }
 
 fn resolve_http(built_in: HttpSettings, set: super::PartialHttp) -> HttpSettings {
     let password = set.password.unwrap_or(Secret(String::new()));
     HttpSettings {
+        allowed: built_in.allowed,
         proxy: set.proxy.filter(|proxy| !proxy.0.is_empty()),
         no_proxy: set.no_proxy.unwrap_or(built_in.no_proxy),
         ca_file: set.ca_file.filter(|file| !file.as_os_str().is_empty()),
+        client_cert: set.client_cert.filter(|file| !file.as_os_str().is_empty()),
+        client_key: set.client_key.filter(|file| !file.as_os_str().is_empty()),
         insecure_tls: set.insecure_tls.unwrap_or(built_in.insecure_tls),
         headers: set.headers.unwrap_or(built_in.headers),
         credentials: set.user.filter(|user| !user.0.is_empty()).map(|user| Credentials { user, password }),
+        netrc_file: set.netrc_file.filter(|file| !file.as_os_str().is_empty()),
         user_agent: set.user_agent.unwrap_or(built_in.user_agent),
         connect_timeout: set.connect_timeout.unwrap_or(built_in.connect_timeout),
         stall_timeout: set.stall_timeout.unwrap_or(built_in.stall_timeout),
+        min_speed: set.min_speed.or(built_in.min_speed).filter(|speed| speed.0 > 0),
         max_time: set.max_time.filter(|time| !time.is_zero()),
         retries: set.retries.unwrap_or(built_in.retries),
         limit_rate: set.limit_rate.filter(|rate| rate.0 > 0),
@@ -97,11 +122,31 @@ mod tests {
     }
 
     #[test]
+    fn allowed_places_are_urls_or_paths_and_a_list_of_one_kind_allows_none_of_the_other() {
+        let allowed = |text| {
+            let settings = Settings::resolve(&Paths::below(Path::new("/")), parse_toml(text).unwrap());
+            (settings.http.allowed.map(|urls| urls.len()), settings.allowed_paths.map(|paths| paths.len()))
+        };
+        assert_eq!(allowed(""), (None, None));
+        assert_eq!(allowed("allowed_images = []"), (None, None));
+        assert_eq!(allowed("allowed_images = ['/a', '/b']"), (Some(0), Some(2)));
+        assert_eq!(allowed("allowed_images = ['https://h/']"), (Some(1), Some(0)));
+    }
+
+    #[test]
+    fn a_minimum_speed_of_zero_is_none() {
+        let speed = |text| Settings::resolve(&Paths::below(Path::new("/")), parse_toml(text).unwrap()).http.min_speed;
+        let speeds = ["", "http.min_speed = '0'", "http.min_speed = '5K'"].map(speed);
+        assert_eq!(speeds.map(|speed| speed.map(|speed| speed.0)), [Some(1024), None, Some(5120)]);
+    }
+
+    #[test]
     fn empty_and_zero_take_back_what_the_site_set() {
-        let site = "image = '/i'\nimage_type = 'raw'\n[http]\nproxy = 'p:1'\nno_proxy = ['a']\nca_file = '/c'\nuser = 'u'\n\
-                    password = 'p'\nmax_time = 5\nlimit_rate = '1M'\nheaders = { X-A = 'b' }\n";
-        let variant = "image = ''\nimage_type = ''\n[http]\nproxy = ''\nno_proxy = []\nca_file = ''\nuser = ''\n\
-                       max_time = 0\nlimit_rate = '0'\nheaders = {}\n";
+        let site = "image = '/i'\nimage_type = 'raw'\nallowed_images = ['/i']\n[http]\nproxy = 'p:1'\nno_proxy = ['a']\nca_file = '/c'\nuser = 'u'\n\
+                    password = 'p'\nmax_time = 5\nlimit_rate = '1M'\nheaders = { X-A = 'b' }\n\
+                    client_cert = '/e'\nclient_key = '/k'\nnetrc_file = '/n'\n";
+        let variant = "image = ''\nimage_type = ''\nallowed_images = []\n[http]\nproxy = ''\nno_proxy = []\nca_file = ''\nuser = ''\n\
+                       max_time = 0\nlimit_rate = '0'\nheaders = {}\nclient_cert = ''\nnetrc_file = ''\n";
         let both = parse_toml(site).unwrap().overlaid_by(parse_toml(variant).unwrap());
         assert_eq!(Settings::resolve(&Paths::below(Path::new("/")), both), Settings::default());
     }

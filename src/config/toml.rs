@@ -13,6 +13,9 @@ pub fn parse_toml(text: &str) -> Result<PartialSettings, ParseError> {
     if settings.http.password.is_some() && settings.http.user.is_none() {
         return Err(ParseError::somewhere("http.password needs http.user in the same file"));
     }
+    if settings.http.client_key.is_some() && settings.http.client_cert.is_none() {
+        return Err(ParseError::somewhere("http.client_key needs http.client_cert in the same file"));
+    }
     Ok(settings)
 }
 
@@ -56,8 +59,8 @@ fn plain(kind: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::parse_toml;
-    use crate::config::{PartialCache, PartialHttp, PartialSettings};
-    use crate::http::Secret;
+    use crate::config::{ImagePlace, PartialCache, PartialHttp, PartialSettings};
+    use crate::http::{Secret, UrlPrefix};
     use crate::size::ByteSize;
     use proptest::prelude::*;
     use std::time::Duration;
@@ -79,17 +82,27 @@ mod tests {
             image: Some("https://images.example/debian.qcow2".to_owned()),
             image_type: Some("qcow2".to_owned()),
             allow_unknown_content: Some(true),
+            allowed_images: Some(vec![
+                ImagePlace::Path("/srv/images".into()),
+                ImagePlace::Url(UrlPrefix::parse("https://images.example/debian").unwrap()),
+            ]),
             http: PartialHttp {
                 proxy: secret("http://joe:p%40ss@proxy.example:3128"),
-                no_proxy: Some(["localhost", ".example.com", "10.0.0.1"].map(str::to_owned).into()),
+                no_proxy: Some(
+                    ["localhost", ".example.com", "10.0.0.0/8:8080"].map(|host| host.parse().unwrap()).into(),
+                ),
                 ca_file: Some("/etc/ssl/site-ca.pem".into()),
+                client_cert: Some("/etc/ssl/node.pem".into()),
+                client_key: Some("/etc/ssl/private/node.key".into()),
                 insecure_tls: Some(false),
                 headers: Some(vec![header("Authorization", "Bearer abc"), header("X-Site", "fra1")]),
                 user: secret("images"),
                 password: secret("s3cret"),
+                netrc_file: Some("/etc/ganeti/instance-simpleimage/netrc".into()),
                 user_agent: Some("our-cluster/1".to_owned()),
                 connect_timeout: Some(Duration::from_secs(10)),
                 stall_timeout: Some(Duration::from_secs(20)),
+                min_speed: Some(ByteSize(20 << 10)),
                 max_time: Some(Duration::from_secs(3600)),
                 retries: Some(3),
                 limit_rate: Some(ByteSize(10 << 20)),
@@ -102,7 +115,7 @@ mod tests {
         };
         let settings = parse_toml(FULL).unwrap();
         assert_eq!(settings, expected);
-        assert_eq!(settings.keys().len(), 19);
+        assert_eq!(settings.keys().len(), 24);
         let debug = format!("{settings:?}");
         assert!(!["s3cret", "p%40ss", "abc"].into_iter().any(|secret| debug.contains(secret)), "{debug}");
     }
@@ -116,7 +129,7 @@ mod tests {
 
     #[test]
     fn unknown_keys_are_named_with_the_allowed_ones() {
-        let top = "allowed are `image`, `image_type`, `allow_unknown_content`, `http`, `cache`";
+        let top = "allowed are `image`, `image_type`, `allow_unknown_content`, `allowed_images`, `http`, `cache`";
         assert_eq!(message("# x\nimages = 1"), format!("2:1: unknown key `images`, {top}"));
         assert_eq!(message("\"a\\nb\" = 1"), format!("1:1: unknown key `a\\nb`, {top}"));
         let cache = "allowed are `dir`, `max_age_days`, `stale_if_error`";
@@ -135,7 +148,7 @@ mod tests {
             ),
             (
                 "[http]\nno_proxy = ['a', 'b c']",
-                "2:12: http.no_proxy: not a host for the no-proxy list (use host names, .domain, single addresses, or *)",
+                "2:12: http.no_proxy: not a host for the no-proxy list (use host names, .domain, addresses, networks such as 10.0.0.0/8, or *, each with :port where only that is meant)",
             ),
             ("[http]\nca_file = 'ca.pem'", "2:11: http.ca_file: must be an absolute path"),
             (

@@ -96,7 +96,11 @@ impl Target {
 
     /// Whether `path` leads to this disk itself.
     pub fn is_same_file(&self, path: &Path) -> bool {
-        let identity = |data: Metadata| (data.dev(), data.ino());
+        // One device may have several nodes, with an inode each. A file has no device number.
+        let identity = |data: Metadata| match data.rdev() {
+            0 => (data.dev(), data.ino(), 0),
+            device => (0, 0, device),
+        };
         self.file
             .metadata()
             .map(identity)

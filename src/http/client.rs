@@ -7,16 +7,17 @@ use ureq::Agent;
 use ureq::config::Config;
 use ureq::http::header;
 use ureq::http::{HeaderMap, StatusCode};
-use ureq::tls::TlsConfig;
+use ureq::tls::{ClientCert, TlsConfig};
 use ureq::unversioned::transport::{Connector, TcpConnector};
 
 use super::error::{Exchange, HttpError};
-use super::proxy::{Proxy, bypasses};
-use super::request::{Conditions, RequestHeaders, request_target};
-use super::response::{Content, Response};
+use super::no_proxy::NoProxy;
+use super::proxy::Proxy;
+use super::request::{Conditions, RequestHeaders, Wanted, request_target};
+use super::response::{Content, Part, Response};
 use super::retry::{Attempts, Backoff};
 use super::settings::HttpSettings;
-use super::tls::tls_config;
+use super::tls::{client_cert, tls_config};
 use super::url::ImageUrl;
 use crate::report::Report;
 
@@ -34,6 +35,15 @@ pub struct Client {
     settings: HttpSettings,
     headers: RequestHeaders,
     backoff: Backoff,
+    /// To the server that was asked for; with the client certificate, if there is one.
+    own: Ways,
+    /// To any other, which sees no certificate of ours, where that makes a difference.
+    foreign: Option<Ways>,
+}
+
+/// The ways to a server.
+#[derive(Debug)]
+struct Ways {
     direct: Agent,
     proxied: Option<Proxied>,
 }
@@ -49,7 +59,7 @@ struct Proxied {
 }
 
 impl Client {
-    /// Checks `settings` and reads the CA file, if they name one. Nothing is sent.
+    /// Checks `settings` and reads the files that they name. Nothing is sent.
     pub fn new(settings: &HttpSettings) -> Result<Self, HttpError> {
         Self::with_backoff(settings, Backoff::default())
     }
@@ -58,12 +68,11 @@ impl Client {
     pub fn with_backoff(settings: &HttpSettings, backoff: Backoff) -> Result<Self, HttpError> {
         let headers = RequestHeaders::new(settings)?;
         let tls = tls_config(settings)?;
-        let proxied = match &settings.proxy {
-            Some(text) => Some(Proxied::new(Proxy::parse(text)?, settings, &tls)?),
-            None => None,
+        let (own, foreign) = match client_cert(settings)? {
+            Some(cert) => (Ways::new(settings, &showing(&tls, cert))?, Some(Ways::new(settings, &tls)?)),
+            None => (Ways::new(settings, &tls)?, None),
         };
-        let direct = Agent::new_with_config(agent_config(settings, &tls, None));
-        Ok(Client { settings: settings.clone(), headers, backoff, direct, proxied })
+        Ok(Client { settings: settings.clone(), headers, backoff, own, foreign })
     }
 
     /// Asks for `url`, again after transient failures, and gives the first answer that is the image or `NotModified`.
@@ -71,7 +80,7 @@ impl Client {
     pub fn get(&self, url: &ImageUrl, conditions: &Conditions, report: &Report) -> Result<Response, HttpError> {
         let mut attempts = self.attempts(url, report);
         loop {
-            match attempts.get(conditions) {
+            match attempts.get(conditions, None) {
                 Err(error) if attempts.retry(&error) => {}
                 result => return result,
             }
@@ -87,16 +96,19 @@ impl Client {
     pub(super) fn get_once(
         &self,
         first: &ImageUrl,
-        conditions: &Conditions,
+        wanted: Wanted,
         deadline: Option<Instant>,
         report: &Report,
     ) -> Result<Response, HttpError> {
         let mut visited = vec![first.clone()];
         loop {
             let url = &visited[visited.len() - 1];
-            let answer = self.request(url, first, conditions, deadline)?;
+            if !self.settings.allows(url) {
+                return Err(HttpError::NotAllowed { url: url.to_string(), is_redirect: visited.len() > 1 });
+            }
+            let answer = self.request(url, first, wanted, deadline)?;
             let Some(next) = redirect_target(url, &answer)? else {
-                return self.accept(url, answer, conditions, report);
+                return self.accept(&visited, answer, wanted, report);
             };
             let refuse = |reason| Err(HttpError::Redirect { url: first.to_string(), reason });
             if visited.contains(&next) {
@@ -114,12 +126,14 @@ impl Client {
         &self,
         url: &ImageUrl,
         first: &ImageUrl,
-        conditions: &Conditions,
+        wanted: Wanted,
         deadline: Option<Instant>,
     ) -> Result<Answer, HttpError> {
-        let (agent, peer) = self.way_to(url);
+        let same_server = url.as_url().origin() == first.as_url().origin();
+        let ways = self.foreign.as_ref().filter(|_| !same_server).unwrap_or(&self.own);
+        let (agent, peer) = ways.to(url, &self.settings.no_proxy);
         let mut request = agent.get(request_target(url));
-        for (name, value) in self.headers.build(url, first, conditions) {
+        for (name, value) in self.headers.build(url, first, wanted) {
             request = request.header(name, value);
         }
         // Only where it is needed: ureq reads the system's certificates anew for requests with their own settings.
@@ -132,42 +146,34 @@ impl Client {
         request.call().map_err(|error| exchange.failure(error))
     }
 
-    /// Who carries the request, and whom a failure to connect is about.
-    fn way_to(&self, url: &ImageUrl) -> (&Agent, String) {
-        let target = url.as_url();
-        let host = target.host_str().unwrap_or_default();
-        match &self.proxied {
-            Some(proxied) if !bypasses(&self.settings.no_proxy, host) => {
-                let agent = if target.scheme() == "https" { &proxied.tunnels } else { &proxied.requests };
-                (agent, proxied.proxy.peer())
-            }
-            _ => (&self.direct, format!("{host}:{}", target.port_or_known_default().unwrap_or_default())),
-        }
-    }
-
+    /// What `answer` of the last of the `visited` URLs means.
     fn accept(
         &self,
-        url: &ImageUrl,
+        visited: &[ImageUrl],
         answer: Answer,
-        conditions: &Conditions,
+        wanted: Wanted,
         report: &Report,
     ) -> Result<Response, HttpError> {
-        match answer.status() {
-            StatusCode::OK => {}
-            StatusCode::NOT_MODIFIED if !conditions.is_empty() => return Ok(Response::NotModified),
-            status => {
+        let url = &visited[visited.len() - 1];
+        let status = answer.status();
+        let other_part = |reason| HttpError::OtherPart { url: url.to_string(), reason };
+        let part = match (status, wanted.rest_at(url)) {
+            (StatusCode::OK, _) => None,
+            (StatusCode::NOT_MODIFIED, _) if !wanted.conditions.is_empty() => return Ok(Response::NotModified),
+            (StatusCode::PARTIAL_CONTENT, Some(rest)) => {
+                let total = rest.check(answer.headers()).map_err(other_part)?;
+                Some(Part { from: rest.from, total })
+            }
+            (StatusCode::RANGE_NOT_SATISFIABLE, Some(_)) => {
+                return Err(other_part("it answered 416 Range Not Satisfiable"));
+            }
+            _ => {
                 let retry_after = retry_after(answer.headers());
                 return Err(HttpError::Status { url: url.to_string(), status, retry_after });
             }
-        }
-        let mut encodings = answer.headers().get_all(header::TRANSFER_ENCODING).iter().peekable();
-        let chunked = encodings.peek().is_some();
-        if !encodings.all(|encoding| encoding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
-            // ureq would hand out the encoded bytes.
-            let reason = "a transfer encoding other than chunked".to_owned();
-            return Err(HttpError::Protocol { url: url.to_string(), reason });
-        }
-        let content = Content::new(url.clone(), answer, &self.settings);
+        };
+        let chunked = check_framing(url, answer.headers())?;
+        let content = Content::new(visited, answer, part, &self.settings);
         if content.content_length.is_none() && !chunked {
             report.warn(format_args!(
                 "{url}: the server does not say how long the image is, so a cut download cannot be noticed"
@@ -176,12 +182,42 @@ impl Client {
         Ok(Response::Content(Box::new(content)))
     }
 
+    /// Whether an image that came from `url` may be used.
+    pub fn allows(&self, url: &ImageUrl) -> bool {
+        self.settings.allows(url)
+    }
+
     pub(super) fn settings(&self) -> &HttpSettings {
         &self.settings
     }
 
     pub(super) fn backoff(&self) -> Backoff {
         self.backoff
+    }
+}
+
+impl Ways {
+    fn new(settings: &HttpSettings, tls: &TlsConfig) -> Result<Self, HttpError> {
+        let proxied = match &settings.proxy {
+            Some(text) => Some(Proxied::new(Proxy::parse(text)?, settings, tls)?),
+            None => None,
+        };
+        Ok(Ways { direct: Agent::new_with_config(agent_config(settings, tls, None)), proxied })
+    }
+
+    /// Who carries a request to `url`, and whom a failure to connect is about.
+    fn to(&self, url: &ImageUrl, no_proxy: &[NoProxy]) -> (&Agent, String) {
+        let target = url.as_url();
+        match &self.proxied {
+            Some(proxied) if !no_proxy.iter().any(|entry| entry.covers(target)) => {
+                let agent = if target.scheme() == "https" { &proxied.tunnels } else { &proxied.requests };
+                (agent, proxied.proxy.peer())
+            }
+            _ => {
+                let host = target.host_str().unwrap_or_default();
+                (&self.direct, format!("{host}:{}", target.port_or_known_default().unwrap_or_default()))
+            }
+        }
     }
 }
 
@@ -206,6 +242,8 @@ fn agent_config(settings: &HttpSettings, tls: &TlsConfig, proxy: Option<ureq::Pr
         .user_agent(settings.user_agent.as_str())
         .timeout_resolve(Some(settings.connect_timeout))
         .timeout_connect(Some(settings.connect_timeout))
+        // A header that drips in would never stall.
+        .timeout_recv_response(Some(settings.stall_timeout))
         // The total for a body would be timeout_recv_body; these two restart with every read and write.
         .timeout_per_read(Some(settings.stall_timeout))
         .timeout_per_write(Some(settings.stall_timeout))
@@ -213,6 +251,23 @@ fn agent_config(settings: &HttpSettings, tls: &TlsConfig, proxy: Option<ureq::Pr
         // Downloads are long and few: a connection kept for the next one would only be stale.
         .max_idle_connections(0)
         .build()
+}
+
+/// Whether the body comes in chunks; any other transfer encoding is an error, for ureq would hand out the encoded bytes.
+fn check_framing(url: &ImageUrl, headers: &HeaderMap) -> Result<bool, HttpError> {
+    let mut encodings = headers.get_all(header::TRANSFER_ENCODING).iter().peekable();
+    let chunked = encodings.peek().is_some();
+    if encodings.all(|encoding| encoding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
+        return Ok(chunked);
+    }
+    let reason = "a transfer encoding other than chunked".to_owned();
+    Err(HttpError::Protocol { url: url.to_string(), reason })
+}
+
+/// The same configuration with a certificate of ours.
+fn showing(tls: &TlsConfig, cert: ClientCert) -> TlsConfig {
+    let builder = TlsConfig::builder().root_certs(tls.root_certs().clone());
+    builder.disable_verification(tls.disable_verification()).client_cert(Some(cert)).build()
 }
 
 /// Where `answer` sends us, if it does; never from https to http.
@@ -234,7 +289,14 @@ fn redirect_target(url: &ImageUrl, answer: &Answer) -> Result<Option<ImageUrl>, 
     Ok(Some(next))
 }
 
-/// The seconds of a Retry-After header; its other form, a date, is not worth the trust in two clocks.
+/// The time of a Retry-After header (RFC 9110, section 10.2.3). A date is compared with the server's own, so that nobody
+/// has to trust two clocks.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
+    let text = |name| headers.get(name)?.to_str().ok().map(str::trim);
+    let after = text(header::RETRY_AFTER)?;
+    if let Ok(seconds) = after.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let (until, now) = (httpdate::parse_http_date(after).ok()?, httpdate::parse_http_date(text(header::DATE)?).ok()?);
+    Some(until.duration_since(now).unwrap_or_default())
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use ureq::http::StatusCode;
 
 use super::url::ImageUrl;
+use crate::size::ByteSize;
 
 /// A fetch that failed. The URLs in it are without their secrets, as [`ImageUrl`] displays them.
 #[derive(Debug, thiserror::Error)]
@@ -20,9 +21,11 @@ pub enum HttpError {
         /// What is wrong with it; never its value, which may be a secret.
         reason: String,
     },
-    /// The file of certificate authorities cannot be used.
-    #[error("CA file {}: {reason}", path.display())]
-    CaFile {
+    /// A file that a setting names cannot be used.
+    #[error("{what} {}: {reason}", path.display())]
+    File {
+        /// What is in it: "CA file", ...
+        what: &'static str,
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
@@ -76,6 +79,14 @@ pub enum HttpError {
         /// How long the server asks to stay away.
         retry_after: Option<Duration>,
     },
+    /// A URL that the administrator does not allow.
+    #[error("{url} is not in a place that allowed_images lists{}", redirected(*is_redirect))]
+    NotAllowed {
+        /// It, or where the server redirected to.
+        url: String,
+        /// Whether it is the latter.
+        is_redirect: bool,
+    },
     /// A redirect that is not followed.
     #[error("{url}: {reason}")]
     Redirect {
@@ -100,6 +111,14 @@ pub enum HttpError {
         /// Bytes that were announced.
         expected: Option<u64>,
     },
+    /// The server did not send the rest of the image, but something else. All of it may still be had.
+    #[error("{url}: the server can't go on with the download ({reason})")]
+    OtherPart {
+        /// The image.
+        url: String,
+        /// What it did instead.
+        reason: &'static str,
+    },
     /// Nothing came for too long.
     #[error("{url}: no data for {} s", timeout.as_secs_f32())]
     Stalled {
@@ -107,6 +126,16 @@ pub enum HttpError {
         url: String,
         /// The stall timeout.
         timeout: Duration,
+    },
+    /// Too little came for too long.
+    #[error("{url}: less than {minimum} a second for {} s", time.as_secs_f32())]
+    Slow {
+        /// The image.
+        url: String,
+        /// The least that has to come in a second.
+        minimum: ByteSize,
+        /// The stall timeout.
+        time: Duration,
     },
     /// The whole fetch took too long.
     #[error("{url}: not complete after {} s", limit.as_secs_f32())]
@@ -130,7 +159,12 @@ impl HttpError {
     /// Whether the same request may well succeed a moment later.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Connect { .. } | Self::NoAnswer { .. } | Self::Cut { .. } | Self::Stalled { .. } => true,
+            Self::Connect { .. }
+            | Self::NoAnswer { .. }
+            | Self::Cut { .. }
+            | Self::OtherPart { .. }
+            | Self::Stalled { .. }
+            | Self::Slow { .. } => true,
             Self::Status { status, .. } => is_transient_status(status.as_u16()),
             Self::Tunnel { status, .. } => status.is_some_and(is_transient_status),
             _ => false,
@@ -163,6 +197,10 @@ fn is_transient_status(status: u16) -> bool {
 
 fn status_text(status: StatusCode) -> String {
     format!("{} {}", status.as_u16(), status.canonical_reason().unwrap_or_default()).trim_end().to_owned()
+}
+
+fn redirected(is_redirect: bool) -> &'static str {
+    if is_redirect { ", but the server redirects to it" } else { "" }
 }
 
 fn of_expected(expected: Option<u64>) -> String {

@@ -4,20 +4,28 @@
 //! ureq speaks HTTP; what is decided here is whom to ask, what may be said to whom, when to try again, and what counts
 //! as the image. The bytes are never decoded: a `.gz` that a server labels `Content-Encoding: gzip` arrives as it is.
 
+mod allow;
 mod client;
 mod error;
+mod netrc;
+mod no_proxy;
+mod private;
 mod proxy;
 mod request;
 mod response;
+mod rest;
 mod retry;
 mod settings;
 mod tls;
 mod url;
 
+pub use allow::UrlPrefix;
 pub use client::Client;
 pub use error::HttpError;
+pub use no_proxy::{NoProxy, NoProxyError};
 pub use request::Conditions;
 pub use response::{Body, Content, Response};
+pub use rest::{Rest, Validator};
 pub use retry::{Attempts, Backoff};
 pub use settings::{Credentials, HttpSettings, Secret};
 pub use url::{ImageUrl, UrlError};

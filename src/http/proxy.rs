@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Proxies: whom to ask for a host, and absolute-form requests for plain http.
+//! Proxies: whom to ask, and absolute-form requests for plain http.
 //!
 //! ureq by itself asks a proxy for a tunnel (CONNECT) even for plain http, which squid's stock rules refuse for port 80,
 //! so for http images our own connector writes `GET http://host/path HTTP/1.1` (RFC 9112, section 3.2.2).
@@ -61,17 +61,6 @@ impl Proxy {
     fn unusable(&self) -> HttpError {
         HttpError::Setting { setting: "proxy", reason: format!("{}:{} cannot be asked", self.host, self.port) }
     }
-}
-
-/// Whether `host` is reached without the proxy: `list` holds names (exact), `.domain` suffixes (the domain itself
-/// included), or `*`. Letter case, a final dot and the brackets of IPv6 addresses make no difference.
-pub(super) fn bypasses(list: &[String], host: &str) -> bool {
-    let bare = |name: &str| name.trim().trim_end_matches('.').trim_matches(['[', ']']).to_ascii_lowercase();
-    let host = bare(host);
-    list.iter().map(|entry| bare(entry)).filter(|entry| !entry.is_empty()).any(|entry| match entry.strip_prefix('.') {
-        Some(domain) => host == domain || host.ends_with(&entry),
-        None => entry == "*" || entry == host,
-    })
 }
 
 /// Sends every connection to the proxy, whatever host the request names.
@@ -157,21 +146,8 @@ fn absolute_form(output: &[u8], host: &str, authorization: Option<&str>) -> Opti
 
 #[cfg(test)]
 mod tests {
-    use super::{Proxy, absolute_form, bypasses};
+    use super::{Proxy, absolute_form};
     use crate::http::Secret;
-
-    #[test]
-    fn no_proxy_knows_names_suffixes_and_all() {
-        let list: Vec<String> = ["host.example", ".corp.example", "10.0.0.1", "::1"].map(str::to_owned).into();
-        for host in ["host.example", "HOST.example.", "a.corp.example", "corp.example", "10.0.0.1", "[::1]"] {
-            assert!(bypasses(&list, host), "{host}");
-        }
-        for host in ["sub.host.example", "notcorp.example", "10.0.0.10", "example"] {
-            assert!(!bypasses(&list, host), "{host}");
-        }
-        assert!(bypasses(&["*".to_owned()], "any.example"));
-        assert!(!bypasses(&[String::new()], "any.example"));
-    }
 
     #[test]
     fn reads_a_proxy_and_hides_its_password() {

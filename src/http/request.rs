@@ -8,6 +8,8 @@ use ureq::http::header::{self, HeaderName, HeaderValue};
 use url::Url;
 
 use super::error::HttpError;
+use super::netrc::Netrc;
+use super::rest::Rest;
 use super::settings::{Credentials, HttpSettings, Secret};
 use super::url::ImageUrl;
 
@@ -33,6 +35,22 @@ impl Conditions {
     }
 }
 
+/// What a request asks for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    /// When to send it at all.
+    pub(super) conditions: &'a Conditions,
+    /// The part that is missing, if not all of it is.
+    pub(super) rest: Option<&'a Rest>,
+}
+
+impl<'a> Wanted<'a> {
+    /// The part to ask for at `url`.
+    pub(super) fn rest_at(&self, url: &ImageUrl) -> Option<&'a Rest> {
+        self.rest.filter(|rest| rest.is_at(url))
+    }
+}
+
 /// Headers that the client sets itself: the bytes must arrive as they were published, whole.
 const OWN_HEADERS: [HeaderName; 9] = [
     header::ACCEPT_ENCODING,
@@ -51,38 +69,42 @@ const OWN_HEADERS: [HeaderName; 9] = [
 pub(super) struct RequestHeaders {
     extra: Vec<(HeaderName, HeaderValue)>,
     credentials: Option<Credentials>,
+    netrc: Netrc,
 }
 
 impl RequestHeaders {
-    /// Checks the headers and the user agent of `settings`.
+    /// Checks the headers and the user agent of `settings`, and reads the netrc file, if they name one.
     pub(super) fn new(settings: &HttpSettings) -> Result<Self, HttpError> {
         if HeaderValue::from_str(&settings.user_agent).is_err() {
             return Err(HttpError::Setting { setting: "user agent", reason: "not valid in a header".to_owned() });
         }
         let extra = settings.headers.iter().map(|(name, value)| extra_header(name, value)).collect::<Result<_, _>>()?;
-        Ok(RequestHeaders { extra, credentials: settings.credentials.clone() })
+        let netrc = settings.netrc_file.as_deref().map(Netrc::read).transpose()?.unwrap_or_default();
+        Ok(RequestHeaders { extra, credentials: settings.credentials.clone(), netrc })
     }
 
     /// The headers of a request for `url`, which `first`, the URL asked for, may have redirected to. Whatever may be
     /// secret goes to the server of `first` only (scheme, host and port).
-    pub(super) fn build(
-        &self,
-        url: &ImageUrl,
-        first: &ImageUrl,
-        conditions: &Conditions,
-    ) -> Vec<(HeaderName, HeaderValue)> {
+    pub(super) fn build(&self, url: &ImageUrl, first: &ImageUrl, wanted: Wanted) -> Vec<(HeaderName, HeaderValue)> {
         let mut headers = vec![(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"))];
-        headers.extend(conditions.headers());
+        headers.extend(wanted.conditions.headers());
+        headers.extend(wanted.rest_at(url).into_iter().flat_map(Rest::headers));
         let same_server = url.as_url().origin() == first.as_url().origin();
         if same_server {
             headers.extend(self.extra.iter().cloned());
         }
         // A header of the administrator's own is more specific than a user name and password.
         if !headers.iter().any(|(name, _)| *name == header::AUTHORIZATION) {
-            let of_server = || user_info(first.as_url()).or_else(|| self.credentials.clone()).filter(|_| same_server);
+            let of_server = || if same_server { self.credentials_for(first.as_url()) } else { None };
             headers.extend(user_info(url.as_url()).or_else(of_server).as_ref().and_then(authorization_header));
         }
         headers
+    }
+
+    /// What stands in the URL, in the settings, or in the netrc file, in this order as with curl.
+    fn credentials_for(&self, url: &Url) -> Option<Credentials> {
+        let of_host = || self.netrc.credentials(url.host_str().unwrap_or_default());
+        user_info(url).or_else(|| self.credentials.clone()).or_else(of_host)
     }
 }
 
@@ -133,13 +155,14 @@ pub(super) fn request_target(url: &ImageUrl) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Conditions, RequestHeaders, request_target};
+    use super::{Conditions, RequestHeaders, Wanted, request_target};
     use crate::http::{Credentials, HttpSettings, ImageUrl, Secret};
 
     fn sent(settings: &HttpSettings, url: &str, first: &str) -> Vec<String> {
         let (url, first) = (ImageUrl::parse(url).unwrap(), ImageUrl::parse(first).unwrap());
         let conditions = Conditions { if_none_match: Some("\"a\"".to_owned()), if_modified_since: None };
-        let headers = RequestHeaders::new(settings).unwrap().build(&url, &first, &conditions);
+        let wanted = Wanted { conditions: &conditions, rest: None };
+        let headers = RequestHeaders::new(settings).unwrap().build(&url, &first, wanted);
         headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect()
     }
 

@@ -8,6 +8,7 @@ use ureq::BodyReader;
 use ureq::http::header::{self, HeaderMap, HeaderName};
 
 use super::error::{Exchange, HttpError};
+use super::rest::Validator;
 use super::settings::HttpSettings;
 use super::url::ImageUrl;
 use crate::size::ByteSize;
@@ -24,8 +25,14 @@ pub enum Response {
 pub struct Content {
     /// Where it came from in the end.
     pub url: ImageUrl,
-    /// Its length in bytes, if the server said.
+    /// Where the server redirected to until then, this last URL included.
+    pub redirects: Vec<ImageUrl>,
+    /// Its length in bytes, if the server said; that of the whole image also where only a part of it follows.
     pub content_length: Option<u64>,
+    /// How many of its bytes are left out, as asked for: 0 but for the rest of a cut download.
+    pub start: u64,
+    /// What its bytes can be told by from those of any other version, where the server gives something so strong.
+    pub validator: Option<Validator>,
     /// Its ETag as sent, quotes and `W/` included.
     pub etag: Option<String>,
     /// Its Last-Modified as sent.
@@ -35,21 +42,39 @@ pub struct Content {
 }
 
 impl Content {
-    pub(super) fn new(url: ImageUrl, answer: ureq::http::Response<ureq::Body>, settings: &HttpSettings) -> Self {
+    /// The image in `answer`, or the `part` of it that was asked for, from the last of the `visited` URLs.
+    pub(super) fn new(
+        visited: &[ImageUrl],
+        answer: ureq::http::Response<ureq::Body>,
+        part: Option<Part>,
+        settings: &HttpSettings,
+    ) -> Self {
+        let (url, redirects) = (visited[visited.len() - 1].clone(), visited[1..].to_vec());
         let (head, body) = answer.into_parts();
-        let content_length = body.content_length();
+        let content_length = part.map_or_else(|| body.content_length(), |part| Some(part.total));
+        let start = part.map_or(0, |part| part.from);
         let body = Body {
             url: url.clone(),
             reader: body.into_reader(),
-            received: 0,
+            received: start,
             expected: content_length,
             stall_timeout: settings.stall_timeout,
             max_time: settings.max_time,
+            drip: settings.min_speed.map(|minimum| Drip { minimum, waited: Duration::ZERO, received: 0 }),
             pace: settings.limit_rate.map(Pace::new),
         };
         let etag = text_of(&head.headers, &header::ETAG);
-        Content { url, content_length, etag, last_modified: text_of(&head.headers, &header::LAST_MODIFIED), body }
+        let last_modified = text_of(&head.headers, &header::LAST_MODIFIED);
+        let validator = Validator::of(&url, &head.headers);
+        Content { url, redirects, content_length, start, validator, etag, last_modified, body }
     }
+}
+
+/// Which bytes a 206 brings, once that was checked: all from `from` on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Part {
+    pub(super) from: u64,
+    pub(super) total: u64,
 }
 
 fn text_of(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
@@ -61,10 +86,12 @@ fn text_of(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
 pub struct Body {
     url: ImageUrl,
     reader: BodyReader<'static>,
+    /// Bytes of the image that are there, those of earlier answers included.
     received: u64,
     expected: Option<u64>,
     stall_timeout: Duration,
     max_time: Option<Duration>,
+    drip: Option<Drip>,
     pace: Option<Pace>,
 }
 
@@ -75,8 +102,24 @@ impl Body {
             Some(pace) => pace.wait(buffer.len()),
             None => buffer.len(),
         };
-        let count = self.reader.read(&mut buffer[..wanted]).map_err(|error| self.failure(error))?;
+        let begin = Instant::now();
+        let count = match self.reader.read(&mut buffer[..wanted]) {
+            Ok(count) => count,
+            // All of it came; it is only the last chunk's end that is missing.
+            Err(_) if self.expected == Some(self.received) => 0,
+            Err(error) => return Err(self.failure(error)),
+        };
         self.received += count as u64;
+        if let Some(drip) = &mut self.drip
+            && drip.is_too_slow(count, begin.elapsed(), self.stall_timeout)
+        {
+            let minimum = drip.minimum;
+            return Err(HttpError::Slow { url: self.url.to_string(), minimum, time: self.stall_timeout });
+        }
+        if self.expected.is_some_and(|expected| self.received > expected) {
+            let reason = "more bytes than announced".to_owned();
+            return Err(HttpError::Protocol { url: self.url.to_string(), reason });
+        }
         if count == 0 && !buffer.is_empty() && self.expected.is_some_and(|expected| self.received != expected) {
             return Err(self.cut());
         }
@@ -113,11 +156,36 @@ impl Read for Body {
         self.receive(buffer).map_err(|error| {
             let kind = match error {
                 HttpError::Cut { .. } => io::ErrorKind::UnexpectedEof,
-                HttpError::Stalled { .. } | HttpError::TooSlow { .. } => io::ErrorKind::TimedOut,
+                HttpError::Stalled { .. } | HttpError::Slow { .. } | HttpError::TooSlow { .. } => {
+                    io::ErrorKind::TimedOut
+                }
                 _ => io::ErrorKind::Other,
             };
             io::Error::new(kind, error)
         })
+    }
+}
+
+/// Notices a server that never falls silent, but never gets anywhere either. Only the time spent waiting for it counts:
+/// a slow disk or a rate limit of our own is no fault of its.
+struct Drip {
+    minimum: ByteSize,
+    /// Time waited and bytes received since the last time enough had come.
+    waited: Duration,
+    received: u64,
+}
+
+impl Drip {
+    fn is_too_slow(&mut self, count: usize, waited: Duration, window: Duration) -> bool {
+        self.waited += waited;
+        self.received += count as u64;
+        // The end of the image is no slowness.
+        if self.waited < window || count == 0 {
+            return false;
+        }
+        let slow = u128::from(self.received) * 1000 < u128::from(self.minimum.0) * self.waited.as_millis();
+        (self.waited, self.received) = (Duration::ZERO, 0);
+        slow
     }
 }
 

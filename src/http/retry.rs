@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use super::client::Client;
 use super::error::HttpError;
-use super::request::Conditions;
+use super::request::{Conditions, Wanted};
 use super::response::Response;
+use super::rest::Rest;
 use super::url::ImageUrl;
 use crate::report::Report;
 
@@ -52,9 +53,9 @@ impl<'a> Attempts<'a> {
         Attempts { client, url, report, deadline, failures: 0 }
     }
 
-    /// Asks once, redirects followed.
-    pub fn get(&self, conditions: &Conditions) -> Result<Response, HttpError> {
-        self.client.get_once(self.url, conditions, self.deadline, self.report)
+    /// Asks once, redirects followed: for `rest` where it can be had, else for the whole image.
+    pub fn get(&self, conditions: &Conditions, rest: Option<&Rest>) -> Result<Response, HttpError> {
+        self.client.get_once(self.url, Wanted { conditions, rest }, self.deadline, self.report)
     }
 
     /// Whether to try again after `error`; says so and waits first.

@@ -6,6 +6,7 @@ mod bzip2;
 pub mod decode;
 pub mod detect;
 pub mod format;
+pub mod policy;
 pub mod qcow2;
 pub mod reference;
 pub mod source;

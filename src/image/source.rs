@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! An image file, opened and examined: nothing of it reaches a disk before what it is has been settled here.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Cursor, Read, Seek};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{File, FileType, OpenOptions};
+use std::io::{self, Cursor, Read, Seek, SeekFrom};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
 use super::decode;
 use super::detect::{self, Content, HEAD_LEN};
 use super::format::{Compression, Format, ImageType};
+use super::policy::{LocalPolicy, PolicyError};
 use super::qcow2::{self, Qcow2Error};
 use crate::cache::CachedImage;
 use crate::http::ImageUrl;
@@ -32,6 +33,9 @@ pub enum ImageError {
         /// What went wrong.
         source: io::Error,
     },
+    /// It may not be used.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
     /// A directory, a device, a FIFO.
     #[error("image {0} is not a regular file")]
     NotRegular(String),
@@ -130,16 +134,34 @@ impl ImageFile {
         &self.name
     }
 
-    /// Opens a file on the node. Only regular files: a device may be another instance's disk, a FIFO would block.
+    /// Opens a file on the node, whatever the policy. Only regular files: a FIFO would block.
     pub fn open(path: &Path) -> Result<Self, ImageError> {
+        let (image, file_type) = Self::open_any(path)?;
+        if file_type.is_file() { Ok(image) } else { Err(ImageError::NotRegular(image.name)) }
+    }
+
+    /// Opens a file on the node that `policy` allows, which may also be a block device.
+    pub fn open_allowed(path: &Path, policy: &LocalPolicy) -> Result<Self, ImageError> {
+        policy.check_name(path)?;
+        let (mut image, file_type) = Self::open_any(path)?;
+        let is_device = file_type.is_block_device();
+        if !file_type.is_file() && !is_device {
+            return Err(ImageError::NotRegular(image.name));
+        }
+        policy.check_open(path, &image.file, is_device)?;
+        if is_device {
+            let end = (&image.file).seek(SeekFrom::End(0));
+            image.len = end.map_err(|source| ImageError::Open { name: image.name.clone(), source })?;
+        }
+        Ok(image)
+    }
+
+    fn open_any(path: &Path) -> Result<(Self, FileType), ImageError> {
         let name = path.display().to_string();
         let open_error = |source| ImageError::Open { name: name.clone(), source };
         let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(open_error)?;
         let metadata = file.metadata().map_err(open_error)?;
-        if !metadata.is_file() {
-            return Err(ImageError::NotRegular(name));
-        }
-        Ok(ImageFile { name, file, len: metadata.len() })
+        Ok((ImageFile { name, file, len: metadata.len() }, metadata.file_type()))
     }
 
     /// Finds out what the image is, as `expected` has it.

@@ -37,7 +37,7 @@ pub fn create(request: &CreateRequest, context: &Context) -> anyhow::Result<()> 
     let job = Job { request, target: &target, context };
     match &request.image {
         ImageRef::Url(url) => install_url(url, &job)?,
-        ImageRef::Path(path) => install(&ImageFile::open(path)?, &job)?,
+        ImageRef::Path(path) => install(&ImageFile::open_allowed(path, &request.local)?, &job)?,
     }
     let disk = target.release();
     let hooked = run_hooks(&request.hooks, Some(&disk), context);

@@ -44,7 +44,7 @@ pub(super) fn install_url(url: &ImageUrl, job: &Job<'_>) -> anyhow::Result<()> {
         (Ok(image), Ok(Followed::Copied(copied))) if !image.hit => {
             copied.finish().with_context(|| format!("installing image {url}"))
         }
-        // The download failed once, and what was read of it may be another image's; or there was none.
+        // The download began again, and what was read of it may be another image's; or there was none.
         (Ok(image), Err(_)) if follow.lost() => install(&ImageFile::cached(url, image), job),
         (Ok(_), Err(error)) => Err(error),
         (Ok(image), Ok(_)) => install(&ImageFile::cached(url, image), job),

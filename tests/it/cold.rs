@@ -48,6 +48,72 @@ fn a_download_that_begins_again_still_gives_the_right_disk() {
     }
 }
 
+/// Serves ranges of `body`; the answers to the first requests are cut after so many bytes each.
+fn cutting_server(body: Vec<u8>, cuts: &'static [usize]) -> Server {
+    Server::start(move |request, before| {
+        let reply = Reply::file(request, &body, "\"v1\"");
+        cuts.get(before).map_or(reply.clone(), |cut| reply.cut_after(*cut))
+    })
+}
+
+#[test]
+fn a_cut_download_that_goes_on_is_still_one_pass() {
+    for image_type in ["raw", "raw+zst", "raw+gz", "qcow2+gz"] {
+        let world = World::new();
+        world.variant_file("config.toml", "[http]\nretries = 3\n");
+        let image = image();
+        let body = fs::read(encode(&world, &image, image_type)).unwrap();
+        let server = cutting_server(body, &[100_000, 1, 500_000]);
+        let target = Disk::stale(&world, "disk0", Kind::Block, 10 * MIB);
+        let log = world.create(target.path(), server.url("/x").as_url().as_str(), image_type).run().succeeds();
+        assert_eq!(log.matches("going on with the download").count(), 3, "{log}");
+        // Said at the beginning of every pass.
+        assert_eq!(log.matches(&format!("image type {image_type}")).count(), 1, "{log}");
+        target.assert_holds(&image, image_type);
+    }
+}
+
+#[test]
+fn a_create_goes_on_with_the_download_of_one_that_failed_or_was_ended() {
+    let world = World::new();
+    world.variant_file("config.toml", "[http]\nretries = 0\n");
+    let image = image();
+    let body = fs::read(encode(&world, &image, "raw+zst")).unwrap();
+    let half = body.len() / 2;
+    let server = Server::start(move |request, before| {
+        let reply = Reply::file(request, &body, "\"v1\"");
+        match before {
+            0 => reply.cut_after(half),
+            1 => reply.pieces(1000, std::time::Duration::from_millis(20)),
+            _ => reply,
+        }
+    });
+    let target = Disk::stale(&world, "disk0", Kind::Block, 10 * MIB);
+    let create = || world.create(target.path(), server.url("/x").as_url().as_str(), "raw+zst");
+    create().run().fails(&["the connection was cut after"]);
+    target.assert_unbootable("after a cut");
+    let part = || {
+        let files = fs::read_dir(world.cache()).unwrap().map(|entry| entry.unwrap().path());
+        let mark = files.into_iter().find(|path| path.extension().is_some_and(|extension| extension == "mark"));
+        mark.and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default()
+    };
+    let (first, child) = (part(), create().spawn());
+    assert!(first.contains(&format!("length = {half}\n")), "{first}");
+    wait_until("more of it is on the disk", || part() != first);
+    tool("kill", &["-TERM", &child.id().to_string()]);
+    crate::support::world::Outcome(child.wait_with_output().unwrap()).fails(&["ended by SIGTERM"]);
+    target.assert_unbootable("after a signal");
+    let log = create().run().succeeds();
+    assert_eq!(log.matches("image type raw+zst").count(), 1, "{log}");
+    target.assert_holds(&image, "raw+zst");
+    let starts: Vec<u64> = server
+        .requests()
+        .iter()
+        .filter_map(|request| request.header("range")?.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok())
+        .collect();
+    assert!(starts.len() == 2 && starts[0] == half as u64 && starts[1] > starts[0], "{starts:?}");
+}
+
 #[test]
 fn a_cut_download_names_the_download_and_the_disk_cannot_boot() {
     let world = World::new();

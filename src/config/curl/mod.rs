@@ -10,7 +10,7 @@ use options::{Given, Setting};
 use super::PartialHttp;
 use super::shell::words;
 use super::values::{self, Checked};
-use crate::http::Secret;
+use crate::http::{NoProxy, Secret};
 
 /// curl's port for a proxy without one (curl(1), `--proxy`).
 pub(super) const PROXY_PORT: u16 = 1080;
@@ -29,6 +29,9 @@ pub(super) fn apply(text: &str, http: &mut PartialHttp) -> Result<(), String> {
         };
         set.map_err(|problem| format!("curl option {name}: {problem}"))?;
     }
+    if http.client_key.is_some() && http.client_cert.is_none() {
+        return Err("curl option --key: needs --cert".to_owned());
+    }
     // At the end: curl does not care which of --proxy and --proxy-user comes first.
     if let Some((name, (user, password))) = proxy_user {
         let proxy = http.proxy.get_or_insert(Secret(String::new()));
@@ -42,6 +45,9 @@ fn apply_one(setting: Setting, value: &str, http: &mut PartialHttp) -> Checked<(
     match setting {
         Setting::Insecure => http.insecure_tls = Some(true),
         Setting::Cacert => http.ca_file = Some(values::absolute_path(value)?),
+        Setting::ClientCert => http.client_cert = Some(values::client_cert(value)?),
+        Setting::ClientKey => http.client_key = Some(values::absolute_path(value)?),
+        Setting::Netrc => http.netrc_file = Some(values::absolute_path(value)?),
         Setting::Header => header(value, http)?,
         Setting::User => {
             let (user, password) = pair(value)?;
@@ -56,6 +62,7 @@ fn apply_one(setting: Setting, value: &str, http: &mut PartialHttp) -> Checked<(
         Setting::Retry => http.retries = Some(value.parse().map_err(|_err| "needs a whole number")?),
         Setting::LimitRate => http.limit_rate = Some(values::rate(value)?),
         Setting::SpeedTime => http.stall_timeout = Some(values::seconds(value)?.ok_or("must be more than 0 seconds")?),
+        Setting::SpeedLimit => http.min_speed = Some(values::rate(value)?),
         Setting::ProxyUser | Setting::Nothing => {}
     }
     Ok(())
@@ -81,17 +88,9 @@ fn header(value: &str, http: &mut PartialHttp) -> Checked<()> {
 }
 
 /// curl(1), `--noproxy`: each name stands for itself and for everything below it.
-fn no_proxy(value: &str) -> Checked<Vec<String>> {
-    let mut hosts = Vec::new();
-    for host in value.split([',', ' ']).filter(|host| !host.is_empty()) {
-        let bare = host.trim_start_matches('.');
-        hosts.push(values::no_proxy_host(bare)?);
-        let address = bare.contains(':') || bare.rsplit('.').next().is_some_and(|last| last.parse::<u8>().is_ok());
-        if bare != "*" && !address {
-            hosts.push(format!(".{bare}"));
-        }
-    }
-    Ok(hosts)
+fn no_proxy(value: &str) -> Checked<Vec<NoProxy>> {
+    let hosts = value.split([',', ' ']).filter(|host| !host.is_empty());
+    hosts.map(|host| values::no_proxy_host(host).map(NoProxy::with_subdomains)).collect()
 }
 
 #[cfg(test)]
@@ -115,20 +114,25 @@ mod tests {
     fn every_mapped_option_long_and_short() {
         for text in [
             "--insecure --cacert /ca.pem --header 'X-A: b' --user u:p:q --user-agent 'a b' --proxy px:1 --proxy-user v:w \
-             --noproxy 'a.b,10.0.0.1' --connect-timeout 2.5 --max-time 60 --retry 3 --limit-rate 200k --speed-time 30",
+             --noproxy 'a.b,10.0.0.0/8' --connect-timeout 2.5 --max-time 60 --retry 3 --limit-rate 200k --speed-time 30 \
+             --cert /c.pem --key /k.pem --netrc-file /netrc --speed-limit 5k",
             "--insecure --cacert=/ca.pem --header='X-A: b' --user=u:p:q --user-agent='a b' --proxy=px:1 --proxy-user=v:w \
-             --noproxy=a.b,10.0.0.1 --connect-timeout=2.5 --max-time=60 --retry=3 --limit-rate=200k --speed-time=30",
-            "-ksS --cacert /ca.pem -H'X-A: b' -uu:p:q -A 'a b' -fxpx:1 -Uv:w --noproxy .a.b,,10.0.0.1 -y 30 -m60 \
-             --connect-timeout 2.5 --retry 3 --limit-rate 200K",
+             --noproxy=a.b,10.0.0.0/8 --connect-timeout=2.5 --max-time=60 --retry=3 --limit-rate=200k --speed-time=30 \
+             --cert=/c.pem --key=/k.pem --netrc-file=/netrc --speed-limit=5k",
+            "-ksS --cacert /ca.pem -H'X-A: b' -uu:p:q -A 'a b' -fxpx:1 -Uv:w --noproxy .a.b,,10.0.0.0/8 -y 30 -m60 \
+             --connect-timeout 2.5 --retry 3 --limit-rate 200K -E /c.pem --key /k.pem --netrc-file /netrc -Y5k",
         ] {
             let http = set(text);
             assert_eq!(http.insecure_tls, Some(true));
             assert_eq!(http.ca_file.as_deref(), Some(Path::new("/ca.pem")));
+            let files = [&http.client_cert, &http.client_key, &http.netrc_file].map(|file| file.as_deref().unwrap());
+            assert_eq!(files, ["/c.pem", "/k.pem", "/netrc"].map(Path::new));
+            assert_eq!(http.min_speed, Some(ByteSize(5 << 10)));
             assert_eq!(http.headers, Some(vec![("X-A".to_owned(), Secret("b".to_owned()))]));
             assert_eq!((http.user, http.password), (Some(Secret("u".to_owned())), Some(Secret("p:q".to_owned()))));
             assert_eq!(http.user_agent.as_deref(), Some("a b"));
             assert_eq!(http.proxy, Some(Secret("http://v:w@px:1".to_owned())));
-            assert_eq!(http.no_proxy, Some(["a.b", ".a.b", "10.0.0.1"].map(str::to_owned).into()));
+            assert_eq!(http.no_proxy, Some([".a.b", "10.0.0.0/8"].map(|host| host.parse().unwrap()).into()));
             assert_eq!(http.connect_timeout, Some(Duration::from_millis(2500)));
             assert_eq!(http.max_time, Some(Duration::from_secs(60)));
             assert_eq!(http.retries, Some(3));
@@ -153,13 +157,15 @@ mod tests {
         assert_eq!(http.proxy, Some(Secret(String::new())));
         assert_eq!(http.headers.unwrap().len(), 2);
         assert_eq!(http.user_agent.as_deref(), Some("me"));
-        assert_eq!(set("--noproxy '*'").no_proxy, Some(vec!["*".to_owned()]));
+        assert_eq!(set("--noproxy '*'").no_proxy, Some(vec!["*".parse().unwrap()]));
     }
 
     #[test]
     fn wrong_values_name_the_option_only() {
         for (text, expected) in [
             ("--cacert s3cret", "--cacert: must be an absolute path"),
+            ("-E /c.pem:s3cret", "-E: a key with a passphrase is not supported"),
+            ("--key /s3cret", "--key: needs --cert"),
             ("-u s3cret", "-u: needs user:password"),
             ("--user=:s3cret", "--user: needs user:password"),
             ("-U joe:s3cret", "-U: there is no proxy for it (set PROXY or --proxy)"),

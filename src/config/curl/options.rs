@@ -10,6 +10,12 @@ pub(super) enum Setting {
     Insecure,
     /// Authorities to trust.
     Cacert,
+    /// The certificate to show.
+    ClientCert,
+    /// Its key.
+    ClientKey,
+    /// A file of users and passwords.
+    Netrc,
     /// A request header.
     Header,
     /// Basic authentication.
@@ -32,6 +38,8 @@ pub(super) enum Setting {
     LimitRate,
     /// Longest time without a byte.
     SpeedTime,
+    /// Bytes per second at least.
+    SpeedLimit,
 }
 
 /// An option as it was given.
@@ -45,7 +53,7 @@ pub(super) struct Given {
 }
 
 /// Short name, long name, meaning; names as in curl(1).
-const OPTIONS: [(Option<char>, &str, Setting); 27] = [
+const OPTIONS: [(Option<char>, &str, Setting); 31] = [
     (Some('s'), "silent", Setting::Nothing),
     (Some('S'), "show-error", Setting::Nothing),
     (Some('f'), "fail", Setting::Nothing),
@@ -63,6 +71,9 @@ const OPTIONS: [(Option<char>, &str, Setting); 27] = [
     (None, "tlsv1.2", Setting::Nothing),
     (Some('k'), "insecure", Setting::Insecure),
     (None, "cacert", Setting::Cacert),
+    (Some('E'), "cert", Setting::ClientCert),
+    (None, "key", Setting::ClientKey),
+    (None, "netrc-file", Setting::Netrc),
     (Some('H'), "header", Setting::Header),
     (Some('u'), "user", Setting::User),
     (Some('A'), "user-agent", Setting::UserAgent),
@@ -74,22 +85,22 @@ const OPTIONS: [(Option<char>, &str, Setting); 27] = [
     (None, "retry", Setting::Retry),
     (None, "limit-rate", Setting::LimitRate),
     (Some('y'), "speed-time", Setting::SpeedTime),
+    (Some('Y'), "speed-limit", Setting::SpeedLimit),
 ];
 
 /// Options that people use and that have another way here, by short and long name.
-const ELSEWHERE: [(Option<char>, &str, &str); 17] = [
+const ELSEWHERE: [(Option<char>, &str, &str); 15] = [
     (Some('b'), "cookie", "use -H 'Cookie: NAME=VALUE'"),
     (Some('e'), "referer", "use -H 'Referer: URL'"),
-    (Some('n'), "netrc", "use -u USER:PASSWORD"),
-    (None, "netrc-file", "use -u USER:PASSWORD"),
-    (None, "netrc-optional", "use -u USER:PASSWORD"),
+    // Ganeti runs the scripts without HOME, so that there is no ~/.netrc.
+    (Some('n'), "netrc", "use --netrc-file FILE"),
+    (None, "netrc-optional", "use --netrc-file FILE"),
     (None, "oauth2-bearer", "use -H 'Authorization: Bearer TOKEN'"),
     (None, "capath", "use --cacert with one PEM file"),
-    (Some('Y'), "speed-limit", "-y alone bounds the time without a byte"),
     (None, "compressed", "remove it: an image is kept as it was published"),
     (Some('o'), "output", "remove it: IMAGE_STORAGE is the place of images"),
     (Some('O'), "remote-name", "remove it: IMAGE_STORAGE is the place of images"),
-    (Some('C'), "continue-at", "remove it: broken downloads are tried again by themselves"),
+    (Some('C'), "continue-at", "remove it: cut downloads are gone on with by themselves"),
     (Some('z'), "time-cond", "remove it: kept images are revalidated"),
     (None, "retry-delay", "remove it: the delay grows with each retry"),
     (None, "retry-max-time", "use -m, which bounds all retries together"),
@@ -211,9 +222,9 @@ mod tests {
     #[test]
     fn other_options_are_named_without_their_value() {
         let none = "has no equivalent here (remove it; simpleimage.toml(5) lists those that have one)";
-        assert_eq!(message(&["--cert", "s3cret"]), format!("curl option --cert {none}"));
+        assert_eq!(message(&["--ciphers", "s3cret"]), format!("curl option --ciphers {none}"));
         assert_eq!(message(&["--data=s3cret"]), format!("curl option --data {none}"));
-        assert_eq!(message(&["-sEs3cret"]), format!("curl option -E {none}"));
+        assert_eq!(message(&["-sTs3cret"]), format!("curl option -T {none}"));
         assert_eq!(message(&["--S3 cret"]), format!("curl option (unreadable) {none}"));
         assert_eq!(message(&["--max-tim", "1"]), format!("curl option --max-tim {none}"));
         assert_eq!(message(&["-b", "s3cret"]), "curl option -b has no equivalent here (use -H 'Cookie: NAME=VALUE')");

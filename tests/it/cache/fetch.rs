@@ -4,7 +4,9 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
-use super::{Fixture, HOUR, noon, read};
+use simpleimage::http::{HttpSettings, ImageUrl, UrlPrefix};
+
+use super::{Fixture, HOUR, client_with, noon, read};
 use crate::support::bytes;
 use crate::support::server::{Reply, Server};
 
@@ -153,8 +155,12 @@ fn what_is_no_image_is_not_kept() {
 fn an_image_that_cannot_fit_is_refused_before_it_is_downloaded() {
     let test = Fixture::new();
     let server = Server::sequence([Reply::ok("image").content_length(1 << 60)]);
-    let expected = format!("no space for an image of 1048576 TiB in the cache folder {}", test.settings.dir.display());
-    assert_eq!(test.failure(&server.url("/x"), noon()), expected);
+    let message = test.failure(&server.url("/x"), noon());
+    let (needed, free) = message.split_once(", which has ").unwrap();
+    let folder = test.settings.dir.display();
+    assert_eq!(needed, format!("the download needs 1048576 TiB in the cache folder {folder}"));
+    assert!(free.ends_with(" free"), "{message}");
+    assert_eq!(test.suffixes(), ["lock"]);
 }
 
 #[test]
@@ -194,6 +200,33 @@ fn urls_that_differ_in_a_secret_only_are_different_images() {
     assert_eq!(fetch("/x?key=2"), b"/x?key=2");
     assert_eq!(fetch("/x?key=1"), b"/x?key=1");
     assert_eq!(server.requests().len(), 2);
+}
+
+#[test]
+fn an_image_that_another_policy_let_in_does_not_serve() {
+    let test = Fixture::new();
+    let hidden = Server::sequence([Reply::ok("image")]);
+    let target = hidden.url("/image?k=s3cret").as_url().to_string();
+    let server = Server::start(move |_, _| Reply::redirect(target.clone()));
+    let url = server.url("/x");
+    test.fetch(&url, noon()).unwrap();
+    let sidecar = fs::read_to_string(test.file("toml")).unwrap();
+    assert!(sidecar.contains("/image\"") && !sidecar.contains("s3cret"), "{sidecar}");
+    let fetch = |allowed: &[&ImageUrl], now| {
+        let allowed = allowed.iter().map(|url| UrlPrefix::parse(&url.to_string()).unwrap()).collect();
+        let client = client_with(HttpSettings { allowed: Some(allowed), ..HttpSettings::default() });
+        let fetched = test.cache().fetch(&url, &client, now, &test.log.report());
+        fetched.map(|image| image.hit).map_err(|error| error.to_string())
+    };
+    assert_eq!(fetch(&[&url, &hidden.url("/image")], noon()), Ok(true));
+    let not_listed = "is not in a place that allowed_images lists";
+    let redirected = format!("{} {not_listed}, but the server redirects to it", hidden.url("/image"));
+    // Neither when it is fresh nor when it is stale.
+    for now in [noon(), noon() + HOUR] {
+        assert_eq!(fetch(&[&url], now), Err(redirected.clone()));
+    }
+    assert_eq!(fetch(&[&hidden.url("/image")], noon()), Err(format!("{url} {not_listed}")));
+    assert_eq!(test.fetch(&url, noon()).map(|image| image.hit).ok(), Some(true));
 }
 
 #[test]

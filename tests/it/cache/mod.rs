@@ -2,7 +2,9 @@
 //! Keeping images: what is kept, shared and served again, and what is not.
 
 mod fetch;
+mod full;
 mod prune;
+mod resume;
 mod together;
 
 use std::io::Read;
@@ -39,6 +41,16 @@ impl Fixture {
         self.cache().fetch(url, &client(), now, &self.log.report())
     }
 
+    /// One attempt, and no other.
+    fn fetch_once(&self, url: &ImageUrl, now: SystemTime) -> Result<CachedImage, CacheError> {
+        self.cache().fetch(
+            url,
+            &client_with(HttpSettings { retries: 0, ..HttpSettings::default() }),
+            now,
+            &self.log.report(),
+        )
+    }
+
     fn failure(&self, url: &ImageUrl, now: SystemTime) -> String {
         self.fetch(url, now).unwrap_err().to_string()
     }
@@ -63,8 +75,12 @@ impl Fixture {
 
 /// A client that tries twice more, without pauses worth mentioning.
 fn client() -> Client {
+    client_with(HttpSettings { retries: 2, ..HttpSettings::default() })
+}
+
+fn client_with(settings: HttpSettings) -> Client {
     let backoff = Backoff { first: Duration::from_millis(1), longest: Duration::from_millis(1) };
-    Client::with_backoff(&HttpSettings { retries: 2, ..HttpSettings::default() }, backoff).unwrap()
+    Client::with_backoff(&settings, backoff).unwrap()
 }
 
 fn read(image: &mut CachedImage) -> Vec<u8> {

@@ -48,7 +48,7 @@ fn child_process() {
     report.info(format_args!("got {} bytes, hit {}", read(&mut image).len(), image.hit));
 }
 
-fn spawn_child(test: &Fixture, url: &ImageUrl) -> Child {
+pub(super) fn spawn_child(test: &Fixture, url: &ImageUrl) -> Child {
     Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "cache::together::child_process", "--nocapture"])
         .env("SIMPLEIMAGE_TEST_URL", url.as_url().as_str())

@@ -7,7 +7,7 @@ use std::io::{ErrorKind, Read};
 use std::time::{Duration, Instant};
 
 use simpleimage::http::{
-    Backoff, Client, Conditions, Content, Credentials, HttpError, HttpSettings, ImageUrl, Response, Secret,
+    Backoff, Client, Conditions, Content, Credentials, HttpError, HttpSettings, ImageUrl, Response, Secret, UrlPrefix,
 };
 use simpleimage::size::ByteSize;
 
@@ -122,6 +122,36 @@ fn silence_ends_a_download_and_an_answer() {
 }
 
 #[test]
+fn a_drip_ends_a_download_and_an_answer() {
+    let settings = HttpSettings {
+        stall_timeout: Duration::from_millis(300),
+        min_speed: Some(ByteSize(10_000)),
+        retries: 0,
+        ..HttpSettings::default()
+    };
+    // 1000 bytes a second, and never silent for long.
+    let drip = |image: Vec<u8>| Reply::ok(image).pieces(20, Duration::from_millis(20));
+    let server = Server::start(move |_, _| drip(bytes(5, 9000)));
+    let error = content(&settings, &server.url("/x")).body.read_to_end(&mut Vec::new()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut);
+    assert_eq!(error.to_string(), format!("{}: less than 9.76 KiB (10000 bytes) a second for 0.3 s", server.url("/x")));
+    for patient in [None, Some(ByteSize(100))] {
+        let patient = HttpSettings { min_speed: patient, ..settings.clone() };
+        let short = Server::sequence([Reply::ok(bytes(5, 500)).pieces(20, Duration::from_millis(20))]);
+        assert!(read(content(&patient, &short.url("/x"))) == bytes(5, 500));
+    }
+    // Slow because it was told so.
+    let limited = HttpSettings { limit_rate: Some(ByteSize(5000)), ..settings.clone() };
+    let quick = Server::sequence([Reply::ok(bytes(6, 4000))]);
+    assert!(read(content(&limited, &quick.url("/x"))) == bytes(6, 4000));
+
+    let header = (0..200).fold(Reply::ok("image"), |reply, n| reply.header(&format!("X-Pad-{n}"), "x"));
+    let dripping = Server::sequence([header.slow_head(Duration::from_millis(20))]);
+    let url = dripping.url("/x");
+    assert_eq!(failure(&settings, &url), format!("{url}: no data for 0.3 s"));
+}
+
+#[test]
 fn max_time_bounds_a_download_that_never_falls_silent() {
     let settings = HttpSettings {
         max_time: Some(Duration::from_millis(300)),
@@ -167,6 +197,49 @@ fn passing_failures_are_tried_again() {
         ),
     ];
     assert_eq!(log.text().lines().collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn retry_after_may_be_a_date() {
+    let date = |seconds| format!("Wed, 21 Oct 2015 07:28:{seconds:02} GMT");
+    let unavailable = |after: String| Reply::status(503).header("Retry-After", after);
+    let replies = [
+        unavailable(date(2)).header("Date", date(1)),
+        // In the past, without the server's own time, and no date at all: nothing is asked for.
+        unavailable(date(1)).header("Date", date(9)),
+        unavailable(date(59)),
+        unavailable("soon".to_owned()).header("Date", date(1)),
+        Reply::ok("image"),
+    ];
+    let server = Server::sequence(replies);
+    let log = Log::new();
+    assert_eq!(read(get(&HttpSettings::default(), &server.url("/x"), &log).unwrap()), b"image");
+    let pauses: Vec<_> = log.text().lines().map(|line| line.split(" again in ").nth(1).unwrap().to_owned()).collect();
+    assert_eq!(pauses, ["1 s (1 of 5)", "0.002 s (2 of 5)", "0.002 s (3 of 5)", "0.002 s (4 of 5)"]);
+}
+
+#[test]
+fn exactly_what_passes_is_tried_again() {
+    for (status, tries) in [
+        (408, 2),
+        (429, 2),
+        (500, 2),
+        (502, 2),
+        (503, 2),
+        (504, 2),
+        (400, 1),
+        (401, 1),
+        (403, 1),
+        (404, 1),
+        (410, 1),
+        (501, 1),
+    ] {
+        let server = Server::sequence([Reply::status(status)]);
+        let settings = HttpSettings { retries: 1, ..HttpSettings::default() };
+        let message = failure(&settings, &server.url("/x"));
+        assert!(message.contains(&format!("the server answered {status}")), "{message}");
+        assert_eq!(server.requests().len(), tries, "{status}");
+    }
 }
 
 #[test]
@@ -261,6 +334,34 @@ fn redirects_to_nowhere_useful_are_refused() {
     let url = server.url("/x");
     let expected = format!("{url}: the server redirects without saying where to");
     assert_eq!(failure(&HttpSettings::default(), &url), expected);
+}
+
+#[test]
+fn only_allowed_urls_are_asked_for_redirects_included() {
+    let other = Server::sequence([Reply::ok("image")]);
+    let target = other.url("/images/x?k=s3cret").as_url().to_string();
+    let server = Server::start(move |request, _| match request.target.as_str() {
+        "/images/away" => Reply::redirect(target.clone()),
+        "/images/up" => Reply::redirect("../secret?k=s3cret"),
+        "/images/down" => Reply::redirect("a/b"),
+        _ => Reply::ok("image"),
+    });
+    let prefix = UrlPrefix::parse(&server.url("/images").to_string()).unwrap();
+    let settings = HttpSettings { allowed: Some(vec![prefix]), ..HttpSettings::default() };
+    assert_eq!(read(content(&settings, &server.url("/images/down"))), b"image");
+    let not_listed = "is not in a place that allowed_images lists";
+    let refused = server.url("/secret");
+    assert_eq!(failure(&settings, &server.url("/secret?k=s3cret")), format!("{refused} {not_listed}"));
+    for (path, end) in [("/images/up", refused), ("/images/away", other.url("/images/x"))] {
+        let expected = format!("{end} {not_listed}, but the server redirects to it");
+        assert_eq!(failure(&settings, &server.url(path)), expected);
+    }
+    let asked: Vec<_> = server.requests().into_iter().map(|request| request.target).collect();
+    assert_eq!(asked, ["/images/down", "/images/a/b", "/images/up", "/images/away"]);
+    assert_eq!(other.requests().len(), 0);
+    let nothing = HttpSettings { allowed: Some(Vec::new()), ..HttpSettings::default() };
+    let url = server.url("/images/x");
+    assert_eq!(failure(&nothing, &url), format!("{url} {not_listed}"));
 }
 
 #[test]

@@ -3,9 +3,11 @@
 
 use simpleimage::http::{HttpSettings, ImageUrl};
 
-use super::{content, failure, read, secret};
+use super::{content, failure, get, read, secret};
 use crate::support::bytes;
+use crate::support::log::Log;
 use crate::support::proxy::TestProxy;
+use crate::support::save_private;
 use crate::support::server::{Reply, Server};
 use crate::support::tls::Authority;
 
@@ -104,13 +106,83 @@ fn no_proxy_hosts_are_asked_directly() {
     let proxy = TestProxy::start(server.address(), None);
     let settings = HttpSettings {
         proxy: Some(secret(&format!("http://{}", proxy.address()))),
-        no_proxy: vec![".corp.example".to_owned(), "127.0.0.1".to_owned()],
+        no_proxy: vec![".corp.example".parse().unwrap(), "127.0.0.0/8".parse().unwrap()],
         ..HttpSettings::default()
     };
     assert_eq!(read(content(&settings, &server.url("/x"))), b"image");
     assert_eq!(proxy.requests().len(), 0);
     assert_eq!(read(content(&settings, &ImageUrl::parse("http://host.example/x").unwrap())), b"image");
     assert_eq!(proxy.requests().len(), 1);
+    // Another port of the same host goes through the proxy.
+    let one_port = HttpSettings { no_proxy: vec!["127.0.0.1:1".parse().unwrap()], ..settings };
+    assert_eq!(read(content(&one_port, &server.url("/x"))), b"image");
+    assert_eq!(proxy.requests().len(), 2);
+}
+
+#[test]
+fn an_expired_certificate_is_not_trusted_and_not_asked_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (authority, ca_file) = (Authority::new(), folder.path().join("ca.pem"));
+    authority.save(&ca_file);
+    let server = Server::start_tls(authority.expired_server_config("localhost"), |_, _| Reply::ok("image"));
+    let settings = HttpSettings { ca_file: Some(ca_file), ..HttpSettings::default() };
+    let url = server.url_for("localhost", "/x");
+    let log = Log::new();
+    let message = get(&settings, &url, &log).err().unwrap().to_string();
+    let expected = format!("{url}: the server's certificate is not trusted (certificate expired");
+    assert!(message.starts_with(&expected), "{message}");
+    assert_eq!((log.text().as_str(), server.requests().len()), ("", 0));
+}
+
+#[test]
+fn the_client_certificate_is_shown_to_the_server_asked_for_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let (authority, ca_file, cert) = (Authority::new(), folder.path().join("ca.pem"), folder.path().join("client.pem"));
+    authority.save(&ca_file);
+    save_private(&cert, &authority.client_pem("node1"));
+    let other = Server::start_tls(authority.client_checking_config("localhost"), |_, _| Reply::ok("secret"));
+    let target = other.url_for("localhost", "/x").to_string();
+    let server = Server::start_tls(authority.client_checking_config("localhost"), move |request, _| {
+        if request.target == "/away" { Reply::redirect(target.clone()) } else { Reply::ok("image") }
+    });
+    let without = HttpSettings { ca_file: Some(ca_file), retries: 0, ..HttpSettings::default() };
+    let with = HttpSettings { client_cert: Some(cert), ..without.clone() };
+    assert_eq!(read(content(&with, &server.url_for("localhost", "/x"))), b"image");
+    let refused = "no secure connection (received fatal alert: CertificateRequired)";
+    let url = server.url_for("localhost", "/x");
+    assert_eq!(failure(&without, &url), format!("{url}: {refused}"));
+    let away = failure(&with, &server.url_for("localhost", "/away"));
+    assert_eq!(away, format!("{}: {refused}", other.url_for("localhost", "/x")));
+    assert_eq!(other.requests().len(), 0);
+}
+
+#[test]
+fn a_netrc_file_knows_its_hosts_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let netrc = folder.path().join("netrc");
+    save_private(&netrc, "machine 127.0.0.1 login joe password hunter2\nmachine localhost login ann password pw\n");
+    let server = Server::start(|request, _| match request.target.as_str() {
+        // The same host, but another server: its port is another one.
+        "/away" => Reply::redirect(
+            "http://localhost:PORT/x".replace("PORT", request.header("host").unwrap().rsplit(':').next().unwrap()),
+        ),
+        _ => Reply::ok("image"),
+    });
+    let settings = HttpSettings { netrc_file: Some(netrc), ..HttpSettings::default() };
+    let urls = [
+        server.url("/x"),
+        server.url_for("localhost", "/x"),
+        server.url_for("eve:pw@127.0.0.1", "/x"),
+        server.url("/away"),
+    ];
+    for url in &urls {
+        assert_eq!(read(content(&settings, url)), b"image");
+    }
+    let sent = server.requests();
+    let sent: Vec<_> = sent.iter().map(|request| request.header("authorization")).collect();
+    let (joe, ann, eve) = ("Basic am9lOmh1bnRlcjI=", "Basic YW5uOnB3", "Basic ZXZlOnB3");
+    // The last redirect leaves the host, and what is known of another host is not said on a redirect's word.
+    assert_eq!(sent, [Some(joe), Some(ann), Some(eve), Some(joe), None]);
 }
 
 #[test]

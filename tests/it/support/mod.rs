@@ -9,6 +9,12 @@ pub(crate) mod server;
 pub(crate) mod tls;
 pub(crate) mod world;
 
+/// Writes a file that only its owner can read.
+pub(crate) fn save_private(path: &std::path::Path, content: &str) {
+    std::fs::write(path, content).unwrap();
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+}
+
 /// `len` bytes that no compression or block boundary makes alike, the same for the same `seed`.
 pub(crate) fn bytes(seed: u64, len: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;

@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use simpleimage::http::ImageUrl;
@@ -54,6 +55,10 @@ pub(crate) struct Reply {
     framing: Framing,
     cut_after: Option<usize>,
     stalls: bool,
+    /// Bytes of the body written at once, and the pause after them.
+    pieces: (usize, Duration),
+    /// The pause after each line of the head.
+    slow_head: Option<Duration>,
     garbage: Option<&'static [u8]>,
 }
 
@@ -61,7 +66,17 @@ impl Reply {
     pub(crate) fn ok(body: impl Into<Vec<u8>>) -> Self {
         let body = body.into();
         let framing = Framing::Length(body.len() as u64);
-        Reply { status: 200, headers: Vec::new(), body, framing, cut_after: None, stalls: false, garbage: None }
+        Reply {
+            status: 200,
+            headers: Vec::new(),
+            body,
+            framing,
+            cut_after: None,
+            stalls: false,
+            pieces: (10_000, Duration::ZERO),
+            slow_head: None,
+            garbage: None,
+        }
     }
 
     pub(crate) fn status(status: u16) -> Self {
@@ -70,6 +85,29 @@ impl Reply {
 
     pub(crate) fn not_modified() -> Self {
         Reply { status: 304, ..Self::ok([]) }
+    }
+
+    /// What a file server that knows ranges answers to `request`: `image`, or the part of it that was asked for if it is
+    /// still the version that `validator` (an ETag, or a Last-Modified) names.
+    pub(crate) fn file(request: &Request, image: &[u8], validator: &str) -> Self {
+        let range = request.header("range").filter(|_| request.header("if-range").is_none_or(|tag| tag == validator));
+        let from = range.and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
+        let reply = match from {
+            Some(from) if from < image.len() => Self::part(image, from),
+            Some(_) => Self::status(416).header("Content-Range", format!("bytes */{}", image.len())),
+            None => Self::ok(image),
+        };
+        if validator.contains('"') {
+            reply.header("ETag", validator)
+        } else {
+            reply.header("Last-Modified", validator).header("Date", "Wed, 21 Oct 2015 07:29:00 GMT")
+        }
+    }
+
+    /// A 206 with what is behind the first `from` bytes.
+    pub(crate) fn part(image: &[u8], from: usize) -> Self {
+        let range = format!("bytes {from}-{}/{}", image.len() - 1, image.len());
+        Reply { status: 206, ..Self::ok(&image[from..]) }.header("Content-Range", range)
     }
 
     pub(crate) fn redirect(location: impl Into<String>) -> Self {
@@ -86,6 +124,12 @@ impl Reply {
         self
     }
 
+    /// Takes a header out again.
+    pub(crate) fn without(mut self, name: &str) -> Self {
+        self.headers.retain(|(known, _)| known != name);
+        self
+    }
+
     /// Closes the connection after `count` bytes of the body.
     pub(crate) fn cut_after(self, count: usize) -> Self {
         Reply { cut_after: Some(count), ..self }
@@ -94,6 +138,16 @@ impl Reply {
     /// Falls silent after `count` bytes of the body, until the client goes away.
     pub(crate) fn stall_after(self, count: usize) -> Self {
         Reply { cut_after: Some(count), stalls: true, ..self }
+    }
+
+    /// Sends the body in pieces of `count` bytes with a pause after each.
+    pub(crate) fn pieces(self, count: usize, pause: Duration) -> Self {
+        Reply { pieces: (count, pause), ..self }
+    }
+
+    /// Pauses after every line of the head.
+    pub(crate) fn slow_head(self, pause: Duration) -> Self {
+        Reply { slow_head: Some(pause), ..self }
     }
 
     /// A Content-Length that may be wrong.
@@ -114,9 +168,16 @@ impl Reply {
         if let Some(garbage) = self.garbage {
             return stream.write_all(garbage);
         }
-        stream.write_all(self.head().as_bytes())?;
-        let count = self.cut_after.unwrap_or(self.body.len());
-        for part in self.body[..count].chunks(10_000) {
+        for line in self.head().split_inclusive('\n') {
+            stream.write_all(line.as_bytes())?;
+            if let Some(pause) = self.slow_head {
+                stream.flush()?;
+                thread::sleep(pause);
+            }
+        }
+        let count = self.cut_after.unwrap_or(self.body.len()).min(self.body.len());
+        let (piece, pause) = self.pieces;
+        for part in self.body[..count].chunks(piece) {
             match self.framing {
                 Framing::Chunked => {
                     write!(stream, "{:x}\r\n", part.len())?;
@@ -124,6 +185,10 @@ impl Reply {
                     stream.write_all(b"\r\n")?;
                 }
                 _ => stream.write_all(part)?,
+            }
+            if !pause.is_zero() {
+                stream.flush()?;
+                thread::sleep(pause);
             }
         }
         if matches!(self.framing, Framing::Chunked) && self.cut_after.is_none() {

@@ -1,0 +1,368 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! An image on its way: the `.part` file, and the mark beside it from which a later run may go on.
+//!
+//! A mark says: the first so many bytes of the file have this SHA-256 and belong to this version of the image. They are
+//! on the disk before the mark is written, and they are read and compared before anybody goes on from them, so that
+//! neither a power cut nor a crash at any step, nor somebody's hand, makes a wrong byte part of an image. A file without
+//! a mark, or with one that does not hold, is worth nothing.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::entry::{EntryFiles, Sidecar, hex};
+use super::error::CacheError;
+use super::follow::Follow;
+use super::{Clock, folder, seconds};
+use crate::http::{Content, Rest, Validator};
+use crate::size::MIB;
+use crate::sys;
+
+/// Bytes taken from the network, and read back from the disk, at once, at most.
+const BUFFER: usize = 256 << 10;
+
+/// The disk begins to write the download every so many bytes: else all of it waits for the sync at the end.
+const FLUSH_STEP: u64 = 8 * MIB;
+
+/// A killed download loses what came after its last mark. Each costs two syncs, of data that the disk has been writing
+/// all along.
+const MARK_STEP: Duration = Duration::from_secs(2);
+
+/// How long the part of a download that failed waits for somebody to go on with it, in seconds: it takes room.
+const KEPT_FOR: u64 = 86_400;
+
+/// What is known of the image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Origin {
+    /// Where its server redirected to, secrets left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    via: Vec<String>,
+    etag: Option<String>,
+    last_modified: Option<String>,
+    /// Its length in bytes.
+    total: Option<u64>,
+    /// Without it nobody can go on.
+    validator: Option<Validator>,
+}
+
+/// What the mark beside a `.part` file says, as TOML.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Mark {
+    /// So many bytes of the file count.
+    length: u64,
+    /// Their SHA-256 as hex digits.
+    sha256: String,
+    /// When it was written, in seconds since 1970.
+    written_at: u64,
+    origin: Origin,
+}
+
+/// A download going on. The caller holds the entry's lock alone.
+pub(super) struct Part<'a> {
+    files: &'a EntryFiles,
+    clock: Clock,
+    origin: Origin,
+    file: File,
+    /// Bytes in the file, and their hash so far.
+    length: u64,
+    hash: Sha256,
+    /// Bytes that the disk was told to begin to write.
+    flushed: u64,
+    marked: Instant,
+    /// Whether the reader of the download knows this file.
+    followed: bool,
+}
+
+impl<'a> Part<'a> {
+    /// An empty one for the image of which `content` follows.
+    pub(super) fn begin(files: &'a EntryFiles, clock: Clock, content: &Content) -> Result<Self, CacheError> {
+        files.discard_part()?;
+        let Content { etag, last_modified, content_length, validator, .. } = content;
+        let (etag, last_modified, validator) = (etag.clone(), last_modified.clone(), validator.clone());
+        let via = content.redirects.iter().map(ToString::to_string).collect();
+        let origin = Origin { via, etag, last_modified, total: *content_length, validator };
+        let file = files.create_part()?;
+        Ok(Self::new(files, clock, origin, file, (0, Sha256::new())))
+    }
+
+    /// What an earlier run left, as far as its mark holds; none when there is nothing to go on from.
+    pub(super) fn left_by_earlier_run(files: &'a EntryFiles, clock: Clock) -> Option<Self> {
+        let mark = read_mark(files)?;
+        let usable = mark.origin.validator.is_some() && mark.length > 0;
+        let missing = mark.origin.total.is_none_or(|total| mark.length < total);
+        if !usable || !missing {
+            return None;
+        }
+        let mut file = files.open_part().ok()??;
+        let hash = hash_of(&file, mark.length).ok()?;
+        if hex(&hash.clone().finalize()) != mark.sha256 {
+            return None;
+        }
+        file.set_len(mark.length).ok()?;
+        file.seek(SeekFrom::End(0)).ok()?;
+        Some(Self::new(files, clock, mark.origin, file, (mark.length, hash)))
+    }
+
+    fn new(files: &'a EntryFiles, clock: Clock, origin: Origin, file: File, (length, hash): (u64, Sha256)) -> Self {
+        let marked = Instant::now();
+        Part { files, clock, origin, file, length, hash, flushed: length, marked, followed: false }
+    }
+
+    /// What to ask the server for; none when that is all of the image.
+    pub(super) fn rest(&self) -> Option<Rest> {
+        let validator = self.origin.validator.clone().filter(|_| self.length > 0)?;
+        Some(Rest { from: self.length, total: self.origin.total, validator })
+    }
+
+    /// Takes in what is new in the answer that brings the rest.
+    pub(super) fn go_on(&mut self, content: &Content) {
+        self.origin.total = content.content_length.or(self.origin.total);
+        for url in content.redirects.iter().map(ToString::to_string) {
+            if !self.origin.via.contains(&url) {
+                self.origin.via.push(url);
+            }
+        }
+    }
+
+    /// Takes the space first: a full disk shows before the download instead of near its end.
+    pub(super) fn reserve(&self) -> Result<(), CacheError> {
+        let Some(missing) = self.origin.total.and_then(|total| total.checked_sub(self.length)) else { return Ok(()) };
+        let full = |free| CacheError::Full { needed: missing, free, dir: self.files.dir().to_owned() };
+        let free = folder::free_space(self.files.dir());
+        if free.is_some_and(|free| missing > free) {
+            return Err(full(free));
+        }
+        let range = i64::try_from(self.length).ok().zip(i64::try_from(missing).ok());
+        let (at, missing) = range.ok_or_else(|| full(free))?;
+        if missing == 0 {
+            return Ok(());
+        }
+        // Not every file system can.
+        match fallocate(&self.file, FallocateFlags::FALLOC_FL_KEEP_SIZE, at, missing) {
+            Err(Errno::ENOSPC | Errno::EFBIG | Errno::EDQUOT) => Err(full(free)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes the body behind what is there, and tells `follow`.
+    pub(super) fn receive(&mut self, content: &mut Content, follow: &Follow) -> Result<(), CacheError> {
+        if !self.followed {
+            let begun = follow.begin(&self.file, self.origin.total, self.length);
+            begun.map_err(CacheError::io("opening", &self.files.part))?;
+            self.followed = true;
+        }
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            let count = content.body.receive(&mut buffer)?;
+            if count == 0 {
+                return Ok(());
+            }
+            self.append(&buffer[..count])?;
+            if !follow.advance(count) {
+                return Err(CacheError::Abandoned);
+            }
+        }
+    }
+
+    fn append(&mut self, data: &[u8]) -> Result<(), CacheError> {
+        self.file.write_all(data).map_err(CacheError::io("writing", &self.files.part))?;
+        self.hash.update(data);
+        self.length += data.len() as u64;
+        if self.length - self.flushed >= FLUSH_STEP {
+            sys::start_writeback(&self.file, self.flushed, self.length - self.flushed);
+            self.flushed = self.length;
+        }
+        if self.marked.elapsed() >= MARK_STEP {
+            self.mark();
+        }
+        Ok(())
+    }
+
+    /// Makes the bytes that are there something to go on from after a crash. It is no reason to fail when that can't be
+    /// done: then there is no mark.
+    fn mark(&mut self) {
+        if self.rest().is_some() && self.try_mark().is_err() {
+            let _ = self.files.discard_mark();
+        }
+        self.marked = Instant::now();
+    }
+
+    fn try_mark(&self) -> Result<(), CacheError> {
+        self.file.sync_data().map_err(CacheError::io("syncing", &self.files.part))?;
+        let mark = Mark {
+            length: self.length,
+            sha256: hex(&self.hash.clone().finalize()),
+            written_at: seconds(self.clock.time()),
+            origin: self.origin.clone(),
+        };
+        let text =
+            toml::to_string(&mark).map_err(io::Error::other).map_err(CacheError::io("writing", &self.files.mark))?;
+        self.files.replace(&self.files.mark, &text)
+    }
+
+    /// Puts the whole image onto the disk, and says what it is. Its times are not set yet.
+    pub(super) fn finish(self, url: String) -> Result<Sidecar, CacheError> {
+        self.file.sync_all().map_err(CacheError::io("syncing", &self.files.part))?;
+        let Origin { via, etag, last_modified, .. } = self.origin;
+        let sha256 = hex(&self.hash.finalize());
+        Ok(Sidecar { url, via, etag, last_modified, length: self.length, sha256, fetched_at: 0, checked_at: 0 })
+    }
+
+    /// Bytes that are there.
+    pub(super) fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// The download failed. Keeps what another run can go on from.
+    pub(super) fn leave(mut self) -> Result<(), CacheError> {
+        if self.rest().is_none() {
+            return self.files.discard_part();
+        }
+        // The space reserved for the rest is not needed until then.
+        let _ = self.file.set_len(self.length);
+        self.mark();
+        Ok(())
+    }
+}
+
+/// Removes what a killed or failed download left, unless it is worth going on with it at `now` (seconds since 1970). The
+/// caller holds the entry's lock alone.
+pub(super) fn remove_leftovers(files: &EntryFiles, now: u64) -> Result<(), CacheError> {
+    files.discard_tmp()?;
+    // A time of the future is a clock set back, not age.
+    let recent = read_mark(files).is_some_and(|mark| now.saturating_sub(mark.written_at) < KEPT_FOR);
+    if recent && files.has_part() { Ok(()) } else { files.discard_part() }
+}
+
+fn read_mark(files: &EntryFiles) -> Option<Mark> {
+    let text = files.mark_text().ok()??;
+    toml::from_str(&text).ok()
+}
+
+/// The hash of the first `length` bytes; an error when there are fewer.
+fn hash_of(file: &File, length: u64) -> io::Result<Sha256> {
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; BUFFER];
+    let mut rest = file.take(length);
+    while rest.limit() > 0 {
+        match rest.read(&mut buffer) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => hash.update(&buffer[..count]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(hash)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Mark, Origin, Part, remove_leftovers};
+    use crate::cache::Clock;
+    use crate::cache::entry::{EntryFiles, hex};
+    use sha2::{Digest, Sha256};
+    use std::fs;
+    use std::time::{Duration, Instant, SystemTime};
+
+    const NOW: u64 = 1_800_000_000;
+
+    fn clock() -> Clock {
+        Clock { now: SystemTime::UNIX_EPOCH + Duration::from_secs(NOW), read_at: Instant::now() }
+    }
+
+    fn origin() -> Origin {
+        let validator = toml::from_str("source = 'http://h/x'\nif_range = '\"a\"'\n").unwrap();
+        Origin {
+            via: Vec::new(),
+            etag: Some("\"a\"".to_owned()),
+            last_modified: None,
+            total: Some(10),
+            validator: Some(validator),
+        }
+    }
+
+    fn mark(content: &[u8]) -> Mark {
+        let (length, sha256) = (content.len() as u64, hex(&Sha256::digest(content)));
+        Mark { length, sha256, written_at: NOW, origin: origin() }
+    }
+
+    /// How much of `part` another run would go on from.
+    fn usable(part: &[u8], mark: &str) -> Option<u64> {
+        let dir = tempfile::tempdir().unwrap();
+        let files = EntryFiles::of_key(dir.path(), "k");
+        fs::write(&files.part, part).unwrap();
+        fs::write(&files.mark, mark).unwrap();
+        let found = Part::left_by_earlier_run(&files, clock())?;
+        assert_eq!(found.rest().unwrap().from, found.length());
+        assert_eq!(fs::metadata(&files.part).unwrap().len(), found.length());
+        Some(found.length())
+    }
+
+    fn text(mark: &Mark) -> String {
+        toml::to_string(mark).unwrap()
+    }
+
+    #[test]
+    fn only_bytes_that_the_mark_vouches_for_are_gone_on_from() {
+        let good = text(&mark(b"01234"));
+        assert_eq!(usable(b"01234", &good), Some(5));
+        // What came after the mark may be torn.
+        assert_eq!(usable(b"01234567", &good), Some(5));
+        for torn in [&b"0123"[..], b"", b"01235", b"\0\0\0\0\0", b"01\x0034567"] {
+            assert_eq!(usable(torn, &good), None, "{torn:?}");
+        }
+    }
+
+    #[test]
+    fn a_mark_that_is_torn_or_says_too_little_is_none() {
+        let good = text(&mark(b"01234"));
+        for cut in 0..good.len() - 1 {
+            assert_eq!(usable(b"01234", &good[..cut]), None, "{}", &good[..cut]);
+        }
+        assert_eq!(usable(b"01234", &"\0".repeat(good.len())), None);
+        let without = Mark { origin: Origin { validator: None, ..origin() }, ..mark(b"01234") };
+        assert_eq!(usable(b"01234", &text(&without)), None);
+        assert_eq!(usable(b"0123456789", &text(&mark(b"0123456789"))), None, "nothing is missing");
+        assert_eq!(usable(b"", &text(&mark(b""))), None, "there is nothing");
+        let unknown = Mark { origin: Origin { total: None, ..origin() }, ..mark(b"0123456789") };
+        assert_eq!(usable(b"0123456789", &text(&unknown)), Some(10));
+    }
+
+    #[test]
+    fn a_link_is_never_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = EntryFiles::of_key(dir.path(), "k");
+        let golden = dir.path().join("golden");
+        fs::write(&golden, "01234").unwrap();
+        fs::write(&files.mark, text(&mark(b"0123"))).unwrap();
+        std::os::unix::fs::symlink(&golden, &files.part).unwrap();
+        assert!(Part::left_by_earlier_run(&files, clock()).is_none());
+        assert_eq!(fs::read(&golden).unwrap(), b"01234");
+    }
+
+    #[test]
+    fn leftovers_go_after_a_day_and_without_a_mark_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = EntryFiles::of_key(dir.path(), "k");
+        let left = |mark: &str, now| {
+            fs::write(&files.part, "01234").unwrap();
+            fs::write(&files.mark, mark).unwrap();
+            fs::write(&files.tmp, "half").unwrap();
+            remove_leftovers(&files, now).unwrap();
+            assert!(!files.tmp.exists());
+            assert_eq!(files.part.exists(), files.mark.exists());
+            files.part.exists()
+        };
+        let good = text(&mark(b"01234"));
+        assert!(left(&good, NOW + 86_399) && left(&good, NOW - 5));
+        assert!(!left(&good, NOW + 86_400) && !left("", NOW));
+        fs::write(&files.mark, &good).unwrap();
+        remove_leftovers(&files, NOW).unwrap();
+        assert!(!files.mark.exists(), "a mark of nothing");
+    }
+}

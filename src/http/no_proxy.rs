@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! Hosts that are reached without the proxy.
+
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use url::{Host, Url};
+
+/// One entry of a no-proxy list: a host name, `.domain`, an address, a network in CIDR notation, or `*`, each with `:port`
+/// where only that port is meant. IPv6 stands in brackets when a port follows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NoProxy {
+    hosts: Hosts,
+    port: Option<u16>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Hosts {
+    All,
+    Name(String),
+    /// A domain and everything below it.
+    Domain(String),
+    /// The addresses whose first bits, so many, are those of this one.
+    Network(IpAddr, u32),
+}
+
+/// Why a text is no [`NoProxy`]. The text is not repeated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{}", NoProxyError::WORDS)]
+pub struct NoProxyError;
+
+impl NoProxyError {
+    /// The message.
+    pub const WORDS: &str = "not a host for the no-proxy list (use host names, .domain, addresses, networks such as \
+                             10.0.0.0/8, or *, each with :port where only that is meant)";
+}
+
+impl NoProxy {
+    /// Whether `url` is for one of these hosts. Names are not looked up: a network only covers addresses in URLs.
+    pub(super) fn covers(&self, url: &Url) -> bool {
+        if self.port.is_some_and(|port| url.port_or_known_default() != Some(port)) {
+            return false;
+        }
+        let address = match url.host() {
+            Some(Host::Ipv4(address)) => IpAddr::from(address),
+            Some(Host::Ipv6(address)) => IpAddr::from(address).to_canonical(),
+            Some(Host::Domain(name)) => return self.covers_name(&normal(name)),
+            None => return false,
+        };
+        match self.hosts {
+            Hosts::All => true,
+            Hosts::Network(network, bits) => in_network(address, network, bits),
+            Hosts::Name(_) | Hosts::Domain(_) => false,
+        }
+    }
+
+    /// The same, where it is a name, for everything below it too, as curl takes its entries.
+    #[must_use]
+    pub fn with_subdomains(self) -> Self {
+        match self.hosts {
+            Hosts::Name(name) => NoProxy { hosts: Hosts::Domain(name), ..self },
+            _ => self,
+        }
+    }
+
+    fn covers_name(&self, host: &str) -> bool {
+        match &self.hosts {
+            Hosts::All => true,
+            Hosts::Name(name) => host == name,
+            Hosts::Domain(domain) => {
+                host.strip_suffix(domain.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+            }
+            Hosts::Network(..) => false,
+        }
+    }
+}
+
+impl FromStr for NoProxy {
+    type Err = NoProxyError;
+
+    fn from_str(text: &str) -> Result<Self, NoProxyError> {
+        // Before the port is looked for: an IPv6 address is full of colons.
+        if let Some(hosts) = network(text) {
+            return Ok(NoProxy { hosts, port: None });
+        }
+        let (host, port) = match text.strip_prefix('[') {
+            Some(rest) => rest.split_once(']').ok_or(NoProxyError)?,
+            None => text.split_at(text.find(':').unwrap_or(text.len())),
+        };
+        let port = match port.strip_prefix(':') {
+            Some(port) => Some(port.parse().ok().filter(|port| *port > 0).ok_or(NoProxyError)?),
+            None if port.is_empty() => None,
+            None => return Err(NoProxyError),
+        };
+        let hosts = match network(host) {
+            Some(hosts) => hosts,
+            None if !text.starts_with('[') && host == "*" => Hosts::All,
+            None if text.starts_with('[') => return Err(NoProxyError),
+            None => name(host).ok_or(NoProxyError)?,
+        };
+        Ok(NoProxy { hosts, port })
+    }
+}
+
+/// An address or a network.
+fn network(text: &str) -> Option<Hosts> {
+    let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
+    let address: IpAddr = address.parse().ok()?;
+    let all = if address.is_ipv4() { 32 } else { 128 };
+    let bits = match bits {
+        // `u32::from_str` would also take a sign.
+        Some(bits) if bits.bytes().all(|byte| byte.is_ascii_digit()) => {
+            bits.parse().ok().filter(|bits| *bits <= all)?
+        }
+        Some(_) => return None,
+        None => all,
+    };
+    match address.to_canonical() {
+        // ::ffff:10.0.0.0/104 is 10.0.0.0/8.
+        mapped @ IpAddr::V4(_) if address.is_ipv6() && bits >= 96 => Some(Hosts::Network(mapped, bits - 96)),
+        _ => Some(Hosts::Network(address, bits)),
+    }
+}
+
+fn name(text: &str) -> Option<Hosts> {
+    let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    let name = normal(text.strip_prefix('.').unwrap_or(text));
+    if name.is_empty() || name.starts_with('.') || !name.chars().all(valid) {
+        return None;
+    }
+    Some(if text.starts_with('.') { Hosts::Domain(name) } else { Hosts::Name(name) })
+}
+
+/// A name without what makes no difference: letter case and a final dot.
+fn normal(name: &str) -> String {
+    name.trim_end_matches('.').to_ascii_lowercase()
+}
+
+fn in_network(address: IpAddr, network: IpAddr, bits: u32) -> bool {
+    // A shift by all bits, for a length of zero, leaves nothing to compare.
+    match (address, network) {
+        (IpAddr::V4(a), IpAddr::V4(n)) => (a.to_bits() ^ n.to_bits()).checked_shr(32 - bits).unwrap_or(0) == 0,
+        (IpAddr::V6(a), IpAddr::V6(n)) => (a.to_bits() ^ n.to_bits()).checked_shr(128 - bits).unwrap_or(0) == 0,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{NoProxy, NoProxyError};
+    use proptest::prelude::*;
+    use std::net::{Ipv4Addr, Ipv6Addr};
+    use url::Url;
+
+    fn covers(entry: &str, url: &str) -> bool {
+        entry.parse::<NoProxy>().unwrap().covers(&Url::parse(url).unwrap())
+    }
+
+    #[test]
+    fn names_domains_addresses_networks_and_ports() {
+        for (entry, inside, outside) in [
+            (
+                "host.example",
+                &["http://host.example/", "https://HOST.example.:8443/"][..],
+                &["http://sub.host.example/", "http://ahost.example/"][..],
+            ),
+            (
+                ".corp.example",
+                &["http://a.corp.example/", "http://corp.example/", "http://a.b.corp.example/"],
+                &["http://notcorp.example/", "http://example/"],
+            ),
+            ("10.0.0.1", &["http://10.0.0.1/", "http://0x0a000001/"], &["http://10.0.0.10/", "http://host/"]),
+            ("::1", &["http://[::1]/", "http://[0:0::1]:80/"], &["http://[::2]/"]),
+            ("[::1]", &["http://[::1]:99/"], &["http://[::2]/"]),
+            ("*:80", &["http://any.example/"], &["https://any.example/"]),
+            ("*", &["http://any.example/", "http://[::1]/", "http://1.2.3.4/"], &[]),
+            (
+                "10.0.0.0/8",
+                &["http://10.200.3.4/", "http://[::ffff:10.1.1.1]/"],
+                &["http://11.0.0.1/", "http://[::1]/"],
+            ),
+            ("10.1.2.3/12", &["http://10.15.255.255/"], &["http://10.16.0.0/"]),
+            ("0.0.0.0/0", &["http://1.2.3.4/"], &["http://[2001:db8::1]/", "http://host/"]),
+            ("2001:db8::/32", &["http://[2001:db8:ffff::1]/"], &["http://[2001:db9::1]/", "http://32.1.13.184/"]),
+            ("::/0", &["http://[2001:db8::1]/"], &["http://1.2.3.4/"]),
+            ("::ffff:10.0.0.0/104", &["http://10.9.9.9/"], &["http://11.0.0.1/"]),
+            ("host:8080", &["http://host:8080/", "https://host:8080/"], &["http://host/", "http://host:80801/"]),
+            ("host:443", &["https://host/"], &["http://host/"]),
+            (".example:80", &["http://a.example/"], &["https://a.example/"]),
+            ("10.0.0.0/8:3000", &["http://10.1.1.1:3000/"], &["http://10.1.1.1/"]),
+            ("[2001:db8::1]:81", &["http://[2001:db8::1]:81/"], &["http://[2001:db8::1]/"]),
+            ("[2001:db8::/32]:81", &["http://[2001:db8::9]:81/"], &["http://[2001:db8::9]/"]),
+        ] {
+            inside.iter().for_each(|url| assert!(covers(entry, url), "{entry} {url}"));
+            // The one that is no URL stands for a port that does not exist.
+            let urls = outside.iter().filter(|url| Url::parse(url).is_ok());
+            urls.for_each(|url| assert!(!covers(entry, url), "{entry} {url}"));
+        }
+        let below = "a.b".parse::<NoProxy>().unwrap().with_subdomains();
+        assert_eq!(below, ".a.b".parse().unwrap());
+        assert_eq!("1.2.3.4".parse::<NoProxy>().unwrap().with_subdomains(), "1.2.3.4".parse().unwrap());
+    }
+
+    #[test]
+    fn what_is_no_host_is_refused() {
+        for text in [
+            "",
+            ".",
+            "..",
+            "..a",
+            "*.example.com",
+            "a b",
+            "a,b",
+            "host:",
+            "host:0",
+            "host:70000",
+            "host:http",
+            ":80",
+            "10.0.0.0/33",
+            "10.0.0.0/+8",
+            "10.0.0.0/",
+            "::/129",
+            "host/8",
+            "[::1",
+            "[::1]80",
+            "[host]:80",
+            "http://host",
+        ] {
+            assert_eq!(text.parse::<NoProxy>(), Err(NoProxyError), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_network_covers_exactly_its_addresses(net: u32, bits in 0..=32_u32, other: u32) {
+            let (net, other) = (Ipv4Addr::from(net), Ipv4Addr::from(other));
+            let mask = u32::MAX.checked_shl(32 - bits).unwrap_or(0);
+            let expected = (u32::from(net) & mask) == (u32::from(other) & mask);
+            prop_assert_eq!(covers(&format!("{net}/{bits}"), &format!("http://{other}/")), expected);
+            prop_assert!(covers(&[net.to_string(), bits.to_string()].join("/"), &["http://", &net.to_string()].concat()));
+        }
+
+        #[test]
+        fn and_so_in_the_long_form(net: u128, bits in 0..=128_u32, flipped in 0..128_u32) {
+            let other = Ipv6Addr::from(net ^ (1 << (127 - flipped)));
+            let net = Ipv6Addr::from(net);
+            prop_assume!(net.to_ipv4_mapped().is_none() && other.to_ipv4_mapped().is_none());
+            prop_assert_eq!(covers(&format!("{net}/{bits}"), &format!("http://[{other}]/")), flipped >= bits);
+        }
+
+        #[test]
+        fn no_text_panics(text in "\\PC{0,12}|[0-9a-f:./\\[\\]*]{0,20}") {
+            let _ = text.parse::<NoProxy>();
+        }
+    }
+}

@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! Which files of the node may be images.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::{Component, Path, PathBuf};
+
+/// What an administrator allows, and where instances' own disks are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LocalPolicy {
+    /// Folders and files that may be used, as listed; none: all that are not in `storage`.
+    pub allowed: Option<Vec<PathBuf>>,
+    /// Folders of instances' disks. What is in them may be used only if `allowed` names it, or a folder in there.
+    pub storage: Vec<PathBuf>,
+}
+
+/// Why a file is not used.
+#[derive(Debug, thiserror::Error)]
+pub enum PolicyError {
+    /// It is in no listed place.
+    #[error("image {0} is not in a place that allowed_images lists")]
+    NotListed(String),
+    /// Its name is in a listed place, but it is a link to somewhere else.
+    #[error("image {name} is a link to {real}, which is not in a place that allowed_images lists")]
+    LinkedElsewhere {
+        /// What it was called.
+        name: String,
+        /// What it is.
+        real: String,
+    },
+    /// The name goes up again.
+    #[error("image {0} has '..' in its path, which is not allowed where allowed_images is set")]
+    Upwards(String),
+    /// It may be an instance's disk.
+    #[error(
+        "image {name} is in {storage}, where instances' disks are (to use it all the same, list it in allowed_images)"
+    )]
+    InStorage {
+        /// What it was called.
+        name: String,
+        /// The folder, from Ganeti's list.
+        storage: String,
+    },
+    /// A device, which only its own name allows.
+    #[error("image {0} is a block device (to use it, list exactly this device in allowed_images)")]
+    Device(String),
+    /// Nobody can tell where it is.
+    #[error("finding out where image {name} really is: {reason}")]
+    Unknown {
+        /// What it was called.
+        name: String,
+        /// What the kernel said.
+        reason: io::Error,
+    },
+}
+
+impl LocalPolicy {
+    /// Whether a file of this name may be used, as far as the name says.
+    pub fn check_name(&self, path: &Path) -> Result<(), PolicyError> {
+        let Some(allowed) = &self.allowed else { return Ok(()) };
+        let name = path.display().to_string();
+        if path.components().any(|component| component == Component::ParentDir) {
+            return Err(PolicyError::Upwards(name));
+        }
+        if allowed.iter().any(|place| path.starts_with(place)) { Ok(()) } else { Err(PolicyError::NotListed(name)) }
+    }
+
+    /// Whether the open file may be used, wherever links led to. `name` is what it was opened as.
+    pub(super) fn check_open(&self, name: &Path, file: &File, is_device: bool) -> Result<(), PolicyError> {
+        // The open file is asked, not the path: nobody can exchange a link between check and use.
+        let real = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        let real = real.map_err(|reason| PolicyError::Unknown { name: name.display().to_string(), reason })?;
+        self.check_real(name, &real, is_device)
+    }
+
+    fn check_real(&self, name: &Path, real: &Path, is_device: bool) -> Result<(), PolicyError> {
+        let text = || name.display().to_string();
+        let allowed: Option<Vec<PathBuf>> = self.allowed.as_ref().map(|allowed| canonical(allowed));
+        if is_device {
+            let exactly = allowed.is_some_and(|allowed| allowed.iter().any(|place| place == real));
+            return if exactly { Ok(()) } else { Err(PolicyError::Device(text())) };
+        }
+        let depth = allowed.as_deref().map(|allowed| depth(allowed, real));
+        if depth == Some(0) {
+            return Err(match real == name {
+                true => PolicyError::NotListed(text()),
+                false => PolicyError::LinkedElsewhere { name: text(), real: real.display().to_string() },
+            });
+        }
+        // Of two places that hold it, the inner one decides.
+        let inner = |storage: &&PathBuf| real.starts_with(storage) && storage.components().count() > depth.unwrap_or(0);
+        match canonical(&self.storage).iter().find(inner) {
+            Some(storage) => Err(PolicyError::InStorage { name: text(), storage: storage.display().to_string() }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The number of components of the innermost of `places` that holds `path`; 0 when none does.
+fn depth(places: &[PathBuf], path: &Path) -> usize {
+    let holding = places.iter().filter(|place| path.starts_with(place));
+    holding.map(|place| place.components().count()).max().unwrap_or(0)
+}
+
+/// The places without links in them; what is not there holds nothing, and stays as it is.
+fn canonical(places: &[PathBuf]) -> Vec<PathBuf> {
+    places.iter().map(|place| fs::canonicalize(place).unwrap_or_else(|_err| place.clone())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{LocalPolicy, PolicyError};
+    use std::path::Path;
+
+    fn policy(allowed: &[&str], storage: &[&str]) -> LocalPolicy {
+        let paths = |texts: &[&str]| texts.iter().map(|text| Path::new(text).to_owned()).collect::<Vec<_>>();
+        LocalPolicy { allowed: (!allowed.is_empty()).then(|| paths(allowed)), storage: paths(storage) }
+    }
+
+    fn check(policy: &LocalPolicy, path: &str) -> Result<(), String> {
+        let path = Path::new(path);
+        let told = |error: PolicyError| error.to_string();
+        policy.check_name(path).map_err(told)?;
+        policy.check_real(path, path, false).map_err(told)
+    }
+
+    #[test]
+    fn listed_places_hold_what_is_below_them() {
+        let listed = policy(&["/no/images", "/no/golden.raw"], &[]);
+        for path in ["/no/images/a.raw", "/no/images/b/c", "/no/images/./x", "/no/golden.raw"] {
+            assert_eq!(check(&listed, path), Ok(()), "{path}");
+        }
+        for path in ["/no/images2/x", "/no/golden.raw2", "/no", "/etc/shadow", "/"] {
+            let expected = format!("image {path} is not in a place that allowed_images lists");
+            assert_eq!(check(&listed, path), Err(expected));
+        }
+        let up = "/no/images/../x";
+        let expected = format!("image {up} has '..' in its path, which is not allowed where allowed_images is set");
+        assert_eq!(check(&listed, up), Err(expected));
+        assert_eq!(check(&policy(&[], &[]), up), Ok(()));
+    }
+
+    #[test]
+    fn the_inner_of_storage_and_listed_place_decides() {
+        let storage = ["/no/ganeti/file-storage"];
+        let disk = "/no/ganeti/file-storage/web1/disk0";
+        let refused = Err(format!(
+            "image {disk} is in /no/ganeti/file-storage, where instances' disks are (to use it all the same, list it in \
+             allowed_images)"
+        ));
+        for (allowed, expected) in [
+            (&[][..], &refused),
+            (&["/"], &refused),
+            (&["/no/ganeti"], &refused),
+            (&["/no/ganeti/file-storage"], &Ok(())),
+            (&["/no/ganeti/file-storage/web1"], &Ok(())),
+            (&["/", disk], &Ok(())),
+        ] {
+            assert_eq!(&check(&policy(allowed, &storage), disk), expected, "{allowed:?}");
+        }
+        assert_eq!(check(&policy(&[], &storage), "/no/ganeti/file-storage2/x"), Ok(()));
+        assert_eq!(check(&policy(&["/no/ganeti"], &storage), "/no/ganeti/x"), Ok(()));
+    }
+
+    #[test]
+    fn a_device_is_used_under_its_own_name_only() {
+        let device = Path::new("/no/dev/vg/golden");
+        let check = |allowed: &[&str]| policy(allowed, &[]).check_real(device, device, true).map_err(|e| e.to_string());
+        assert_eq!(check(&["/no/dev/vg/golden"]), Ok(()));
+        for allowed in [&[][..], &["/no/dev"], &["/"]] {
+            let expected = "image /no/dev/vg/golden is a block device (to use it, list exactly this device in \
+                            allowed_images)";
+            assert_eq!(check(allowed), Err(expected.to_owned()));
+        }
+    }
+}
