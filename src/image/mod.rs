@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! Images: what the user named, what it really is, and its decoded bytes.
 
+pub mod checksum;
 pub mod decode;
 pub mod detect;
 pub mod format;
@@ -8,3 +9,4 @@ pub mod qcow2;
 pub mod reference;
 pub mod source;
 pub mod spool;
+pub mod sums;
