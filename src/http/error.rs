@@ -8,6 +8,7 @@ use std::time::Duration;
 use ureq::http::StatusCode;
 
 use super::url::ImageUrl;
+use crate::size::ByteSize;
 
 /// A fetch that failed. The URLs in it are without their secrets, as [`ImageUrl`] displays them.
 #[derive(Debug, thiserror::Error)]
@@ -115,6 +116,14 @@ pub enum HttpError {
         url: String,
         /// The longest time allowed.
         limit: Duration,
+    },
+    /// A file that has to be small is not.
+    #[error("{url}: larger than {limit}: not a SUMS file or signature")]
+    TooLarge {
+        /// The file.
+        url: String,
+        /// What it may have at most.
+        limit: ByteSize,
     },
     /// What the server sent is not HTTP.
     #[error("{url}: the answer is not valid HTTP ({reason})")]

@@ -11,6 +11,7 @@ mod request;
 mod response;
 mod retry;
 mod settings;
+mod small;
 mod tls;
 mod url;
 

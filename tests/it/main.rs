@@ -11,5 +11,6 @@ mod hooks;
 mod http;
 mod predecessor;
 mod scripts;
+mod signature;
 mod support;
 mod transfer;
