@@ -2,7 +2,6 @@
 //! OpenPGP keys and signatures, made by GnuPG in a folder of their own.
 
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tempfile::TempDir;
@@ -68,13 +67,6 @@ impl Key {
         let file = self.home.path().join("content");
         fs::write(&file, content).unwrap();
         self.gpg(&[options, &["--output", "-", act, file.to_str().unwrap()]].concat())
-    }
-
-    /// Writes the public key to a file.
-    pub(crate) fn write_public(&self, path: &Path) -> PathBuf {
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, self.public()).unwrap();
-        path.to_owned()
     }
 }
 
