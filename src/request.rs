@@ -65,6 +65,7 @@ impl CreateRequest {
                 dir: settings.cache_dir,
                 max_age: settings.cache_max_age,
                 stale_if_error: settings.stale_if_error,
+                max_size: settings.cache_max_size,
             },
             hooks: HookPlan::new(env, paths, &variant, HookPhase::Create),
             variant,

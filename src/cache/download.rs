@@ -81,7 +81,16 @@ fn attempt(
     }
     let Content { etag, last_modified, .. } = *content;
     let url = url.to_string();
-    Ok(Download::Complete(Sidecar { url, etag, last_modified, length, sha256, fetched_at: 0, checked_at: 0 }))
+    Ok(Download::Complete(Sidecar {
+        url,
+        etag,
+        last_modified,
+        length,
+        sha256,
+        fetched_at: 0,
+        checked_at: 0,
+        verified: None,
+    }))
 }
 
 /// Takes the space first: a full disk shows before the download instead of near its end. Not every file system can.

@@ -87,6 +87,9 @@ pub struct PartialCache {
     pub max_age: Option<Duration>,
     /// Whether they serve longer when the server is gone.
     pub stale_if_error: Option<bool>,
+    /// Bytes that all of them may have together; zero for no limit.
+    #[serde(deserialize_with = "size")]
+    pub max_size: Option<ByteSize>,
 }
 
 impl PartialSettings {
@@ -102,6 +105,7 @@ impl PartialSettings {
                 dir: over.cache.dir.or(self.cache.dir),
                 max_age: over.cache.max_age.or(self.cache.max_age),
                 stale_if_error: over.cache.stale_if_error.or(self.cache.stale_if_error),
+                max_size: over.cache.max_size.or(self.cache.max_size),
             },
         }
     }
@@ -130,6 +134,7 @@ impl PartialSettings {
             ("cache.dir", cache.dir.is_some()),
             ("cache.max_age_days", cache.max_age.is_some()),
             ("cache.stale_if_error", cache.stale_if_error.is_some()),
+            ("cache.max_size", cache.max_size.is_some()),
         ];
         all.into_iter().filter(|(_, set)| *set).map(|(key, _)| key).collect()
     }
@@ -185,6 +190,7 @@ deserializers! {
     absolute_path: String => PathBuf, |raw: String| values::absolute_path(&raw);
     optional_path: String => PathBuf, |raw: String| values::optional_path(&raw);
     rate: String => ByteSize, |raw: String| values::rate(&raw);
+    size: String => ByteSize, |raw: String| values::size(&raw);
     timeout: u32 => Duration, values::timeout;
     max_time: u32 => Duration, values::max_time;
     days: u64 => Duration, values::days;

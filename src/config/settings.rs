@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::{PartialSettings, Paths};
 use crate::http::{Credentials, HttpSettings, Secret};
+use crate::size::ByteSize;
 
 /// One day in seconds.
 pub(super) const DAY: u64 = 24 * 60 * 60;
@@ -29,6 +30,8 @@ pub struct Settings {
     pub cache_max_age: Duration,
     /// Use a kept image past that time when its server can't be reached.
     pub stale_if_error: bool,
+    /// Bytes that all kept images may have together; none means no limit.
+    pub cache_max_size: Option<ByteSize>,
 }
 
 impl Default for Settings {
@@ -41,6 +44,7 @@ impl Default for Settings {
             cache_dir: Paths::below(Path::new("/")).cache_dir,
             cache_max_age: DEFAULT_MAX_AGE,
             stale_if_error: true,
+            cache_max_size: None,
         }
     }
 }
@@ -57,6 +61,7 @@ impl Settings {
             cache_dir: set.cache.dir.unwrap_or(built_in.cache_dir),
             cache_max_age: set.cache.max_age.unwrap_or(built_in.cache_max_age),
             stale_if_error: set.cache.stale_if_error.unwrap_or(built_in.stale_if_error),
+            cache_max_size: set.cache.max_size.filter(|size| size.0 > 0),
             http: resolve_http(built_in.http, set.http),
         }
     }
@@ -99,9 +104,10 @@ mod tests {
     #[test]
     fn empty_and_zero_take_back_what_the_site_set() {
         let site = "image = '/i'\nimage_type = 'raw'\n[http]\nproxy = 'p:1'\nno_proxy = ['a']\nca_file = '/c'\nuser = 'u'\n\
-                    password = 'p'\nmax_time = 5\nlimit_rate = '1M'\nheaders = { X-A = 'b' }\n";
+                    password = 'p'\nmax_time = 5\nlimit_rate = '1M'\nheaders = { X-A = 'b' }\n\
+                    [cache]\nmax_size = '50G'\n";
         let variant = "image = ''\nimage_type = ''\n[http]\nproxy = ''\nno_proxy = []\nca_file = ''\nuser = ''\n\
-                       max_time = 0\nlimit_rate = '0'\nheaders = {}\n";
+                       max_time = 0\nlimit_rate = '0'\nheaders = {}\n[cache]\nmax_size = '0'\n";
         let both = parse_toml(site).unwrap().overlaid_by(parse_toml(variant).unwrap());
         assert_eq!(Settings::resolve(&Paths::below(Path::new("/")), both), Settings::default());
     }

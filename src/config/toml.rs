@@ -98,11 +98,12 @@ mod tests {
                 dir: Some("/srv/simpleimage-cache".into()),
                 max_age: Some(Duration::from_secs(14 * 86_400)),
                 stale_if_error: Some(false),
+                max_size: Some(ByteSize(50 << 30)),
             },
         };
         let settings = parse_toml(FULL).unwrap();
         assert_eq!(settings, expected);
-        assert_eq!(settings.keys().len(), 19);
+        assert_eq!(settings.keys().len(), 20);
         let debug = format!("{settings:?}");
         assert!(!["s3cret", "p%40ss", "abc"].into_iter().any(|secret| debug.contains(secret)), "{debug}");
     }
@@ -119,7 +120,7 @@ mod tests {
         let top = "allowed are `image`, `image_type`, `allow_unknown_content`, `http`, `cache`";
         assert_eq!(message("# x\nimages = 1"), format!("2:1: unknown key `images`, {top}"));
         assert_eq!(message("\"a\\nb\" = 1"), format!("1:1: unknown key `a\\nb`, {top}"));
-        let cache = "allowed are `dir`, `max_age_days`, `stale_if_error`";
+        let cache = "allowed are `dir`, `max_age_days`, `stale_if_error`, `max_size`";
         assert_eq!(message("[cache]\n  path = '/x'"), format!("2:3: cache: unknown key `path`, {cache}"));
         assert!(message("http.retry = 1").starts_with("1:6: http: unknown key `retry`, allowed are `proxy`, "));
     }

@@ -4,6 +4,7 @@
 mod fetch;
 mod prune;
 mod together;
+mod usage;
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -27,7 +28,8 @@ struct Fixture {
 impl Fixture {
     fn new() -> Self {
         let base = tempfile::tempdir().unwrap();
-        let settings = CacheSettings { dir: base.path().join("cache"), max_age: HOUR, stale_if_error: true };
+        let settings =
+            CacheSettings { dir: base.path().join("cache"), max_age: HOUR, stale_if_error: true, max_size: None };
         Fixture { base, settings, log: Log::new() }
     }
 
