@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! The one place where Ganeti's environment and the variant's settings become validated requests.
 
+mod checks;
+
 use std::ffi::OsString;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
@@ -14,6 +16,10 @@ use crate::http::HttpSettings;
 use crate::image::format::ImageType;
 use crate::image::reference::ImageRef;
 use crate::image::source::Expected;
+
+pub use checks::{Checks, SignatureSource};
+
+use checks::NamedChecks;
 
 /// A variant's hooks, and the environment they run in.
 #[derive(Debug)]
@@ -35,6 +41,8 @@ pub struct CreateRequest {
     pub image: ImageRef,
     /// What is said of it.
     pub expected: Expected,
+    /// What the image is held against.
+    pub checks: Checks,
     /// The first disk.
     pub disk: PathBuf,
     /// Whether the instance was installed before.
@@ -58,15 +66,11 @@ impl CreateRequest {
             instance: env.instance_name()?.to_owned(),
             image: named.image.map_or_else(|| ImageRef::parse(""), Ok)?,
             expected: Expected { image_type: named.image_type, allow_unknown: settings.allow_unknown_content },
+            checks: named.checks.resolve(&settings, paths, &variant)?,
             disk: env.first_disk()?.context("the instance has no disk to install onto (DISK_COUNT is 0)")?,
             reinstall: env.reinstall(),
+            cache: cache_settings(&settings),
             http: settings.http,
-            cache: CacheSettings {
-                dir: settings.cache_dir,
-                max_age: settings.cache_max_age,
-                stale_if_error: settings.stale_if_error,
-                max_size: settings.cache_max_size,
-            },
             hooks: HookPlan::new(env, paths, &variant, HookPhase::Create),
             variant,
         })
@@ -79,10 +83,20 @@ impl HookPlan {
     }
 }
 
-/// The image and its type, from the OS parameters or else the variant's settings.
+fn cache_settings(settings: &Settings) -> CacheSettings {
+    CacheSettings {
+        dir: settings.cache_dir.clone(),
+        max_age: settings.cache_max_age,
+        stale_if_error: settings.stale_if_error,
+        max_size: settings.cache_max_size,
+    }
+}
+
+/// The image, its type and its checks, from the OS parameters or else the variant's settings.
 struct NamedImage {
     image: Option<ImageRef>,
     image_type: Option<ImageType>,
+    checks: NamedChecks,
 }
 
 impl NamedImage {
@@ -91,7 +105,9 @@ impl NamedImage {
         let image_type = params.image_type.as_ref().or(settings.image_type.as_ref());
         let image = image.map(|text| ImageRef::parse(text)).transpose().context("parameter image")?;
         let image_type = image_type.map(|text| ImageType::parse(text)).transpose().context("parameter image_type")?;
-        Ok(NamedImage { image, image_type: image_type.flatten() })
+        let checks = NamedChecks::new(params, settings)?;
+        image.as_ref().map_or(Ok(()), |image| checks.satisfy_policy(image, settings))?;
+        Ok(NamedImage { image, image_type: image_type.flatten(), checks })
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
+use super::settings::RequireChecksum;
 use super::values::{self, Checked};
 use crate::http::Secret;
 use crate::size::ByteSize;
@@ -24,6 +25,20 @@ pub struct PartialSettings {
     /// Default of the OS parameter `image_type`; empty for none.
     #[serde(deserialize_with = "text")]
     pub image_type: Option<String>,
+    /// Default of the OS parameter `image_checksum`; empty for none.
+    #[serde(deserialize_with = "text")]
+    pub image_checksum: Option<String>,
+    /// Default of the OS parameter `image_signature`; empty for none.
+    #[serde(deserialize_with = "text")]
+    pub image_signature: Option<String>,
+    /// Which images need a checksum.
+    #[serde(deserialize_with = "require_checksum")]
+    pub require_checksum: Option<RequireChecksum>,
+    /// Whether every image needs a signature.
+    pub require_signature: Option<bool>,
+    /// The keys that may sign; empty for the variant's own file.
+    #[serde(deserialize_with = "optional_path")]
+    pub keyring: Option<PathBuf>,
     /// Write a raw image that looks like nothing known.
     pub allow_unknown_content: Option<bool>,
     /// The table `[http]`.
@@ -90,6 +105,8 @@ pub struct PartialCache {
     /// Bytes that all of them may have together; zero for no limit.
     #[serde(deserialize_with = "size")]
     pub max_size: Option<ByteSize>,
+    /// Whether a kept image's content is held against its recorded checksum at every use.
+    pub verify_cached: Option<bool>,
 }
 
 impl PartialSettings {
@@ -99,6 +116,11 @@ impl PartialSettings {
         PartialSettings {
             image: over.image.or(self.image),
             image_type: over.image_type.or(self.image_type),
+            image_checksum: over.image_checksum.or(self.image_checksum),
+            image_signature: over.image_signature.or(self.image_signature),
+            require_checksum: over.require_checksum.or(self.require_checksum),
+            require_signature: over.require_signature.or(self.require_signature),
+            keyring: over.keyring.or(self.keyring),
             allow_unknown_content: over.allow_unknown_content.or(self.allow_unknown_content),
             http: self.http.overlaid_by(over.http),
             cache: PartialCache {
@@ -106,6 +128,7 @@ impl PartialSettings {
                 max_age: over.cache.max_age.or(self.cache.max_age),
                 stale_if_error: over.cache.stale_if_error.or(self.cache.stale_if_error),
                 max_size: over.cache.max_size.or(self.cache.max_size),
+                verify_cached: over.cache.verify_cached.or(self.cache.verify_cached),
             },
         }
     }
@@ -116,6 +139,11 @@ impl PartialSettings {
         let all = [
             ("image", self.image.is_some()),
             ("image_type", self.image_type.is_some()),
+            ("image_checksum", self.image_checksum.is_some()),
+            ("image_signature", self.image_signature.is_some()),
+            ("require_checksum", self.require_checksum.is_some()),
+            ("require_signature", self.require_signature.is_some()),
+            ("keyring", self.keyring.is_some()),
             ("allow_unknown_content", self.allow_unknown_content.is_some()),
             ("http.proxy", http.proxy.is_some()),
             ("http.no_proxy", http.no_proxy.is_some()),
@@ -135,6 +163,7 @@ impl PartialSettings {
             ("cache.max_age_days", cache.max_age.is_some()),
             ("cache.stale_if_error", cache.stale_if_error.is_some()),
             ("cache.max_size", cache.max_size.is_some()),
+            ("cache.verify_cached", cache.verify_cached.is_some()),
         ];
         all.into_iter().filter(|(_, set)| *set).map(|(key, _)| key).collect()
     }
@@ -182,6 +211,7 @@ macro_rules! deserializers {
 
 deserializers! {
     text: String => String, |raw: String| values::text(&raw);
+    require_checksum: String => RequireChecksum, |raw: String| values::require_checksum(&raw);
     secret: String => Secret, |raw: String| values::text(&raw).map(Secret);
     user: String => Secret, |raw: String| values::user(&raw);
     user_agent: String => String, |raw: String| values::user_agent(&raw);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::settings::DAY;
+use super::settings::{DAY, RequireChecksum};
 use crate::http::Secret;
 use crate::size::ByteSize;
 
@@ -48,6 +48,16 @@ pub(super) fn user(user: &str) -> Checked<Secret> {
 /// A User-Agent header.
 pub(super) fn user_agent(agent: &str) -> Checked<String> {
     if agent.trim().is_empty() { Err("must not be empty") } else { text(agent) }
+}
+
+/// Which images need a checksum.
+pub(super) fn require_checksum(which: &str) -> Checked<RequireChecksum> {
+    match which {
+        "never" => Ok(RequireChecksum::Never),
+        "http" => Ok(RequireChecksum::Http),
+        "always" => Ok(RequireChecksum::Always),
+        _ => Err("must be \"never\", \"http\" or \"always\""),
+    }
 }
 
 /// An absolute path.

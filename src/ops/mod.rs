@@ -6,9 +6,11 @@ mod export;
 mod from_url;
 mod import;
 mod install;
+mod remote;
 mod rename;
 mod run_hooks;
 mod standard;
+mod verify_image;
 
 pub use create::create;
 pub use export::export;

@@ -5,6 +5,7 @@
 
 mod architecture;
 mod cache;
+mod checks;
 mod cold;
 mod create;
 mod hooks;
