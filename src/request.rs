@@ -7,12 +7,12 @@ use std::ffi::OsString;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 
 use crate::cache::CacheSettings;
 use crate::config::{self, HookPhase, Paths, Settings, VariantName};
 use crate::env::{EnvError, Environment, OsParams};
-use crate::http::HttpSettings;
+use crate::http::{HttpSettings, ImageUrl};
 use crate::image::format::ImageType;
 use crate::image::reference::ImageRef;
 use crate::image::source::Expected;
@@ -120,6 +120,49 @@ pub fn verify(env: &Environment, paths: &Paths) -> anyhow::Result<()> {
         variant => config::load(paths, &VariantName::parse(variant)?)?,
     };
     NamedImage::new(&core.params, &settings).map(drop)
+}
+
+/// What `simpleimage fetch` shall do.
+#[derive(Debug)]
+pub struct FetchRequest {
+    /// The image.
+    pub url: ImageUrl,
+    /// What is said of it.
+    pub expected: Expected,
+    /// What it is held against.
+    pub checks: Checks,
+    /// How images are fetched.
+    pub http: HttpSettings,
+    /// Where and how long they are kept.
+    pub cache: CacheSettings,
+}
+
+impl FetchRequest {
+    /// As for a `create` of `variant` with these OS parameters.
+    pub fn new(
+        image: String,
+        image_type: Option<String>,
+        image_checksum: Option<String>,
+        variant: &VariantName,
+        paths: &Paths,
+    ) -> anyhow::Result<Self> {
+        let settings = config::load(paths, variant)?;
+        let params = OsParams { image: Some(image), image_type, image_checksum, image_signature: None };
+        let named = NamedImage::new(&params, &settings)?;
+        let Some(ImageRef::Url(url)) = named.image else { bail!("only images from an http or https URL are fetched") };
+        Ok(FetchRequest {
+            url,
+            expected: Expected { image_type: named.image_type, allow_unknown: settings.allow_unknown_content },
+            checks: named.checks.resolve(&settings, paths, variant)?,
+            cache: cache_settings(&settings),
+            http: settings.http,
+        })
+    }
+}
+
+/// How images of `variant` are kept.
+pub fn variant_cache(variant: &VariantName, paths: &Paths) -> anyhow::Result<CacheSettings> {
+    Ok(cache_settings(&config::load(paths, variant)?))
 }
 
 /// What `export` shall do. No variant and no config: a backup must always be possible.

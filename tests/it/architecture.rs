@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// down: the first line is the top.
 const MODULES: [(&str, &[&str]); 20] = [
     ("main", &["applet", "cli", "env", "report", "script"]),
-    ("cli", &["applet", "image", "report", "script", "size"]),
+    ("cli", &["applet", "cache", "config", "image", "ops", "report", "request", "script", "size"]),
     ("script", &["applet", "config", "env", "ops", "process", "report", "request", "signals"]),
     ("applet", &[]),
     (
@@ -42,7 +42,7 @@ const MODULES: [(&str, &[&str]); 20] = [
     ("signature", &["process"]),
     ("signals", &["process", "report", "sys"]),
     ("process", &["sys"]),
-    ("report", &[]),
+    ("report", &["size"]),
     ("size", &[]),
     ("sys", &[]),
 ];

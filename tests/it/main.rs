@@ -14,4 +14,5 @@ mod predecessor;
 mod scripts;
 mod signature;
 mod support;
+mod tool;
 mod transfer;

@@ -16,13 +16,13 @@ use crate::support::server::{Reply, Server};
 use crate::support::world::tool;
 
 /// A server with files that may change, or go away.
-struct Published {
-    server: Server,
+pub(crate) struct Published {
+    pub(crate) server: Server,
     files: Arc<Mutex<HashMap<String, Reply>>>,
 }
 
 impl Published {
-    fn new(files: &[(&str, &[u8])]) -> Self {
+    pub(crate) fn new(files: &[(&str, &[u8])]) -> Self {
         let all: Arc<Mutex<HashMap<String, Reply>>> = Arc::default();
         let shown = all.clone();
         let server = Server::start(move |request, _| {
@@ -34,26 +34,26 @@ impl Published {
         published
     }
 
-    fn put(&self, path: &str, content: impl Into<Vec<u8>>) {
+    pub(crate) fn put(&self, path: &str, content: impl Into<Vec<u8>>) {
         self.reply(path, Reply::ok(content.into()));
     }
 
-    fn reply(&self, path: &str, reply: Reply) {
+    pub(crate) fn reply(&self, path: &str, reply: Reply) {
         self.files.lock().unwrap().insert(path.to_owned(), reply);
     }
 
-    fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         self.server.url(path).as_url().to_string()
     }
 
     /// How often a path was asked for.
-    fn gets(&self, path: &str) -> usize {
+    pub(crate) fn gets(&self, path: &str) -> usize {
         self.server.requests().iter().filter(|request| request.target.split('?').next() == Some(path)).count()
     }
 }
 
 /// What `program` (sha256sum, sha512sum) says about a file, called by its base name.
-fn sums(program: &str, options: &[&str], file: &Path) -> String {
+pub(crate) fn sums(program: &str, options: &[&str], file: &Path) -> String {
     let folder = file.parent().unwrap().to_str().unwrap();
     let name = file.file_name().unwrap().to_str().unwrap();
     tool("env", &[&["-C", folder, program], options, &[name]].concat())
