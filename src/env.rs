@@ -57,6 +57,10 @@ pub struct OsParams {
     pub image: Option<String>,
     /// `OSP_IMAGE_TYPE`.
     pub image_type: Option<String>,
+    /// `OSP_IMAGE_CHECKSUM`.
+    pub image_checksum: Option<String>,
+    /// `OSP_IMAGE_SIGNATURE`.
+    pub image_signature: Option<String>,
 }
 
 impl Environment {
@@ -83,10 +87,15 @@ impl Environment {
             None | Some(API_VERSION) => {}
             Some(other) => return Err(EnvError::ApiVersion(other.to_owned())),
         }
-        let owned = |value: Option<&str>| value.map(str::to_owned);
+        let owned = |name| self.get(name).map(|value| value.map(str::to_owned));
         Ok(Core {
-            variant: owned(self.get("OS_VARIANT")?).unwrap_or_default(),
-            params: OsParams { image: owned(self.get("OSP_IMAGE")?), image_type: owned(self.get("OSP_IMAGE_TYPE")?) },
+            variant: owned("OS_VARIANT")?.unwrap_or_default(),
+            params: OsParams {
+                image: owned("OSP_IMAGE")?,
+                image_type: owned("OSP_IMAGE_TYPE")?,
+                image_checksum: owned("OSP_IMAGE_CHECKSUM")?,
+                image_signature: owned("OSP_IMAGE_SIGNATURE")?,
+            },
         })
     }
 
@@ -167,6 +176,8 @@ mod tests {
             ("OS_VARIANT", "default"),
             ("OSP_IMAGE", "/srv/a.raw"),
             ("OSP_IMAGE_TYPE", ""),
+            ("OSP_IMAGE_CHECKSUM", "sha256:00"),
+            ("OSP_IMAGE_SIGNATURE", "/srv/a.sig"),
             ("INSTANCE_NAME", "web1.example.org"),
             ("INSTANCE_REINSTALL", "1"),
             ("DEBUG_LEVEL", "1"),
@@ -176,7 +187,10 @@ mod tests {
         ]);
         let core = env.core().unwrap();
         assert_eq!(core.variant, "default");
-        assert_eq!(core.params, OsParams { image: Some("/srv/a.raw".to_owned()), image_type: None });
+        let given = |text: &str| Some(text.to_owned());
+        let (image_checksum, image_signature) = (given("sha256:00"), given("/srv/a.sig"));
+        let params = OsParams { image: given("/srv/a.raw"), image_type: None, image_checksum, image_signature };
+        assert_eq!(core.params, params);
         assert_eq!(env.instance_name(), Ok("web1.example.org"));
         assert_eq!(env.first_disk().unwrap().as_deref(), Some(Path::new("/dev/drbd0")));
         assert_eq!(env.size_descriptor(), Ok(Some(9)));

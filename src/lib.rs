@@ -19,6 +19,7 @@ pub mod report;
 pub mod request;
 pub mod script;
 pub mod signals;
+pub mod signature;
 pub mod size;
 mod sys;
 pub mod write;

@@ -1,20 +1,26 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! The one place where Ganeti's environment and the variant's settings become validated requests.
 
+mod checks;
+
 use std::ffi::OsString;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 
 use crate::cache::CacheSettings;
 use crate::config::{self, HookPhase, Paths, Settings, VariantName};
 use crate::env::{EnvError, Environment, OsParams};
-use crate::http::HttpSettings;
+use crate::http::{HttpSettings, ImageUrl};
 use crate::image::format::ImageType;
 use crate::image::policy::LocalPolicy;
 use crate::image::reference::ImageRef;
 use crate::image::source::Expected;
+
+pub use checks::{Checks, SignatureSource};
+
+use checks::NamedChecks;
 
 /// A variant's hooks, and the environment they run in.
 #[derive(Debug)]
@@ -36,6 +42,8 @@ pub struct CreateRequest {
     pub image: ImageRef,
     /// What is said of it.
     pub expected: Expected,
+    /// What the image is held against.
+    pub checks: Checks,
     /// The first disk.
     pub disk: PathBuf,
     /// Whether the instance was installed before.
@@ -64,15 +72,12 @@ impl CreateRequest {
             instance: env.instance_name()?.to_owned(),
             image,
             expected: Expected { image_type: named.image_type, allow_unknown: settings.allow_unknown_content },
+            checks: named.checks.resolve(&settings, paths, &variant)?,
             disk: env.first_disk()?.context("the instance has no disk to install onto (DISK_COUNT is 0)")?,
             reinstall: env.reinstall(),
+            cache: cache_settings(&settings),
             local: LocalPolicy { allowed: settings.allowed_paths, storage },
             http: settings.http,
-            cache: CacheSettings {
-                dir: settings.cache_dir,
-                max_age: settings.cache_max_age,
-                stale_if_error: settings.stale_if_error,
-            },
             hooks: HookPlan::new(env, paths, &variant, HookPhase::Create),
             variant,
         })
@@ -85,10 +90,20 @@ impl HookPlan {
     }
 }
 
-/// The image and its type, from the OS parameters or else the variant's settings.
+fn cache_settings(settings: &Settings) -> CacheSettings {
+    CacheSettings {
+        dir: settings.cache_dir.clone(),
+        max_age: settings.cache_max_age,
+        stale_if_error: settings.stale_if_error,
+        max_size: settings.cache_max_size,
+    }
+}
+
+/// The image, its type and its checks, from the OS parameters or else the variant's settings.
 struct NamedImage {
     image: Option<ImageRef>,
     image_type: Option<ImageType>,
+    checks: NamedChecks,
 }
 
 impl NamedImage {
@@ -98,7 +113,9 @@ impl NamedImage {
         let image = image.map(|text| ImageRef::parse(text)).transpose().context("parameter image")?;
         let image_type = image_type.map(|text| ImageType::parse(text)).transpose().context("parameter image_type")?;
         image.as_ref().map_or(Ok(()), |image| check_allowed(image, settings))?;
-        Ok(NamedImage { image, image_type: image_type.flatten() })
+        let checks = NamedChecks::new(params, settings)?;
+        image.as_ref().map_or(Ok(()), |image| checks.satisfy_policy(image, settings))?;
+        Ok(NamedImage { image, image_type: image_type.flatten(), checks })
     }
 }
 
@@ -123,6 +140,49 @@ pub fn verify(env: &Environment, paths: &Paths) -> anyhow::Result<()> {
         variant => config::load(paths, &VariantName::parse(variant)?)?,
     };
     NamedImage::new(&core.params, &settings).map(drop)
+}
+
+/// What `simpleimage fetch` shall do.
+#[derive(Debug)]
+pub struct FetchRequest {
+    /// The image.
+    pub url: ImageUrl,
+    /// What is said of it.
+    pub expected: Expected,
+    /// What it is held against.
+    pub checks: Checks,
+    /// How images are fetched.
+    pub http: HttpSettings,
+    /// Where and how long they are kept.
+    pub cache: CacheSettings,
+}
+
+impl FetchRequest {
+    /// As for a `create` of `variant` with these OS parameters.
+    pub fn new(
+        image: String,
+        image_type: Option<String>,
+        image_checksum: Option<String>,
+        variant: &VariantName,
+        paths: &Paths,
+    ) -> anyhow::Result<Self> {
+        let settings = config::load(paths, variant)?;
+        let params = OsParams { image: Some(image), image_type, image_checksum, image_signature: None };
+        let named = NamedImage::new(&params, &settings)?;
+        let Some(ImageRef::Url(url)) = named.image else { bail!("only images from an http or https URL are fetched") };
+        Ok(FetchRequest {
+            url,
+            expected: Expected { image_type: named.image_type, allow_unknown: settings.allow_unknown_content },
+            checks: named.checks.resolve(&settings, paths, variant)?,
+            cache: cache_settings(&settings),
+            http: settings.http,
+        })
+    }
+}
+
+/// How images of `variant` are kept.
+pub fn variant_cache(variant: &VariantName, paths: &Paths) -> anyhow::Result<CacheSettings> {
+    Ok(cache_settings(&config::load(paths, variant)?))
 }
 
 /// What `export` shall do. No variant and no config: a backup must always be possible.

@@ -11,6 +11,14 @@ pub const MIB: u64 = 1 << 20;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ByteSize(pub u64);
 
+impl ByteSize {
+    /// For people who want no exact number: `10 GiB`, `1.50 GiB`.
+    pub fn rounded(self) -> String {
+        let exact = self.to_string();
+        exact.split(" (").next().unwrap_or(&exact).to_owned()
+    }
+}
+
 const UNITS: [(&str, u32); 4] = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
 
 impl fmt::Display for ByteSize {
@@ -54,6 +62,7 @@ mod tests {
     #[test]
     fn displays_whole_and_odd_sizes() {
         let shown: Vec<_> = [0, 1023, 1024, 10 << 30, (3 << 29) + 1].map(|n| ByteSize(n).to_string()).into();
+        assert_eq!([ByteSize(10 << 30), ByteSize((3 << 29) + 1)].map(ByteSize::rounded), ["10 GiB", "1.50 GiB"]);
         assert_eq!(shown, ["0 bytes", "1023 bytes", "1 KiB", "10 GiB", "1.50 GiB (1610612737 bytes)"]);
     }
 

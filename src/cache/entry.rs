@@ -41,6 +41,8 @@ pub(super) struct Sidecar {
     pub(super) fetched_at: u64,
     /// When the server last said that it is current, in seconds since 1970.
     pub(super) checked_at: u64,
+    /// What it was last found to agree with, where that had to be fetched: see [`super::Cache::mark_verified`].
+    pub(super) verified: Option<String>,
 }
 
 impl Sidecar {
@@ -98,6 +100,11 @@ impl EntryFiles {
         let (key, suffix) = name.split_once('.')?;
         let own = key.len() == 64 && key.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
         (own && matches!(suffix, "lock" | "part" | "mark" | "tmp" | "img" | "toml")).then_some(key)
+    }
+
+    /// The key.
+    pub(super) fn key(&self) -> &str {
+        self.img.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default()
     }
 
     /// The folder they are in.
@@ -257,6 +264,7 @@ mod tests {
             sha256: "00".repeat(32),
             fetched_at: 1,
             checked_at: 2,
+            verified: None,
         }
     }
 

@@ -44,6 +44,29 @@ pub enum CacheError {
         /// The image, secrets left out.
         url: String,
     },
+    /// There is no such image.
+    #[error("no image of {what} is in the cache")]
+    NotKept {
+        /// The URL, secrets left out, or digits of a key.
+        what: String,
+    },
+    /// It can't be removed.
+    #[error("{url} is in use")]
+    InUse {
+        /// The image, secrets left out.
+        url: String,
+    },
+    /// Digits that several keys begin with.
+    #[error("{count} images have a key that begins with {key} (give more digits)")]
+    AmbiguousKey {
+        /// The digits.
+        key: String,
+        /// How many keys.
+        count: usize,
+    },
+    /// Neither a URL nor digits of a key.
+    #[error("not an entry of the cache (give its URL, or at least 4 digits of its key)")]
+    NoKey,
     /// Who read along had no use for the rest.
     #[error("the download was given up")]
     Abandoned,

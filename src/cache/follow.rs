@@ -19,6 +19,8 @@ struct State {
     part: Option<(File, Option<u64>)>,
     /// Bytes of it that are there.
     available: u64,
+    /// How many of them belong to earlier files, and what the server promised for this one.
+    attempt: (u64, Option<u64>),
     /// Files begun: with a second one the bytes may be another image's. An attempt that goes on with a cut one adds none.
     attempts: u32,
     /// Set at the end: whether the file is whole.
@@ -35,6 +37,12 @@ impl Follow {
         let mut state = self.wait_while(|state| state.part.is_none() && state.whole.is_none());
         let Some((file, length)) = state.part.take() else { return Ok(None) };
         Ok(Some(Growing { follow: self, file, length, at: 0 }))
+    }
+
+    /// How many bytes of the image are there, and how many the server promised.
+    pub fn progress(&self) -> (u64, Option<u64>) {
+        let state = self.state();
+        (state.available - state.attempt.0, state.attempt.1)
     }
 
     /// Whether it was the download that stopped the reader: what it read says nothing about the image.
@@ -62,6 +70,7 @@ impl Follow {
             state.part = Some((part, length));
             state.available = available;
         }
+        state.attempt = (state.available.saturating_sub(available), length);
         self.changed.notify_all();
         Ok(())
     }

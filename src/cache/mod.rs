@@ -11,9 +11,11 @@ mod entry;
 mod error;
 mod folder;
 mod follow;
+mod inventory;
 mod lock;
 mod part;
 mod prune;
+mod usage;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -21,12 +23,15 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::http::{Client, HttpError, ImageUrl};
 use crate::report::Report;
+use crate::size::ByteSize;
 use download::{Download, Outcome};
 use entry::{Entry, EntryFiles, Sidecar};
 pub use error::CacheError;
 use follow::EndGuard;
 pub use follow::{Follow, Growing};
+pub use inventory::KeptImage;
 use lock::EntryLock;
+pub use usage::DownloadId;
 
 /// How long an image stays after it has to be asked about again: so long it can serve while its server is down, and
 /// spares a download when the server says that it is still current.
@@ -41,6 +46,8 @@ pub struct CacheSettings {
     pub max_age: Duration,
     /// Use a kept image of any age when the server is down or out of reach.
     pub stale_if_error: bool,
+    /// Bytes that all images may have together; none means no bound.
+    pub max_size: Option<ByteSize>,
 }
 
 /// The kept images.
@@ -63,6 +70,8 @@ pub struct CachedImage {
     pub len: u64,
     /// The SHA-256, as hex digits, of the bytes as they were downloaded.
     pub sha256: String,
+    /// Which download it is.
+    pub id: DownloadId,
 }
 
 impl Cache {
@@ -113,11 +122,14 @@ impl Cache {
     }
 
     /// Removes images that the server was last asked about more than `max_age` and [`KEPT_BEYOND`] before `now` and
-    /// that nobody uses, and what killed downloads left, but for a day what one can go on from. Gives the number of images removed. Files that are not of the
+    /// that nobody uses, and what killed downloads left, but for a day what one can go on from; then, of those that nobody
+    /// uses, the ones used longest ago until the rest keeps within `max_size`. Gives the number of images removed. Files that are not of the
     /// cache's own naming, or without its lock file beside them, are never touched.
     pub fn prune_expired(&self, now: SystemTime) -> Result<usize, CacheError> {
         let kept_for = self.settings.max_age.saturating_add(KEPT_BEYOND);
-        prune::prune(&self.settings.dir, kept_for, seconds(now))
+        let expired = prune::prune(&self.settings.dir, kept_for, seconds(now))?;
+        let surplus = self.settings.max_size.map_or(Ok(0), |max| usage::shrink(&self.settings.dir, max.0))?;
+        Ok(expired + surplus)
     }
 }
 
@@ -194,8 +206,8 @@ impl Fetch<'_> {
         self.image(entry, true)
     }
 
-    fn image(&self, Entry { file, sidecar }: Entry, hit: bool) -> CachedImage {
-        CachedImage { file, path: self.files.img.clone(), hit, len: sidecar.length, sha256: sidecar.sha256 }
+    fn image(&self, entry: Entry, hit: bool) -> CachedImage {
+        CachedImage::used(&self.files, entry, hit, self.clock.time())
     }
 
     /// Downloads the image unless the server says that `kept` is current.

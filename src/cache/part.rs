@@ -210,7 +210,17 @@ impl<'a> Part<'a> {
         self.file.sync_all().map_err(CacheError::io("syncing", &self.files.part))?;
         let Origin { via, etag, last_modified, .. } = self.origin;
         let sha256 = hex(&self.hash.finalize());
-        Ok(Sidecar { url, via, etag, last_modified, length: self.length, sha256, fetched_at: 0, checked_at: 0 })
+        Ok(Sidecar {
+            url,
+            via,
+            etag,
+            last_modified,
+            length: self.length,
+            sha256,
+            fetched_at: 0,
+            checked_at: 0,
+            verified: None,
+        })
     }
 
     /// Bytes that are there.

@@ -34,7 +34,7 @@ pub(super) fn prune(dir: &Path, kept_for: Duration, now: u64) -> Result<usize, C
 }
 
 /// The keys of all files with names of the cache's own.
-fn own_keys(dir: &Path) -> Result<BTreeSet<String>, CacheError> {
+pub(super) fn own_keys(dir: &Path) -> Result<BTreeSet<String>, CacheError> {
     let mut keys = BTreeSet::new();
     for entry in fs::read_dir(dir).map_err(CacheError::io("reading", dir))? {
         let entry = entry.map_err(CacheError::io("reading", dir))?;
@@ -51,6 +51,11 @@ fn prune_image(files: &EntryFiles, kept_for: Duration, now: u64) -> Result<bool,
     if sidecar.is_some_and(|sidecar| now.saturating_sub(sidecar.checked_at) <= kept_for.as_secs()) {
         return Ok(false);
     }
+    remove_unused(files)
+}
+
+/// Removes an image that nobody uses, and says whether it did. The caller holds the entry's lock alone.
+pub(super) fn remove_unused(files: &EntryFiles) -> Result<bool, CacheError> {
     if !is_regular(&files.img) {
         remove_if_regular(&files.toml)?;
         return Ok(false);

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! The tool for people: thin calls of the same library code that the scripts use.
 
+mod cache;
+mod fetch;
 mod inspect;
 
 use std::ffi::OsString;
@@ -34,6 +36,10 @@ enum Command {
         /// The image, a file on this machine.
         image: PathBuf,
     },
+    /// Fetch an image into the cache, so that no create has to wait for it.
+    Fetch(fetch::Fetch),
+    /// Look at the kept images, check and remove them.
+    Cache(cache::CacheArgs),
     /// Run an OS script as Ganeti does, with its input in the environment (ganeti-os-interface(7)).
     Script {
         /// Which one.
@@ -46,9 +52,15 @@ enum Command {
 /// Runs the tool; results go to `out`.
 pub fn run(argv0: OsString, invocation: Invocation, out: &mut dyn Write) -> ExitCode {
     let report = Report::stderr(None, false);
+    // clap's errors repeat arguments, and a URL may hold a password.
+    let secrets = invocation.args.iter().any(|arg| arg.to_string_lossy().contains("://"));
     let arguments = std::iter::once(argv0).chain(invocation.args);
     let tool = match Tool::try_parse_from(arguments) {
         Ok(tool) => tool,
+        Err(err) if secrets && err.use_stderr() => {
+            report.error(format_args!("{} (see --help)", err.kind()));
+            return ExitCode::from(2);
+        }
         Err(err) => {
             // clap's help and errors know by themselves which stream they belong to.
             let printed = err.print();
@@ -59,12 +71,18 @@ pub fn run(argv0: OsString, invocation: Invocation, out: &mut dyn Write) -> Exit
         Command::Script { name, args } => {
             script::run(name, &Invocation { args, environment: invocation.environment, root: tool.root }, out)
         }
-        Command::Inspect { image } => match inspect::inspect(&image, out) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(err) => {
-                report.error(format_args!("{err:#}"));
-                ExitCode::FAILURE
-            }
-        },
+        Command::Inspect { image } => exit_code(&report, inspect::inspect(&image, out)),
+        Command::Fetch(args) => exit_code(&report, fetch::fetch(args, &tool.root, out)),
+        Command::Cache(args) => exit_code(&report, cache::cache(args, &tool.root, out)),
+    }
+}
+
+fn exit_code(report: &Report, result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(err) => {
+            report.error(format_args!("{err:#}"));
+            ExitCode::FAILURE
+        }
     }
 }

@@ -21,6 +21,16 @@ const OTHERS_WRITE: u32 = 0o022;
 /// [`ConfigError::Unsafe`] when others than root and the current user could have written it, [`ConfigError::Read`] when
 /// it is not a regular file of UTF-8 text of at most 1 MiB, or can't be read.
 pub(super) fn read(path: &Path) -> Result<Option<String>, ConfigError> {
+    let Some(file) = open_trusted(path)? else { return Ok(None) };
+    read_text(file).map(Some).map_err(|reason| ConfigError::Read { path: path.to_owned(), reason })
+}
+
+/// Opens a file that decides what runs as root, none when there is no such file.
+///
+/// # Errors
+/// [`ConfigError::Unsafe`] when others than root and the current user could have written it, [`ConfigError::Read`] when
+/// it is not a regular file or can't be opened.
+pub fn open_trusted(path: &Path) -> Result<Option<File>, ConfigError> {
     let failed = |reason| ConfigError::Read { path: path.to_owned(), reason };
     let Some(file) = open(path).map_err(failed)? else { return Ok(None) };
     // The open file is asked, not the path: it can't be exchanged between check and use.
@@ -31,7 +41,7 @@ pub(super) fn read(path: &Path) -> Result<Option<String>, ConfigError> {
     if let Some(problem) = unsafe_owner(metadata.uid(), metadata.mode(), Uid::effective().as_raw()) {
         return Err(ConfigError::Unsafe { path: path.to_owned(), problem });
     }
-    read_text(file).map(Some).map_err(failed)
+    Ok(Some(file))
 }
 
 fn open(path: &Path) -> io::Result<Option<File>> {

@@ -20,11 +20,12 @@ mod variant;
 
 pub use allowed::{ImagePlace, instance_storage};
 pub use error::{ConfigError, ParseError};
+pub use file::open_trusted;
 pub use legacy::parse_legacy;
 pub use load::{Layer, layers, load, source_of};
 pub use partial::{PartialCache, PartialHttp, PartialSettings};
 pub use paths::{HookPhase, Paths};
-pub use settings::Settings;
+pub use settings::{RequireChecksum, Settings};
 pub use toml::parse_toml;
 pub use variant::{VariantName, VariantNameError};
 

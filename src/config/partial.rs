@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer};
 
 use super::allowed::{self, ImagePlace};
+use super::settings::RequireChecksum;
 use super::values::{self, Checked};
 use crate::http::{NoProxy, Secret};
 use crate::size::ByteSize;
@@ -25,6 +26,20 @@ pub struct PartialSettings {
     /// Default of the OS parameter `image_type`; empty for none.
     #[serde(deserialize_with = "text")]
     pub image_type: Option<String>,
+    /// Default of the OS parameter `image_checksum`; empty for none.
+    #[serde(deserialize_with = "text")]
+    pub image_checksum: Option<String>,
+    /// Default of the OS parameter `image_signature`; empty for none.
+    #[serde(deserialize_with = "text")]
+    pub image_signature: Option<String>,
+    /// Which images need a checksum.
+    #[serde(deserialize_with = "require_checksum")]
+    pub require_checksum: Option<RequireChecksum>,
+    /// Whether every image needs a signature.
+    pub require_signature: Option<bool>,
+    /// The keys that may sign; empty for the variant's own file.
+    #[serde(deserialize_with = "optional_path")]
+    pub keyring: Option<PathBuf>,
     /// Write a raw image that looks like nothing known.
     pub allow_unknown_content: Option<bool>,
     /// The only places that images may come from; empty for anywhere.
@@ -103,6 +118,11 @@ pub struct PartialCache {
     pub max_age: Option<Duration>,
     /// Whether they serve longer when the server is gone.
     pub stale_if_error: Option<bool>,
+    /// Bytes that all of them may have together; zero for no limit.
+    #[serde(deserialize_with = "size")]
+    pub max_size: Option<ByteSize>,
+    /// Whether a kept image's content is held against its recorded checksum at every use.
+    pub verify_cached: Option<bool>,
 }
 
 impl PartialSettings {
@@ -112,6 +132,11 @@ impl PartialSettings {
         PartialSettings {
             image: over.image.or(self.image),
             image_type: over.image_type.or(self.image_type),
+            image_checksum: over.image_checksum.or(self.image_checksum),
+            image_signature: over.image_signature.or(self.image_signature),
+            require_checksum: over.require_checksum.or(self.require_checksum),
+            require_signature: over.require_signature.or(self.require_signature),
+            keyring: over.keyring.or(self.keyring),
             allow_unknown_content: over.allow_unknown_content.or(self.allow_unknown_content),
             allowed_images: over.allowed_images.or(self.allowed_images),
             http: self.http.overlaid_by(over.http),
@@ -119,6 +144,8 @@ impl PartialSettings {
                 dir: over.cache.dir.or(self.cache.dir),
                 max_age: over.cache.max_age.or(self.cache.max_age),
                 stale_if_error: over.cache.stale_if_error.or(self.cache.stale_if_error),
+                max_size: over.cache.max_size.or(self.cache.max_size),
+                verify_cached: over.cache.verify_cached.or(self.cache.verify_cached),
             },
         }
     }
@@ -129,6 +156,11 @@ impl PartialSettings {
         let all = [
             ("image", self.image.is_some()),
             ("image_type", self.image_type.is_some()),
+            ("image_checksum", self.image_checksum.is_some()),
+            ("image_signature", self.image_signature.is_some()),
+            ("require_checksum", self.require_checksum.is_some()),
+            ("require_signature", self.require_signature.is_some()),
+            ("keyring", self.keyring.is_some()),
             ("allow_unknown_content", self.allow_unknown_content.is_some()),
             ("allowed_images", self.allowed_images.is_some()),
             ("http.proxy", http.proxy.is_some()),
@@ -153,6 +185,8 @@ impl PartialSettings {
             ("cache.dir", cache.dir.is_some()),
             ("cache.max_age_days", cache.max_age.is_some()),
             ("cache.stale_if_error", cache.stale_if_error.is_some()),
+            ("cache.max_size", cache.max_size.is_some()),
+            ("cache.verify_cached", cache.verify_cached.is_some()),
         ];
         all.into_iter().filter(|(_, set)| *set).map(|(key, _)| key).collect()
     }
@@ -210,6 +244,7 @@ macro_rules! deserializers {
 
 deserializers! {
     text: String => String, |raw: String| values::text(&raw);
+    require_checksum: String => RequireChecksum, |raw: String| values::require_checksum(&raw);
     secret: String => Secret, |raw: String| values::text(&raw).map(Secret);
     user: String => Secret, |raw: String| values::user(&raw);
     user_agent: String => String, |raw: String| values::user_agent(&raw);
@@ -219,6 +254,7 @@ deserializers! {
     absolute_path: String => PathBuf, |raw: String| values::absolute_path(&raw);
     optional_path: String => PathBuf, |raw: String| values::optional_path(&raw);
     rate: String => ByteSize, |raw: String| values::rate(&raw);
+    size: String => ByteSize, |raw: String| values::size(&raw);
     timeout: u32 => Duration, values::timeout;
     max_time: u32 => Duration, values::max_time;
     days: u64 => Duration, values::days;

@@ -51,6 +51,11 @@ impl Paths {
         self.config_dir.join(variant)
     }
 
+    /// The keys that may sign the images of `variant`, where no setting names another file.
+    pub fn keyring(&self, variant: &VariantName) -> PathBuf {
+        self.variant_dir(variant).join("keyring.gpg")
+    }
+
     /// The folder of the hooks that `variant` runs in `phase`, which need not exist.
     pub fn hooks_dir(&self, variant: &VariantName, phase: HookPhase) -> PathBuf {
         self.variant_dir(variant).join(phase.dir_name())

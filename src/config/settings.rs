@@ -6,11 +6,23 @@ use std::time::Duration;
 
 use super::{ImagePlace, PartialSettings, Paths};
 use crate::http::{Credentials, HttpSettings, Secret, UrlPrefix};
+use crate::size::ByteSize;
 
 /// One day in seconds.
 pub(super) const DAY: u64 = 24 * 60 * 60;
 /// The predecessor's default for DOWNLOAD_CACHE_MAX_DAYS.
 const DEFAULT_MAX_AGE: Duration = Duration::from_secs(7 * DAY);
+
+/// Which images need a checksum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RequireChecksum {
+    /// None.
+    Never,
+    /// Those from a URL, http and https alike.
+    Http,
+    /// All.
+    Always,
+}
 
 /// What holds for one variant. `Default` is what a variant without a config gets.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +31,16 @@ pub struct Settings {
     pub image: Option<String>,
     /// The type of images without the OS parameter `image_type`, as written in the file.
     pub image_type: Option<String>,
+    /// The checksum of images without the OS parameter `image_checksum`, as written in the file.
+    pub image_checksum: Option<String>,
+    /// The signature of images without the OS parameter `image_signature`, as written in the file.
+    pub image_signature: Option<String>,
+    /// Which images need a checksum.
+    pub require_checksum: RequireChecksum,
+    /// Whether every image needs a signature.
+    pub require_signature: bool,
+    /// The keys that may sign; none means the variant's own `keyring.gpg`.
+    pub keyring: Option<PathBuf>,
     /// Write a raw image that looks like nothing known.
     pub allow_unknown_content: bool,
     /// The only folders and files that images may come from; none for all. The URLs are in `http`.
@@ -31,6 +53,10 @@ pub struct Settings {
     pub cache_max_age: Duration,
     /// Use a kept image past that time when its server can't be reached.
     pub stale_if_error: bool,
+    /// Bytes that all kept images may have together; none means no limit.
+    pub cache_max_size: Option<ByteSize>,
+    /// Hold a kept image's content against its recorded checksum at every use.
+    pub verify_cached: bool,
 }
 
 impl Default for Settings {
@@ -38,12 +64,19 @@ impl Default for Settings {
         Settings {
             image: None,
             image_type: None,
+            image_checksum: None,
+            image_signature: None,
+            require_checksum: RequireChecksum::Never,
+            require_signature: false,
+            keyring: None,
             allow_unknown_content: false,
             allowed_paths: None,
             http: HttpSettings::default(),
             cache_dir: Paths::below(Path::new("/")).cache_dir,
             cache_max_age: DEFAULT_MAX_AGE,
             stale_if_error: true,
+            cache_max_size: None,
+            verify_cached: false,
         }
     }
 }
@@ -57,11 +90,18 @@ impl Settings {
         Settings {
             image: set.image.filter(|image| !image.is_empty()),
             image_type: set.image_type.filter(|image_type| !image_type.is_empty()),
+            image_checksum: set.image_checksum.filter(|checksum| !checksum.is_empty()),
+            image_signature: set.image_signature.filter(|signature| !signature.is_empty()),
+            require_checksum: set.require_checksum.unwrap_or(built_in.require_checksum),
+            require_signature: set.require_signature.unwrap_or(built_in.require_signature),
+            keyring: set.keyring.filter(|file| !file.as_os_str().is_empty()),
             allow_unknown_content: set.allow_unknown_content.unwrap_or(built_in.allow_unknown_content),
             allowed_paths,
             cache_dir: set.cache.dir.unwrap_or(built_in.cache_dir),
             cache_max_age: set.cache.max_age.unwrap_or(built_in.cache_max_age),
             stale_if_error: set.cache.stale_if_error.unwrap_or(built_in.stale_if_error),
+            cache_max_size: set.cache.max_size.filter(|size| size.0 > 0),
+            verify_cached: set.cache.verify_cached.unwrap_or(built_in.verify_cached),
             http: HttpSettings { allowed, ..resolve_http(built_in.http, set.http) },
         }
     }
@@ -142,11 +182,14 @@ mod tests {
 
     #[test]
     fn empty_and_zero_take_back_what_the_site_set() {
-        let site = "image = '/i'\nimage_type = 'raw'\nallowed_images = ['/i']\n[http]\nproxy = 'p:1'\nno_proxy = ['a']\nca_file = '/c'\nuser = 'u'\n\
-                    password = 'p'\nmax_time = 5\nlimit_rate = '1M'\nheaders = { X-A = 'b' }\n\
-                    client_cert = '/e'\nclient_key = '/k'\nnetrc_file = '/n'\n";
-        let variant = "image = ''\nimage_type = ''\nallowed_images = []\n[http]\nproxy = ''\nno_proxy = []\nca_file = ''\nuser = ''\n\
-                       max_time = 0\nlimit_rate = '0'\nheaders = {}\nclient_cert = ''\nnetrc_file = ''\n";
+        let site = "image = '/i'\nimage_type = 'raw'\nimage_checksum = 'c'\nimage_signature = '/s'\n\
+                    keyring = '/k'\nallowed_images = ['/i']\n[http]\nproxy = 'p:1'\nno_proxy = ['a']\nca_file = '/c'\n\
+                    user = 'u'\npassword = 'p'\nmax_time = 5\nlimit_rate = '1M'\nheaders = { X-A = 'b' }\n\
+                    client_cert = '/e'\nclient_key = '/k'\nnetrc_file = '/n'\n[cache]\nmax_size = '50G'\n";
+        let variant = "image = ''\nimage_type = ''\nimage_checksum = ''\nimage_signature = ''\nkeyring = ''\n\
+                       allowed_images = []\n[http]\nproxy = ''\nno_proxy = []\nca_file = ''\nuser = ''\n\
+                       max_time = 0\nlimit_rate = '0'\nheaders = {}\nclient_cert = ''\nnetrc_file = ''\n\
+                       [cache]\nmax_size = '0'\n";
         let both = parse_toml(site).unwrap().overlaid_by(parse_toml(variant).unwrap());
         assert_eq!(Settings::resolve(&Paths::below(Path::new("/")), both), Settings::default());
     }

@@ -59,7 +59,7 @@ fn plain(kind: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::parse_toml;
-    use crate::config::{ImagePlace, PartialCache, PartialHttp, PartialSettings};
+    use crate::config::{ImagePlace, PartialCache, PartialHttp, PartialSettings, RequireChecksum};
     use crate::http::{Secret, UrlPrefix};
     use crate::size::ByteSize;
     use proptest::prelude::*;
@@ -81,6 +81,11 @@ mod tests {
         let expected = PartialSettings {
             image: Some("https://images.example/debian.qcow2".to_owned()),
             image_type: Some("qcow2".to_owned()),
+            image_checksum: Some("https://images.example/SHA256SUMS".to_owned()),
+            image_signature: Some("https://images.example/SHA256SUMS.sign".to_owned()),
+            require_checksum: Some(RequireChecksum::Http),
+            require_signature: Some(true),
+            keyring: Some("/etc/keys/images.gpg".into()),
             allow_unknown_content: Some(true),
             allowed_images: Some(vec![
                 ImagePlace::Path("/srv/images".into()),
@@ -111,11 +116,13 @@ mod tests {
                 dir: Some("/srv/simpleimage-cache".into()),
                 max_age: Some(Duration::from_secs(14 * 86_400)),
                 stale_if_error: Some(false),
+                max_size: Some(ByteSize(50 << 30)),
+                verify_cached: Some(true),
             },
         };
         let settings = parse_toml(FULL).unwrap();
         assert_eq!(settings, expected);
-        assert_eq!(settings.keys().len(), 24);
+        assert_eq!(settings.keys().len(), 31);
         let debug = format!("{settings:?}");
         assert!(!["s3cret", "p%40ss", "abc"].into_iter().any(|secret| debug.contains(secret)), "{debug}");
     }
@@ -129,10 +136,11 @@ mod tests {
 
     #[test]
     fn unknown_keys_are_named_with_the_allowed_ones() {
-        let top = "allowed are `image`, `image_type`, `allow_unknown_content`, `allowed_images`, `http`, `cache`";
+        let top = "allowed are `image`, `image_type`, `image_checksum`, `image_signature`, `require_checksum`, \
+                   `require_signature`, `keyring`, `allow_unknown_content`, `allowed_images`, `http`, `cache`";
         assert_eq!(message("# x\nimages = 1"), format!("2:1: unknown key `images`, {top}"));
         assert_eq!(message("\"a\\nb\" = 1"), format!("1:1: unknown key `a\\nb`, {top}"));
-        let cache = "allowed are `dir`, `max_age_days`, `stale_if_error`";
+        let cache = "allowed are `dir`, `max_age_days`, `stale_if_error`, `max_size`, `verify_cached`";
         assert_eq!(message("[cache]\n  path = '/x'"), format!("2:3: cache: unknown key `path`, {cache}"));
         assert!(message("http.retry = 1").starts_with("1:6: http: unknown key `retry`, allowed are `proxy`, "));
     }
@@ -141,6 +149,12 @@ mod tests {
     fn wrong_values_name_place_key_and_reason() {
         for (text, expected) in [
             ("image = 5", "1:9: image: expected a string, found an integer"),
+            ("require_checksum = 's3cret'", "1:20: require_checksum: must be \"never\", \"http\" or \"always\""),
+            ("keyring = 'k.gpg'", "1:11: keyring: must be an absolute path"),
+            (
+                "[cache]\nmax_size = '50 GB!'",
+                "2:12: cache.max_size: not a size (use whole bytes, with K, M, G or T for binary units)",
+            ),
             ("allow_unknown_content = 'yes'", "1:25: allow_unknown_content: expected a boolean, found a string"),
             (
                 "[http]\nproxy = 'ftp://p'",

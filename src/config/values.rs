@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::settings::DAY;
+use super::settings::{DAY, RequireChecksum};
 use crate::http::{NoProxy, NoProxyError, Secret};
 use crate::size::ByteSize;
 
@@ -47,6 +47,16 @@ pub(super) fn user(user: &str) -> Checked<Secret> {
 /// A User-Agent header.
 pub(super) fn user_agent(agent: &str) -> Checked<String> {
     if agent.trim().is_empty() { Err("must not be empty") } else { text(agent) }
+}
+
+/// Which images need a checksum.
+pub(super) fn require_checksum(which: &str) -> Checked<RequireChecksum> {
+    match which {
+        "never" => Ok(RequireChecksum::Never),
+        "http" => Ok(RequireChecksum::Http),
+        "always" => Ok(RequireChecksum::Always),
+        _ => Err("must be \"never\", \"http\" or \"always\""),
+    }
 }
 
 /// An absolute path.
@@ -142,6 +152,11 @@ pub(super) fn rate(rate: &str) -> Checked<ByteSize> {
     rate.parse().map_err(|_err| "not a rate (use whole bytes per second, with K, M, G or T for binary units)")
 }
 
+/// A number of bytes; zero means no limit.
+pub(super) fn size(size: &str) -> Checked<ByteSize> {
+    size.parse().map_err(|_err| "not a size (use whole bytes, with K, M, G or T for binary units)")
+}
+
 /// A time in whole or decimal seconds; none for zero.
 pub(super) fn seconds(seconds: &str) -> Checked<Option<Duration>> {
     const WRONG: &str = "not a time (use seconds, such as 30 or 2.5)";
@@ -177,7 +192,7 @@ pub(super) fn days(days: u64) -> Checked<Duration> {
 
 #[cfg(test)]
 mod tests {
-    use super::{has_port, header, no_proxy_host, proxy, proxy_with_user, rate, seconds};
+    use super::{has_port, header, no_proxy_host, proxy, proxy_with_user, rate, seconds, size};
     use crate::http::NoProxyError;
     use crate::size::ByteSize;
     use std::time::Duration;
@@ -248,6 +263,8 @@ mod tests {
         assert_eq!(no_proxy_host("*.example.com"), Err(NoProxyError::WORDS));
         assert_eq!(rate("10M"), Ok(ByteSize(10 << 20)));
         assert_eq!(rate("fast"), Err("not a rate (use whole bytes per second, with K, M, G or T for binary units)"));
+        assert_eq!(size("50G"), Ok(ByteSize(50 << 30)));
+        assert_eq!(size("1.5G"), Err("not a size (use whole bytes, with K, M, G or T for binary units)"));
         assert_eq!(seconds("2.5"), Ok(Some(Duration::from_millis(2500))));
         assert_eq!(seconds("0"), Ok(None));
         for bad in ["", "-1", "inf", "1e3", "1.2.3", "5s", "."] {

@@ -145,6 +145,14 @@ pub enum HttpError {
         /// The longest time allowed.
         limit: Duration,
     },
+    /// A file that has to be small is not.
+    #[error("{url}: larger than {limit}: not a SUMS file or signature")]
+    TooLarge {
+        /// The file.
+        url: String,
+        /// What it may have at most.
+        limit: ByteSize,
+    },
     /// What the server sent is not HTTP.
     #[error("{url}: the answer is not valid HTTP ({reason})")]
     Protocol {

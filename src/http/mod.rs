@@ -16,6 +16,7 @@ mod response;
 mod rest;
 mod retry;
 mod settings;
+mod small;
 mod tls;
 mod url;
 

@@ -3,6 +3,7 @@
 
 mod broken;
 mod bzip2;
+pub mod checksum;
 pub mod decode;
 pub mod detect;
 pub mod format;
@@ -11,3 +12,4 @@ pub mod qcow2;
 pub mod reference;
 pub mod source;
 pub mod spool;
+pub mod sums;

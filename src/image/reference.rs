@@ -35,10 +35,26 @@ impl ImageRef {
     /// Parses an `image` parameter.
     pub fn parse(text: &str) -> Result<Self, RefError> {
         match text {
+            // A mistyped URL may hold a password or a token.
+            text if !text.starts_with('/') && !text.contains("://") && text.contains(['@', '?', '=']) => {
+                Err(RefError::Neither("...".to_owned()))
+            }
             "" => Err(RefError::Missing),
             path if path.starts_with('/') => Ok(ImageRef::Path(PathBuf::from(path))),
             url if url.contains("://") => Ok(ImageRef::Url(ImageUrl::parse(url)?)),
             other => Err(RefError::Neither(other.to_owned())),
+        }
+    }
+
+    /// The name of the file: the last part of the path or of the URL's path, decoded; none when that ends in a slash.
+    pub fn base_name(&self) -> Option<String> {
+        match self {
+            ImageRef::Path(path) => path.file_name().map(|name| name.to_string_lossy().into_owned()),
+            ImageRef::Url(url) => {
+                let name = url.as_url().path_segments()?.next_back()?;
+                let name = percent_encoding::percent_decode_str(name).decode_utf8_lossy().into_owned();
+                Some(name).filter(|name| !name.is_empty())
+            }
         }
     }
 }
@@ -63,9 +79,22 @@ mod tests {
     }
 
     #[test]
+    fn the_base_name_is_the_files() {
+        let name = |text: &str| ImageRef::parse(text).unwrap().base_name();
+        for text in ["/srv/a b.raw", "https://h/x/a%20b.raw?t=1#f", "http://h/a%20b.raw"] {
+            assert_eq!(name(text).as_deref(), Some("a b.raw"), "{text}");
+        }
+        assert_eq!([name("https://h"), name("https://h/x/"), name("/")], [None, None, None]);
+    }
+
+    #[test]
     fn refuses_the_rest() {
         assert_eq!(ImageRef::parse(""), Err(RefError::Missing));
         assert_eq!(ImageRef::parse("a.raw"), Err(RefError::Neither("a.raw".to_owned())));
+        for typo in ["http:/joe:s3cret@h/a", "h/a?token=s3cret", "token=s3cret"] {
+            let message = ImageRef::parse(typo).unwrap_err().to_string();
+            assert_eq!(message, "image '...' is neither an absolute path nor an http or https URL");
+        }
         let message = ImageRef::parse("ftp://u:secret@h/a").unwrap_err().to_string();
         assert_eq!(message, "the image's URL can't be used");
     }

@@ -82,6 +82,17 @@ pub struct ImageFile {
     name: String,
     file: File,
     len: u64,
+    /// For an image from the cache.
+    download: Option<Downloaded>,
+}
+
+/// What the cache knows about an image.
+#[derive(Debug, Clone)]
+pub struct Downloaded {
+    /// The SHA-256 of what was downloaded, as hex digits.
+    pub sha256: String,
+    /// Whether it was there before: what is in the file now need not be that any more.
+    pub kept: bool,
 }
 
 /// What the user says of an image.
@@ -126,12 +137,23 @@ impl Body<'_> {
 impl ImageFile {
     /// An image that the cache keeps; its file carries the lock that keeps it there.
     pub fn cached(url: &ImageUrl, cached: CachedImage) -> Self {
-        ImageFile { name: url.to_string(), file: cached.file, len: cached.len }
+        let download = Downloaded { sha256: cached.sha256, kept: cached.hit };
+        ImageFile { name: url.to_string(), file: cached.file, len: cached.len, download: Some(download) }
     }
 
     /// What the image is called in messages: its path or URL, without secrets.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The open file.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// What the cache knows about it; none for a file on the node.
+    pub fn download(&self) -> Option<&Downloaded> {
+        self.download.as_ref()
     }
 
     /// Opens a file on the node, whatever the policy. Only regular files: a FIFO would block.
@@ -161,7 +183,7 @@ impl ImageFile {
         let open_error = |source| ImageError::Open { name: name.clone(), source };
         let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(open_error)?;
         let metadata = file.metadata().map_err(open_error)?;
-        Ok((ImageFile { name, file, len: metadata.len() }, metadata.file_type()))
+        Ok((ImageFile { name, file, len: metadata.len(), download: None }, metadata.file_type()))
     }
 
     /// Finds out what the image is, as `expected` has it.

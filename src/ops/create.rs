@@ -5,8 +5,9 @@ use anyhow::{Context as _, bail};
 
 use super::Context;
 use super::from_url::install_url;
-use super::install::{Job, install};
+use super::install::{Job, install_checked};
 use super::run_hooks::run_hooks;
+use super::verify_image::Proof;
 use crate::device::Target;
 use crate::image::reference::ImageRef;
 use crate::image::source::ImageFile;
@@ -37,7 +38,11 @@ pub fn create(request: &CreateRequest, context: &Context) -> anyhow::Result<()> 
     let job = Job { request, target: &target, context };
     match &request.image {
         ImageRef::Url(url) => install_url(url, &job)?,
-        ImageRef::Path(path) => install(&ImageFile::open_allowed(path, &request.local)?, &job)?,
+        ImageRef::Path(path) => {
+            let image = ImageFile::open_allowed(path, &request.local)?;
+            let proof = Proof::gather(&request.checks, &request.image, &request.http, context)?;
+            install_checked(&image, &proof, &job)?;
+        }
     }
     let disk = target.release();
     let hooked = run_hooks(&request.hooks, Some(&disk), context);

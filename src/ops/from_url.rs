@@ -5,11 +5,13 @@ use std::thread;
 
 use anyhow::{Context as _, anyhow};
 
-use super::install::{Copied, Job, copy, install};
-use crate::cache::{Cache, Follow};
-use crate::http::{Client, ImageUrl};
+use super::install::{Copied, Job, copy, install_checked};
+use super::remote::{Means, Remote, Used};
+use crate::cache::Follow;
+use crate::http::ImageUrl;
 use crate::image::format::Format;
 use crate::image::source::{ImageFile, stream_contents};
+use crate::request::CreateRequest;
 
 /// What became of reading along with a download.
 enum Followed<'j> {
@@ -20,35 +22,50 @@ enum Followed<'j> {
 }
 
 /// Installs what the URL names. While an image comes over the network for the first time, a new instance's disk is
-/// written at the same time; the disk becomes bootable only when the download was whole. A reinstall waits for the whole
-/// image first: its disk holds a system until then.
+/// written at the same time; the disk becomes bootable only when the download was whole and is the image that was
+/// meant. A reinstall waits for all of that first: its disk holds a system until then.
 pub(super) fn install_url(url: &ImageUrl, job: &Job<'_>) -> anyhow::Result<()> {
-    let client = Client::new(&job.request.http)?;
-    let cache = Cache::open(&job.request.cache)?;
+    let CreateRequest { http, cache, checks, .. } = job.request;
+    let remote = Remote { url, http, cache, checks, context: job.context };
+    remote.with_image(
+        |means| if job.request.reinstall { fetch_first(url, means, job) } else { fetch_along(url, means, job) },
+        |kept, proof| install_checked(&ImageFile::cached(url, kept), proof, job),
+    )
+}
+
+fn fetch_first(url: &ImageUrl, means: &Means, job: &Job<'_>) -> anyhow::Result<Used<()>> {
+    let image = means.cache.fetch(url, &means.client, job.context.now, &job.context.report)?;
+    Ok((image.id.clone(), install_checked(&ImageFile::cached(url, image), &means.proof, job)))
+}
+
+fn fetch_along(url: &ImageUrl, means: &Means, job: &Job<'_>) -> anyhow::Result<Used<()>> {
     let follow = Follow::default();
     let (now, report) = (job.context.now, &job.context.report);
-    if job.request.reinstall {
-        return install(&ImageFile::cached(url, cache.fetch(url, &client, now, report)?), job);
-    }
     let (fetched, followed) = thread::scope(|scope| {
         let following = scope.spawn(|| install_along(url, &follow, job));
-        let fetched = cache.fetch_followed(url, &client, now, report, &follow);
+        let fetched = means.cache.fetch_followed(url, &means.client, now, report, &follow);
         let died = |_panic| Err(anyhow!("the installing thread died"));
         (fetched, following.join().unwrap_or_else(died))
     });
-    match (fetched, followed) {
+    let image = match (fetched, &followed) {
         // The reader gave up, and says why.
-        (Err(_), Err(error)) if follow.abandoned() => Err(error),
+        (Err(_), Err(_)) if follow.abandoned() => return followed.and(Err(anyhow!("the reader gave up"))),
         // The download failed; the reader only saw it end.
-        (Err(error), _) => Err(error.into()),
-        (Ok(image), Ok(Followed::Copied(copied))) if !image.hit => {
-            copied.finish().with_context(|| format!("installing image {url}"))
+        (Err(error), _) => return Err(error.into()),
+        (Ok(image), _) => image,
+    };
+    let (id, hit, image) = (image.id.clone(), image.hit, ImageFile::cached(url, image));
+    let outcome = match followed {
+        Ok(Followed::Copied(copied)) if !hit => {
+            let checked = means.proof.check(&image, job.context).map_err(anyhow::Error::new);
+            checked.and_then(|()| copied.finish().with_context(|| format!("installing image {url}")))
         }
-        // The download began again, and what was read of it may be another image's; or there was none.
-        (Ok(image), Err(_)) if follow.lost() => install(&ImageFile::cached(url, image), job),
-        (Ok(_), Err(error)) => Err(error),
-        (Ok(image), Ok(_)) => install(&ImageFile::cached(url, image), job),
-    }
+        // A wrong image is the better reason for whatever came of it.
+        Err(error) if !follow.lost() => means.proof.check(&image, job.context).map_err(Into::into).and(Err(error)),
+        // The download failed once, and what was read of it may be another image's; or there was none.
+        _ => install_checked(&image, &means.proof, job),
+    };
+    Ok((id, outcome))
 }
 
 /// Reads along with the download and copies the image; what stops that ends the download too, unless it was the

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! One examined image onto one disk.
 
+use std::io;
 use std::sync::Arc;
+use std::thread;
 use std::time::Instant;
 
 use anyhow::Context as _;
 
 use super::Context;
+use super::verify_image::{Proof, WrongImage};
 use crate::cache::Cache;
 use crate::device::Target;
 use crate::image::source::{Body, Contents, ImageFile};
@@ -32,10 +35,37 @@ pub(super) struct Copied<'j> {
     start: Instant,
 }
 
-/// Examines the image, and makes the disk it.
-pub(super) fn install(image: &ImageFile, job: &Job<'_>) -> anyhow::Result<()> {
+/// Examines and checks the image, and makes the disk it. What has to be read for the check is read while a new
+/// instance's disk is written, which can't boot before the check has held. A reinstall checks first.
+pub(super) fn install_checked(image: &ImageFile, proof: &Proof, job: &Job<'_>) -> anyhow::Result<()> {
+    let at_once = job.request.reinstall || !proof.reads(image);
+    if at_once {
+        proof.check(image, job.context)?;
+    }
     let contents = image.contents(job.request.expected)?;
-    copy(contents, job).and_then(Copied::finish).with_context(|| format!("installing image {}", image.name()))
+    contents
+        .body
+        .disk_size()
+        .map_or(Ok(()), |size| write::check_fits(size, job.target))
+        .with_context(|| installing(image))?;
+    let copied = if at_once {
+        copy(contents, job)
+    } else {
+        thread::scope(|scope| {
+            let checking = scope.spawn(|| proof.check(image, job.context));
+            let copied = copy(contents, job);
+            checking.join().unwrap_or_else(|_panic| Err(died(image))).map(|()| copied)
+        })?
+    };
+    copied.and_then(Copied::finish).with_context(|| installing(image))
+}
+
+fn installing(image: &ImageFile) -> String {
+    format!("installing image {}", image.name())
+}
+
+fn died(image: &ImageFile) -> WrongImage {
+    WrongImage::Read { image: image.name().to_owned(), source: io::Error::other("the checking thread died") }
 }
 
 /// Copies all of the image; what does not fit is refused before the disk is touched, where its size is known.

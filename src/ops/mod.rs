@@ -3,16 +3,22 @@
 
 mod create;
 mod export;
+mod fetch;
 mod from_url;
 mod import;
 mod install;
+mod kept;
+mod remote;
 mod rename;
 mod run_hooks;
 mod standard;
+mod verify_image;
 
 pub use create::create;
 pub use export::export;
+pub use fetch::{Fetched, fetch};
 pub use import::import;
+pub use kept::{Verdict, verify_kept};
 pub use rename::rename;
 
 use std::time::SystemTime;
@@ -31,4 +37,11 @@ pub struct Context {
     pub last_act: LastAct,
     /// The time of the run.
     pub now: SystemTime,
+}
+
+impl Context {
+    /// For an operation that no signal has to wait for.
+    pub fn new(report: Report, now: SystemTime) -> Self {
+        Context { report, children: Children::default(), last_act: LastAct::default(), now }
+    }
 }

@@ -146,7 +146,8 @@ impl Site {
     /// Fetches through a cache that asks every time.
     fn fetch(&self, url: &ImageUrl, settings: &HttpSettings) -> Result<CachedImage, String> {
         let dir = self.path("cache");
-        let cache = Cache::open(&CacheSettings { dir, max_age: Duration::ZERO, stale_if_error: false }).unwrap();
+        let cache = Cache::open(&CacheSettings { dir, max_age: Duration::ZERO, stale_if_error: false, max_size: None })
+            .unwrap();
         let backoff = Backoff { first: Duration::from_millis(20), longest: Duration::from_millis(200) };
         let client = Client::with_backoff(settings, backoff).map_err(|error| error.to_string())?;
         cache.fetch(url, &client, SystemTime::now(), &self.log.report()).map_err(|error| error.to_string())

@@ -6,6 +6,7 @@ mod full;
 mod prune;
 mod resume;
 mod together;
+mod usage;
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -29,7 +30,8 @@ struct Fixture {
 impl Fixture {
     fn new() -> Self {
         let base = tempfile::tempdir().unwrap();
-        let settings = CacheSettings { dir: base.path().join("cache"), max_age: HOUR, stale_if_error: true };
+        let settings =
+            CacheSettings { dir: base.path().join("cache"), max_age: HOUR, stale_if_error: true, max_size: None };
         Fixture { base, settings, log: Log::new() }
     }
 

@@ -2,6 +2,7 @@
 //! What several tests need.
 
 pub(crate) mod disk;
+pub(crate) mod gpg;
 pub(crate) mod images;
 pub(crate) mod log;
 pub(crate) mod proxy;

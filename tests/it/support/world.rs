@@ -52,6 +52,13 @@ impl World {
         if image_type.is_empty() { script } else { script.env("OSP_IMAGE_TYPE", image_type) }
     }
 
+    /// The tool as people call it.
+    pub(crate) fn tool(&self, args: &[&str]) -> Script {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_simpleimage"));
+        command.arg("--root").arg(self.root.path()).args(args).env_clear().env("PATH", GANETI_PATH);
+        Script { command, input: Stdio::null() }
+    }
+
     /// A script with the environment that all of them get.
     pub(crate) fn script(&self, name: &str) -> Script {
         let mut command = Command::new(env!("CARGO_BIN_EXE_simpleimage"));
@@ -127,6 +134,11 @@ impl Outcome {
         let text = String::from_utf8(self.0.stderr.clone()).unwrap();
         assert!(text.bytes().all(|byte| byte == b'\n' || (b' '..=b'~').contains(&byte)), "not plain ASCII: {text}");
         text
+    }
+
+    /// What it wrote to stdout.
+    pub(crate) fn output(&self) -> String {
+        String::from_utf8(self.0.stdout.clone()).unwrap()
     }
 
     pub(crate) fn succeeds(&self) -> String {

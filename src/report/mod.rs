@@ -4,6 +4,10 @@
 //! Ganeti shows the last 20 lines of a failed script's log and breaks on a cut UTF-8 sequence, so every message is one
 //! line of printable ASCII; anything else is escaped.
 
+mod progress;
+
+pub use progress::Progress;
+
 use std::fmt::Display;
 use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};

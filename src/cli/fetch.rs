@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! `simpleimage fetch`.
+
+use std::io::Write;
+use std::path::Path;
+use std::time::SystemTime;
+
+use anyhow::Context as _;
+
+use crate::config::{Paths, VariantName};
+use crate::ops;
+use crate::report::Progress;
+use crate::request::FetchRequest;
+use crate::size::ByteSize;
+
+/// The arguments.
+#[derive(Debug, clap::Args)]
+pub(super) struct Fetch {
+    /// The image's http or https URL.
+    url: String,
+    /// The image's type, which it has to be: as the OS parameter image_type.
+    #[arg(long = "type", value_name = "TYPE")]
+    image_type: Option<String>,
+    /// The checksum it has to have: as the OS parameter image_checksum.
+    #[arg(long, value_name = "CHECKSUM")]
+    checksum: Option<String>,
+    /// The variant whose settings hold, cache folder included.
+    #[arg(long, default_value = "default")]
+    variant: VariantName,
+}
+
+/// Fetches the image, and writes what it is to `out`.
+pub(super) fn fetch(args: Fetch, root: &Path, out: &mut dyn Write) -> anyhow::Result<()> {
+    let Fetch { url, image_type, checksum, variant } = args;
+    let request = FetchRequest::new(url, image_type, checksum, &variant, &Paths::below(root))?;
+    let progress = Progress::stderr();
+    let context = ops::Context::new(progress.report().clone(), SystemTime::now());
+    let fetched = ops::fetch(&request, &context, &|received, expected| progress.update(received, expected));
+    progress.finish();
+    let ops::Fetched { image_type, len, sha256, disk_size, .. } = fetched?;
+    let disk = disk_size.map_or_else(|| "known only after decoding".to_owned(), |size| ByteSize(size).to_string());
+    let size = ByteSize(len);
+    write!(out, "image:  {}\ntype:   {image_type}\nsize:   {size}\ndisk:   {disk}\nsha256: {sha256}\n", request.url)
+        .context("writing the result")
+}

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! Small files that belong to an image: checksums and signatures.
+
+use super::client::Client;
+use super::error::HttpError;
+use super::request::Conditions;
+use super::response::Response;
+use super::retry::Attempts;
+use super::url::ImageUrl;
+use crate::report::Report;
+use crate::size::{ByteSize, MIB};
+
+/// Far more than any SUMS file or signature has, in bytes: what a server sends must not fill the memory.
+const LIMIT: u64 = MIB;
+
+impl Client {
+    /// All of a file of at most 1 MiB, asked for again after transient failures. It is never kept.
+    pub fn get_small(&self, url: &ImageUrl, report: &Report) -> Result<Vec<u8>, HttpError> {
+        let mut attempts = self.attempts(url, report);
+        loop {
+            match receive(&attempts, url) {
+                Err(error) if attempts.retry(&error) => {}
+                done => return done,
+            }
+        }
+    }
+}
+
+fn receive(attempts: &Attempts<'_>, url: &ImageUrl) -> Result<Vec<u8>, HttpError> {
+    let Response::Content(mut content) = attempts.get(&Conditions::default(), None)? else {
+        // The client refuses a 304 that nobody asked for.
+        return Ok(Vec::new());
+    };
+    let mut all = Vec::new();
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        let count = content.body.receive(&mut buffer)?;
+        if count == 0 {
+            return Ok(all);
+        }
+        all.extend_from_slice(&buffer[..count]);
+        if all.len() as u64 > LIMIT {
+            return Err(HttpError::TooLarge { url: url.to_string(), limit: ByteSize(LIMIT) });
+        }
+    }
+}

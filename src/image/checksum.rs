@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! Checksums of images, over the file as it was published: compressed images in their compressed bytes.
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use sha2::{Sha256, Sha512};
+
+use crate::http::{ImageUrl, UrlError};
+
+/// An image is hashed in pieces of this many bytes.
+const BUFFER_LEN: usize = 1 << 20;
+
+/// How many hex digits of a digest a message shows: enough to find it in a SUMS file.
+const SHOWN_DIGITS: usize = 16;
+
+/// A hash function. MD5 and SHA-1 are not offered: collisions can be made for both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Algorithm {
+    /// SHA-256, FIPS 180-4.
+    Sha256,
+    /// SHA-512, FIPS 180-4.
+    Sha512,
+}
+
+/// The hash of a file. Displays as `sha256:` and its first digits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Digest {
+    algorithm: Algorithm,
+    /// Lower case.
+    hex: String,
+}
+
+/// An `image_checksum` parameter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Checksum {
+    /// `sha256:HEX` or `sha512:HEX`.
+    Digest(Digest),
+    /// The URL of a SHA256SUMS or SHA512SUMS file.
+    Sums(ImageUrl),
+}
+
+/// Why a text is no checksum. It is not repeated: a URL may hold a password.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ChecksumSyntax {
+    /// None of the three.
+    #[error("not a checksum (use sha256:HEX, sha512:HEX, or the URL of a SHA256SUMS or SHA512SUMS file)")]
+    Unknown,
+    /// A digest of another length, or with other characters.
+    #[error("a {0} checksum has {len} hex digits", len = .0.digits())]
+    Digits(Algorithm),
+    /// A URL that can't be used.
+    #[error("the SUMS file's URL can't be used")]
+    Url(#[from] UrlError),
+}
+
+impl Algorithm {
+    /// The number of hex digits of a digest.
+    fn digits(self) -> usize {
+        match self {
+            Algorithm::Sha256 => 64,
+            Algorithm::Sha512 => 128,
+        }
+    }
+}
+
+impl fmt::Display for Algorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Algorithm::Sha256 => "sha256",
+            Algorithm::Sha512 => "sha512",
+        })
+    }
+}
+
+impl Digest {
+    /// From hex digits in any case; none when they are not as many as `algorithm` has, or no hex digits.
+    pub fn new(algorithm: Algorithm, hex: &str) -> Option<Self> {
+        let valid = hex.len() == algorithm.digits() && hex.bytes().all(|byte| byte.is_ascii_hexdigit());
+        valid.then(|| Digest { algorithm, hex: hex.to_ascii_lowercase() })
+    }
+
+    /// The digest of all of `file`, whose position does not matter and does not move.
+    pub fn of_file(file: &File, algorithm: Algorithm) -> io::Result<Self> {
+        let hex = match algorithm {
+            Algorithm::Sha256 => hash_file::<Sha256>(file)?,
+            Algorithm::Sha512 => hash_file::<Sha512>(file)?,
+        };
+        Ok(Digest { algorithm, hex })
+    }
+
+    /// Its hash function.
+    pub fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
+    /// Its hex digits, in lower case.
+    pub fn hex(&self) -> &str {
+        &self.hex
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}...", self.algorithm, &self.hex[..SHOWN_DIGITS])
+    }
+}
+
+impl Checksum {
+    /// Parses an `image_checksum` parameter; `none` gives none: it takes back what the configuration says.
+    pub fn parse(text: &str) -> Result<Option<Self>, ChecksumSyntax> {
+        if text == "none" {
+            return Ok(None);
+        }
+        for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+            if let Some(hex) = text.strip_prefix(&format!("{algorithm}:")) {
+                let digest = Digest::new(algorithm, hex).ok_or(ChecksumSyntax::Digits(algorithm))?;
+                return Ok(Some(Checksum::Digest(digest)));
+            }
+        }
+        if text.contains("://") {
+            return Ok(Some(Checksum::Sums(ImageUrl::parse(text)?)));
+        }
+        Err(ChecksumSyntax::Unknown)
+    }
+}
+
+fn hash_file<H: sha2::digest::Digest>(file: &File) -> io::Result<String> {
+    let mut hash = H::new();
+    let mut buffer = vec![0; BUFFER_LEN];
+    let mut at = 0;
+    loop {
+        match file.read_at(&mut buffer, at) {
+            Ok(0) => return Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
+            Ok(count) => {
+                hash.update(&buffer[..count]);
+                at += count as u64;
+            }
+            Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+            Err(err) => return Err(err),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Algorithm, Checksum, ChecksumSyntax, Digest};
+    use std::io::Write;
+
+    #[test]
+    fn a_parameter_is_a_digest_or_a_url() {
+        let hex = "0123456789ABCDEF".repeat(4);
+        let Ok(Some(Checksum::Digest(digest))) = Checksum::parse(&format!("sha256:{hex}")) else { panic!("no digest") };
+        assert_eq!((digest.algorithm(), digest.hex()), (Algorithm::Sha256, hex.to_lowercase().as_str()));
+        assert_eq!(digest.to_string(), "sha256:0123456789abcdef...");
+        let sha512 = Checksum::parse(&format!("sha512:{hex}{hex}"));
+        assert!(matches!(sha512, Ok(Some(Checksum::Digest(digest))) if digest.algorithm() == Algorithm::Sha512));
+        let sums = Checksum::parse("https://joe:s3cret@h/SHA256SUMS?k=s3cret");
+        assert!(
+            matches!(&sums, Ok(Some(Checksum::Sums(url))) if url.to_string() == "https://h/SHA256SUMS"),
+            "{sums:?}"
+        );
+        assert!(!format!("{sums:?}").contains("s3cret"));
+        assert_eq!(Checksum::parse("none"), Ok(None));
+    }
+
+    #[test]
+    fn anything_else_is_refused_with_the_way_out_and_without_its_text() {
+        let message = |text: &str| Checksum::parse(text).unwrap_err().to_string();
+        for text in ["", "md5:d41d8cd98f00b204e9800998ecf8427e", "/srv/SHA256SUMS", &"a".repeat(64), "SHA256:aa"] {
+            assert_eq!(Checksum::parse(text), Err(ChecksumSyntax::Unknown), "{text}");
+        }
+        assert!(
+            message("s3cret").starts_with("not a checksum (use sha256:HEX, sha512:HEX, or the URL of a SHA256SUMS")
+        );
+        for (algorithm, digits) in [("sha256", 64), ("sha512", 128)] {
+            for hex in ["", "abc", &"a".repeat(65), &"g".repeat(64), &"g".repeat(128), " "] {
+                let expected = format!("a {algorithm} checksum has {digits} hex digits");
+                assert_eq!(message(&format!("{algorithm}:{hex}")), expected);
+            }
+        }
+        assert_eq!(message("ftp://u:s3cret@h/x"), "the SUMS file's URL can't be used");
+    }
+
+    #[test]
+    fn files_hash_as_the_standard_says() {
+        let mut file = tempfile::tempfile().unwrap();
+        // FIPS 180-4's example.
+        file.write_all(b"abc").unwrap();
+        let digest = |algorithm| Digest::of_file(&file, algorithm).unwrap().hex().to_owned();
+        let sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!(digest(Algorithm::Sha256), sha256);
+        assert!(digest(Algorithm::Sha512).starts_with("ddaf35a193617abacc417349ae204131"));
+    }
+}

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! fetch: an image into the cache, checked as create would check it.
+
+use std::thread;
+use std::time::Duration;
+
+use anyhow::anyhow;
+
+use super::Context;
+use super::remote::{Means, Remote};
+use super::verify_image::Proof;
+use crate::cache::{CachedImage, Follow};
+use crate::http::ImageUrl;
+use crate::image::format::ImageType;
+use crate::image::source::ImageFile;
+use crate::request::FetchRequest;
+
+/// How often it is looked how far a download is.
+const POLL: Duration = Duration::from_millis(100);
+
+/// An image that is in the cache.
+#[derive(Debug)]
+pub struct Fetched {
+    /// Whether it was there before.
+    pub hit: bool,
+    /// What it is.
+    pub image_type: ImageType,
+    /// Its length in bytes, as published.
+    pub len: u64,
+    /// The SHA-256 of that, as hex digits.
+    pub sha256: String,
+    /// The size in bytes of the disk in it, where that is known before all is decoded.
+    pub disk_size: Option<u64>,
+}
+
+/// Gets the image, and holds it against all that create would hold it against. `progress` is told again and again how
+/// many bytes are there, and how many there will be.
+pub fn fetch(
+    request: &FetchRequest,
+    context: &Context,
+    progress: &(dyn Fn(u64, Option<u64>) + Sync),
+) -> anyhow::Result<Fetched> {
+    let FetchRequest { url, http, cache, checks, expected } = request;
+    let examine = |image: CachedImage, proof: &Proof| {
+        let (hit, len, sha256) = (image.hit, image.len, image.sha256.clone());
+        let image = ImageFile::cached(url, image);
+        proof.check(&image, context)?;
+        let contents = image.contents(*expected)?;
+        let (image_type, disk_size) = (contents.image_type, contents.body.disk_size());
+        anyhow::Ok(Fetched { hit, image_type, len, sha256, disk_size })
+    };
+    let remote = Remote { url, http, cache, checks, context };
+    remote.with_image(
+        |means| {
+            let image = download(url, means, context, progress)?;
+            Ok((image.id.clone(), examine(image, &means.proof)))
+        },
+        examine,
+    )
+}
+
+fn download(
+    url: &ImageUrl,
+    means: &Means,
+    context: &Context,
+    progress: &(dyn Fn(u64, Option<u64>) + Sync),
+) -> anyhow::Result<CachedImage> {
+    let follow = Follow::default();
+    thread::scope(|scope| {
+        let Context { now, report, .. } = context;
+        let fetching = scope.spawn(|| means.cache.fetch_followed(url, &means.client, *now, report, &follow));
+        while !fetching.is_finished() {
+            let (received, promised) = follow.progress();
+            progress(received, promised);
+            thread::sleep(POLL);
+        }
+        Ok(fetching.join().map_err(|_panic| anyhow!("the downloading thread died"))??)
+    })
+}

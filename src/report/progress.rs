@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! How far a download is: a bar on a terminal, elsewhere a line now and then.
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::Report;
+use crate::size::ByteSize;
+
+/// Time between two lines, where there is no terminal: a job's log is read by people.
+const LINE_INTERVAL: Duration = Duration::from_secs(10);
+
+const BAR: &str = "{bytes} of {total_bytes} [{bar:30}] {bytes_per_sec}, {eta} left";
+/// Where the server does not say how long the image is.
+const COUNTER: &str = "{bytes} {bytes_per_sec}";
+
+/// Shows on stderr how far a download is.
+pub struct Progress {
+    terminal: bool,
+    bar: ProgressBar,
+    report: Report,
+    lines: Mutex<Lines>,
+}
+
+impl Progress {
+    /// For the tool, whose messages come from [`Progress::report`] meanwhile.
+    pub fn stderr() -> Self {
+        // Nothing is drawn before there is something to show.
+        let bar = ProgressBar::hidden();
+        let report = Report::to_writer(None, false, AboveBar(bar.clone()));
+        let lines = Mutex::new(Lines::starting(Instant::now()));
+        Progress { terminal: io::stderr().is_terminal(), bar, report, lines }
+    }
+
+    /// Messages that leave the bar in one piece.
+    pub fn report(&self) -> &Report {
+        &self.report
+    }
+
+    /// `received` bytes of `expected` are there.
+    pub fn update(&self, received: u64, expected: Option<u64>) {
+        if !self.terminal {
+            let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(line) = lines.line(Instant::now(), received, expected) {
+                self.report.info(line);
+            }
+            return;
+        }
+        if received == 0 {
+            return;
+        }
+        if self.bar.length() != expected || self.bar.is_hidden() {
+            let template = if expected.is_some() { BAR } else { COUNTER };
+            let style = ProgressStyle::with_template(template).unwrap_or_else(|_err| ProgressStyle::default_bar());
+            self.bar.set_style(style.progress_chars("=> "));
+            expected.into_iter().for_each(|length| self.bar.set_length(length));
+            self.bar.set_draw_target(ProgressDrawTarget::stderr());
+        }
+        self.bar.set_position(received);
+    }
+
+    /// Takes the bar away.
+    pub fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// Writes to stderr, and draws the bar anew below it.
+struct AboveBar(ProgressBar);
+
+impl Write for AboveBar {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        self.0.suspend(|| io::stderr().write(data))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+/// The lines of one download.
+struct Lines {
+    start: Instant,
+    last: Instant,
+}
+
+impl Lines {
+    fn starting(now: Instant) -> Self {
+        Lines { start: now, last: now }
+    }
+
+    /// What there is to say now, if it is time.
+    fn line(&mut self, now: Instant, received: u64, expected: Option<u64>) -> Option<String> {
+        if received == 0 || now.duration_since(self.last) < LINE_INTERVAL {
+            return None;
+        }
+        self.last = now;
+        let rate = u128::from(received) * 1000 / now.duration_since(self.start).as_millis().max(1);
+        let rate = ByteSize(u64::try_from(rate).unwrap_or(u64::MAX)).rounded();
+        let received_words = ByteSize(received).rounded();
+        Some(match expected.filter(|expected| *expected > 0) {
+            Some(expected) => {
+                let percent = u128::from(received) * 100 / u128::from(expected);
+                format!("{received_words} of {} ({percent} %), {rate}/s", ByteSize(expected).rounded())
+            }
+            None => format!("{received_words}, {rate}/s"),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Lines;
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn a_line_every_ten_seconds_at_most() {
+        let start = Instant::now();
+        let mut lines = Lines::starting(start);
+        let mut line = |tenths: u64, received, expected| {
+            lines.line(start + Duration::from_millis(tenths * 100), received, expected)
+        };
+        assert_eq!(line(0, 1, None), None);
+        assert_eq!(line(99, 5 << 20, Some(100 << 20)), None);
+        assert_eq!(line(100, 50 << 20, Some(100 << 20)).as_deref(), Some("50 MiB of 100 MiB (50 %), 5 MiB/s"));
+        assert_eq!(line(101, 51 << 20, Some(100 << 20)), None);
+        assert_eq!(line(199, 51 << 20, Some(100 << 20)), None);
+        assert_eq!(line(250, 75 << 20, None).as_deref(), Some("75 MiB, 3 MiB/s"));
+        assert_eq!(line(400, 0, Some(0)), None);
+    }
+}

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! What an image is held against: from the OS parameters or else the variant's settings, under the variant's policy.
+
+use std::fs::File;
+use std::path::PathBuf;
+
+use anyhow::{Context, anyhow, bail};
+
+use crate::config::{self, Paths, RequireChecksum, Settings, VariantName};
+use crate::env::OsParams;
+use crate::image::checksum::Checksum;
+use crate::image::reference::ImageRef;
+
+/// What an image is held against before its disk can boot.
+#[derive(Debug)]
+pub struct Checks {
+    /// Its checksum, over the file as published.
+    pub checksum: Option<Checksum>,
+    /// A signature: of the SUMS file if the checksum is one's, else of the image.
+    pub signature: Option<SignatureSource>,
+    /// Whether a kept image is first held against what was recorded when it was downloaded.
+    pub verify_cached: bool,
+}
+
+/// Where a signature is, and whose it has to be.
+#[derive(Debug)]
+pub struct SignatureSource {
+    /// The detached signature: a file on the node, or a URL.
+    pub location: ImageRef,
+    /// The keys that may have made it.
+    pub keyring: File,
+    /// Where they are.
+    pub keyring_path: PathBuf,
+}
+
+/// The checks as they are named, each well-formed.
+pub(super) struct NamedChecks {
+    checksum: Option<Checksum>,
+    signature: Option<ImageRef>,
+}
+
+impl NamedChecks {
+    pub(super) fn new(params: &OsParams, settings: &Settings) -> anyhow::Result<Self> {
+        let checksum = params.image_checksum.as_ref().or(settings.image_checksum.as_ref());
+        let signature = params.image_signature.as_ref().or(settings.image_signature.as_ref());
+        let checksum = checksum.map(|text| Checksum::parse(text)).transpose().context("parameter image_checksum")?;
+        let signature = signature.map(|text| parse_signature(text)).transpose().context("parameter image_signature")?;
+        Ok(NamedChecks { checksum: checksum.flatten(), signature: signature.flatten() })
+    }
+
+    /// An error unless they are as many as the variant's policy asks for `image`.
+    pub(super) fn satisfy_policy(&self, image: &ImageRef, settings: &Settings) -> anyhow::Result<()> {
+        let (required, which) = match settings.require_checksum {
+            RequireChecksum::Never => (false, ""),
+            RequireChecksum::Http => (matches!(image, ImageRef::Url(_)), " from a URL"),
+            RequireChecksum::Always => (true, ""),
+        };
+        if required && self.checksum.is_none() {
+            bail!(
+                "image {image} has no checksum, which this variant requires of images{which} (use -O image_checksum=sha256:... or the URL of a SHA256SUMS file)"
+            );
+        }
+        if settings.require_signature && self.signature.is_none() {
+            bail!(
+                "image {image} has no signature, which this variant requires (use -O image_signature= with the URL or path of one)"
+            );
+        }
+        Ok(())
+    }
+
+    /// Opens the keyring, if one is needed.
+    pub(super) fn resolve(self, settings: &Settings, paths: &Paths, variant: &VariantName) -> anyhow::Result<Checks> {
+        let signature = self.signature.map(|location| -> anyhow::Result<_> {
+            let keyring_path = settings.keyring.clone().unwrap_or_else(|| paths.keyring(variant));
+            let keyring = config::open_trusted(&keyring_path)?.ok_or_else(|| {
+                anyhow!("the keyring {} does not exist (gpg --export KEY writes one)", keyring_path.display())
+            })?;
+            Ok(SignatureSource { location, keyring, keyring_path })
+        });
+        let (checksum, verify_cached) = (self.checksum, settings.verify_cached);
+        Ok(Checks { checksum, signature: signature.transpose()?, verify_cached })
+    }
+}
+
+/// `none` gives none: it takes back what the configuration says.
+fn parse_signature(text: &str) -> anyhow::Result<Option<ImageRef>> {
+    if text == "none" {
+        return Ok(None);
+    }
+    // The text may hold a password.
+    ImageRef::parse(text).map(Some).map_err(|_err| anyhow!("neither an absolute path nor an http or https URL"))
+}

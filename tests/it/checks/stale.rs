@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! What the cache keeps, when it is no longer what it should be, or can't be asked about.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+use super::{Published, image_file, literal, short, sums};
+use crate::support::disk::{Disk, Kind};
+use crate::support::images::{MIB, disk};
+use crate::support::server::Reply;
+use crate::support::world::{Outcome, World};
+
+/// A node, a disk, and a server with an image and its SUMS file.
+struct Site {
+    world: World,
+    server: Published,
+    target: Disk,
+    image: Vec<u8>,
+    file: PathBuf,
+}
+
+impl Site {
+    fn new(config: &str) -> Self {
+        let world = World::new();
+        world.variant_file("config.toml", &format!("{config}\n[http]\nretries = 0\n"));
+        let file = world.path("disk.raw");
+        let image = image_file(&file, 3 * MIB);
+        let server = Published::new(&[("/disk.raw", &image), ("/SUMS", sums("sha256sum", &[], &file).as_bytes())]);
+        let target = Disk::stale(&world, "disk0", Kind::File, 6 * MIB);
+        Site { world, server, target, image, file }
+    }
+
+    /// The publisher puts another image into its place.
+    fn publish(&mut self, len: usize) {
+        self.image = disk(len);
+        fs::write(&self.file, &self.image).unwrap();
+        self.server.put("/disk.raw", self.image.clone());
+        self.server.put("/SUMS", sums("sha256sum", &[], &self.file));
+    }
+
+    fn create(&self, checksum: &str, reinstall: &str) -> Outcome {
+        let script = self.world.create(self.target.path(), &self.server.url("/disk.raw"), "");
+        script.env("OSP_IMAGE_CHECKSUM", checksum).env("INSTANCE_REINSTALL", reinstall).run()
+    }
+
+    fn sums(&self) -> String {
+        self.server.url("/SUMS?token=s3cret")
+    }
+
+    fn kept(&self, suffix: &str) -> PathBuf {
+        let mut names = fs::read_dir(self.world.cache()).unwrap().map(|entry| entry.unwrap().path());
+        names.find(|path| path.extension().is_some_and(|extension| extension == suffix)).unwrap()
+    }
+
+    /// The entry as it would be after a while: fresh, but from before this run.
+    fn age(&self) {
+        let path = self.kept("toml");
+        let text = fs::read_to_string(&path).unwrap();
+        let line = text.lines().find(|line| line.starts_with("fetched_at")).unwrap();
+        fs::write(&path, text.replace(line, "fetched_at = 1700000000")).unwrap();
+    }
+}
+
+#[test]
+fn a_kept_image_that_was_replaced_by_its_publisher_is_downloaded_again() {
+    for reinstall in ["0", "1"] {
+        let mut site = Site::new("");
+        site.create(&site.sums(), reinstall).succeeds();
+        site.age();
+        site.publish(5 * MIB);
+        let log = site.create(&site.sums(), reinstall).succeeds();
+        assert!(log.contains("but should have sha256:") && log.contains("; downloading it again"), "{log}");
+        site.target.assert_holds(&site.image, reinstall);
+        assert_eq!(site.server.gets("/disk.raw"), 2);
+        assert_eq!(site.server.gets("/SUMS"), 2);
+    }
+}
+
+#[test]
+fn a_wrong_image_is_downloaded_again_only_once() {
+    let site = Site::new("");
+    site.create("none", "1").succeeds();
+    site.age();
+    let wrong = format!("sha256:{}", "0".repeat(64));
+    let found = short(&literal("sha256", &site.file));
+    site.create(&wrong, "1").fails(&[&format!("has checksum {found} but should have {}", short(&wrong))]);
+    site.target.assert_holds(&site.image, "the old system is still there");
+    assert_eq!(site.server.gets("/disk.raw"), 2);
+    // It is not there any more, and the next one gets it from the server.
+    site.create("none", "1").succeeds();
+    assert_eq!(site.server.gets("/disk.raw"), 3);
+}
+
+#[test]
+fn an_image_that_agreed_before_serves_while_the_sums_are_out_of_reach() {
+    let mut site = Site::new("");
+    site.create(&site.sums(), "0").succeeds();
+    site.server.reply("/SUMS", Reply::status(503));
+    site.server.reply("/disk.raw", Reply::status(503));
+    let log = site.create(&site.sums(), "1").succeeds();
+    let warning =
+        "/SUMS: the server answered 503 Service Unavailable; using the kept image, which agreed with it before";
+    assert!(log.contains(warning) && !log.contains("s3cret"), "{log}");
+    site.target.assert_holds(&site.image, "the kept image");
+    // Not for another SUMS file, not when it is gone, not for an image that came since, and not where it is forbidden.
+    site.create(&site.server.url("/SUMS"), "1").fails(&["/SUMS: the server answered 503"]);
+    site.server.reply("/SUMS", Reply::status(404));
+    site.create(&site.sums(), "1").fails(&["/SUMS: the server answered 404"]);
+    site.server.reply("/SUMS", Reply::status(503));
+    site.world.variant_file("config.toml", "[http]\nretries = 0\n[cache]\nstale_if_error = false\n");
+    site.create(&site.sums(), "1").fails(&["/SUMS: the server answered 503"]);
+    site.world.variant_file("config.toml", "[http]\nretries = 0\n[cache]\nmax_age_days = 0\n");
+    site.publish(4 * MIB);
+    site.create("none", "1").succeeds();
+    site.server.reply("/SUMS", Reply::status(503));
+    site.create(&site.sums(), "1").fails(&["/SUMS: the server answered 503"]);
+}
+
+#[test]
+fn a_damaged_kept_image_is_noticed_where_that_is_asked_for() {
+    for (checksum, reinstall) in [("none", "0"), ("none", "1"), ("sums", "0"), ("sha512", "0")] {
+        let site = Site::new("[cache]\nverify_cached = true");
+        let checksum = match checksum {
+            "none" => "none".to_owned(),
+            "sums" => site.sums(),
+            _ => literal("sha512", &site.file),
+        };
+        site.create(&checksum, reinstall).succeeds();
+        site.age();
+        let kept = File::options().write(true).open(site.kept("img")).unwrap();
+        kept.write_all_at(b"x", 2 * MIB as u64).unwrap();
+        let log = site.create(&checksum, reinstall).succeeds();
+        assert!(
+            log.contains("warning: the kept image http://127.0.0.1:")
+                && log.contains("is damaged: its checksum is sha256:"),
+            "{log}"
+        );
+        site.target.assert_holds(&site.image, &checksum);
+        assert_eq!(site.server.gets("/disk.raw"), 2);
+    }
+}
+
+#[test]
+fn a_sha512_or_a_file_is_read_anew_each_time() {
+    let site = Site::new("");
+    let checksum = literal("sha512", &site.file);
+    site.create(&checksum, "0").succeeds();
+    site.age();
+    File::options().write(true).open(site.kept("img")).unwrap().write_all_at(b"x", 2 * MIB as u64).unwrap();
+    let log = site.create(&checksum, "0").succeeds();
+    assert!(log.contains("but should have sha512:"), "{log}");
+    site.target.assert_holds(&site.image, "downloaded again");
+}

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! Passwords, tokens and query strings: planted everywhere, found nowhere.
+
+use std::fs;
+use std::path::Path;
+
+use crate::checks::{Published, sums};
+use crate::support::disk::{Disk, Kind};
+use crate::support::gpg::Key;
+use crate::support::images::{MIB, disk};
+use crate::support::server::Reply;
+use crate::support::world::{Outcome, World};
+
+/// Every secret has this in it.
+const SECRET: &str = "Zq7Zq7";
+
+/// Fails if a secret is in any file below `folder`, or in a file's name.
+fn assert_no_secret_below(folder: &Path) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        assert!(!path.display().to_string().contains(SECRET), "{}", path.display());
+        if path.is_dir() {
+            assert_no_secret_below(&path);
+        } else {
+            let content = fs::read(&path).unwrap();
+            let found = content.windows(SECRET.len()).any(|part| part == SECRET.as_bytes());
+            assert!(!found, "in {}", path.display());
+        }
+    }
+}
+
+fn assert_silent(outcome: &Outcome) -> bool {
+    let all = outcome.log() + &outcome.output();
+    assert!(!all.contains(SECRET), "{all}");
+    outcome.0.status.success()
+}
+
+/// A node whose settings are full of secrets, and a server that hands out more of them.
+struct Site {
+    world: World,
+    server: Published,
+    target: Disk,
+}
+
+impl Site {
+    fn new() -> Self {
+        let (world, key) = (World::new(), Key::new());
+        let image = disk(2 * MIB);
+        let file = world.path("disk.raw");
+        fs::write(&file, &image).unwrap();
+        let sums = sums("sha256sum", &[], &file);
+        let server = Published::new(&[("/disk.raw", &image), ("/SUMS", sums.as_bytes())]);
+        server.put("/SUMS.sig", key.sign(sums.as_bytes(), &[]));
+        server.put("/bad.sig", key.sign(b"other", &[]));
+        let token = server.url(&format!("/disk.raw?token={SECRET}"));
+        server.reply("/moved", Reply::redirect(token.clone()).header("Set-Cookie", format!("session={SECRET}")));
+        server.reply("/away", Reply::redirect(format!("ftp://joe:{SECRET}@host/x?{SECRET}")));
+        server.reply("/round", Reply::redirect(server.url(&format!("/round?{SECRET}"))));
+        server.reply("/broken", Reply::status(500));
+        fs::write(world.variant_file("keyring.gpg", ""), key.public()).unwrap();
+        let target = Disk::stale(&world, "disk0", Kind::File, 3 * MIB);
+        let site = Site { world, server, target };
+        site.configure("");
+        site
+    }
+
+    fn configure(&self, more: &str) {
+        let config = format!(
+            "[http]\nretries = 1\nuser = \"{SECRET}\"\npassword = \"{SECRET}\"\nheaders = {{ X-Token = \"{SECRET}\" }}\n{more}"
+        );
+        self.world.variant_file("config.toml", &config);
+    }
+
+    /// A URL with a user, a password, a query and a fragment.
+    fn url(&self, path: &str) -> String {
+        let rest = self.server.url(path).replace("http://", "");
+        format!("http://joe{SECRET}:{SECRET}@{rest}?token={SECRET}&x=1#{SECRET}")
+    }
+
+    fn create(&self, image: &str, checksum: &str, signature: &str) -> bool {
+        let script = self.world.create(self.target.path(), image, "").env("DEBUG_LEVEL", "1");
+        assert_silent(&script.env("OSP_IMAGE_CHECKSUM", checksum).env("OSP_IMAGE_SIGNATURE", signature).run())
+    }
+
+    fn tool(&self, args: &[&str]) -> bool {
+        assert_silent(&self.world.tool(args).run())
+    }
+}
+
+#[test]
+fn no_secret_reaches_an_output_or_a_file() {
+    let site = Site::new();
+    let url = |path: &str| site.url(path);
+    let (image, sums, good) = (url("/disk.raw"), url("/SUMS"), url("/SUMS.sig"));
+    assert!(site.create(&image, &sums, &good));
+    assert!(site.create(&image, &sums, &good), "from the cache");
+    assert!(site.create(&url("/moved"), "none", "none"));
+    let wrong = format!("sha256:{}", "0".repeat(64));
+    let failures = [
+        (image.clone(), sums.clone(), url("/bad.sig")),
+        (image.clone(), sums.clone(), url("/none.sig")),
+        (image.clone(), url("/none"), "none".to_owned()),
+        (image.clone(), url("/broken"), "none".to_owned()),
+        (image.clone(), url("/disk.raw"), "none".to_owned()),
+        (image.clone(), wrong, "none".to_owned()),
+        (image.clone(), "none".to_owned(), good.clone()),
+        (image.clone(), format!("md5:{SECRET}"), "none".to_owned()),
+        (image.clone(), format!("ftp://joe:{SECRET}@h/{SECRET}"), "none".to_owned()),
+        (image.clone(), "none".to_owned(), format!("joe:{SECRET}@h/x?{SECRET}")),
+        (format!("http:/joe:{SECRET}@h/x?{SECRET}"), "none".to_owned(), "none".to_owned()),
+        (format!("http://joe:{SECRET}@h:port/x"), "none".to_owned(), "none".to_owned()),
+        (format!("http://joe:{SECRET}@127.0.0.1:1/x?{SECRET}"), "none".to_owned(), "none".to_owned()),
+        (url("/away"), "none".to_owned(), "none".to_owned()),
+        (url("/round"), "none".to_owned(), "none".to_owned()),
+        (url("/broken"), "none".to_owned(), "none".to_owned()),
+        (url("/none"), "none".to_owned(), "none".to_owned()),
+    ];
+    for (image, checksum, signature) in &failures {
+        assert!(!site.create(image, checksum, signature), "{image} {checksum} {signature}");
+        let verify = site.world.script("verify").arg("parameters").env("OSP_IMAGE", image);
+        assert_silent(&verify.env("OSP_IMAGE_CHECKSUM", checksum).env("OSP_IMAGE_SIGNATURE", signature).run());
+    }
+    site.configure(&format!("proxy = \"http://joe:{SECRET}@127.0.0.1:1\"\n"));
+    assert!(!site.create(&url("/other"), "none", "none"));
+    assert_no_secret_below(&site.world.path("var"));
+}
+
+#[test]
+fn the_tool_shows_none_either() {
+    let site = Site::new();
+    let image = site.url("/disk.raw");
+    assert!(site.tool(&["fetch", &image, "--checksum", &site.url("/SUMS")]));
+    for args in [&["list"][..], &["show", &image], &["verify"], &["verify", &image], &["prune"]] {
+        assert!(site.tool(&[&["cache"], args].concat()), "{args:?}");
+        assert!(site.tool(&[&["cache", "--json"], args].concat()), "{args:?}");
+    }
+    assert!(!site.tool(&["fetch", &site.url("/broken")]));
+    assert!(!site.tool(&["fetch", &site.url("/moved"), "--type", "qcow2"]));
+    assert!(!site.tool(&["cache", "show", &site.url("/none")]));
+    // Wrong arguments, which clap would repeat.
+    assert!(!site.tool(&["fetch", &image, &image]));
+    assert!(!site.tool(&["cache", "list", &image]));
+    assert!(!site.tool(&["fetch", &format!("--chekcsum={image}")]));
+    assert!(site.tool(&["cache", "remove", &image]));
+    assert_no_secret_below(&site.world.path("var"));
+}

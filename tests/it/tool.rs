@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! `simpleimage fetch` and `simpleimage cache`, as people and their programs call them.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::checks::{Published, sums};
+use crate::support::disk::{Disk, Kind};
+use crate::support::images::{MIB, compress, disk};
+use crate::support::server::Reply;
+use crate::support::world::World;
+
+/// A node and a server with two images.
+struct Site {
+    world: World,
+    server: Published,
+}
+
+impl Site {
+    fn new() -> Self {
+        let world = World::new();
+        let server = Published::new(&[("/a.raw", &disk(2 * MIB)), ("/b.raw", &disk(3 * MIB))]);
+        Site { world, server }
+    }
+
+    fn fetch(&self, path: &str) -> String {
+        let outcome = self.world.tool(&["fetch", &self.server.url(path)]).run();
+        outcome.succeeds();
+        outcome.output()
+    }
+
+    /// What a cache command writes.
+    fn cache(&self, args: &[&str]) -> String {
+        let outcome = self.world.tool(&[&["cache"], args].concat()).run();
+        assert_eq!(outcome.succeeds(), "", "a result needs no message");
+        outcome.output()
+    }
+
+    fn json(&self, args: &[&str]) -> Value {
+        serde_json::from_str(&self.cache(&[&["--json"], args].concat())).unwrap()
+    }
+
+    fn refuses(&self, args: &[&str], reason: &str) {
+        let outcome = self.world.tool(args).run();
+        assert_eq!(outcome.fails(&[reason]).lines().count(), 1);
+        assert_eq!(outcome.0.status.code(), Some(1));
+    }
+
+    fn image(&self, url: &str) -> PathBuf {
+        PathBuf::from(self.json(&["show", url])["path"].as_str().unwrap())
+    }
+}
+
+#[test]
+fn fetch_warms_the_cache_and_says_what_is_there() {
+    let site = Site::new();
+    let text = site.fetch("/a.raw?token=s3cret");
+    let url = site.server.url("/a.raw");
+    let sum = sums("sha256sum", &[], &site.image(&site.server.url("/a.raw?token=s3cret")));
+    let expected = format!("image:  {url}\ntype:   raw\nsize:   2 MiB\ndisk:   2 MiB\nsha256: {}\n", &sum[..64]);
+    assert_eq!(text, expected);
+    let target = Disk::stale(&site.world, "disk0", Kind::File, 3 * MIB);
+    site.world.create(target.path(), &site.server.url("/a.raw?token=s3cret"), "").run().succeeds();
+    target.assert_holds(&disk(2 * MIB), "from the cache");
+    assert_eq!(site.server.gets("/a.raw"), 1);
+}
+
+#[test]
+fn fetch_holds_the_image_against_type_checksum_and_policy() {
+    let site = Site::new();
+    let (url, wrong) = (site.server.url("/a.raw"), format!("sha256:{}", "0".repeat(64)));
+    site.world.tool(&["fetch", &url, "--type", "qcow2"]).run().fails(&["is declared qcow2 but is not in qcow2 format"]);
+    site.world
+        .tool(&["fetch", &url, "--checksum", &wrong])
+        .run()
+        .fails(&["but should have sha256:0000000000000000..."]);
+    // It was there from before, and is not there any more.
+    assert!(site.json(&["list"]).as_array().unwrap().is_empty());
+    site.server.put("/page", "<html>");
+    site.world.tool(&["fetch", &site.server.url("/page")]).run().fails(&["/page is an HTML page"]);
+    site.world.tool(&["fetch", &site.server.url("/none")]).run().fails(&["/none: the server answered 404 Not Found"]);
+    site.world.tool(&["fetch", "/srv/a.raw"]).run().fails(&["only images from an http or https URL are fetched"]);
+    assert!(site.json(&["list"]).as_array().unwrap().is_empty());
+    let file = site.world.path("a.raw");
+    fs::write(&file, disk(2 * MIB)).unwrap();
+    site.server.put("/SUMS", sums("sha512sum", &[], &file));
+    site.world.variant_file("config.toml", "require_checksum = \"http\"\n");
+    site.world.tool(&["fetch", &url]).run().fails(&["has no checksum, which this variant requires"]);
+    let log = site.world.tool(&["fetch", &url, "--checksum", &site.server.url("/SUMS")]).run().succeeds();
+    assert!(log.contains("has the right checksum, sha512:"), "{log}");
+}
+
+#[test]
+fn a_variant_has_its_own_settings_and_folder() {
+    let site = Site::new();
+    let own = site.world.path("own");
+    let folder = site.world.path("etc/ganeti/instance-simpleimage/web");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("config.toml"), format!("[cache]\ndir = \"{}\"\n", own.display())).unwrap();
+    site.world.tool(&["fetch", &site.server.url("/a.raw"), "--variant", "web"]).run().succeeds();
+    assert!(own.join("CACHEDIR.TAG").exists());
+    assert_eq!(site.json(&["list"]).as_array().unwrap().len(), 0);
+    assert_eq!(site.json(&["list", "--variant", "web"]).as_array().unwrap().len(), 1);
+    let outcome = site.world.tool(&["cache", "list", "--variant", "../x"]).run();
+    assert_eq!(outcome.0.status.code(), Some(2));
+}
+
+#[test]
+fn the_list_is_for_people_and_the_same_in_json() {
+    let site = Site::new();
+    assert_eq!(site.cache(&["list"]), "KEY  SIZE  FETCHED  CHECKED  USED  URL\n");
+    site.fetch("/a.raw");
+    site.fetch("/b.raw?token=s3cret");
+    let list = site.cache(&["list"]);
+    let lines: Vec<Vec<&str>> = list.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines[0], ["KEY", "SIZE", "FETCHED", "CHECKED", "USED", "URL"]);
+    assert_eq!((&lines[1][1..3], lines[1].last()), (&["3", "MiB"][..], Some(&site.server.url("/b.raw").as_str())));
+    assert_eq!(lines.len(), 3);
+    let json = site.json(&["list"]);
+    let b = &json[0];
+    assert_eq!((b["url"].as_str(), b["size"].as_u64()), (Some(site.server.url("/b.raw").as_str()), Some(3 << 20)));
+    assert!(b["key"].as_str().unwrap().starts_with(lines[1][0]));
+    assert_eq!(b["in_use"], Value::Bool(false));
+    assert!(b["fetched_at"].as_u64().unwrap() > 1_700_000_000);
+    let show = site.cache(&["show", lines[1][0]]);
+    for part in ["url:           http://", "size:          3 MiB", "sha256:        ", "used:          ", " s ago"] {
+        assert!(show.contains(part), "{part} in {show}");
+    }
+    let holder = File::open(site.image(&site.server.url("/a.raw"))).unwrap();
+    holder.lock_shared().unwrap();
+    assert_eq!(site.json(&["show", &site.server.url("/a.raw")])["in_use"], Value::Bool(true));
+}
+
+#[test]
+fn entries_are_named_by_url_or_key() {
+    let site = Site::new();
+    site.fetch("/a.raw");
+    site.refuses(
+        &["cache", "show", "abc"],
+        "not an entry of the cache (give its URL, or at least 4 digits of its key)",
+    );
+    site.refuses(&["cache", "show", "zzzzz"], "not an entry of the cache");
+    site.refuses(&["cache", "show", "00000000000000"], "no image of 00000000000000 is in the cache");
+    site.refuses(&["cache", "remove", &site.server.url("/b.raw?t=1")], "/b.raw is in the cache");
+    for args in [vec!["cache"], vec!["cache", "remove"], vec!["cache", "list", "x"], vec!["fetch"]] {
+        assert_eq!(site.world.tool(&args).run().0.status.code(), Some(2), "{args:?}");
+    }
+}
+
+#[test]
+fn remove_takes_what_nobody_uses() {
+    let site = Site::new();
+    site.fetch("/a.raw");
+    site.fetch("/b.raw");
+    let holder = File::open(site.image(&site.server.url("/a.raw"))).unwrap();
+    holder.lock_shared().unwrap();
+    site.refuses(&["cache", "remove", &site.server.url("/a.raw")], "/a.raw is in use");
+    let removed = site.cache(&["remove", &site.server.url("/b.raw")]);
+    assert!(removed.starts_with("removed ") && removed.ends_with("/b.raw\n"), "{removed}");
+    drop(holder);
+    let removed = site.json(&["remove", &site.server.url("/a.raw")]);
+    assert_eq!(removed[0]["url"].as_str(), Some(site.server.url("/a.raw").as_str()));
+    assert_eq!(site.json(&["list"]), Value::Array(Vec::new()));
+}
+
+#[test]
+fn verify_finds_a_changed_byte_and_takes_the_image_out() {
+    let site = Site::new();
+    site.fetch("/a.raw");
+    site.fetch("/b.raw");
+    let intact = site.cache(&["verify"]);
+    assert_eq!((intact.lines().count(), intact.matches(" intact: http://").count()), (2, 2), "{intact}");
+    File::options().write(true).open(site.image(&site.server.url("/a.raw"))).unwrap().write_all_at(b"x", 5000).unwrap();
+    assert!(site.cache(&["verify", &site.server.url("/b.raw")]).contains(" intact: "));
+    let outcome = site.world.tool(&["cache", "verify", "--json"]).run();
+    outcome.fails(&["1 of 2 kept images were damaged"]);
+    let json: Value = serde_json::from_str(&outcome.output()).unwrap();
+    let mut results: Vec<_> =
+        json.as_array().unwrap().iter().map(|entry| (entry["url"].as_str().unwrap(), &entry["intact"])).collect();
+    results.sort_by_key(|(url, _)| *url);
+    assert_eq!(results.iter().map(|(_, intact)| intact.as_bool()).collect::<Vec<_>>(), [Some(false), Some(true)]);
+    assert_eq!(site.json(&["list"]).as_array().unwrap().len(), 1);
+    site.fetch("/a.raw");
+    assert_eq!(site.server.gets("/a.raw"), 2);
+}
+
+#[test]
+fn prune_removes_what_is_left_over_or_too_much() {
+    let site = Site::new();
+    site.fetch("/a.raw");
+    site.fetch("/b.raw");
+    fs::write(site.image(&site.server.url("/a.raw")).with_extension("part"), "half").unwrap();
+    assert_eq!(site.cache(&["prune"]), "images removed: 0 (0 bytes), left: 2 (5 MiB)\n");
+    assert!(!site.image(&site.server.url("/a.raw")).with_extension("part").exists());
+    site.world.variant_file("config.toml", "[cache]\nmax_size = \"4M\"\n");
+    let json = site.json(&["prune"]);
+    assert_eq!(json, serde_json::json!({ "removed": 1, "bytes": 2 << 20, "left": 1, "size": 3 << 20 }));
+}
+
+#[test]
+fn a_terminal_gets_a_bar_and_everything_else_lines() {
+    let site = Site::new();
+    let file = site.world.path("noise.raw");
+    let mut noise = crate::support::bytes(1, 8 * MIB);
+    noise[510..512].copy_from_slice(&[0x55, 0xaa]);
+    fs::write(&file, noise).unwrap();
+    let packed = fs::read(compress(&file, "gz")).unwrap();
+    // Slow enough for the bar to be drawn.
+    site.world.variant_file("config.toml", "[http]\nlimit_rate = \"12M\"\n");
+    site.server.put("/noise.raw.gz", packed.clone());
+    site.server.reply("/chunked.gz", Reply::ok(packed).chunked());
+    for (path, shown) in [("/noise.raw.gz", " of 8.00 MiB ["), ("/chunked.gz", "MiB/s")] {
+        let root = site.world.path("");
+        let line =
+            format!("{} --root {} fetch {}", env!("CARGO_BIN_EXE_simpleimage"), root.display(), site.server.url(path));
+        let output = Command::new("script").args(["-qec", &line, "/dev/null"]).env("TERM", "xterm").output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains(shown) && !text.contains("0/0"), "{text:?}");
+        assert!(text.contains("sha256: "), "{text:?}");
+    }
+    let log = site.world.tool(&["fetch", &site.server.url("/noise.raw.gz?again")]).run().succeeds();
+    assert!(!log.contains('\r') && !log.contains(" [") && log.lines().count() == 1, "{log}");
+}
