@@ -32,7 +32,7 @@ impl<'a> Download<'a> {
     /// Downloads the image if `conditions` hold, going on with what an earlier run left, and again after transient
     /// failures. What can be gone on from stays when it fails.
     pub(super) fn run(&self, conditions: &Conditions) -> Result<Outcome, CacheError> {
-        let mut part = Part::left_by_earlier_run(self.files, self.clock);
+        let mut part = Part::left_by_earlier_run(self.files, self.clock, self.report);
         let mut attempts = self.client.attempts(self.url, self.report);
         loop {
             match self.attempt(&mut part, &attempts, conditions) {

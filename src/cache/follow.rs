@@ -76,8 +76,6 @@ impl Follow {
     }
 
     /// `count` more bytes are there; gives whether anybody still wants more.
-    ///
-    /// After a second file has begun nobody reads the first, and the count no longer matters.
     pub(super) fn advance(&self, count: usize) -> bool {
         let mut state = self.state();
         state.available += count as u64;

@@ -20,7 +20,8 @@ use super::error::CacheError;
 use super::follow::Follow;
 use super::{Clock, folder, seconds};
 use crate::http::{Content, Rest, Validator};
-use crate::size::MIB;
+use crate::report::Report;
+use crate::size::{ByteSize, MIB};
 use crate::sys;
 
 /// Bytes taken from the network, and read back from the disk, at once, at most.
@@ -91,7 +92,7 @@ impl<'a> Part<'a> {
     }
 
     /// What an earlier run left, as far as its mark holds; none when there is nothing to go on from.
-    pub(super) fn left_by_earlier_run(files: &'a EntryFiles, clock: Clock) -> Option<Self> {
+    pub(super) fn left_by_earlier_run(files: &'a EntryFiles, clock: Clock, report: &Report) -> Option<Self> {
         let mark = read_mark(files)?;
         let usable = mark.origin.validator.is_some() && mark.length > 0;
         let missing = mark.origin.total.is_none_or(|total| mark.length < total);
@@ -99,6 +100,8 @@ impl<'a> Part<'a> {
             return None;
         }
         let mut file = files.open_part().ok()??;
+        // Reading it back takes its time.
+        report.info(format_args!("checking what an earlier run has downloaded: {}", ByteSize(mark.length)));
         let hash = hash_of(&file, mark.length).ok()?;
         if hex(&hash.clone().finalize()) != mark.sha256 {
             return None;
@@ -275,6 +278,7 @@ mod tests {
     use super::{Mark, Origin, Part, remove_leftovers};
     use crate::cache::Clock;
     use crate::cache::entry::{EntryFiles, hex};
+    use crate::report::Report;
     use sha2::{Digest, Sha256};
     use std::fs;
     use std::time::{Duration, Instant, SystemTime};
@@ -283,6 +287,10 @@ mod tests {
 
     fn clock() -> Clock {
         Clock { now: SystemTime::UNIX_EPOCH + Duration::from_secs(NOW), read_at: Instant::now() }
+    }
+
+    fn report() -> Report {
+        Report::to_writer(None, false, std::io::sink())
     }
 
     fn origin() -> Origin {
@@ -307,7 +315,7 @@ mod tests {
         let files = EntryFiles::of_key(dir.path(), "k");
         fs::write(&files.part, part).unwrap();
         fs::write(&files.mark, mark).unwrap();
-        let found = Part::left_by_earlier_run(&files, clock())?;
+        let found = Part::left_by_earlier_run(&files, clock(), &report())?;
         assert_eq!(found.rest().unwrap().from, found.length());
         assert_eq!(fs::metadata(&files.part).unwrap().len(), found.length());
         Some(found.length())
@@ -351,7 +359,7 @@ mod tests {
         fs::write(&golden, "01234").unwrap();
         fs::write(&files.mark, text(&mark(b"0123"))).unwrap();
         std::os::unix::fs::symlink(&golden, &files.part).unwrap();
-        assert!(Part::left_by_earlier_run(&files, clock()).is_none());
+        assert!(Part::left_by_earlier_run(&files, clock(), &report()).is_none());
         assert_eq!(fs::read(&golden).unwrap(), b"01234");
     }
 
