@@ -66,7 +66,7 @@ impl<'f> DirectReader<'f> {
     }
 
     /// Whether the page cache holds all of a range. A kernel that can't tell counts as no.
-    fn is_cached(&self, offset: u64, len: usize) -> bool {
+    pub fn is_cached(&self, offset: u64, len: usize) -> bool {
         sys::cached_bytes(self.file, offset, len as u64).is_ok_and(|cached| cached >= len as u64)
     }
 }

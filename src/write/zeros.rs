@@ -51,10 +51,10 @@ fn zero_run(buffer: &[u8]) -> usize {
     buffer.chunks(BLOCK).take_while(|block| is_zero(block)).map(<[u8]>::len).sum()
 }
 
-/// Compares the block with itself, shifted by one byte: the C library's memcmp is the fastest scan there is, and ends
-/// at the first difference.
+/// Reads every byte once, in pieces that the compiler turns into vector operations, and ends at the first piece with data.
 fn is_zero(block: &[u8]) -> bool {
-    block.first() == Some(&0) && block[1..] == block[..block.len() - 1]
+    let (pieces, rest) = block.as_chunks::<256>();
+    pieces.iter().all(|piece| piece.iter().fold(0, |all, byte| all | byte) == 0) && rest.iter().all(|byte| *byte == 0)
 }
 
 #[cfg(test)]
