@@ -58,6 +58,9 @@ pub struct PartialHttp {
     /// `http://[user:password@]host:port`; empty for none.
     #[serde(deserialize_with = "proxy")]
     pub proxy: Option<Secret>,
+    /// The same for https images alone; empty for the one above.
+    #[serde(deserialize_with = "proxy")]
+    pub https_proxy: Option<Secret>,
     /// Hosts reached without it.
     #[serde(deserialize_with = "no_proxy")]
     pub no_proxy: Option<Vec<NoProxy>>,
@@ -164,6 +167,7 @@ impl PartialSettings {
             ("allow_unknown_content", self.allow_unknown_content.is_some()),
             ("allowed_images", self.allowed_images.is_some()),
             ("http.proxy", http.proxy.is_some()),
+            ("http.https_proxy", http.https_proxy.is_some()),
             ("http.no_proxy", http.no_proxy.is_some()),
             ("http.ca_file", http.ca_file.is_some()),
             ("http.client_cert", http.client_cert.is_some()),
@@ -205,6 +209,7 @@ impl PartialHttp {
         };
         PartialHttp {
             proxy: over.proxy.or(self.proxy),
+            https_proxy: over.https_proxy.or(self.https_proxy),
             no_proxy: over.no_proxy.or(self.no_proxy),
             ca_file: over.ca_file.or(self.ca_file),
             client_cert,

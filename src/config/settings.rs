@@ -127,6 +127,7 @@ fn resolve_http(built_in: HttpSettings, set: super::PartialHttp) -> HttpSettings
     HttpSettings {
         allowed: built_in.allowed,
         proxy: set.proxy.filter(|proxy| !proxy.0.is_empty()),
+        https_proxy: set.https_proxy.filter(|proxy| !proxy.0.is_empty()),
         no_proxy: set.no_proxy.unwrap_or(built_in.no_proxy),
         ca_file: set.ca_file.filter(|file| !file.as_os_str().is_empty()),
         client_cert: set.client_cert.filter(|file| !file.as_os_str().is_empty()),
@@ -183,11 +184,11 @@ mod tests {
     #[test]
     fn empty_and_zero_take_back_what_the_site_set() {
         let site = "image = '/i'\nimage_type = 'raw'\nimage_checksum = 'c'\nimage_signature = '/s'\n\
-                    keyring = '/k'\nallowed_images = ['/i']\n[http]\nproxy = 'p:1'\nno_proxy = ['a']\nca_file = '/c'\n\
+                    keyring = '/k'\nallowed_images = ['/i']\n[http]\nproxy = 'p:1'\nhttps_proxy = 'p:2'\nno_proxy = ['a']\nca_file = '/c'\n\
                     user = 'u'\npassword = 'p'\nmax_time = 5\nlimit_rate = '1M'\nheaders = { X-A = 'b' }\n\
                     client_cert = '/e'\nclient_key = '/k'\nnetrc_file = '/n'\n[cache]\nmax_size = '50G'\n";
         let variant = "image = ''\nimage_type = ''\nimage_checksum = ''\nimage_signature = ''\nkeyring = ''\n\
-                       allowed_images = []\n[http]\nproxy = ''\nno_proxy = []\nca_file = ''\nuser = ''\n\
+                       allowed_images = []\n[http]\nproxy = ''\nhttps_proxy = ''\nno_proxy = []\nca_file = ''\nuser = ''\n\
                        max_time = 0\nlimit_rate = '0'\nheaders = {}\nclient_cert = ''\nnetrc_file = ''\n\
                        [cache]\nmax_size = '0'\n";
         let both = parse_toml(site).unwrap().overlaid_by(parse_toml(variant).unwrap());

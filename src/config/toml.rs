@@ -93,6 +93,7 @@ mod tests {
             ]),
             http: PartialHttp {
                 proxy: secret("http://joe:p%40ss@proxy.example:3128"),
+                https_proxy: secret("http://tunnels.example:8443"),
                 no_proxy: Some(
                     ["localhost", ".example.com", "10.0.0.0/8:8080"].map(|host| host.parse().unwrap()).into(),
                 ),
@@ -122,7 +123,7 @@ mod tests {
         };
         let settings = parse_toml(FULL).unwrap();
         assert_eq!(settings, expected);
-        assert_eq!(settings.keys().len(), 31);
+        assert_eq!(settings.keys().len(), 32);
         let debug = format!("{settings:?}");
         assert!(!["s3cret", "p%40ss", "abc"].into_iter().any(|secret| debug.contains(secret)), "{debug}");
     }

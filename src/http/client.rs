@@ -16,7 +16,7 @@ use super::proxy::Proxy;
 use super::request::{Conditions, RequestHeaders, Wanted, request_target};
 use super::response::{Content, Part, Response};
 use super::retry::{Attempts, Backoff};
-use super::settings::HttpSettings;
+use super::settings::{HttpSettings, Secret};
 use super::tls::{client_cert, tls_config};
 use super::url::ImageUrl;
 use crate::report::Report;
@@ -45,17 +45,17 @@ pub struct Client {
 #[derive(Debug)]
 struct Ways {
     direct: Agent,
-    proxied: Option<Proxied>,
+    /// For http through a proxy: absolute-form requests.
+    requests: Option<Proxied>,
+    /// For https through a proxy: CONNECT.
+    tunnels: Option<Proxied>,
 }
 
-/// The two ways through a proxy.
+/// A way through a proxy.
 #[derive(Debug)]
 struct Proxied {
     proxy: Proxy,
-    /// For http: absolute-form requests.
-    requests: Agent,
-    /// For https: CONNECT.
-    tunnels: Agent,
+    agent: Agent,
 }
 
 impl Client {
@@ -198,20 +198,19 @@ impl Client {
 
 impl Ways {
     fn new(settings: &HttpSettings, tls: &TlsConfig) -> Result<Self, HttpError> {
-        let proxied = match &settings.proxy {
-            Some(text) => Some(Proxied::new(Proxy::parse(text)?, settings, tls)?),
-            None => None,
-        };
-        Ok(Ways { direct: Agent::new_with_config(agent_config(settings, tls, None)), proxied })
+        let https_proxy = settings.https_proxy.as_ref().or(settings.proxy.as_ref());
+        let direct = Agent::new_with_config(agent_config(settings, tls, None));
+        let requests = settings.proxy.as_ref().map(|proxy| Proxied::by_requests(proxy, settings, tls)).transpose()?;
+        let tunnels = https_proxy.map(|proxy| Proxied::by_tunnels(proxy, settings, tls)).transpose()?;
+        Ok(Ways { direct, requests, tunnels })
     }
 
     /// Who carries a request to `url`, and whom a failure to connect is about.
     fn to(&self, url: &ImageUrl, no_proxy: &[NoProxy]) -> (&Agent, String) {
         let target = url.as_url();
-        match &self.proxied {
+        match if target.scheme() == "https" { &self.tunnels } else { &self.requests } {
             Some(proxied) if !no_proxy.iter().any(|entry| entry.covers(target)) => {
-                let agent = if target.scheme() == "https" { &proxied.tunnels } else { &proxied.requests };
-                (agent, proxied.proxy.peer())
+                (&proxied.agent, proxied.proxy.peer())
             }
             _ => {
                 let host = target.host_str().unwrap_or_default();
@@ -222,12 +221,17 @@ impl Ways {
 }
 
 impl Proxied {
-    fn new(proxy: Proxy, settings: &HttpSettings, tls: &TlsConfig) -> Result<Self, HttpError> {
+    fn by_requests(proxy: &Secret, settings: &HttpSettings, tls: &TlsConfig) -> Result<Self, HttpError> {
+        let proxy = Proxy::parse(proxy)?;
         let (absolute_form, resolver) = proxy.for_requests()?;
         let connector = ().chain(TcpConnector::default()).chain(absolute_form);
-        let requests = Agent::with_parts(agent_config(settings, tls, None), connector, resolver);
-        let tunnels = Agent::new_with_config(agent_config(settings, tls, Some(proxy.for_tunnels()?)));
-        Ok(Proxied { proxy, requests, tunnels })
+        Ok(Proxied { proxy, agent: Agent::with_parts(agent_config(settings, tls, None), connector, resolver) })
+    }
+
+    fn by_tunnels(proxy: &Secret, settings: &HttpSettings, tls: &TlsConfig) -> Result<Self, HttpError> {
+        let proxy = Proxy::parse(proxy)?;
+        let agent = Agent::new_with_config(agent_config(settings, tls, Some(proxy.for_tunnels()?)));
+        Ok(Proxied { proxy, agent })
     }
 }
 

@@ -37,6 +37,8 @@ pub struct HttpSettings {
     pub allowed: Option<Vec<UrlPrefix>>,
     /// Proxy for http and https images alike: `http://[user:password@]host[:port]`.
     pub proxy: Option<Secret>,
+    /// Proxy for https images, where it is another one.
+    pub https_proxy: Option<Secret>,
     /// Hosts reached without the proxy.
     pub no_proxy: Vec<NoProxy>,
     /// PEM file with the only certificate authorities to trust, instead of the system's.
@@ -77,6 +79,7 @@ impl Default for HttpSettings {
         HttpSettings {
             allowed: None,
             proxy: None,
+            https_proxy: None,
             no_proxy: Vec::new(),
             ca_file: None,
             client_cert: None,

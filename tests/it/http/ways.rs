@@ -207,3 +207,31 @@ fn a_proxy_that_fails_is_named_without_its_password() {
         assert_eq!(failure(&settings(closed), &url), expected);
     }
 }
+
+#[test]
+fn https_may_have_a_proxy_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let (authority, ca_file) = (Authority::new(), folder.path().join("ca.pem"));
+    authority.save(&ca_file);
+    let plain = Server::start(|_, _| Reply::ok("plain"));
+    let tls = Server::start_tls(authority.server_config("images.example"), |_, _| Reply::ok("safe"));
+    let (for_http, for_https) = (TestProxy::start(plain.address(), None), TestProxy::start(tls.address(), None));
+    let address = |proxy: &TestProxy| Some(secret(&format!("http://{}", proxy.address())));
+    let ca_file = Some(ca_file);
+    let both = HttpSettings {
+        proxy: address(&for_http),
+        https_proxy: address(&for_https),
+        ca_file: ca_file.clone(),
+        ..HttpSettings::default()
+    };
+    let url = |scheme: &str| ImageUrl::parse(&format!("{scheme}://images.example/x")).unwrap();
+    assert_eq!(read(content(&both, &url("http"))), b"plain");
+    assert_eq!(read(content(&both, &url("https"))), b"safe");
+    let methods = |proxy: &TestProxy| proxy.requests().iter().map(|r| r.method.clone()).collect::<Vec<_>>();
+    assert_eq!((methods(&for_http), methods(&for_https)), (vec!["GET".to_owned()], vec!["CONNECT".to_owned()]));
+
+    // Only for https: http goes there itself.
+    let https_only = HttpSettings { https_proxy: address(&for_https), ca_file, ..HttpSettings::default() };
+    assert_eq!(read(content(&https_only, &plain.url("/x"))), b"plain");
+    assert_eq!(methods(&for_https).len(), 1);
+}
