@@ -42,8 +42,7 @@ fn convert_rest(
     let mut command = qemu_img();
     // "none" is past the page cache, which not every file system offers.
     let cache = |direct: bool| if direct { "none" } else { "writeback" };
-    let source_direct = DirectReader::new(file).is_direct() && !is_cached(file).unwrap_or(false);
-    let (target_cache, source_cache) = (cache(target.takes_direct_io()), cache(source_direct));
+    let (target_cache, source_cache) = (cache(target.takes_direct_io()), cache(is_better_direct(file)));
     command.args(["-W", "-m", COROUTINES, "-t", target_cache, "-T", source_cache]);
     if target.zeroes_cheaply() {
         // Zeroed here by range, so that qemu-img writes nothing but data. Never on trust that the disk is zero.
@@ -62,10 +61,11 @@ fn convert_rest(
     run(command, file, target.file(), children)
 }
 
-/// Whether the page cache holds the whole image, which then comes faster from there.
-fn is_cached(file: &File) -> io::Result<bool> {
-    let len = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
-    Ok(DirectReader::new(file).is_cached(0, len))
+/// Whether the image can be read past the page cache, and does not lie in it already, from where it comes faster.
+fn is_better_direct(file: &File) -> bool {
+    let reader = DirectReader::new(file);
+    let len = file.metadata().ok().and_then(|data| usize::try_from(data.len()).ok());
+    reader.is_direct() && !len.is_some_and(|len| reader.is_cached(0, len))
 }
 
 /// The image's first `len` bytes.
