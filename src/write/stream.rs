@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
-use super::{DiskWriter, WriteError};
+use super::{DiskWriter, WriteError, zeros};
 use crate::device::AlignedBuf;
 use crate::size::ByteSize;
 
@@ -15,26 +15,27 @@ const BUFFER_LEN: usize = 1 << 20;
 /// Buffers in flight: enough for the writer to ride out a slow decoder and the reverse, 8 MiB in all.
 const BUFFERS: usize = 8;
 
-/// A filled buffer on its way to the writer.
-struct Filled {
-    buffer: AlignedBuf,
-    len: usize,
-    offset: u64,
+/// A part of the image on its way to the writer.
+enum Part {
+    /// The first `len` bytes of the buffer.
+    Filled { buffer: AlignedBuf, len: usize, offset: u64 },
+    /// So many zero bytes, in no buffer.
+    Zeros { offset: u64, len: u64 },
 }
 
 /// Writes all that `reader` gives from the disk's start on, and gives its length in bytes. The calling thread reads
 /// (and decodes), another one writes. Behind the disk's end it is an error, after as much as fits.
 pub fn stream(reader: &mut dyn Read, writer: &DiskWriter<'_>) -> Result<u64, WriteError> {
-    let (filled_sender, filled) = sync_channel(BUFFERS);
+    let (parts_sender, parts) = sync_channel(BUFFERS);
     let (empty_sender, empty) = sync_channel(BUFFERS);
     for _ in 0..BUFFERS {
         // The receiver lives and the channel has room.
         let _ = empty_sender.send(AlignedBuf::new(BUFFER_LEN));
     }
     thread::scope(|scope| {
-        let writing = scope.spawn(move || write_all(&filled, &empty_sender, writer));
-        let read = read_all(reader, writer, &empty, &filled_sender);
-        drop(filled_sender);
+        let writing = scope.spawn(move || write_all(&parts, &empty_sender, writer));
+        let read = read_all(reader, writer, &empty, &parts_sender);
+        drop(parts_sender);
         let written =
             writing.join().unwrap_or_else(|_panic| Err(WriteError::Image(io::Error::other("the writer died"))));
         // When the writer failed, the reader only saw its channel closed.
@@ -42,38 +43,53 @@ pub fn stream(reader: &mut dyn Read, writer: &DiskWriter<'_>) -> Result<u64, Wri
     })
 }
 
-fn write_all(
-    filled: &Receiver<Filled>,
-    empty: &SyncSender<AlignedBuf>,
-    writer: &DiskWriter<'_>,
-) -> Result<(), WriteError> {
-    for Filled { buffer, len, offset } in filled {
-        writer.data_with_zeros(&buffer[..len], offset)?;
-        // The reader may be done and gone.
-        let _ = empty.send(buffer);
+fn write_all(parts: &Receiver<Part>, empty: &SyncSender<AlignedBuf>, writer: &DiskWriter<'_>) -> Result<(), WriteError> {
+    for part in parts {
+        match part {
+            Part::Zeros { offset, len } => writer.zero(offset, len)?,
+            Part::Filled { buffer, len, offset } => {
+                writer.data_with_zeros(&buffer[..len], offset)?;
+                // The reader may be done and gone.
+                let _ = empty.send(buffer);
+            }
+        }
     }
     Ok(())
 }
 
+/// A buffer of zeros is not handed on but filled again while it is in the processor's cache, and its whole run becomes
+/// one range: most of a disk's image is zeros, which neither thread should carry through memory.
 fn read_all(
     reader: &mut dyn Read,
     writer: &DiskWriter<'_>,
     empty: &Receiver<AlignedBuf>,
-    filled: &SyncSender<Filled>,
+    parts: &SyncSender<Part>,
 ) -> Result<u64, WriteError> {
     let target = writer.target();
-    let mut offset = 0;
-    while let Ok(mut buffer) = empty.recv() {
+    let (mut offset, mut zeros_start) = (0, 0);
+    // When the writer failed and is gone, it says why.
+    let hand_on = |part| parts.send(part).is_ok();
+    let hand_on_zeros = |start, end| start == end || hand_on(Part::Zeros { offset: start, len: end - start });
+    let mut spare = None;
+    while let Some(mut buffer) = spare.take().or_else(|| empty.recv().ok()) {
         let len = fill(reader, &mut buffer).map_err(WriteError::Image)?;
-        let end = offset + len as u64;
-        if end > target.size() {
+        let start = offset;
+        offset += len as u64;
+        if offset > target.size() {
             return Err(WriteError::TooLong { disk: ByteSize(target.size()), path: target.path().to_owned() });
         }
         let last = len < buffer.len();
-        if filled.send(Filled { buffer, len, offset }).is_err() || last {
-            return Ok(end);
+        if zeros::is_zero(&buffer[..len]) {
+            spare = Some(buffer);
+        } else if hand_on_zeros(zeros_start, start) && hand_on(Part::Filled { buffer, len, offset: start }) {
+            zeros_start = offset;
+        } else {
+            break;
         }
-        offset = end;
+        if last {
+            hand_on_zeros(zeros_start, offset);
+            break;
+        }
     }
     Ok(offset)
 }
@@ -90,4 +106,40 @@ fn fill(reader: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
         }
     }
     Ok(len)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::stream;
+    use crate::device::Target;
+    use crate::write::DiskWriter;
+    use proptest::prelude::{ProptestConfig, prop, prop_assert, prop_assert_eq, proptest};
+    use std::io::Write;
+    use std::os::unix::fs::FileExt;
+
+    const DISK_LEN: usize = 24 << 20;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        #[test]
+        fn data_and_zeros_come_over_old_data(runs in prop::collection::vec((1..6_000_000_usize, 0..3_u8), 1..8)) {
+            let image: Vec<u8> = runs.iter().flat_map(|(len, value)| vec![*value; *len]).collect();
+            let mut disk = tempfile::NamedTempFile::new().unwrap();
+            disk.write_all(&vec![0xAA; DISK_LEN]).unwrap();
+            let target = Target::open(disk.path()).unwrap();
+            let writer = DiskWriter::begin(&target).unwrap();
+            let result = stream(&mut image.as_slice(), &writer);
+            if image.len() > DISK_LEN {
+                prop_assert!(result.unwrap_err().to_string().starts_with("the image is larger than disk"));
+                return Ok(());
+            }
+            prop_assert_eq!(result.unwrap(), image.len() as u64);
+            writer.finish(image.len() as u64).unwrap().commit().unwrap();
+            let mut written = vec![1; DISK_LEN];
+            disk.as_file().read_exact_at(&mut written, 0).unwrap();
+            prop_assert!(written[..image.len()] == image[..]);
+            prop_assert!(written[image.len()..].iter().all(|byte| *byte == 0));
+        }
+    }
 }
