@@ -85,7 +85,7 @@ fn copy_along<'j>(url: &ImageUrl, follow: &Follow, job: &Job<'j>) -> anyhow::Res
     let length = growing.length();
     let contents = stream_contents(&url.to_string(), growing, length, job.request.expected)?;
     // qemu-img has to seek in the file that is being downloaded.
-    if contents.image_type.format == Format::Qcow2 && contents.image_type.compression.is_none() {
+    if contents.image_type.format != Format::Raw && contents.image_type.compression.is_none() {
         return Ok(Followed::NotInstalled);
     }
     copy(contents, job).map(Followed::Copied).with_context(|| format!("installing image {url}"))

@@ -34,7 +34,13 @@ pub fn raw_file(file: &File, len: u64, writer: &DiskWriter<'_>) -> Result<(), Wr
         let workers: Vec<_> = (0..THREADS).map(|_| scope.spawn(|| copy(&source, &extents, writer))).collect();
         let died = |_panic| Err(WriteError::Image(io::Error::other("a copying thread died")));
         workers.into_iter().map(|worker| worker.join().unwrap_or_else(died)).collect::<Result<Vec<()>, _>>().map(drop)
-    })
+    })?;
+    // What was cut off meanwhile looked like a hole.
+    match lseek64(file, 0, Whence::SeekEnd) {
+        Ok(end) if u64::try_from(end).is_ok_and(|end| end < len) => Err(WriteError::Shrunk),
+        Ok(_) => Ok(()),
+        Err(err) => Err(WriteError::Image(err.into())),
+    }
 }
 
 fn copy(source: &DirectReader<'_>, extents: &Mutex<Extents<'_>>, writer: &DiskWriter<'_>) -> Result<(), WriteError> {
