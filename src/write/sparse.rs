@@ -107,7 +107,9 @@ impl Extents<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Extent, Extents};
+    use super::{Extent, Extents, raw_file};
+    use crate::device::Target;
+    use crate::write::DiskWriter;
     use std::os::unix::fs::FileExt;
 
     #[test]
@@ -129,5 +131,20 @@ mod tests {
         }
         assert_eq!(end, len);
         assert!(holes >= 15 << 20, "{holes}");
+    }
+
+    /// What is cut off while the image is read looks like a hole.
+    #[test]
+    fn a_file_that_gets_shorter_is_an_error() {
+        let disk = tempfile::NamedTempFile::new().unwrap();
+        disk.as_file().set_len(4 << 20).unwrap();
+        let target = Target::open(disk.path()).unwrap();
+        let writer = DiskWriter::begin(&target).unwrap();
+        let image = tempfile::tempfile().unwrap();
+        image.set_len(2 << 20).unwrap();
+        raw_file(&image, 2 << 20, &writer).unwrap();
+        image.set_len((2 << 20) - 1).unwrap();
+        let message = raw_file(&image, 2 << 20, &writer).unwrap_err().to_string();
+        assert_eq!(message, "the image became shorter while it was read");
     }
 }

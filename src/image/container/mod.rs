@@ -132,3 +132,34 @@ impl Image<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Format, check_file, check_head};
+    use proptest::prelude::{any, prop, proptest};
+    use std::io::Write;
+
+    proptest! {
+        /// Whatever is in it: no panic, no endless work.
+        #[test]
+        fn no_bytes_panic(
+            bytes in prop::collection::vec(any::<u8>(), 0..3000),
+            numbers in prop::collection::vec((0..600_usize, any::<u8>()), 0..20),
+        ) {
+            for format in Format::ALL {
+                // Zeros with a few numbers get further than noise.
+                let mut sparse = vec![0; 300_000];
+                sparse[..4].copy_from_slice(b"KDMV");
+                sparse[64..72].copy_from_slice(&[0x7f, 0x10, 0xda, 0xbe, 1, 0, 1, 0]);
+                numbers.iter().for_each(|(at, byte)| sparse[4 + at] = *byte);
+                for bytes in [&bytes, &sparse] {
+                    let mut file = tempfile::tempfile().unwrap();
+                    file.write_all(bytes).unwrap();
+                    let head = &bytes[..bytes.len().min(128 << 10)];
+                    let _ = check_head(format, head);
+                    let _ = check_file(format, head, &file, bytes.len() as u64);
+                }
+            }
+        }
+    }
+}

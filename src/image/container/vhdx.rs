@@ -52,9 +52,9 @@ fn invalid(what: &'static str) -> ContainerError {
 /// Checks all of the image's tables; gives the virtual size in bytes.
 pub(super) fn check_file(image: &Image<'_>) -> Result<u64, ContainerError> {
     check_headers(image)?;
-    let ((bat, bat_len), (metadata, metadata_len)) = regions(image)?;
-    let disk = Metadata::read(image, metadata, metadata_len)?;
-    check_blocks(image, &disk, bat, bat_len)?;
+    let (bat, metadata) = regions(image)?;
+    let disk = Metadata::read(image, metadata)?;
+    check_blocks(image, &disk, bat)?;
     Ok(disk.size)
 }
 
@@ -89,8 +89,26 @@ fn is_intact(block: &[u8]) -> bool {
     Fields(block).le_u32(4) == Some(!crc)
 }
 
-/// Place and length of the block table and of the metadata, in bytes.
-fn regions(image: &Image<'_>) -> Result<((u64, u64), (u64, u64)), ContainerError> {
+/// A part of the file, in bytes.
+#[derive(Clone, Copy)]
+struct Region {
+    start: u64,
+    len: u64,
+}
+
+impl Region {
+    fn end(self) -> u64 {
+        self.start.saturating_add(self.len)
+    }
+
+    /// Whether it is behind the headers, and in whole MiB.
+    fn is_placed(self) -> bool {
+        self.start >= MIB && self.start.is_multiple_of(MIB) && self.len.is_multiple_of(MIB)
+    }
+}
+
+/// The block table and the metadata.
+fn regions(image: &Image<'_>) -> Result<(Region, Region), ContainerError> {
     let table = image.read(REGIONS, REGIONS_LEN)?;
     let fields = Fields(&table);
     let count = fields.le_u32(8).unwrap_or_default();
@@ -99,7 +117,8 @@ fn regions(image: &Image<'_>) -> Result<((u64, u64), (u64, u64)), ContainerError
     }
     let (mut bat, mut metadata) = (None, None);
     for at in (16..).step_by(32).take(usize::try_from(count).unwrap_or_default()) {
-        let place = fields.le_u64(at + 16).zip(fields.le_u32(at + 24)).map(|(start, len)| (start, u64::from(len)));
+        let place = fields.le_u64(at + 16).zip(fields.le_u32(at + 24));
+        let place = place.map(|(start, len)| Region { start, len: len.into() });
         let required = fields.le_u32(at + 28).is_some_and(|bits| bits & REQUIRED != 0);
         match fields.bytes(at).map(u128::from_le_bytes) {
             Some(BAT) if bat.is_none() => bat = place,
@@ -110,19 +129,16 @@ fn regions(image: &Image<'_>) -> Result<((u64, u64), (u64, u64)), ContainerError
         }
     }
     let (bat, metadata) = bat.zip(metadata).ok_or(invalid("a region is missing"))?;
-    let overlap = bat.0 < metadata.0.saturating_add(metadata.1) && metadata.0 < bat.0.saturating_add(bat.1);
-    let placed = [bat, metadata]
-        .iter()
-        .all(|(start, len)| *start >= MIB && start.is_multiple_of(MIB) && len.is_multiple_of(MIB));
-    if overlap || !placed {
+    let overlap = bat.start < metadata.end() && metadata.start < bat.end();
+    if overlap || !bat.is_placed() || !metadata.is_placed() {
         return Err(invalid("its regions are in impossible places"));
     }
     Ok((bat, metadata))
 }
 
 impl Metadata {
-    fn read(image: &Image<'_>, start: u64, len: u64) -> Result<Self, ContainerError> {
-        let table = image.read(start, METADATA_LEN.min(len))?;
+    fn read(image: &Image<'_>, region: Region) -> Result<Self, ContainerError> {
+        let table = image.read(region.start, METADATA_LEN.min(region.len))?;
         let fields = Fields(&table);
         let count = fields.le_u16(10).unwrap_or_default();
         if !table.starts_with(b"metadata") || count > 2047 {
@@ -131,7 +147,7 @@ impl Metadata {
         let mut found = Metadata::default();
         for at in (32..).step_by(32).take(count.into()) {
             let place = u64::from(fields.le_u32(at + 16).unwrap_or_default());
-            let item = image.read(start.saturating_add(place), 8)?;
+            let item = image.read(region.start.saturating_add(place), 8)?;
             let (word, long) =
                 (Fields(&item).le_u32(0).unwrap_or_default(), Fields(&item).le_u64(0).unwrap_or_default());
             match fields.bytes(at).map(u128::from_le_bytes) {
@@ -167,15 +183,15 @@ impl Metadata {
 }
 
 /// Every block that is there is in the file.
-fn check_blocks(image: &Image<'_>, disk: &Metadata, bat: u64, bat_len: u64) -> Result<(), ContainerError> {
+fn check_blocks(image: &Image<'_>, disk: &Metadata, bat: Region) -> Result<(), ContainerError> {
     // Behind so many entries there is one for a bitmap, which only images with a parent use.
     let chunk = (disk.sector << 23) / disk.block;
     let blocks = disk.size.div_ceil(disk.block);
     let entries = blocks + (blocks - 1) / chunk;
-    if entries * 8 > bat_len {
+    if entries * 8 > bat.len {
         return Err(image.tables("its block table is too small for the virtual size"));
     }
-    let table = image.read(bat, entries * 8)?;
+    let table = image.read(bat.start, entries * 8)?;
     let numbers = table.as_chunks().0.iter().map(|entry| u64::from_le_bytes(*entry)).enumerate();
     let is_bitmap = |index: usize| (index as u64 + 1).is_multiple_of(chunk + 1);
     for (block, entry) in (0..).zip(numbers.filter(|(index, _)| !is_bitmap(*index)).map(|(_, entry)| entry)) {
