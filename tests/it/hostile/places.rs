@@ -69,9 +69,12 @@ pub(super) fn cases() -> Vec<Case> {
             symlink("/etc/shadow", path(site, "shadow")).unwrap();
             path(site, "shadow")
         }),
-        case("redirect to a file", "raw", &["/image"], |site| {
-            site.serve(Reply::redirect(format!("file://{}", site.secret())))
-        }),
+        case(
+            "redirect to a file",
+            "raw",
+            &["/image: the server redirects to something that is not an http or https URL"],
+            |site| site.serve(Reply::redirect(format!("file://{}", site.secret()))),
+        ),
         case("missing", "raw", &["opening image /nonexistent", "No such file or directory"], |_| {
             "/nonexistent".to_owned()
         }),
