@@ -13,7 +13,7 @@ use crate::cache::CacheSettings;
 use crate::config::{self, HookPhase, Paths, Settings, VariantName};
 use crate::env::{EnvError, Environment, OsParams};
 use crate::http::{HttpSettings, ImageUrl};
-use crate::image::format::ImageType;
+use crate::image::format::{Formats, ImageType};
 use crate::image::policy::LocalPolicy;
 use crate::image::reference::ImageRef;
 use crate::image::source::Expected;
@@ -71,7 +71,7 @@ impl CreateRequest {
         Ok(CreateRequest {
             instance: env.instance_name()?.to_owned(),
             image,
-            expected: Expected { image_type: named.image_type, allow_unknown: settings.allow_unknown_content },
+            expected: named.expected,
             checks: named.checks.resolve(&settings, paths, &variant)?,
             disk: env.first_disk()?.context("the instance has no disk to install onto (DISK_COUNT is 0)")?,
             reinstall: env.reinstall(),
@@ -99,10 +99,10 @@ fn cache_settings(settings: &Settings) -> CacheSettings {
     }
 }
 
-/// The image, its type and its checks, from the OS parameters or else the variant's settings.
+/// The image, what is said of it and its checks, from the OS parameters or else the variant's settings.
 struct NamedImage {
     image: Option<ImageRef>,
-    image_type: Option<ImageType>,
+    expected: Expected,
     checks: NamedChecks,
 }
 
@@ -112,10 +112,22 @@ impl NamedImage {
         let image_type = params.image_type.as_ref().or(settings.image_type.as_ref());
         let image = image.map(|text| ImageRef::parse(text)).transpose().context("parameter image")?;
         let image_type = image_type.map(|text| ImageType::parse(text)).transpose().context("parameter image_type")?;
+        let format = image_type.flatten().map(|image_type| image_type.format);
+        if let Some(format) = format.filter(|format| !settings.image_formats.has(*format)) {
+            bail!(
+                "parameter image_type: this variant takes only {} (add \"{format}\" to image_formats in its config.toml)",
+                settings.image_formats
+            );
+        }
         image.as_ref().map_or(Ok(()), |image| check_allowed(image, settings))?;
         let checks = NamedChecks::new(params, settings)?;
         image.as_ref().map_or(Ok(()), |image| checks.satisfy_policy(image, settings))?;
-        Ok(NamedImage { image, image_type: image_type.flatten(), checks })
+        let expected = Expected {
+            image_type: image_type.flatten(),
+            allow_unknown: settings.allow_unknown_content,
+            formats: settings.image_formats,
+        };
+        Ok(NamedImage { image, expected, checks })
     }
 }
 
@@ -136,7 +148,8 @@ fn check_allowed(image: &ImageRef, settings: &Settings) -> anyhow::Result<()> {
 pub fn verify(env: &Environment, paths: &Paths) -> anyhow::Result<()> {
     let core = env.core()?;
     let settings = match core.variant.as_str() {
-        "" => Settings::default(),
+        // Which formats are taken is each variant's own.
+        "" => Settings { image_formats: Formats::ALL, ..Settings::default() },
         variant => config::load(paths, &VariantName::parse(variant)?)?,
     };
     NamedImage::new(&core.params, &settings).map(drop)
@@ -172,7 +185,7 @@ impl FetchRequest {
         let Some(ImageRef::Url(url)) = named.image else { bail!("only images from an http or https URL are fetched") };
         Ok(FetchRequest {
             url,
-            expected: Expected { image_type: named.image_type, allow_unknown: settings.allow_unknown_content },
+            expected: named.expected,
             checks: named.checks.resolve(&settings, paths, variant)?,
             cache: cache_settings(&settings),
             http: settings.http,

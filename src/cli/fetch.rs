@@ -38,8 +38,11 @@ pub(super) fn fetch(args: Fetch, root: &Path, out: &mut dyn Write) -> anyhow::Re
     let fetched = ops::fetch(&request, &context, &|received, expected| progress.update(received, expected));
     progress.finish();
     let ops::Fetched { image_type, len, sha256, disk_size, .. } = fetched?;
-    let disk = disk_size.map_or_else(|| "known only after decoding".to_owned(), |size| ByteSize(size).to_string());
     let size = ByteSize(len);
-    write!(out, "image:  {}\ntype:   {image_type}\nsize:   {size}\ndisk:   {disk}\nsha256: {sha256}\n", request.url)
-        .context("writing the result")
+    write!(
+        out,
+        "image:  {}\ntype:   {image_type}\nsize:   {size}\ndisk:   {disk_size}\nsha256: {sha256}\n",
+        request.url
+    )
+    .context("writing the result")
 }

@@ -11,6 +11,7 @@ use super::allowed::{self, ImagePlace};
 use super::settings::RequireChecksum;
 use super::values::{self, Checked};
 use crate::http::{NoProxy, Secret};
+use crate::image::format::Format;
 use crate::size::ByteSize;
 
 /// The port of a proxy without one: that of its scheme.
@@ -42,6 +43,9 @@ pub struct PartialSettings {
     pub keyring: Option<PathBuf>,
     /// Write a raw image that looks like nothing known.
     pub allow_unknown_content: Option<bool>,
+    /// The disk formats that are taken; empty for raw and qcow2.
+    #[serde(deserialize_with = "formats")]
+    pub image_formats: Option<Vec<Format>>,
     /// The only places that images may come from; empty for anywhere.
     #[serde(deserialize_with = "places")]
     pub allowed_images: Option<Vec<ImagePlace>>,
@@ -141,6 +145,7 @@ impl PartialSettings {
             require_signature: over.require_signature.or(self.require_signature),
             keyring: over.keyring.or(self.keyring),
             allow_unknown_content: over.allow_unknown_content.or(self.allow_unknown_content),
+            image_formats: over.image_formats.or(self.image_formats),
             allowed_images: over.allowed_images.or(self.allowed_images),
             http: self.http.overlaid_by(over.http),
             cache: PartialCache {
@@ -165,6 +170,7 @@ impl PartialSettings {
             ("require_signature", self.require_signature.is_some()),
             ("keyring", self.keyring.is_some()),
             ("allow_unknown_content", self.allow_unknown_content.is_some()),
+            ("image_formats", self.image_formats.is_some()),
             ("allowed_images", self.allowed_images.is_some()),
             ("http.proxy", http.proxy.is_some()),
             ("http.https_proxy", http.https_proxy.is_some()),
@@ -253,6 +259,7 @@ deserializers! {
     secret: String => Secret, |raw: String| values::text(&raw).map(Secret);
     user: String => Secret, |raw: String| values::user(&raw);
     user_agent: String => String, |raw: String| values::user_agent(&raw);
+    formats: Vec<String> => Vec<Format>, |raw: Vec<String>| raw.iter().map(|name| values::format(name)).collect();
     places: Vec<String> => Vec<ImagePlace>, |raw: Vec<String>| raw.iter().map(|text| allowed::place(text)).collect();
     proxy: String => Secret, |raw: String| values::proxy(&raw, PROXY_PORT);
     no_proxy: Vec<String> => Vec<NoProxy>, |raw: Vec<String>| raw.iter().map(|host| values::no_proxy_host(host)).collect();

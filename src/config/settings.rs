@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::{ImagePlace, PartialSettings, Paths};
 use crate::http::{Credentials, HttpSettings, Secret, UrlPrefix};
+use crate::image::format::Formats;
 use crate::size::ByteSize;
 
 /// One day in seconds.
@@ -43,6 +44,8 @@ pub struct Settings {
     pub keyring: Option<PathBuf>,
     /// Write a raw image that looks like nothing known.
     pub allow_unknown_content: bool,
+    /// The disk formats that are taken.
+    pub image_formats: Formats,
     /// The only folders and files that images may come from; none for all. The URLs are in `http`.
     pub allowed_paths: Option<Vec<PathBuf>>,
     /// How images are fetched, and from where.
@@ -70,6 +73,7 @@ impl Default for Settings {
             require_signature: false,
             keyring: None,
             allow_unknown_content: false,
+            image_formats: Formats::default(),
             allowed_paths: None,
             http: HttpSettings::default(),
             cache_dir: Paths::below(Path::new("/")).cache_dir,
@@ -87,6 +91,7 @@ impl Settings {
     pub(super) fn resolve(paths: &Paths, set: PartialSettings) -> Self {
         let built_in = Settings { cache_dir: paths.cache_dir.clone(), ..Settings::default() };
         let (allowed, allowed_paths) = resolve_places(set.allowed_images.unwrap_or_default());
+        let formats = set.image_formats.filter(|formats| !formats.is_empty());
         Settings {
             image: set.image.filter(|image| !image.is_empty()),
             image_type: set.image_type.filter(|image_type| !image_type.is_empty()),
@@ -96,6 +101,7 @@ impl Settings {
             require_signature: set.require_signature.unwrap_or(built_in.require_signature),
             keyring: set.keyring.filter(|file| !file.as_os_str().is_empty()),
             allow_unknown_content: set.allow_unknown_content.unwrap_or(built_in.allow_unknown_content),
+            image_formats: formats.map_or(built_in.image_formats, |formats| formats.into_iter().collect()),
             allowed_paths,
             cache_dir: set.cache.dir.unwrap_or(built_in.cache_dir),
             cache_max_age: set.cache.max_age.unwrap_or(built_in.cache_max_age),
@@ -184,11 +190,11 @@ mod tests {
     #[test]
     fn empty_and_zero_take_back_what_the_site_set() {
         let site = "image = '/i'\nimage_type = 'raw'\nimage_checksum = 'c'\nimage_signature = '/s'\n\
-                    keyring = '/k'\nallowed_images = ['/i']\n[http]\nproxy = 'p:1'\nhttps_proxy = 'p:2'\nno_proxy = ['a']\nca_file = '/c'\n\
+                    keyring = '/k'\nimage_formats = ['vdi']\nallowed_images = ['/i']\n[http]\nproxy = 'p:1'\nhttps_proxy = 'p:2'\nno_proxy = ['a']\nca_file = '/c'\n\
                     user = 'u'\npassword = 'p'\nmax_time = 5\nlimit_rate = '1M'\nheaders = { X-A = 'b' }\n\
                     client_cert = '/e'\nclient_key = '/k'\nnetrc_file = '/n'\n[cache]\nmax_size = '50G'\n";
         let variant = "image = ''\nimage_type = ''\nimage_checksum = ''\nimage_signature = ''\nkeyring = ''\n\
-                       allowed_images = []\n[http]\nproxy = ''\nhttps_proxy = ''\nno_proxy = []\nca_file = ''\nuser = ''\n\
+                       image_formats = []\nallowed_images = []\n[http]\nproxy = ''\nhttps_proxy = ''\nno_proxy = []\nca_file = ''\nuser = ''\n\
                        max_time = 0\nlimit_rate = '0'\nheaders = {}\nclient_cert = ''\nnetrc_file = ''\n\
                        [cache]\nmax_size = '0'\n";
         let both = parse_toml(site).unwrap().overlaid_by(parse_toml(variant).unwrap());

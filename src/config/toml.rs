@@ -61,6 +61,7 @@ mod tests {
     use super::parse_toml;
     use crate::config::{ImagePlace, PartialCache, PartialHttp, PartialSettings, RequireChecksum};
     use crate::http::{Secret, UrlPrefix};
+    use crate::image::format::Format;
     use crate::size::ByteSize;
     use proptest::prelude::*;
     use std::time::Duration;
@@ -87,6 +88,7 @@ mod tests {
             require_signature: Some(true),
             keyring: Some("/etc/keys/images.gpg".into()),
             allow_unknown_content: Some(true),
+            image_formats: Some(vec![Format::Raw, Format::Qcow2, Format::Vmdk]),
             allowed_images: Some(vec![
                 ImagePlace::Path("/srv/images".into()),
                 ImagePlace::Url(UrlPrefix::parse("https://images.example/debian").unwrap()),
@@ -123,7 +125,7 @@ mod tests {
         };
         let settings = parse_toml(FULL).unwrap();
         assert_eq!(settings, expected);
-        assert_eq!(settings.keys().len(), 32);
+        assert_eq!(settings.keys().len(), 33);
         let debug = format!("{settings:?}");
         assert!(!["s3cret", "p%40ss", "abc"].into_iter().any(|secret| debug.contains(secret)), "{debug}");
     }
@@ -138,7 +140,7 @@ mod tests {
     #[test]
     fn unknown_keys_are_named_with_the_allowed_ones() {
         let top = "allowed are `image`, `image_type`, `image_checksum`, `image_signature`, `require_checksum`, \
-                   `require_signature`, `keyring`, `allow_unknown_content`, `allowed_images`, `http`, `cache`";
+                   `require_signature`, `keyring`, `allow_unknown_content`, `image_formats`, `allowed_images`, `http`, `cache`";
         assert_eq!(message("# x\nimages = 1"), format!("2:1: unknown key `images`, {top}"));
         assert_eq!(message("\"a\\nb\" = 1"), format!("1:1: unknown key `a\\nb`, {top}"));
         let cache = "allowed are `dir`, `max_age_days`, `stale_if_error`, `max_size`, `verify_cached`";
@@ -151,6 +153,10 @@ mod tests {
         for (text, expected) in [
             ("image = 5", "1:9: image: expected a string, found an integer"),
             ("require_checksum = 's3cret'", "1:20: require_checksum: must be \"never\", \"http\" or \"always\""),
+            (
+                "image_formats = ['raw', 'iso']",
+                "1:17: image_formats: not a disk format (there are raw, qcow2, vmdk, vdi and vhdx)",
+            ),
             ("keyring = 'k.gpg'", "1:11: keyring: must be an absolute path"),
             (
                 "[cache]\nmax_size = '50 GB!'",

@@ -8,6 +8,7 @@ use url::Url;
 
 use super::settings::{DAY, RequireChecksum};
 use crate::http::{NoProxy, NoProxyError, Secret};
+use crate::image::format::Format;
 use crate::size::ByteSize;
 
 /// A value, or what is wrong with it.
@@ -57,6 +58,11 @@ pub(super) fn require_checksum(which: &str) -> Checked<RequireChecksum> {
         "always" => Ok(RequireChecksum::Always),
         _ => Err("must be \"never\", \"http\" or \"always\""),
     }
+}
+
+/// A disk format.
+pub(super) fn format(name: &str) -> Checked<Format> {
+    Format::named(name).ok_or("not a disk format (there are raw, qcow2, vmdk, vdi and vhdx)")
 }
 
 /// An absolute path.

@@ -11,6 +11,62 @@ pub enum Format {
     Raw,
     /// QEMU's copy-on-write format.
     Qcow2,
+    /// VMware's format, in one file.
+    Vmdk,
+    /// VirtualBox's format.
+    Vdi,
+    /// Hyper-V's format.
+    Vhdx,
+}
+
+/// The disk formats that a variant takes: raw and qcow2 unless it says otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Formats([bool; Format::ALL.len()]);
+
+impl Format {
+    /// Every format that there is.
+    pub const ALL: [Format; 5] = [Format::Raw, Format::Qcow2, Format::Vmdk, Format::Vdi, Format::Vhdx];
+
+    /// The format of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|format| format.name() == name)
+    }
+
+    /// Its name, which is also that of qemu-img's driver.
+    pub fn name(self) -> &'static str {
+        match self {
+            Format::Raw => "raw",
+            Format::Qcow2 => "qcow2",
+            Format::Vmdk => "vmdk",
+            Format::Vdi => "vdi",
+            Format::Vhdx => "vhdx",
+        }
+    }
+}
+
+impl Formats {
+    /// All of them.
+    pub const ALL: Self = Formats([true; Format::ALL.len()]);
+
+    /// Whether `format` is one of them.
+    pub fn has(self, format: Format) -> bool {
+        self.0[format as usize]
+    }
+}
+
+impl Default for Formats {
+    fn default() -> Self {
+        [Format::Raw, Format::Qcow2].into_iter().collect()
+    }
+}
+
+impl FromIterator<Format> for Formats {
+    fn from_iter<I: IntoIterator<Item = Format>>(formats: I) -> Self {
+        formats.into_iter().fold(Formats([false; Format::ALL.len()]), |mut all, format| {
+            all.0[format as usize] = true;
+            all
+        })
+    }
 }
 
 /// What the image file is compressed with.
@@ -37,7 +93,9 @@ pub struct ImageType {
 
 /// A text that is no image type.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("unknown image type '{0}' (use auto, raw or qcow2, the latter two also with +gz, +bz2, +xz or +zst)")]
+#[error(
+    "unknown image type '{0}' (use auto, raw, qcow2, vmdk, vdi or vhdx, all but auto also with +gz, +bz2, +xz or +zst)"
+)]
 pub struct UnknownType(String);
 
 impl ImageType {
@@ -53,11 +111,7 @@ impl FromStr for ImageType {
     fn from_str(text: &str) -> Result<Self, UnknownType> {
         let unknown = || UnknownType(text.to_owned());
         let (format, compression) = text.split_once('+').map_or((text, None), |(format, rest)| (format, Some(rest)));
-        let format = match format {
-            "raw" => Format::Raw,
-            "qcow2" => Format::Qcow2,
-            _ => return Err(unknown()),
-        };
+        let format = Format::named(format).ok_or_else(unknown)?;
         let compression = match compression {
             None => None,
             Some("gz") => Some(Compression::Gzip),
@@ -72,10 +126,14 @@ impl FromStr for ImageType {
 
 impl fmt::Display for Format {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Format::Raw => "raw",
-            Format::Qcow2 => "qcow2",
-        })
+        f.write_str(self.name())
+    }
+}
+
+impl fmt::Display for Formats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = Format::ALL.into_iter().filter(|format| self.has(*format)).map(Format::name).collect();
+        f.write_str(&names.join(", "))
     }
 }
 
@@ -101,14 +159,15 @@ impl fmt::Display for ImageType {
 
 #[cfg(test)]
 mod tests {
-    use super::ImageType;
+    use super::{Format, Formats, ImageType};
 
     #[test]
     fn every_type_parses_and_displays() {
-        for text in
-            ["raw", "qcow2", "raw+gz", "raw+bz2", "raw+xz", "raw+zst", "qcow2+gz", "qcow2+bz2", "qcow2+xz", "qcow2+zst"]
-        {
-            assert_eq!(ImageType::parse(text).unwrap().unwrap().to_string(), text);
+        for format in Format::ALL.map(Format::name) {
+            for compression in ["", "+gz", "+bz2", "+xz", "+zst"] {
+                let text = format!("{format}{compression}");
+                assert_eq!(ImageType::parse(&text).unwrap().unwrap().to_string(), text);
+            }
         }
         assert_eq!(ImageType::parse("raw+bzip2").unwrap().unwrap().to_string(), "raw+bz2");
         assert_eq!(ImageType::parse("auto"), Ok(None));
@@ -116,9 +175,17 @@ mod tests {
 
     #[test]
     fn anything_else_is_named() {
-        for text in ["", "RAW", "vmdk", "raw+", "raw+gz+xz", "+gz", "raw+lz4", "auto+gz", "qcow"] {
+        for text in ["", "RAW", "vmdk3", "raw+", "raw+gz+xz", "+gz", "raw+lz4", "auto+gz", "qcow"] {
             let message = ImageType::parse(text).unwrap_err().to_string();
-            assert!(message.starts_with(&format!("unknown image type '{text}' (use auto, raw or qcow2")), "{message}");
+            assert!(message.starts_with(&format!("unknown image type '{text}' (use auto, raw, qcow2")), "{message}");
         }
+    }
+
+    #[test]
+    fn only_raw_and_qcow2_unless_somebody_says_so() {
+        assert_eq!(Formats::default().to_string(), "raw, qcow2");
+        assert_eq!(Formats::ALL.to_string(), "raw, qcow2, vmdk, vdi, vhdx");
+        let one: Formats = [Format::Vdi].into_iter().collect();
+        assert!(one.has(Format::Vdi) && !one.has(Format::Raw));
     }
 }

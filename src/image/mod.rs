@@ -4,12 +4,18 @@
 mod broken;
 mod bzip2;
 pub mod checksum;
+mod container;
 pub mod decode;
 pub mod detect;
+pub mod disk_size;
+mod ending;
+mod fields;
 pub mod format;
+mod gate;
 pub mod policy;
 pub mod qcow2;
 pub mod reference;
 pub mod source;
 pub mod spool;
 pub mod sums;
+mod xz_index;

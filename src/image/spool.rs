@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! A compressed qcow2 image, unpacked for qemu-img, which must seek in it.
+//! A compressed image in a format of its own, unpacked for qemu-img, which must seek in it.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -7,20 +7,20 @@ use std::path::{Path, PathBuf};
 
 use crate::size::{ByteSize, MIB};
 
-/// What a qcow2 file may need besides the disk's data, in bytes: its tables are far smaller.
+/// What such a file may need besides the disk's data, in bytes: its tables are far smaller.
 const ALLOWANCE: u64 = 64 * MIB;
 
 /// Why an image was not unpacked.
 #[derive(Debug, thiserror::Error)]
 pub enum SpoolError {
     /// The folder is full or unusable.
-    #[error("unpacking the qcow2 image into {folder}", folder = .0.display())]
+    #[error("unpacking the image into {folder}", folder = .0.display())]
     Folder(PathBuf, #[source] io::Error),
     /// The archive is broken.
-    #[error("unpacking the qcow2 image")]
+    #[error("unpacking the image")]
     Archive(#[source] io::Error),
     /// It goes on and on.
-    #[error("the unpacked qcow2 image is larger than {0}, more than a disk of this size can need")]
+    #[error("the unpacked image is larger than {0}, more than a disk of this size can need")]
     TooLarge(ByteSize),
 }
 

@@ -11,6 +11,7 @@ use super::remote::{Means, Remote};
 use super::verify_image::Proof;
 use crate::cache::{CachedImage, Follow};
 use crate::http::ImageUrl;
+use crate::image::disk_size::DiskSize;
 use crate::image::format::ImageType;
 use crate::image::source::ImageFile;
 use crate::request::FetchRequest;
@@ -29,8 +30,8 @@ pub struct Fetched {
     pub len: u64,
     /// The SHA-256 of that, as hex digits.
     pub sha256: String,
-    /// The size in bytes of the disk in it, where that is known before all is decoded.
-    pub disk_size: Option<u64>,
+    /// The size of the disk in it, as far as that is known before all is decoded.
+    pub disk_size: DiskSize,
 }
 
 /// Gets the image, and holds it against all that create would hold it against. `progress` is told again and again how

@@ -12,6 +12,7 @@ use crate::http::ImageUrl;
 use crate::image::format::Format;
 use crate::image::source::{ImageFile, stream_contents};
 use crate::request::CreateRequest;
+use crate::write;
 
 /// What became of reading along with a download.
 enum Followed<'j> {
@@ -85,8 +86,14 @@ fn copy_along<'j>(url: &ImageUrl, follow: &Follow, job: &Job<'j>) -> anyhow::Res
     let length = growing.length();
     let contents = stream_contents(&url.to_string(), growing, length, job.request.expected)?;
     // qemu-img has to seek in the file that is being downloaded.
-    if contents.image_type.format == Format::Qcow2 && contents.image_type.compression.is_none() {
-        return Ok(Followed::NotInstalled);
-    }
-    copy(contents, job).map(Followed::Copied).with_context(|| format!("installing image {url}"))
+    let copied = if contents.image_type.format != Format::Raw && contents.image_type.compression.is_none() {
+        // But there is no need to wait for one that is too large.
+        let size = contents.body.disk_size().least();
+        size.map_or(Ok(()), |size| write::check_fits(size, job.target))
+            .map(|()| Followed::NotInstalled)
+            .map_err(Into::into)
+    } else {
+        copy(contents, job).map(Followed::Copied)
+    };
+    copied.with_context(|| format!("installing image {url}"))
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! One examined image onto one disk.
 
+use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::thread;
@@ -12,7 +13,7 @@ use super::Context;
 use super::verify_image::{Proof, WrongImage};
 use crate::cache::Cache;
 use crate::device::Target;
-use crate::image::source::{Body, Contents, ImageFile};
+use crate::image::source::{Body, Contents, ImageFile, Packed};
 use crate::image::spool;
 use crate::request::CreateRequest;
 use crate::size::ByteSize;
@@ -43,11 +44,8 @@ pub(super) fn install_checked(image: &ImageFile, proof: &Proof, job: &Job<'_>) -
         proof.check(image, job.context)?;
     }
     let contents = image.contents(job.request.expected)?;
-    contents
-        .body
-        .disk_size()
-        .map_or(Ok(()), |size| write::check_fits(size, job.target))
-        .with_context(|| installing(image))?;
+    let size = contents.body.disk_size().least();
+    size.map_or(Ok(()), |size| write::check_fits(size, job.target)).with_context(|| installing(image))?;
     let copied = if at_once {
         copy(contents, job)
     } else {
@@ -70,26 +68,50 @@ fn died(image: &ImageFile) -> WrongImage {
 
 /// Copies all of the image; what does not fit is refused before the disk is touched, where its size is known.
 pub(super) fn copy<'j>(contents: Contents<'_>, job: &Job<'j>) -> anyhow::Result<Copied<'j>> {
-    let Job { request, target, context } = *job;
+    let Job { target, context, .. } = *job;
     let start = Instant::now();
     let Contents { image_type, body } = contents;
     let size = body.disk_size();
-    let known = size.map(|size| format!(", {}", ByteSize(size))).unwrap_or_default();
+    let known = size.least().map(|_| format!(", {size}")).unwrap_or_default();
     context.report.info(format_args!("image type {image_type}{known} for a disk of {}", ByteSize(target.size())));
-    size.map_or(Ok(()), |size| write::check_fits(size, target))?;
-    let writer = DiskWriter::begin(target)?;
-    let len = match body {
-        Body::RawFile(file, len) => write::raw_file(file, len, &writer).map(|()| len)?,
-        Body::RawStream(mut decoded, _) => write::stream(&mut *decoded, &writer)?,
-        Body::Qcow2File(file, size) => write::qcow2(file, size, &writer, &context.children).map(|()| size)?,
-        Body::Qcow2Stream(mut packed, size) => {
-            // qemu-img needs to seek in it.
-            let cache = Cache::open(&request.cache)?;
-            let file = spool::unpack(&mut *packed, cache.dir(), target.size())?;
-            write::qcow2(&file, size, &writer, &context.children).map(|()| size)?
+    size.least().map_or(Ok(()), |size| write::check_fits(size, target))?;
+    let driver = image_type.format.name();
+    let convert =
+        |file: &_, size, writer: &_| write::convert(file, driver, size, writer, &context.children).map(|()| size);
+    let (writer, len) = match body {
+        Body::RawFile(file, len) => {
+            let writer = DiskWriter::begin(target)?;
+            write::raw_file(file, len, &writer)?;
+            (writer, len)
+        }
+        Body::RawStream(mut decoded, _) => {
+            let writer = DiskWriter::begin(target)?;
+            let len = write::stream(&mut *decoded, &writer)?;
+            (writer, len)
+        }
+        Body::QemuFile(file, size) => {
+            let writer = DiskWriter::begin(target)?;
+            let len = convert(file, size, &writer)?;
+            (writer, len)
+        }
+        Body::QemuStream(packed) => {
+            let (file, size) = unpack(packed, job)?;
+            let writer = DiskWriter::begin(target)?;
+            let len = convert(&file, size, &writer)?;
+            (writer, len)
         }
     };
     Ok(Copied { job: *job, writer, len, start })
+}
+
+/// Unpacks and checks an image in which qemu-img has to seek; gives it, and the size in bytes of the disk in it. The
+/// disk has not been touched for it yet.
+fn unpack(mut packed: Packed<'_>, job: &Job<'_>) -> anyhow::Result<(File, u64)> {
+    let cache = Cache::open(&job.request.cache)?;
+    let file = spool::unpack(&mut *packed.bytes, cache.dir(), job.target.size())?;
+    let size = packed.check(&file)?;
+    write::check_fits(size, job.target)?;
+    Ok((file, size))
 }
 
 impl Copied<'_> {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Copies a qcow2 image: qemu-img decodes and writes it, except for the boot area.
+//! Copies an image in a format of its own: qemu-img decodes and writes it, except for the boot area.
 
 use std::fs::File;
 use std::io;
@@ -16,23 +16,37 @@ use crate::process::{self, Children, Lifetime};
 /// Requests that qemu-img keeps in flight; measured: 16 is 1.1 times as fast as its default of 8.
 const COROUTINES: &str = "16";
 
-/// Writes the qcow2 image in `file`, whose header gives `size` bytes, to the disk. The caller has checked the header.
+/// Writes the image in `file` to the disk, which qemu-img reads with `driver`, and which holds a disk of `size` bytes.
+/// The caller has checked it.
 ///
 /// qemu-img sees both files through inherited descriptors, so no path can be exchanged behind our back, and with an
 /// explicit format, so it guesses nothing. Through its raw driver's offset it leaves out the first MiB, which it hands
 /// over in memory instead, so that this disk too becomes bootable at the very end.
-pub fn qcow2(file: &File, size: u64, writer: &DiskWriter<'_>, children: &Children) -> Result<(), WriteError> {
+pub fn convert(
+    file: &File,
+    driver: &str,
+    size: u64,
+    writer: &DiskWriter<'_>,
+    children: &Children,
+) -> Result<(), WriteError> {
     check_fits(size, writer.target())?;
+    let image = Image { file, driver };
     let boot_len = writer.boot_len().min(size);
     if size > boot_len {
-        convert_rest(file, boot_len, size - boot_len, writer, children)?;
+        convert_rest(&image, boot_len, size - boot_len, writer, children)?;
     }
-    let boot = boot_area(file, boot_len, children)?;
+    let boot = boot_area(&image, boot_len, children)?;
     writer.data(&boot, 0)
 }
 
+/// An open image, and qemu-img's name for its format.
+struct Image<'i> {
+    file: &'i File,
+    driver: &'i str,
+}
+
 fn convert_rest(
-    file: &File,
+    image: &Image<'_>,
     start: u64,
     len: u64,
     writer: &DiskWriter<'_>,
@@ -42,7 +56,7 @@ fn convert_rest(
     let mut command = qemu_img();
     // "none" is past the page cache, which not every file system offers.
     let cache = |direct: bool| if direct { "none" } else { "writeback" };
-    let (target_cache, source_cache) = (cache(target.takes_direct_io()), cache(is_better_direct(file)));
+    let (target_cache, source_cache) = (cache(target.takes_direct_io()), cache(is_better_direct(image.file)));
     command.args(["-W", "-m", COROUTINES, "-t", target_cache, "-T", source_cache]);
     if target.zeroes_cheaply() {
         // Zeroed here by range, so that qemu-img writes nothing but data. Never on trust that the disk is zero.
@@ -57,8 +71,8 @@ fn convert_rest(
         "driver=raw,offset={start},file.driver={driver},file.filename={}",
         descriptor_path(target.file()).display()
     );
-    command.arg(source(file, start, len)).arg(disk);
-    run(command, file, target.file(), children)
+    command.arg(image.source(start, len)).arg(disk);
+    run(command, image.file, target.file(), children)
 }
 
 /// Whether the image can be read past the page cache, and does not lie in it already, from where it comes faster.
@@ -69,7 +83,7 @@ fn is_better_direct(file: &File) -> bool {
 }
 
 /// The image's first `len` bytes.
-fn boot_area(file: &File, len: u64, children: &Children) -> Result<Vec<u8>, WriteError> {
+fn boot_area(image: &Image<'_>, len: u64, children: &Children) -> Result<Vec<u8>, WriteError> {
     let memory_error = |err: io::Error| WriteError::QemuImg(format!("preparing memory for the boot area: {err}"));
     let memory =
         memfd_create(c"simpleimage-boot-area", MFdFlags::MFD_CLOEXEC).map_err(|err| memory_error(err.into()))?;
@@ -78,8 +92,8 @@ fn boot_area(file: &File, len: u64, children: &Children) -> Result<Vec<u8>, Writ
     let mut command = qemu_img();
     let target =
         format!("driver=raw,file.driver=file,file.locking=off,file.filename={}", descriptor_path(&memory).display());
-    command.arg(source(file, 0, len)).arg(target);
-    run(command, file, &memory, children)?;
+    command.arg(image.source(0, len)).arg(target);
+    run(command, image.file, &memory, children)?;
     let mut boot = vec![0; usize::try_from(len).map_err(|err| memory_error(io::Error::other(err)))?];
     memory.read_exact_at(&mut boot, 0).map_err(memory_error)?;
     Ok(boot)
@@ -91,13 +105,16 @@ fn qemu_img() -> Command {
     command
 }
 
-/// qemu-img's words for `len` bytes from `start` of the disk inside a qcow2 file.
-fn source(file: &File, start: u64, len: u64) -> String {
-    let path = descriptor_path(file);
-    format!(
-        "driver=raw,offset={start},size={len},file.driver=qcow2,file.file.driver=file,file.file.locking=off,file.file.filename={}",
-        path.display()
-    )
+impl Image<'_> {
+    /// qemu-img's words for `len` bytes from `start` of the disk in it.
+    fn source(&self, start: u64, len: u64) -> String {
+        let path = descriptor_path(self.file);
+        format!(
+            "driver=raw,offset={start},size={len},file.driver={},file.file.driver=file,file.file.locking=off,file.file.filename={}",
+            self.driver,
+            path.display()
+        )
+    }
 }
 
 fn run(command: Command, source: &File, target: &File, children: &Children) -> Result<(), WriteError> {

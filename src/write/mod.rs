@@ -11,7 +11,7 @@ mod sparse;
 mod stream;
 mod zeros;
 
-pub use convert::qcow2;
+pub use convert::convert;
 pub use dump::{DumpError, dump};
 pub use sparse::raw_file;
 pub use stream::stream;
@@ -59,6 +59,9 @@ pub enum WriteError {
         /// The disk.
         path: PathBuf,
     },
+    /// The image's file got shorter.
+    #[error("the image became shorter while it was read")]
+    Shrunk,
     /// Not a byte came.
     #[error("the image is empty")]
     Empty,

@@ -34,7 +34,13 @@ pub fn raw_file(file: &File, len: u64, writer: &DiskWriter<'_>) -> Result<(), Wr
         let workers: Vec<_> = (0..THREADS).map(|_| scope.spawn(|| copy(&source, &extents, writer))).collect();
         let died = |_panic| Err(WriteError::Image(io::Error::other("a copying thread died")));
         workers.into_iter().map(|worker| worker.join().unwrap_or_else(died)).collect::<Result<Vec<()>, _>>().map(drop)
-    })
+    })?;
+    // What was cut off meanwhile looked like a hole.
+    match lseek64(file, 0, Whence::SeekEnd) {
+        Ok(end) if u64::try_from(end).is_ok_and(|end| end < len) => Err(WriteError::Shrunk),
+        Ok(_) => Ok(()),
+        Err(err) => Err(WriteError::Image(err.into())),
+    }
 }
 
 fn copy(source: &DirectReader<'_>, extents: &Mutex<Extents<'_>>, writer: &DiskWriter<'_>) -> Result<(), WriteError> {
@@ -101,7 +107,9 @@ impl Extents<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Extent, Extents};
+    use super::{Extent, Extents, raw_file};
+    use crate::device::Target;
+    use crate::write::DiskWriter;
     use std::os::unix::fs::FileExt;
 
     #[test]
@@ -123,5 +131,20 @@ mod tests {
         }
         assert_eq!(end, len);
         assert!(holes >= 15 << 20, "{holes}");
+    }
+
+    /// What is cut off while the image is read looks like a hole.
+    #[test]
+    fn a_file_that_gets_shorter_is_an_error() {
+        let disk = tempfile::NamedTempFile::new().unwrap();
+        disk.as_file().set_len(4 << 20).unwrap();
+        let target = Target::open(disk.path()).unwrap();
+        let writer = DiskWriter::begin(&target).unwrap();
+        let image = tempfile::tempfile().unwrap();
+        image.set_len(2 << 20).unwrap();
+        raw_file(&image, 2 << 20, &writer).unwrap();
+        image.set_len((2 << 20) - 1).unwrap();
+        let message = raw_file(&image, 2 << 20, &writer).unwrap_err().to_string();
+        assert_eq!(message, "the image became shorter while it was read");
     }
 }

@@ -32,7 +32,7 @@ const MODULES: [(&str, &[&str]); 20] = [
     ),
     ("request", &["cache", "config", "env", "http", "image"]),
     ("env", &[]),
-    ("config", &["http", "size"]),
+    ("config", &["http", "image", "size"]),
     ("image", &["cache", "http", "size"]),
     ("cache", &["http", "report", "size", "sys"]),
     ("http", &["report", "size"]),

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 
 use crate::support::disk::{Disk, KINDS, Kind, loops_over};
-use crate::support::images::{MIB, compress, disk, encode, to_qcow2, write_sparse};
+use crate::support::images::{MIB, compress, convert, disk, encode, to_qcow2, write_sparse};
 use crate::support::server::{Reply, Server};
 use crate::support::world::{World, tool};
 
@@ -130,6 +130,52 @@ fn qcow2_with_compressed_clusters_old_version_and_small_clusters() {
 }
 
 #[test]
+fn other_formats_are_taken_where_the_variant_lists_them() {
+    let world = World::new();
+    let image = disk(9 * MIB);
+    let raw = world.path("source.raw");
+    write_sparse(&raw, &image);
+    let create = |file: &std::path::Path, image_type: &str| {
+        let target = Disk::stale(&world, "disk0", Kind::Block, 9 * MIB + 4096);
+        let run = world.create(target.path(), file.to_str().unwrap(), image_type).run();
+        (target, run)
+    };
+    let kinds: [(&str, &[&str]); 7] = [
+        ("vmdk", &[]),
+        ("vmdk", &["-o", "subformat=streamOptimized"]),
+        ("vmdk", &["-o", "zeroed_grain=on"]),
+        ("vdi", &[]),
+        ("vdi", &["-o", "static=on"]),
+        ("vhdx", &[]),
+        ("vhdx", &["-o", "subformat=fixed"]),
+    ];
+    for (format, options) in kinds {
+        world.variant_file("config.toml", &format!("image_formats = [\"{format}\"]\n"));
+        let file = convert(&raw, format, options);
+        for (file, image_type) in [(file.clone(), format.to_owned()), (compress(&file, "zst"), format!("{format}+zst"))]
+        {
+            for declared in ["auto", &image_type] {
+                let (target, run) = create(&file, declared);
+                let log = run.succeeds();
+                assert!(log.contains(&format!("image type {image_type}")), "{log}");
+                target.assert_holds(&image, &format!("{image_type} {options:?}"));
+            }
+        }
+        create(&raw, "auto")
+            .1
+            .fails(&[&format!("is a raw image, and this variant takes only {format} (add \"raw\" to")]);
+        world.variant_file("config.toml", "");
+        let taken = "this variant takes only raw, qcow2 (add";
+        create(&file, format).1.fails(&["parameter image_type: ", taken]);
+        create(&file, "auto").1.fails(&[&format!("is a {format} image, and "), taken]);
+        create(&file, "raw").1.fails(&[&format!("is a {format} image, and "), taken]);
+        create(&compress(&file, "gz"), "auto").1.fails(&[&format!("is a {format} image, and "), taken]);
+        let verify = world.script("verify").arg("parameters").env("OSP_IMAGE_TYPE", format);
+        verify.env("OS_VARIANT", "").run().succeeds();
+    }
+}
+
+#[test]
 fn a_file_keeps_its_size_and_holes_and_other_disks_their_bytes() {
     let world = World::new();
     let image = disk(9 * MIB);
@@ -179,6 +225,9 @@ fn a_disk_that_is_too_small_is_told_with_both_sizes() {
         ("raw", ["installing image /", "the image needs 5 MiB but disk", "has 4 MiB (use a larger disk)"]),
         ("qcow2", ["installing image /", "the image needs 5 MiB but disk", "has 4 MiB (use a larger disk)"]),
         ("raw+gz", ["installing image /", "the image is larger than disk", "which has 4 MiB (use a larger disk)"]),
+        ("raw+bz2", ["installing image /", "the image is larger than disk", "which has 4 MiB (use a larger disk)"]),
+        ("raw+xz", ["installing image /", "the image needs 5 MiB but disk", "has 4 MiB (use a larger disk)"]),
+        ("raw+zst", ["installing image /", "the image needs 5 MiB but disk", "has 4 MiB (use a larger disk)"]),
     ] {
         let file = encode(&world, &image, image_type);
         for kind in KINDS {

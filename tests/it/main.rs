@@ -12,6 +12,7 @@ mod create;
 mod crowd;
 mod example_hooks;
 mod hooks;
+mod hostile;
 mod http;
 mod policy;
 mod predecessor;

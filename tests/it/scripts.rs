@@ -60,7 +60,16 @@ fn verify_checks_syntax_and_policy() {
         assert_eq!(outcome.succeeds(), "", "{variables:?}");
     }
     let refused = [
-        ("OSP_IMAGE_TYPE", "vmdk", "parameter image_type: unknown image type 'vmdk' (use auto, raw or qcow2"),
+        (
+            "OSP_IMAGE_TYPE",
+            "qed",
+            "parameter image_type: unknown image type 'qed' (use auto, raw, qcow2, vmdk, vdi or vhdx",
+        ),
+        (
+            "OSP_IMAGE_TYPE",
+            "vmdk",
+            "parameter image_type: this variant takes only raw, qcow2 (add \"vmdk\" to image_formats",
+        ),
         ("OSP_IMAGE", "disk.raw", "parameter image: image 'disk.raw' is neither an absolute path nor an http"),
         (
             "OSP_IMAGE",
@@ -177,9 +186,18 @@ fn a_second_create_on_the_same_disk_is_refused_in_the_hooks_phase_too() {
 fn inspect_tells_what_an_image_is() {
     let world = World::new();
     let image = disk(3 * MIB);
-    for (image_type, size) in
-        [("raw", "3 MiB"), ("qcow2", "3 MiB"), ("qcow2+xz", "3 MiB"), ("raw+zst", "known only after decoding")]
-    {
+    for (image_type, size) in [
+        ("raw", "3 MiB"),
+        ("qcow2", "3 MiB"),
+        ("qcow2+xz", "3 MiB"),
+        ("raw+xz", "3 MiB"),
+        ("raw+zst", "at least 3 MiB"),
+        ("raw+gz", "known only after decoding (probably 3 MiB, if it is less than 4 GiB)"),
+        ("raw+bz2", "known only after decoding"),
+        ("vmdk", "3 MiB"),
+        ("vdi", "3 MiB"),
+        ("vhdx", "3 MiB"),
+    ] {
         let file = encode(&world, &image, image_type);
         let output = Command::new(BINARY).arg("inspect").arg(&file).output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();

@@ -40,16 +40,25 @@ pub(crate) fn encode(world: &World, image: &[u8], image_type: &str) -> PathBuf {
     let raw = world.path(&format!("source-{}.raw", image_type.replace('+', ".")));
     write_sparse(&raw, image);
     let (format, compression) = image_type.split_once('+').map_or((image_type, None), |(f, c)| (f, Some(c)));
-    let plain = if format == "qcow2" { to_qcow2(&raw, &[]) } else { raw };
+    let plain = match format {
+        "raw" => raw,
+        "qcow2" => to_qcow2(&raw, &[]),
+        other => convert(&raw, other, &[]),
+    };
     compression.map_or(plain.clone(), |compression| compress(&plain, compression))
 }
 
 /// Converts a raw file to qcow2 beside it, with options for qemu-img.
 pub(crate) fn to_qcow2(raw: &Path, options: &[&str]) -> PathBuf {
-    let qcow2 = raw.with_extension("qcow2");
-    let files = [raw.to_str().unwrap(), qcow2.to_str().unwrap()];
-    tool("qemu-img", &[&["convert", "-f", "raw", "-O", "qcow2"], options, &files].concat());
-    qcow2
+    convert(raw, "qcow2", options)
+}
+
+/// Converts a raw file to another of QEMU's formats beside it.
+pub(crate) fn convert(raw: &Path, format: &str, options: &[&str]) -> PathBuf {
+    let converted = raw.with_extension(format);
+    let files = [raw.to_str().unwrap(), converted.to_str().unwrap()];
+    tool("qemu-img", &[&["convert", "-f", "raw", "-O", format], options, &files].concat());
+    converted
 }
 
 /// Compresses a file beside itself.

@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! VMDK images in one file with a descriptor in it: monolithicSparse and streamOptimized.
+//!
+//! The layout is that of VMware's "Virtual Disk Format 5.0" and of QEMU's block/vmdk.c. All numbers are little-endian,
+//! places and sizes in sectors of 512 bytes.
+
+use super::{ContainerError, Image};
+use crate::image::fields::Fields;
+use crate::image::format::Format;
+
+const SECTOR: u64 = 512;
+/// Where the descriptor is. QEMU looks for a parent's name here, whatever the header says.
+const DESCRIPTOR: usize = 512;
+/// How many bytes of it QEMU reads.
+const DESCRIPTOR_LEN: usize = 20 * 512;
+/// Entries of a grain table.
+const TABLE_ENTRIES: u64 = 512;
+/// The place of the grain directory that means: it is in the footer's header.
+const AT_END: u64 = u64::MAX;
+
+const FLAG_NEWLINES: u32 = 1;
+const FLAG_ZERO_GRAINS: u32 = 1 << 2;
+/// What FLAG_NEWLINES promises: these bytes get lost in a transfer as text.
+const NEWLINES: [u8; 4] = *b"\n \r\n";
+
+const MARKER_END: u32 = 0;
+const MARKER_FOOTER: u32 = 3;
+
+fn invalid(what: &'static str) -> ContainerError {
+    ContainerError::Header { format: Format::Vmdk, what }
+}
+
+/// What counts of a header.
+struct Header {
+    flags: u32,
+    /// The virtual size.
+    capacity: u64,
+    grain: u64,
+    directory: u64,
+    compressed: bool,
+}
+
+/// Checks header and descriptor; gives the virtual size in bytes.
+pub(super) fn check_head(head: &[u8]) -> Result<u64, ContainerError> {
+    parse(head).map(|header| header.capacity * SECTOR)
+}
+
+/// The same, and that every grain is in the file.
+pub(super) fn check_file(image: &Image<'_>) -> Result<u64, ContainerError> {
+    let mut header = parse(image.head)?;
+    if header.directory == AT_END {
+        let capacity = header.capacity;
+        header = footer(image)?;
+        if header.capacity != capacity || header.directory == AT_END {
+            return Err(invalid("its footer does not fit"));
+        }
+    }
+    check_grains(image, &header)?;
+    Ok(header.capacity * SECTOR)
+}
+
+fn parse(head: &[u8]) -> Result<Header, ContainerError> {
+    let header = Header::parse(head)?;
+    let fields = Fields(head);
+    let (place, sectors) = (fields.le_u64(28).unwrap_or_default(), fields.le_u64(36).unwrap_or_default());
+    if place * SECTOR != DESCRIPTOR as u64 || !(1..=DESCRIPTOR_LEN as u64 / SECTOR).contains(&sectors) {
+        return Err(invalid("its descriptor is in an impossible place"));
+    }
+    let window = &head[DESCRIPTOR..head.len().min(DESCRIPTOR + DESCRIPTOR_LEN)];
+    if window.windows(14).any(|part| part.eq_ignore_ascii_case(b"parentFileName")) {
+        return Err(ContainerError::Parent(Format::Vmdk));
+    }
+    let text = window.split(|byte| *byte == 0).next().unwrap_or_default();
+    let text = std::str::from_utf8(text).map_err(|_err| invalid("its descriptor is no text"))?;
+    check_descriptor(text, header.capacity)?;
+    Ok(header)
+}
+
+impl Header {
+    fn parse(head: &[u8]) -> Result<Self, ContainerError> {
+        let head = head.get(..DESCRIPTOR).filter(|_| head.len() > DESCRIPTOR);
+        let fields = Fields(head.ok_or(invalid("the image ends inside it"))?);
+        let word = |at| fields.le_u32(at).unwrap_or_default();
+        let long = |at| fields.le_u64(at).unwrap_or_default();
+        let (flags, capacity, grain) = (word(8), long(12), long(20));
+        if !(1..=3).contains(&word(4)) {
+            return Err(invalid("its version is not supported"));
+        }
+        if flags & FLAG_NEWLINES != 0 && fields.bytes(73) != Some(NEWLINES) {
+            return Err(invalid("it was damaged in a transfer as text"));
+        }
+        // Without a size of its own QEMU goes by the descriptor, and opens what that names.
+        if capacity == 0 {
+            return Err(ContainerError::OtherFiles(Format::Vmdk));
+        }
+        if i64::try_from(capacity).is_err() || capacity > i64::MAX as u64 / SECTOR {
+            return Err(invalid("its virtual size is out of range"));
+        }
+        let compression = fields.le_u16(77).unwrap_or_default();
+        if !(8..=2048).contains(&grain)
+            || !grain.is_power_of_two()
+            || u64::from(word(44)) != TABLE_ENTRIES
+            || compression > 1
+        {
+            return Err(invalid("its grains are not supported"));
+        }
+        Ok(Header { flags, capacity, grain, directory: long(56), compressed: compression == 1 })
+    }
+}
+
+/// The descriptor names what the image is made of: it must be this one file, and no difference to another.
+fn check_descriptor(text: &str, capacity: u64) -> Result<(), ContainerError> {
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let (mut kind, mut parent, mut extents) = (None, None, 0);
+    for line in lines {
+        if ["RW ", "RDONLY ", "NOACCESS "].iter().any(|access| line.starts_with(access)) {
+            check_extent(line, capacity)?;
+            extents += 1;
+        } else if let Some((key, value)) = line.split_once('=') {
+            let value = value.trim().trim_matches('"').to_ascii_lowercase();
+            match key.trim().to_ascii_lowercase().as_str() {
+                "createtype" if kind.is_none() => kind = Some(value),
+                "parentcid" if parent.is_none() => parent = Some(value),
+                "createtype" | "parentcid" => return Err(invalid("its descriptor says the same thing twice")),
+                _ => {}
+            }
+        } else {
+            return Err(invalid("its descriptor has a line that means nothing"));
+        }
+    }
+    match kind.as_deref() {
+        Some("monolithicsparse" | "streamoptimized") => {}
+        Some(_) => return Err(ContainerError::OtherFiles(Format::Vmdk)),
+        None => return Err(invalid("its descriptor has no createType")),
+    }
+    match parent.as_deref() {
+        Some("ffffffff") => {}
+        Some(_) => return Err(ContainerError::Parent(Format::Vmdk)),
+        None => return Err(invalid("its descriptor has no parentCID")),
+    }
+    if extents == 1 { Ok(()) } else { Err(ContainerError::OtherFiles(Format::Vmdk)) }
+}
+
+/// `RW 18432 SPARSE "disk.vmdk"`: the name is the one that the file had once.
+fn check_extent(line: &str, capacity: u64) -> Result<(), ContainerError> {
+    let mut words = line.splitn(4, ' ').skip(1);
+    let (sectors, kind, name) = (words.next(), words.next(), words.next());
+    if kind != Some("SPARSE") || name.is_none_or(|name| name.contains(['/', '\\'])) {
+        return Err(ContainerError::OtherFiles(Format::Vmdk));
+    }
+    match sectors.and_then(|sectors| sectors.parse().ok()) == Some(capacity) {
+        true => Ok(()),
+        false => Err(invalid("its descriptor gives another size")),
+    }
+}
+
+/// The header behind the data, in an image that was written as a stream.
+fn footer(image: &Image<'_>) -> Result<Header, ContainerError> {
+    const WRONG: ContainerError = ContainerError::Header {
+        format: Format::Vmdk,
+        what: "its footer is missing (the image is truncated, or has something behind its end)",
+    };
+    let start = image.len.checked_sub(3 * SECTOR).filter(|start| start.is_multiple_of(SECTOR)).ok_or(WRONG)?;
+    let tail = image.read(start, 3 * SECTOR)?;
+    let marker = |at: usize| [8, 12].map(|field| Fields(&tail).le_u32(at + field));
+    let value = Fields(&tail).le_u64(1024);
+    if marker(0) != [Some(0), Some(MARKER_FOOTER)] || marker(1024) != [Some(0), Some(MARKER_END)] || value != Some(0) {
+        return Err(WRONG);
+    }
+    if tail.get(512..516) != Some(b"KDMV") {
+        return Err(WRONG);
+    }
+    Header::parse(&tail[512..])
+}
+
+/// Follows the grain directory and its tables.
+fn check_grains(image: &Image<'_>, header: &Header) -> Result<(), ContainerError> {
+    let tables = header.capacity.div_ceil(TABLE_ENTRIES * header.grain);
+    let directory = image.read(sectors(header.directory), tables * 4)?;
+    let numbers = directory.as_chunks().0.iter().map(|entry| u64::from(u32::from_le_bytes(*entry)));
+    let mut used: Vec<_> =
+        (0_u64..).zip(numbers).filter(|(_, table)| *table != 0).map(|(n, table)| (table, n)).collect();
+    used.sort_unstable();
+    // No image that anybody wrote has that, and a small file could keep us busy for ever.
+    if used.windows(2).any(|pair| pair[0].0 == pair[1].0) {
+        return Err(image.tables("one grain table stands for two parts of the disk"));
+    }
+    for (table, index) in used {
+        let entries = image.read(sectors(table), TABLE_ENTRIES * 4)?;
+        for (entry, guest) in
+            entries.as_chunks().0.iter().zip((index * TABLE_ENTRIES * header.grain..).step_by(step(header)))
+        {
+            let place = u32::from_le_bytes(*entry);
+            let zero = place == 0 || (place == 1 && header.flags & FLAG_ZERO_GRAINS != 0);
+            if !zero && guest < header.capacity {
+                // Of a compressed grain, its first sector: the rest shows when it is unpacked.
+                let useful = if header.compressed { 1 } else { header.grain.min(header.capacity - guest) };
+                image.needs(sectors(place.into()), useful * SECTOR)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn step(header: &Header) -> usize {
+    usize::try_from(header.grain).unwrap_or(usize::MAX)
+}
+
+fn sectors(count: u64) -> u64 {
+    count.saturating_mul(SECTOR)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::check_descriptor;
+
+    const GOOD: &str = "# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\ncreateType=\"monolithicSparse\"\n\
+                        RW 8 SPARSE \"a b.vmdk\"\n\nddb.adapterType = \"ide\"\n";
+
+    #[test]
+    fn only_one_extent_that_is_the_file_itself() {
+        assert!(check_descriptor(GOOD, 8).is_ok());
+        assert!(check_descriptor(&GOOD.replace("RW", "RDONLY").replace('\n', "\r\n"), 8).is_ok());
+        for (from, to, words) in [
+            ("RW 8", "RW 9", "gives another size"),
+            ("SPARSE", "FLAT", "keeps its data in other files"),
+            ("a b.vmdk", "/etc/shadow", "keeps its data in other files"),
+            ("RW 8 SPARSE \"a b.vmdk\"", "", "keeps its data in other files"),
+            ("\n\n", "\nRW 8 SPARSE \"b.vmdk\"\n", "keeps its data in other files"),
+            ("monolithicSparse", "twoGbMaxExtentFlat", "keeps its data in other files"),
+            ("createType", "kind", "no createType"),
+            ("ffffffff", "12345678", "needs a parent image"),
+            ("parentCID=ffffffff", "", "no parentCID"),
+            ("CID=1\n", "CID=1\nparentcid=1\n", "the same thing twice"),
+            ("version=1", "what", "a line that means nothing"),
+        ] {
+            let message = check_descriptor(&GOOD.replace(from, to), 8).unwrap_err().to_string();
+            assert!(message.contains(words), "{message}");
+        }
+    }
+}

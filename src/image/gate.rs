@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! The one gate before every reader of an image: what it is, whether that is what was said and what is taken, and
+//! whether it is safe to read.
+
+use std::fs::File;
+use std::io::{self, Cursor, Read, Seek};
+use std::os::unix::fs::FileExt;
+
+use super::container;
+use super::decode;
+use super::detect::{self, Content, HEAD_LEN, TAIL_LEN};
+use super::disk_size::DiskSize;
+use super::ending::Ending;
+use super::format::{Compression, Format, Formats, ImageType};
+use super::source::ImageError;
+
+/// What the user says of an image, and what the variant takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Expected {
+    /// Its declared type, which the content must agree with; none: the content decides.
+    pub image_type: Option<ImageType>,
+    /// Whether a raw disk in which nothing is recognised is taken.
+    pub allow_unknown: bool,
+    /// The formats that are taken.
+    pub formats: Formats,
+}
+
+/// What an image is, and how to get at its disk.
+pub struct Contents<'f> {
+    /// The type, as declared or found.
+    pub image_type: ImageType,
+    /// The disk in it.
+    pub body: Body<'f>,
+}
+
+/// An image's disk in the form that is fastest to copy.
+pub enum Body<'f> {
+    /// The file is the disk: `len` bytes, holes included.
+    RawFile(&'f File, u64),
+    /// The disk's bytes, decoded as they are read, and what is known of their number.
+    RawStream(Box<dyn Read + Send + 'f>, DiskSize),
+    /// A file for qemu-img, which was checked, and the size of the disk in it.
+    QemuFile(&'f File, u64),
+    /// The bytes of a file for qemu-img, which is checked once it is unpacked.
+    QemuStream(Packed<'f>),
+}
+
+/// The bytes of a file in a format of which only the first bytes were checked.
+pub struct Packed<'f> {
+    /// All of them, from the start.
+    pub bytes: Box<dyn Read + Send + 'f>,
+    format: Format,
+    size: Option<u64>,
+    name: String,
+}
+
+impl Body<'_> {
+    /// The size of the disk in the image, as far as it is known before all of it was decoded.
+    pub fn disk_size(&self) -> DiskSize {
+        match self {
+            Body::RawFile(_, size) | Body::QemuFile(_, size) => DiskSize::Exact(*size),
+            Body::RawStream(_, size) => *size,
+            Body::QemuStream(packed) => packed.size.map_or(DiskSize::Unknown, DiskSize::Exact),
+        }
+    }
+}
+
+impl Packed<'_> {
+    /// Checks the file that the bytes were unpacked to; gives the size in bytes of the disk in it.
+    pub fn check(&self, unpacked: &File) -> Result<u64, ImageError> {
+        let gate = Gate { name: &self.name, expected: Expected::default() };
+        let mut input = unpacked;
+        let len = input.seek(io::SeekFrom::End(0)).and_then(|len| input.rewind().map(|()| len));
+        let (head, len) = (gate.head(&mut input)?, len.map_err(|err| gate.read_error(err))?);
+        gate.container(self.format, &head, unpacked, len)
+    }
+}
+
+/// Finds out what the image `file` of `len` bytes is. `name` is what it is called in messages.
+pub(super) fn file_contents<'f>(
+    name: &str,
+    file: &'f File,
+    len: u64,
+    expected: Expected,
+) -> Result<Contents<'f>, ImageError> {
+    let gate = Gate { name, expected };
+    let mut input = file;
+    input.rewind().map_err(|err| gate.read_error(err))?;
+    let head = gate.first_head(&mut input)?;
+    if let Some(compression) = gate.compression(&head)? {
+        let size = DiskSize::in_file(compression, &head, file, len);
+        return gate.compressed(head, input, compression, size);
+    }
+    let format = gate.format(&head, None)?;
+    let body = match format {
+        Format::Raw => Body::RawFile(file, gate.raw_len(file, len)?),
+        _ => Body::QemuFile(file, gate.container(format, &head, file, len)?),
+    };
+    Ok(Contents { image_type: ImageType { format, compression: None }, body })
+}
+
+/// The same for an image of which the bytes come one after the other. `length` is their number where it is known.
+pub fn stream_contents<'r>(
+    name: &str,
+    mut input: impl Read + Send + 'r,
+    length: Option<u64>,
+    expected: Expected,
+) -> Result<Contents<'r>, ImageError> {
+    let gate = Gate { name, expected };
+    let head = gate.first_head(&mut input)?;
+    match gate.compression(&head)? {
+        Some(compression) => {
+            let size = DiskSize::in_head(compression, &head);
+            gate.compressed(head, input, compression, size)
+        }
+        None => gate.decoded(head, input, None, length.map_or(DiskSize::Unknown, DiskSize::Exact)),
+    }
+}
+
+/// The checks, each error with the image's name.
+struct Gate<'n> {
+    name: &'n str,
+    expected: Expected,
+}
+
+impl Gate<'_> {
+    fn first_head(&self, input: &mut dyn Read) -> Result<Vec<u8>, ImageError> {
+        let head = self.head(input)?;
+        if head.is_empty() { Err(ImageError::Empty(self.name.to_owned())) } else { Ok(head) }
+    }
+
+    /// The disk inside the archive of which `head` was read and `rest` follows, and which unpacks to `size`.
+    fn compressed<'r>(
+        &self,
+        head: Vec<u8>,
+        rest: impl Read + Send + 'r,
+        compression: Compression,
+        size: DiskSize,
+    ) -> Result<Contents<'r>, ImageError> {
+        let mut decoder = decode::reader(Cursor::new(head).chain(rest), compression);
+        let head = self.head(&mut decoder)?;
+        self.decoded(head, decoder, Some(compression), size)
+    }
+
+    /// The disk of which `head` was read and `rest` follows, `size` bytes in all.
+    fn decoded<'r>(
+        &self,
+        head: Vec<u8>,
+        rest: impl Read + Send + 'r,
+        compression: Option<Compression>,
+        size: DiskSize,
+    ) -> Result<Contents<'r>, ImageError> {
+        let format = self.format(&head, compression)?;
+        let known = container::check_head(format, &head).map_err(|source| self.container_error(source))?;
+        let bytes = Cursor::new(head).chain(rest);
+        let body = match format {
+            Format::Raw => Body::RawStream(Box::new(Ending::new(bytes)), size),
+            _ => Body::QemuStream(Packed { bytes: Box::new(bytes), format, size: known, name: self.name.to_owned() }),
+        };
+        Ok(Contents { image_type: ImageType { format, compression }, body })
+    }
+
+    /// The compression that the file is in, once the declared type agrees with it.
+    fn compression(&self, head: &[u8]) -> Result<Option<Compression>, ImageError> {
+        let found = detect::compression(head);
+        let Some(declared) = self.expected.image_type.filter(|declared| declared.compression != found) else {
+            return Ok(found);
+        };
+        let hint = ImageType { compression: found, ..declared };
+        let found = match (found, detect::content(head)) {
+            (Some(compression), _) => format!("in {compression} compression"),
+            (None, Content::Foreign(words)) => {
+                return Err(ImageError::Foreign { name: self.name.to_owned(), found: words.to_owned() });
+            }
+            (None, Content::HybridIso) => return Err(ImageError::HybridIso(self.name.to_owned())),
+            (None, Content::Disk(format)) => format!("an uncompressed {format} image"),
+            (None, Content::Unknown) => "not compressed".to_owned(),
+        };
+        Err(self.mismatch(declared, found, hint))
+    }
+
+    /// The format of the disk that begins with `head`, once the declared type and the variant agree with it.
+    fn format(&self, head: &[u8], compression: Option<Compression>) -> Result<Format, ImageError> {
+        let Expected { image_type: declared, allow_unknown, formats } = self.expected;
+        let found = match detect::content(head) {
+            _ if head.is_empty() => return Err(ImageError::Empty(self.name.to_owned())),
+            Content::Foreign(words) => {
+                let found = compression.map_or_else(|| words.to_owned(), |c| format!("{words} in {c} compression"));
+                return Err(ImageError::Foreign { name: self.name.to_owned(), found });
+            }
+            Content::Disk(format) => format,
+            Content::HybridIso | Content::Unknown if allow_unknown => Format::Raw,
+            Content::HybridIso => return Err(ImageError::HybridIso(self.name.to_owned())),
+            Content::Unknown if declared.is_some_and(|declared| declared.format != Format::Raw) => Format::Raw,
+            Content::Unknown => return Err(ImageError::Unknown(self.name.to_owned())),
+        };
+        if !formats.has(found) {
+            let name = self.name.to_owned();
+            return Err(ImageError::FormatNotTaken { name, format: found, taken: formats });
+        }
+        match declared {
+            Some(declared) if declared.format != found => {
+                let words = match found {
+                    Format::Raw => format!("not in {} format", declared.format),
+                    _ => format!("a {found} image"),
+                };
+                Err(self.mismatch(declared, words, ImageType { format: found, compression }))
+            }
+            _ => Ok(found),
+        }
+    }
+
+    fn mismatch(&self, declared: ImageType, found: String, hint: ImageType) -> ImageError {
+        ImageError::Mismatch { name: self.name.to_owned(), declared, found, hint: hint.to_string() }
+    }
+
+    fn container(&self, format: Format, head: &[u8], file: &File, len: u64) -> Result<u64, ImageError> {
+        container::check_file(format, head, file, len).map_err(|source| self.container_error(source))
+    }
+
+    fn container_error(&self, source: container::ContainerError) -> ImageError {
+        ImageError::Container { name: self.name.to_owned(), source }
+    }
+
+    /// The length of a raw image, once its end is no other format's.
+    fn raw_len(&self, file: &File, len: u64) -> Result<u64, ImageError> {
+        let mut tail = [0; TAIL_LEN];
+        let Some(start) = len.checked_sub(TAIL_LEN as u64) else { return Ok(len) };
+        file.read_exact_at(&mut tail, start).map_err(|err| self.read_error(err))?;
+        match detect::ending(&tail) {
+            Some(words) => Err(ImageError::Foreign { name: self.name.to_owned(), found: words.to_owned() }),
+            None => Ok(len),
+        }
+    }
+
+    /// The first [`HEAD_LEN`] bytes of `reader`, fewer when it ends before.
+    fn head(&self, reader: &mut dyn Read) -> Result<Vec<u8>, ImageError> {
+        let mut head = Vec::with_capacity(HEAD_LEN);
+        reader.take(HEAD_LEN as u64).read_to_end(&mut head).map_err(|err| self.read_error(err))?;
+        Ok(head)
+    }
+
+    fn read_error(&self, source: io::Error) -> ImageError {
+        ImageError::Read { name: self.name.to_owned(), source }
+    }
+}
