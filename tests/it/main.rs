@@ -16,6 +16,7 @@ mod http;
 mod policy;
 mod predecessor;
 mod real_servers;
+mod sandbox;
 mod scripts;
 mod secrets;
 mod signature;
