@@ -17,6 +17,7 @@ pub mod ops;
 pub mod process;
 pub mod report;
 pub mod request;
+pub mod sandbox;
 pub mod script;
 pub mod signals;
 pub mod signature;

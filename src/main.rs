@@ -9,9 +9,14 @@ use simpleimage::applet::Applet;
 use simpleimage::cli;
 use simpleimage::env::Environment;
 use simpleimage::report::Report;
+use simpleimage::sandbox;
 use simpleimage::script::{self, Invocation};
 
 fn main() -> ExitCode {
+    if let Err(err) = sandbox::settle() {
+        Report::stderr(None, false).error(format_args!("setting limits: {err}"));
+        return ExitCode::FAILURE;
+    }
     let mut args = std::env::args_os();
     let argv0 = args.next().unwrap_or_else(|| OsString::from("simpleimage"));
     let environment = Environment::new(std::env::vars_os());

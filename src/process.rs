@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! Children: tied to this process, with checked status, their output passed on line by line, none left behind.
 
+mod worker;
+
+pub use worker::apart;
+
 use std::io::{self, BufRead, BufReader, PipeWriter, Read, Write};
 use std::os::fd::BorrowedFd;
 use std::os::unix::process::CommandExt;
@@ -149,17 +153,28 @@ fn has_ended(child: &Child) -> io::Result<bool> {
 /// Waits for the child's end, kills what is left of its group, and reaps it.
 fn end(child: &mut Child, guard: Option<Guard>, children: &Children) -> io::Result<ExitStatus> {
     let group = pid(child)?;
-    while let Err(err) = waitid(Id::Pid(group), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) {
-        if err != Errno::EINTR {
-            return Err(err.into());
-        }
-    }
+    wait_for_end(group)?;
     let mut groups = children.groups();
-    // ESRCH: nothing was left.
-    let _ = killpg(group, Signal::SIGKILL);
+    kill_group(group);
     guard.map_or(Ok(()), Guard::release)?;
     groups.retain(|known| *known != group);
     child.wait()
+}
+
+/// Waits until the child has ended; it stays unreaped.
+fn wait_for_end(child: Pid) -> io::Result<()> {
+    loop {
+        match waitid(Id::Pid(child), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) {
+            Err(Errno::EINTR) => {}
+            ended => return ended.map(drop).map_err(io::Error::from),
+        }
+    }
+}
+
+/// Kills what is left of the group of a child that has ended and was not reaped.
+fn kill_group(group: Pid) {
+    // ESRCH: nothing was left.
+    let _ = killpg(group, Signal::SIGKILL);
 }
 
 fn read_lines(output: impl Read, sender: &mpsc::Sender<String>) {

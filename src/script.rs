@@ -16,6 +16,7 @@ use crate::ops::{self, Context};
 use crate::process::Children;
 use crate::report::Report;
 use crate::request::{self, CreateRequest, ExportRequest, ImportRequest, RenameRequest};
+use crate::sandbox::{Needs, Sandbox};
 use crate::signals::{self, LastAct};
 
 /// Exit code for arguments that a script does not take.
@@ -57,6 +58,10 @@ pub fn run(script: Script, invocation: &Invocation, out: &mut dyn Write) -> Exit
 }
 
 fn perform(script: Script, invocation: &Invocation, report: &Report) -> anyhow::Result<()> {
+    if script == Script::Verify {
+        // It reads settings and compares words. The others have their work done by a confined process.
+        Sandbox::for_worker(Needs::default()).and_then(Sandbox::enter).context("giving up privileges")?;
+    }
     let children = Children::default();
     let last_act = LastAct::default();
     signals::end_on_signal(children.clone(), last_act.clone(), report.clone()).context("setting up signals")?;

@@ -11,6 +11,7 @@ use std::process::Command;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use crate::process::{self, Children, Lifetime};
+use crate::sandbox::{Sandbox, ToolWork};
 
 /// What gpgv says at most about one signature file, in bytes: a few hundred per signature.
 const MAX_STATUS: u64 = 1 << 20;
@@ -86,8 +87,9 @@ impl Signature {
         let mut status = memory(b"").map_err(|err| self.failed(err.to_string()))?;
         let keep = [status.as_fd(), self.keyring.as_fd(), self.file.as_fd(), file.as_fd()];
         let mut last = String::new();
-        let run =
-            process::run(self.gpgv(&status, file), &keep, Lifetime::Child, children, |line| line.clone_into(&mut last));
+        let mut gpgv = self.gpgv(&status, file);
+        self.confine(&mut gpgv, file).map_err(|err| self.failed(format!("preparing gpgv's sandbox: {err}")))?;
+        let run = process::run(gpgv, &keep, Lifetime::Child, children, |line| line.clone_into(&mut last));
         let exit = run.map_err(|err| match err.kind() {
             io::ErrorKind::NotFound => self.failed("gpgv is not installed (install the package gpgv)".to_owned()),
             _ => self.failed(format!("running gpgv: {err}")),
@@ -114,6 +116,14 @@ impl Signature {
         command.arg(status.as_raw_fd().to_string()).arg("--keyring").arg(path(&self.keyring));
         command.arg("--").arg(path(&self.file)).arg(path(file));
         command
+    }
+
+    /// What it says goes to memory of ours.
+    fn confine(&self, gpgv: &mut Command, file: &File) -> io::Result<()> {
+        let bytes = file.metadata()?.len();
+        let work = ToolWork { sources: &[&self.keyring, file], disks: &[], file_size: MAX_STATUS, bytes };
+        Sandbox::for_tool(gpgv, work)?.confine(gpgv);
+        Ok(())
     }
 
     fn failed(&self, reason: String) -> SignatureError {

@@ -2,6 +2,10 @@
 //! What the kernel offers and no crate wraps: the only module with `unsafe`.
 #![allow(unsafe_code)]
 
+mod confine;
+
+pub(crate) use confine::{Capabilities, Confinement, confine, lower_limit};
+
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, RawFd};
@@ -9,6 +13,16 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use nix::errno::Errno;
+use nix::sys::signal::SigSet;
+use nix::unistd::{ForkResult, Pid};
+
+/// A compiled seccomp filter.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))]
+pub(crate) type Filter = seccompiler::BpfProgram;
+
+/// seccompiler knows no other architecture.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")))]
+pub(crate) type Filter = ();
 
 mod ioctl {
     use super::LoopConfig;
@@ -122,6 +136,74 @@ pub(crate) fn start_writeback(file: &File, offset: u64, len: u64) {
     }
 }
 
+/// Puts the calling thread under `filter`. A kernel without seccomp is none: ENOSYS or EINVAL.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))]
+fn filter_calls(filter: &Filter) -> io::Result<()> {
+    match seccompiler::apply_filter(filter) {
+        Ok(()) | Err(seccompiler::Error::EmptyFilter) => Ok(()),
+        Err(seccompiler::Error::Seccomp(err)) if matches!(err.raw_os_error(), Some(libc::ENOSYS | libc::EINVAL)) => {
+            Ok(())
+        }
+        Err(seccompiler::Error::Seccomp(err) | seccompiler::Error::Prctl(err)) => Err(err),
+        // The rest is of another kind of filter.
+        Err(_) => Err(Errno::EINVAL.into()),
+    }
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")))]
+fn filter_calls((): &Filter) -> io::Result<()> {
+    Ok(())
+}
+
+/// Has the child of `command` confine itself before it becomes the program.
+pub(crate) fn confine_child(command: &mut Command, to: Confinement) {
+    // SAFETY: confine only makes system calls; nothing of it allocates.
+    unsafe { command.pre_exec(move || confine(&to)) };
+}
+
+/// Runs `work` in a copy of this process, in a process group of its own, which dies with the calling thread. Its exit
+/// code is what `work` gives, or 101 for a panic; no destructor of the copied frames runs. Signals have their default
+/// effect in it.
+///
+/// Of the other threads only what they did to memory is copied, so none of them may hold a lock that `work` takes:
+/// the caller sees to that. The allocator's own locks are the C library's business, which holds them over a fork.
+pub(crate) fn fork(work: impl FnOnce() -> i32) -> io::Result<Pid> {
+    let parent = std::process::id();
+    // SAFETY: no lock that the child needs is held by another thread, as said above.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Parent { child } => {
+            // The child does the same; whoever comes first. It may have ended already.
+            let _ = nix::unistd::setpgid(child, child);
+            Ok(child)
+        }
+        ForkResult::Child => {
+            let run = || {
+                let ready = nix::unistd::setpgid(Pid::from_raw(0), Pid::from_raw(0))
+                    .and_then(|()| SigSet::all().thread_unblock())
+                    .map_err(io::Error::from)
+                    .and_then(|()| die_with(parent));
+                if ready.is_ok() { work() } else { 101 }
+            };
+            exit_now(std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).unwrap_or(101))
+        }
+    }
+}
+
+/// Has the calling process die with the thread that started it, in process `parent`. Async-signal-safe.
+fn die_with(parent: u32) -> io::Result<()> {
+    // SAFETY: plain system calls on values.
+    unsafe {
+        if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // The parent may have died before the call took effect.
+        if u32::try_from(libc::getppid()).ok() != Some(parent) {
+            libc::_exit(127);
+        }
+    }
+    Ok(())
+}
+
 /// Makes the child of `command` die with the calling thread (PR_SET_PDEATHSIG, SIGKILL), so that not even SIGKILL of
 /// this process leaves it behind, and lets it inherit `keep` under the same numbers. The thread that spawns the child
 /// must outlive it.
@@ -129,19 +211,11 @@ pub(crate) fn tie_child(command: &mut Command, keep: &[BorrowedFd<'_>]) {
     let keep: Vec<RawFd> = keep.iter().map(AsRawFd::as_raw_fd).collect();
     let parent = std::process::id();
     let setup = move || {
-        // SAFETY: plain system calls on values, async-signal-safe, between fork and exec.
-        unsafe {
-            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
+        die_with(parent)?;
+        for fd in &keep {
+            // SAFETY: a plain system call on values, async-signal-safe, between fork and exec.
+            if unsafe { libc::fcntl(*fd, libc::F_SETFD, 0) } != 0 {
                 return Err(io::Error::last_os_error());
-            }
-            // The parent may have died before the call took effect.
-            if u32::try_from(libc::getppid()).ok() != Some(parent) {
-                libc::_exit(127);
-            }
-            for fd in &keep {
-                if libc::fcntl(*fd, libc::F_SETFD, 0) != 0 {
-                    return Err(io::Error::last_os_error());
-                }
             }
         }
         Ok(())

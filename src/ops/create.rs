@@ -4,17 +4,21 @@
 use anyhow::{Context as _, bail};
 
 use super::Context;
+use super::confined::confined;
 use super::from_url::install_url;
-use super::install::{Job, install_checked};
+use super::install::{Installed, Job, install_checked};
 use super::run_hooks::run_hooks;
 use super::verify_image::Proof;
+use crate::cache::Cache;
 use crate::device::Target;
 use crate::image::reference::ImageRef;
 use crate::image::source::ImageFile;
 use crate::request::CreateRequest;
+use crate::sandbox::Needs;
 use crate::write;
 
-/// Installs the image, then runs the hooks. Whatever fails after the disk was touched leaves it unbootable: its first
+/// Installs the image, then runs the hooks. All but the first MiB and the hooks is a confined
+/// process's business. Whatever fails after the disk was touched leaves it unbootable: its first
 /// MiB reads zero. A new instance's disk is made so at once, for it may hold another tenant's system; a reinstall
 /// touches the old system only when the new image is at hand and has passed every check.
 pub fn create(request: &CreateRequest, context: &Context) -> anyhow::Result<()> {
@@ -35,15 +39,20 @@ pub fn create(request: &CreateRequest, context: &Context) -> anyhow::Result<()> 
     if !request.reinstall {
         write::invalidate(target.held())?;
     }
-    let job = Job { request, target: &target, context };
-    match &request.image {
-        ImageRef::Url(url) => install_url(url, &job)?,
-        ImageRef::Path(path) => {
-            let image = ImageFile::open_allowed(path, &request.local)?;
-            let proof = Proof::gather(&request.checks, &request.image, &request.http, context)?;
-            install_checked(&image, &proof, &job)?;
-        }
-    }
+    // Made here, as the confined process can't. Where that fails, it will say so if it needs it.
+    let folder = Cache::open(&request.cache).ok().map(|cache| cache.dir().to_owned());
+    let image = match &request.image {
+        ImageRef::Url(_) => None,
+        ImageRef::Path(path) => Some(path.as_path()),
+    };
+    let needs = Needs { image, disks: &[target.file()], folder: folder.as_deref(), network: true };
+    let installed = confined(needs, context, |context| {
+        let job = Job { request, target: &target, context };
+        install(&job).map(|installed| installed.to_bytes())
+    })?;
+    Installed::from_bytes(&installed, &target)?
+        .commit(&target, context)
+        .with_context(|| format!("installing image {}", request.image))?;
     let disk = target.release();
     let hooked = run_hooks(&request.hooks, Some(&disk), context);
     context.last_act.clear();
@@ -51,4 +60,16 @@ pub fn create(request: &CreateRequest, context: &Context) -> anyhow::Result<()> 
         write::invalidate(&disk).context("making the disk unbootable after its hooks failed")?;
     }
     hooked
+}
+
+fn install<'j>(job: &Job<'j>) -> anyhow::Result<Installed<'j>> {
+    let Job { request, context, .. } = *job;
+    match &request.image {
+        ImageRef::Url(url) => install_url(url, job),
+        ImageRef::Path(path) => {
+            let image = ImageFile::open_allowed(path, &request.local)?;
+            let proof = Proof::gather(&request.checks, &request.image, &request.http, context)?;
+            install_checked(&image, &proof, job)
+        }
+    }
 }

@@ -6,9 +6,11 @@ use std::io::{self, Write};
 use anyhow::Context as _;
 
 use super::Context;
+use super::confined::confined;
 use super::standard::unbuffered;
 use crate::device::SourceDisk;
 use crate::request::ExportRequest;
+use crate::sandbox::Needs;
 use crate::size::ByteSize;
 use crate::sys;
 use crate::write;
@@ -24,5 +26,9 @@ pub fn export(request: &ExportRequest, context: &Context) -> anyhow::Result<()> 
     }
     context.report.info(format_args!("exporting disk {}, {}", disk.path.display(), ByteSize(disk.size)));
     let mut out = unbuffered(io::stdout()).context("opening standard output")?;
-    write::dump(&disk, &mut out).with_context(|| format!("exporting disk {}", disk.path.display()))
+    confined(Needs::default(), context, |_| {
+        write::dump(&disk, &mut out).with_context(|| format!("exporting disk {}", disk.path.display()))?;
+        Ok(Vec::new())
+    })
+    .map(drop)
 }

@@ -5,7 +5,7 @@ use std::thread;
 
 use anyhow::{Context as _, anyhow};
 
-use super::install::{Copied, Job, copy, install_checked};
+use super::install::{Copied, Installed, Job, copy, install_checked};
 use super::remote::{Means, Remote, Used};
 use crate::cache::Follow;
 use crate::http::ImageUrl;
@@ -23,9 +23,9 @@ enum Followed<'j> {
 }
 
 /// Installs what the URL names. While an image comes over the network for the first time, a new instance's disk is
-/// written at the same time; the disk becomes bootable only when the download was whole and is the image that was
-/// meant. A reinstall waits for all of that first: its disk holds a system until then.
-pub(super) fn install_url(url: &ImageUrl, job: &Job<'_>) -> anyhow::Result<()> {
+/// written at the same time; there is something to make bootable only when the download was whole and is the image that
+/// was meant. A reinstall waits for all of that first: its disk holds a system until then.
+pub(super) fn install_url<'j>(url: &ImageUrl, job: &Job<'j>) -> anyhow::Result<Installed<'j>> {
     let CreateRequest { http, cache, checks, .. } = job.request;
     let remote = Remote { url, http, cache, checks, context: job.context };
     remote.with_image(
@@ -34,12 +34,12 @@ pub(super) fn install_url(url: &ImageUrl, job: &Job<'_>) -> anyhow::Result<()> {
     )
 }
 
-fn fetch_first(url: &ImageUrl, means: &Means, job: &Job<'_>) -> anyhow::Result<Used<()>> {
+fn fetch_first<'j>(url: &ImageUrl, means: &Means, job: &Job<'j>) -> anyhow::Result<Used<Installed<'j>>> {
     let image = means.cache.fetch(url, &means.client, job.context.now, &job.context.report)?;
     Ok((image.id.clone(), install_checked(&ImageFile::cached(url, image), &means.proof, job)))
 }
 
-fn fetch_along(url: &ImageUrl, means: &Means, job: &Job<'_>) -> anyhow::Result<Used<()>> {
+fn fetch_along<'j>(url: &ImageUrl, means: &Means, job: &Job<'j>) -> anyhow::Result<Used<Installed<'j>>> {
     let follow = Follow::default();
     let (now, report) = (job.context.now, &job.context.report);
     let (fetched, followed) = thread::scope(|scope| {

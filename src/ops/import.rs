@@ -7,9 +7,11 @@ use std::io::{self, Read};
 use anyhow::Context as _;
 
 use super::Context;
+use super::confined::confined;
 use super::standard::unbuffered;
 use crate::device::Target;
 use crate::request::ImportRequest;
+use crate::sandbox::Needs;
 use crate::size::ByteSize;
 use crate::write::{self, DiskWriter, WriteError};
 
@@ -27,14 +29,21 @@ pub fn import(request: &ImportRequest, context: &Context) -> anyhow::Result<()> 
 fn restore(input: &mut File, request: &ImportRequest, context: &Context) -> anyhow::Result<()> {
     let target = Target::open(&request.device)?;
     context.report.info(format_args!("importing to disk {}, {}", target.path().display(), ByteSize(target.size())));
-    let written = DiskWriter::begin(&target).and_then(|writer| {
-        let len = write::stream(input, &writer)?;
-        writer.finish(len)?.commit().map(|()| len)
-    });
-    let len =
-        written.map_err(in_terms_of_dumps).with_context(|| format!("importing to disk {}", target.path().display()))?;
-    context.report.info(format_args!("the dump is on the disk: {}", ByteSize(len)));
-    Ok(())
+    let needs = Needs { disks: &[target.file()], ..Needs::default() };
+    confined(needs, context, |context| {
+        let len = write(input, &target)
+            .map_err(in_terms_of_dumps)
+            .with_context(|| format!("importing to disk {}", target.path().display()))?;
+        context.report.info(format_args!("the dump is on the disk: {}", ByteSize(len)));
+        Ok(Vec::new())
+    })
+    .map(drop)
+}
+
+fn write(input: &mut File, target: &Target) -> Result<u64, WriteError> {
+    let writer = DiskWriter::begin(target)?;
+    let len = write::stream(input, &writer)?;
+    writer.finish(len)?.commit().map(|()| len)
 }
 
 /// The writer speaks of images.

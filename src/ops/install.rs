@@ -5,7 +5,6 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::thread;
-use std::time::Instant;
 
 use anyhow::Context as _;
 
@@ -17,7 +16,7 @@ use crate::image::source::{Body, Contents, ImageFile, Packed};
 use crate::image::spool;
 use crate::request::CreateRequest;
 use crate::size::ByteSize;
-use crate::write::{self, DiskWriter};
+use crate::write::{self, BootArea, DiskWriter};
 
 /// What every step of an installation needs.
 #[derive(Clone, Copy)]
@@ -29,16 +28,21 @@ pub(super) struct Job<'j> {
 
 /// An image whose bytes are on the disk, but which can't boot yet.
 pub(super) struct Copied<'j> {
-    job: Job<'j>,
     writer: DiskWriter<'j>,
     /// Size of the disk in the image, in bytes.
     len: u64,
-    start: Instant,
 }
 
-/// Examines and checks the image, and makes the disk it. What has to be read for the check is read while a new
+/// An image of which all but the boot area is on the disk, on stable storage, and which passed every check.
+pub(super) struct Installed<'j> {
+    boot: BootArea<'j>,
+    /// Size of the disk in the image, in bytes.
+    len: u64,
+}
+
+/// Examines and checks the image, and makes the disk it but for the boot area. What has to be read for the check is read while a new
 /// instance's disk is written, which can't boot before the check has held. A reinstall checks first.
-pub(super) fn install_checked(image: &ImageFile, proof: &Proof, job: &Job<'_>) -> anyhow::Result<()> {
+pub(super) fn install_checked<'j>(image: &ImageFile, proof: &Proof, job: &Job<'j>) -> anyhow::Result<Installed<'j>> {
     let at_once = job.request.reinstall || !proof.reads(image);
     if at_once {
         proof.check(image, job.context)?;
@@ -69,7 +73,6 @@ fn died(image: &ImageFile) -> WrongImage {
 /// Copies all of the image; what does not fit is refused before the disk is touched, where its size is known.
 pub(super) fn copy<'j>(contents: Contents<'_>, job: &Job<'j>) -> anyhow::Result<Copied<'j>> {
     let Job { target, context, .. } = *job;
-    let start = Instant::now();
     let Contents { image_type, body } = contents;
     let size = body.disk_size();
     let known = size.least().map(|_| format!(", {size}")).unwrap_or_default();
@@ -101,7 +104,7 @@ pub(super) fn copy<'j>(contents: Contents<'_>, job: &Job<'j>) -> anyhow::Result<
             (writer, len)
         }
     };
-    Ok(Copied { job: *job, writer, len, start })
+    Ok(Copied { writer, len })
 }
 
 /// Unpacks and checks an image in which qemu-img has to seek; gives it, and the size in bytes of the disk in it. The
@@ -114,11 +117,28 @@ fn unpack(mut packed: Packed<'_>, job: &Job<'_>) -> anyhow::Result<(File, u64)> 
     Ok((file, size))
 }
 
-impl Copied<'_> {
+impl<'j> Copied<'j> {
+    /// Puts all of it onto stable storage but the boot area.
+    pub(super) fn finish(self) -> anyhow::Result<Installed<'j>> {
+        Ok(Installed { boot: self.writer.finish(self.len)?, len: self.len })
+    }
+}
+
+impl<'j> Installed<'j> {
+    /// For the process that commits it.
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        [&self.len.to_le_bytes(), self.boot.bytes()].concat()
+    }
+
+    /// What another process made of the disk.
+    pub(super) fn from_bytes(bytes: &[u8], target: &'j Target) -> anyhow::Result<Self> {
+        let (len, boot) = bytes.split_first_chunk().context("the working process gave no answer")?;
+        Ok(Installed { boot: BootArea::handed_over(target, boot), len: u64::from_le_bytes(*len) })
+    }
+
     /// Makes the disk bootable. Until the hooks have run, a signal makes it unbootable again.
-    pub(super) fn finish(self) -> anyhow::Result<()> {
-        let Job { target, context, .. } = self.job;
-        let boot = self.writer.finish(self.len)?;
+    pub(super) fn commit(self, target: &Target, context: &Context) -> anyhow::Result<()> {
+        let boot = self.boot;
         let (disk, report) = (Arc::clone(target.held()), context.report.clone());
         let undo = move || {
             if let Err(err) = write::invalidate(&disk) {
@@ -126,8 +146,7 @@ impl Copied<'_> {
             }
         };
         context.last_act.after(|| boot.commit(), undo)?;
-        let seconds = self.start.elapsed().as_secs_f64();
-        context.report.info(format_args!("the image is on the disk: {} in {seconds:.1} s", ByteSize(self.len)));
+        context.report.info(format_args!("the image is on the disk: {}", ByteSize(self.len)));
         Ok(())
     }
 }

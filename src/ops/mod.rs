@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! What the OS scripts do, each as one flow through the modules below.
 
+mod confined;
 mod create;
 mod export;
 mod fetch;

@@ -155,7 +155,19 @@ pub struct BootArea<'t> {
     bytes: AlignedBuf,
 }
 
-impl BootArea<'_> {
+impl<'t> BootArea<'t> {
+    /// Its bytes, for the process that commits it.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// What another process wrote all but these bytes of.
+    pub fn handed_over(target: &'t Target, bytes: &[u8]) -> Self {
+        let mut boot = AlignedBuf::new(bytes.len());
+        boot.copy_from_slice(bytes);
+        BootArea { target, bytes: boot }
+    }
+
     /// Writes it. From now on the disk can boot.
     pub fn commit(self) -> Result<(), WriteError> {
         let BootArea { target, bytes } = self;

@@ -17,6 +17,7 @@ mod http;
 mod policy;
 mod predecessor;
 mod real_servers;
+mod sandbox;
 mod scripts;
 mod secrets;
 mod signature;

@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! Work on bytes of strangers, in a process of its own that can do little else.
+
+use anyhow::{Context as _, anyhow};
+
+use super::Context;
+use crate::process;
+use crate::sandbox::{Needs, Sandbox};
+
+/// Does `work` in a confined copy of this process, and gives its answer. What needs root afterwards, hooks above all,
+/// is up to this process, which sees nothing of what was fetched and decoded but the answer.
+pub(super) fn confined(
+    needs: Needs<'_>,
+    context: &Context,
+    work: impl FnOnce(&Context) -> anyhow::Result<Vec<u8>>,
+) -> anyhow::Result<Vec<u8>> {
+    let sandbox = Sandbox::for_worker(needs).context("preparing the sandbox")?;
+    if !sandbox.has_landlock() {
+        context.report.debug("this kernel has no Landlock: what reads images can open other files too");
+    }
+    let answer = process::apart(&context.children, || {
+        let done = sandbox.enter().context("giving up privileges").and_then(|()| {
+            // This process ends its children, not the copy.
+            work(&Context::new(context.report.clone(), context.now))
+        });
+        done.map_err(|err| format!("{err:#}"))
+    });
+    answer.context("working apart")?.map_err(|words| anyhow!(words))
+}

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! Which files a process may open: Landlock rulesets (landlock(7)), with as much as the kernel knows of them.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, BitFlags, PathBeneath, Ruleset, RulesetAttr, RulesetCreated, RulesetCreatedAttr,
+    RulesetError, Scope, path_beneath_rules,
+};
+
+/// The newest version that this was tested with (Linux 6.15).
+const TESTED: ABI = ABI::V7;
+
+/// What a program needs of the system, wherever the distribution keeps it: itself, its libraries, what interprets a
+/// script, and what qemu-img reads of processors and disks. Nothing secret lies there. What is missing is left out.
+const SYSTEM: [&str; 12] = [
+    "/bin",
+    "/dev/urandom",
+    "/etc/ld.so.cache",
+    "/lib",
+    "/lib64",
+    "/sys/dev/block",
+    "/sys/devices",
+    "/usr/bin",
+    "/usr/lib",
+    "/usr/lib64",
+    "/usr/local/bin",
+    "/usr/local/lib",
+];
+
+/// Files that may be opened. A file without a place in the file system, such as a memfd, always may.
+#[derive(Debug, Default)]
+pub(super) struct Allowed<'a> {
+    /// Everything below, to read and to execute.
+    pub(super) read: Vec<PathBuf>,
+    /// Everything below, to do anything.
+    pub(super) own: Vec<PathBuf>,
+    /// This, to read.
+    pub(super) image: Option<&'a Path>,
+    /// These, to read.
+    pub(super) sources: &'a [&'a File],
+    /// These, to read and write.
+    pub(super) disks: &'a [&'a File],
+}
+
+/// The folders of [`SYSTEM`], and those of a program that lies elsewhere: all of `/opt/qemu` for `/opt/qemu/bin/qemu-img`.
+pub(super) fn for_program(program: Option<&Path>) -> Vec<PathBuf> {
+    let mut folders: Vec<_> = SYSTEM.iter().map(PathBuf::from).collect();
+    if let Some(program) = program.and_then(|program| program.canonicalize().ok()) {
+        let prefix = program.parent().filter(|folder| folder.ends_with("bin")).and_then(Path::parent);
+        folders.extend(prefix.filter(|prefix| prefix.components().count() > 2).map(Path::to_owned));
+        folders.push(program);
+    }
+    folders
+}
+
+/// A ruleset that allows nothing else. None on a kernel without Landlock.
+pub(super) fn ruleset(allowed: &Allowed<'_>, network: bool) -> Result<Option<OwnedFd>, RulesetError> {
+    let ruleset = Ruleset::default().handle_access(AccessFs::from_all(TESTED))?.scope(Scope::from_all(TESTED))?;
+    let ruleset = if network { ruleset } else { ruleset.handle_access(AccessNet::from_all(TESTED))? };
+    let Ok(ruleset) = ruleset.create() else { return Ok(None) };
+    let read = AccessFs::from_read(TESTED);
+    let ruleset = ruleset.add_rules(path_beneath_rules(&allowed.read, read))?;
+    let ruleset = ruleset.add_rules(path_beneath_rules(&allowed.own, AccessFs::from_all(TESTED)))?;
+    // Devices are asked for their sizes by ioctl.
+    let source = AccessFs::ReadFile | AccessFs::IoctlDev;
+    let ruleset = ruleset.add_rules(path_beneath_rules(allowed.image, source))?;
+    let ruleset = open_files(ruleset, allowed.sources, source)?;
+    let ruleset = ruleset.add_rules(path_beneath_rules(["/dev/null"], AccessFs::ReadFile | AccessFs::WriteFile))?;
+    open_files(ruleset, allowed.disks, source | AccessFs::WriteFile).map(Into::into)
+}
+
+fn open_files(
+    ruleset: RulesetCreated,
+    files: &[&File],
+    access: BitFlags<AccessFs>,
+) -> Result<RulesetCreated, RulesetError> {
+    ruleset.add_rules(files.iter().map(|file| Ok::<_, RulesetError>(PathBeneath::new(*file, access))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::for_program;
+    use std::fs;
+    use std::path::Path;
+
+    #[test]
+    fn a_program_of_its_own_prefix_gets_that_prefix_and_never_all() {
+        let base = tempfile::tempdir().unwrap();
+        let bin = base.path().join("qemu/bin");
+        fs::create_dir_all(&bin).unwrap();
+        let program = bin.join("qemu-img");
+        fs::write(&program, "").unwrap();
+        let folders = for_program(Some(&program));
+        assert!(folders.contains(&base.path().join("qemu")) && folders.contains(&program));
+        for path in ["/usr/bin/env", "/bin/sh"] {
+            let folders = for_program(Some(Path::new(path)));
+            assert!(!folders.iter().any(|folder| folder == Path::new("/") || folder == Path::new("/usr")), "{path}");
+        }
+    }
+}
