@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::{ImagePlace, PartialSettings, Paths};
 use crate::http::{Credentials, HttpSettings, Secret, UrlPrefix};
 use crate::size::ByteSize;
+use crate::write::WriteOptions;
 
 /// One day in seconds.
 pub(super) const DAY: u64 = 24 * 60 * 60;
@@ -43,6 +44,8 @@ pub struct Settings {
     pub keyring: Option<PathBuf>,
     /// Write a raw image that looks like nothing known.
     pub allow_unknown_content: bool,
+    /// How careful the disk is written.
+    pub write: WriteOptions,
     /// The only folders and files that images may come from; none for all. The URLs are in `http`.
     pub allowed_paths: Option<Vec<PathBuf>>,
     /// How images are fetched, and from where.
@@ -70,6 +73,7 @@ impl Default for Settings {
             require_signature: false,
             keyring: None,
             allow_unknown_content: false,
+            write: WriteOptions::default(),
             allowed_paths: None,
             http: HttpSettings::default(),
             cache_dir: Paths::below(Path::new("/")).cache_dir,
@@ -96,6 +100,10 @@ impl Settings {
             require_signature: set.require_signature.unwrap_or(built_in.require_signature),
             keyring: set.keyring.filter(|file| !file.as_os_str().is_empty()),
             allow_unknown_content: set.allow_unknown_content.unwrap_or(built_in.allow_unknown_content),
+            write: WriteOptions {
+                wipe: set.wipe.unwrap_or(built_in.write.wipe),
+                verify_readback: set.verify_readback.unwrap_or(built_in.write.verify_readback),
+            },
             allowed_paths,
             cache_dir: set.cache.dir.unwrap_or(built_in.cache_dir),
             cache_max_age: set.cache.max_age.unwrap_or(built_in.cache_max_age),

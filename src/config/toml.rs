@@ -62,6 +62,7 @@ mod tests {
     use crate::config::{ImagePlace, PartialCache, PartialHttp, PartialSettings, RequireChecksum};
     use crate::http::{Secret, UrlPrefix};
     use crate::size::ByteSize;
+    use crate::write::Wipe;
     use proptest::prelude::*;
     use std::time::Duration;
 
@@ -87,6 +88,8 @@ mod tests {
             require_signature: Some(true),
             keyring: Some("/etc/keys/images.gpg".into()),
             allow_unknown_content: Some(true),
+            wipe: Some(Wipe::Ends),
+            verify_readback: Some(true),
             allowed_images: Some(vec![
                 ImagePlace::Path("/srv/images".into()),
                 ImagePlace::Url(UrlPrefix::parse("https://images.example/debian").unwrap()),
@@ -123,7 +126,7 @@ mod tests {
         };
         let settings = parse_toml(FULL).unwrap();
         assert_eq!(settings, expected);
-        assert_eq!(settings.keys().len(), 32);
+        assert_eq!(settings.keys().len(), 34);
         let debug = format!("{settings:?}");
         assert!(!["s3cret", "p%40ss", "abc"].into_iter().any(|secret| debug.contains(secret)), "{debug}");
     }
@@ -138,7 +141,8 @@ mod tests {
     #[test]
     fn unknown_keys_are_named_with_the_allowed_ones() {
         let top = "allowed are `image`, `image_type`, `image_checksum`, `image_signature`, `require_checksum`, \
-                   `require_signature`, `keyring`, `allow_unknown_content`, `allowed_images`, `http`, `cache`";
+                   `require_signature`, `keyring`, `allow_unknown_content`, `wipe`, `verify_readback`, \
+                   `allowed_images`, `http`, `cache`";
         assert_eq!(message("# x\nimages = 1"), format!("2:1: unknown key `images`, {top}"));
         assert_eq!(message("\"a\\nb\" = 1"), format!("1:1: unknown key `a\\nb`, {top}"));
         let cache = "allowed are `dir`, `max_age_days`, `stale_if_error`, `max_size`, `verify_cached`";
@@ -151,6 +155,7 @@ mod tests {
         for (text, expected) in [
             ("image = 5", "1:9: image: expected a string, found an integer"),
             ("require_checksum = 's3cret'", "1:20: require_checksum: must be \"never\", \"http\" or \"always\""),
+            ("wipe = 'all'", "1:8: wipe: must be \"full\", \"ends\" or \"none\""),
             ("keyring = 'k.gpg'", "1:11: keyring: must be an absolute path"),
             (
                 "[cache]\nmax_size = '50 GB!'",

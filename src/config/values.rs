@@ -9,6 +9,7 @@ use url::Url;
 use super::settings::{DAY, RequireChecksum};
 use crate::http::{NoProxy, NoProxyError, Secret};
 use crate::size::ByteSize;
+use crate::write::Wipe;
 
 /// A value, or what is wrong with it.
 pub(super) type Checked<T> = Result<T, &'static str>;
@@ -56,6 +57,16 @@ pub(super) fn require_checksum(which: &str) -> Checked<RequireChecksum> {
         "http" => Ok(RequireChecksum::Http),
         "always" => Ok(RequireChecksum::Always),
         _ => Err("must be \"never\", \"http\" or \"always\""),
+    }
+}
+
+/// What of the disk behind the image is zeroed.
+pub(super) fn wipe(what: &str) -> Checked<Wipe> {
+    match what {
+        "full" => Ok(Wipe::Full),
+        "ends" => Ok(Wipe::Ends),
+        "none" => Ok(Wipe::None),
+        _ => Err("must be \"full\", \"ends\" or \"none\""),
     }
 }
 

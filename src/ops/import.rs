@@ -11,7 +11,7 @@ use super::standard::unbuffered;
 use crate::device::Target;
 use crate::request::ImportRequest;
 use crate::size::ByteSize;
-use crate::write::{self, DiskWriter, WriteError};
+use crate::write::{self, DiskWriter, WriteError, WriteOptions};
 
 /// Restores the dump. Whatever fails, standard input is read to its end: Ganeti's pipeline would else fail with a
 /// broken pipe, and its error would hide ours.
@@ -27,7 +27,7 @@ pub fn import(request: &ImportRequest, context: &Context) -> anyhow::Result<()> 
 fn restore(input: &mut File, request: &ImportRequest, context: &Context) -> anyhow::Result<()> {
     let target = Target::open(&request.device)?;
     context.report.info(format_args!("importing to disk {}, {}", target.path().display(), ByteSize(target.size())));
-    let written = DiskWriter::begin(&target).and_then(|writer| {
+    let written = DiskWriter::begin(&target, WriteOptions::default()).and_then(|writer| {
         let len = write::stream(input, &writer)?;
         writer.finish(len)?.commit().map(|()| len)
     });

@@ -77,16 +77,16 @@ pub(super) fn copy<'j>(contents: Contents<'_>, job: &Job<'j>) -> anyhow::Result<
     let known = size.map(|size| format!(", {}", ByteSize(size))).unwrap_or_default();
     context.report.info(format_args!("image type {image_type}{known} for a disk of {}", ByteSize(target.size())));
     size.map_or(Ok(()), |size| write::check_fits(size, target))?;
-    let writer = DiskWriter::begin(target)?;
+    let mut writer = DiskWriter::begin(target, request.write)?;
     let len = match body {
         Body::RawFile(file, len) => write::raw_file(file, len, &writer).map(|()| len)?,
         Body::RawStream(mut decoded, _) => write::stream(&mut *decoded, &writer)?,
-        Body::Qcow2File(file, size) => write::qcow2(file, size, &writer, &context.children).map(|()| size)?,
+        Body::Qcow2File(file, size) => write::qcow2(file, size, &mut writer, &context.children).map(|()| size)?,
         Body::Qcow2Stream(mut packed, size) => {
             // qemu-img needs to seek in it.
             let cache = Cache::open(&request.cache)?;
             let file = spool::unpack(&mut *packed, cache.dir(), target.size())?;
-            write::qcow2(&file, size, &writer, &context.children).map(|()| size)?
+            write::qcow2(&file, size, &mut writer, &context.children).map(|()| size)?
         }
     };
     Ok(Copied { job: *job, writer, len, start })
@@ -95,7 +95,10 @@ pub(super) fn copy<'j>(contents: Contents<'_>, job: &Job<'j>) -> anyhow::Result<
 impl Copied<'_> {
     /// Makes the disk bootable. Until the hooks have run, a signal makes it unbootable again.
     pub(super) fn finish(self) -> anyhow::Result<()> {
-        let Job { target, context, .. } = self.job;
+        let Job { request, target, context } = self.job;
+        if request.write.verify_readback {
+            context.report.info("reading the disk back");
+        }
         let boot = self.writer.finish(self.len)?;
         let (disk, report) = (Arc::clone(target.held()), context.report.clone());
         let undo = move || {

@@ -5,27 +5,34 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::FileExt;
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use super::{DiskWriter, WriteError, check_fits};
-use crate::device::{DirectReader, DiskKind, descriptor_path};
+use super::{DiskWriter, Expected, WriteError, check_fits, readback};
+use crate::device::{DirectReader, DiskKind, Target, descriptor_path};
 use crate::process::{self, Children, Lifetime};
 
 /// Requests that qemu-img keeps in flight; measured: 16 is 1.1 times as fast as its default of 8.
 const COROUTINES: &str = "16";
+
+/// What `qemu-img compare` calls different is a sector, in bytes.
+const SECTOR: u64 = 512;
 
 /// Writes the qcow2 image in `file`, whose header gives `size` bytes, to the disk. The caller has checked the header.
 ///
 /// qemu-img sees both files through inherited descriptors, so no path can be exchanged behind our back, and with an
 /// explicit format, so it guesses nothing. Through its raw driver's offset it leaves out the first MiB, which it hands
 /// over in memory instead, so that this disk too becomes bootable at the very end.
-pub fn qcow2(file: &File, size: u64, writer: &DiskWriter<'_>, children: &Children) -> Result<(), WriteError> {
+pub fn qcow2(file: &File, size: u64, writer: &mut DiskWriter<'_>, children: &Children) -> Result<(), WriteError> {
     check_fits(size, writer.target())?;
     let boot_len = writer.boot_len().min(size);
     if size > boot_len {
         convert_rest(file, boot_len, size - boot_len, writer, children)?;
+    }
+    if let Some(expected) = &mut writer.expected {
+        let file = file.try_clone().map_err(WriteError::Image)?;
+        *expected = Expected::Converted(Converted { file, start: boot_len, size, children: children.clone() });
     }
     let boot = boot_area(file, boot_len, children)?;
     writer.data(&boot, 0)
@@ -39,26 +46,75 @@ fn convert_rest(
     children: &Children,
 ) -> Result<(), WriteError> {
     let target = writer.target();
-    let mut command = qemu_img();
-    // "none" is past the page cache, which not every file system offers.
-    let cache = |direct: bool| if direct { "none" } else { "writeback" };
+    let mut command = convert();
     let (target_cache, source_cache) = (cache(target.takes_direct_io()), cache(is_better_direct(file)));
     command.args(["-W", "-m", COROUTINES, "-t", target_cache, "-T", source_cache]);
     if target.zeroes_cheaply() {
         // Zeroed here by range, so that qemu-img writes nothing but data. Never on trust that the disk is zero.
-        writer.zero(start, target.size() - start)?;
+        writer.zero(start, len)?;
         command.arg("--target-is-zero");
     }
+    command.arg(source(file, start, len)).arg(disk(target, start, len));
+    run(command, file, target.file(), children)
+}
+
+/// A qcow2 image that qemu-img has written to a disk.
+pub(super) struct Converted {
+    file: File,
+    /// Where on the disk it began to write, in bytes.
+    start: u64,
+    /// Size of the disk in the image, in bytes.
+    size: u64,
+    children: Children,
+}
+
+impl Converted {
+    /// Has qemu-img decode the image once more and compare it with what the disk holds, which is read past the page cache.
+    pub(super) fn check(&self, target: &Target) -> Result<(), WriteError> {
+        if self.size <= self.start {
+            return Ok(());
+        }
+        let direct = target.read_back().is_direct();
+        let len = self.size - self.start;
+        let mut command = qemu_img("compare");
+        command.args(["--image-opts", "-T", cache(is_better_direct(&self.file))]);
+        let disk = format!("{},cache.direct={}", disk(target, self.start, len), if direct { "on" } else { "off" });
+        command.arg(source(&self.file, self.start, len)).arg(disk);
+        let (status, said) = output(command, &self.file, target.file(), &self.children)?;
+        match status.code() {
+            Some(0) => Ok(()),
+            // "Images differ", as opposed to an error: qemu-img(1).
+            Some(1) => {
+                let sector = offset_in(&said).map(|at| self.start + at..self.start + at + SECTOR);
+                Err(readback::differs(target, sector.unwrap_or(self.start..self.size), "the image"))
+            }
+            _ => Err(failed(status, said)),
+        }
+    }
+}
+
+/// The number in "Content mismatch at offset 1048576!".
+fn offset_in(said: &str) -> Option<u64> {
+    said.strip_prefix("Content mismatch at offset ")?.trim_end_matches('!').parse().ok()
+}
+
+/// qemu-img's word for a cache mode: "none" is past the page cache, which not every file system offers.
+fn cache(direct: bool) -> &'static str {
+    if direct { "none" } else { "writeback" }
+}
+
+/// qemu-img's words for `len` bytes from `start` of the disk. It may zero all that it is given, so that is all it gets.
+/// It takes no locks of its own: we hold them.
+fn disk(target: &Target, start: u64, len: u64) -> String {
     let driver = match target.kind() {
         DiskKind::Block => "host_device",
         DiskKind::File => "file",
     };
-    let disk = format!(
-        "driver=raw,offset={start},file.driver={driver},file.filename={}",
-        descriptor_path(target.file()).display()
-    );
-    command.arg(source(file, start, len)).arg(disk);
-    run(command, file, target.file(), children)
+    let path = descriptor_path(target.file());
+    format!(
+        "driver=raw,offset={start},size={len},file.driver={driver},file.locking=off,file.filename={}",
+        path.display()
+    )
 }
 
 /// Whether the image can be read past the page cache, and does not lie in it already, from where it comes faster.
@@ -75,7 +131,7 @@ fn boot_area(file: &File, len: u64, children: &Children) -> Result<Vec<u8>, Writ
         memfd_create(c"simpleimage-boot-area", MFdFlags::MFD_CLOEXEC).map_err(|err| memory_error(err.into()))?;
     let memory = File::from(memory);
     memory.set_len(len).map_err(memory_error)?;
-    let mut command = qemu_img();
+    let mut command = convert();
     let target =
         format!("driver=raw,file.driver=file,file.locking=off,file.filename={}", descriptor_path(&memory).display());
     command.arg(source(file, 0, len)).arg(target);
@@ -85,9 +141,15 @@ fn boot_area(file: &File, len: u64, children: &Children) -> Result<Vec<u8>, Writ
     Ok(boot)
 }
 
-fn qemu_img() -> Command {
+fn qemu_img(subcommand: &str) -> Command {
     let mut command = Command::new("qemu-img");
-    command.env("LC_ALL", "C").args(["convert", "-n", "--image-opts", "--target-image-opts"]);
+    command.env("LC_ALL", "C").arg(subcommand);
+    command
+}
+
+fn convert() -> Command {
+    let mut command = qemu_img("convert");
+    command.args(["-n", "--image-opts", "--target-image-opts"]);
     command
 }
 
@@ -101,17 +163,29 @@ fn source(file: &File, start: u64, len: u64) -> String {
 }
 
 fn run(command: Command, source: &File, target: &File, children: &Children) -> Result<(), WriteError> {
+    let (status, said) = output(command, source, target, children)?;
+    if status.success() { Ok(()) } else { Err(failed(status, said)) }
+}
+
+/// Exit status and last line of qemu-img, which inherits both files.
+fn output(
+    command: Command,
+    source: &File,
+    target: &File,
+    children: &Children,
+) -> Result<(ExitStatus, String), WriteError> {
     let mut last = String::new();
     let keep = [source.as_fd(), target.as_fd()];
     debug_assert_ne!(source.as_raw_fd(), target.as_raw_fd());
-    let status = process::run(command, &keep, Lifetime::Child, children, |line| line.clone_into(&mut last));
-    match status {
-        Ok(status) if status.success() => Ok(()),
-        Ok(status) if last.is_empty() => Err(WriteError::QemuImg(format!("qemu-img failed ({status})"))),
-        Ok(_) => Err(WriteError::QemuImg(last)),
+    match process::run(command, &keep, Lifetime::Child, children, |line| line.clone_into(&mut last)) {
+        Ok(status) => Ok((status, last)),
         Err(err) if err.kind() == io::ErrorKind::NotFound => {
             Err(WriteError::QemuImg("qemu-img is not installed (install the package qemu-utils)".to_owned()))
         }
         Err(err) => Err(WriteError::QemuImg(format!("running qemu-img: {err}"))),
     }
+}
+
+fn failed(status: ExitStatus, said: String) -> WriteError {
+    WriteError::QemuImg(if said.is_empty() { format!("qemu-img failed ({status})") } else { said })
 }
