@@ -17,6 +17,7 @@ use crate::image::format::{Formats, ImageType};
 use crate::image::policy::LocalPolicy;
 use crate::image::reference::ImageRef;
 use crate::image::source::Expected;
+use crate::write::WriteOptions;
 
 pub use checks::{Checks, SignatureSource};
 
@@ -48,6 +49,8 @@ pub struct CreateRequest {
     pub disk: PathBuf,
     /// Whether the instance was installed before.
     pub reinstall: bool,
+    /// How careful writing is.
+    pub write: WriteOptions,
     /// Which files of the node may be the image.
     pub local: LocalPolicy,
     /// How images are fetched, and from where.
@@ -75,6 +78,7 @@ impl CreateRequest {
             checks: named.checks.resolve(&settings, paths, &variant)?,
             disk: env.first_disk()?.context("the instance has no disk to install onto (DISK_COUNT is 0)")?,
             reinstall: env.reinstall(),
+            write: settings.write,
             cache: cache_settings(&settings),
             local: LocalPolicy { allowed: settings.allowed_paths, storage },
             http: settings.http,

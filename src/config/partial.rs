@@ -13,6 +13,7 @@ use super::values::{self, Checked};
 use crate::http::{NoProxy, Secret};
 use crate::image::format::Format;
 use crate::size::ByteSize;
+use crate::write::Wipe;
 
 /// The port of a proxy without one: that of its scheme.
 const PROXY_PORT: u16 = 80;
@@ -46,6 +47,11 @@ pub struct PartialSettings {
     /// The disk formats that are taken; empty for raw and qcow2.
     #[serde(deserialize_with = "formats")]
     pub image_formats: Option<Vec<Format>>,
+    /// What of the disk behind the image is zeroed.
+    #[serde(deserialize_with = "wipe")]
+    pub wipe: Option<Wipe>,
+    /// Whether the disk is read back and compared.
+    pub verify_readback: Option<bool>,
     /// The only places that images may come from; empty for anywhere.
     #[serde(deserialize_with = "places")]
     pub allowed_images: Option<Vec<ImagePlace>>,
@@ -146,6 +152,8 @@ impl PartialSettings {
             keyring: over.keyring.or(self.keyring),
             allow_unknown_content: over.allow_unknown_content.or(self.allow_unknown_content),
             image_formats: over.image_formats.or(self.image_formats),
+            wipe: over.wipe.or(self.wipe),
+            verify_readback: over.verify_readback.or(self.verify_readback),
             allowed_images: over.allowed_images.or(self.allowed_images),
             http: self.http.overlaid_by(over.http),
             cache: PartialCache {
@@ -171,6 +179,8 @@ impl PartialSettings {
             ("keyring", self.keyring.is_some()),
             ("allow_unknown_content", self.allow_unknown_content.is_some()),
             ("image_formats", self.image_formats.is_some()),
+            ("wipe", self.wipe.is_some()),
+            ("verify_readback", self.verify_readback.is_some()),
             ("allowed_images", self.allowed_images.is_some()),
             ("http.proxy", http.proxy.is_some()),
             ("http.https_proxy", http.https_proxy.is_some()),
@@ -256,6 +266,7 @@ macro_rules! deserializers {
 deserializers! {
     text: String => String, |raw: String| values::text(&raw);
     require_checksum: String => RequireChecksum, |raw: String| values::require_checksum(&raw);
+    wipe: String => Wipe, |raw: String| values::wipe(&raw);
     secret: String => Secret, |raw: String| values::text(&raw).map(Secret);
     user: String => Secret, |raw: String| values::user(&raw);
     user_agent: String => String, |raw: String| values::user_agent(&raw);

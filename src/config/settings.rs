@@ -8,6 +8,7 @@ use super::{ImagePlace, PartialSettings, Paths};
 use crate::http::{Credentials, HttpSettings, Secret, UrlPrefix};
 use crate::image::format::Formats;
 use crate::size::ByteSize;
+use crate::write::WriteOptions;
 
 /// One day in seconds.
 pub(super) const DAY: u64 = 24 * 60 * 60;
@@ -46,6 +47,8 @@ pub struct Settings {
     pub allow_unknown_content: bool,
     /// The disk formats that are taken.
     pub image_formats: Formats,
+    /// How careful the disk is written.
+    pub write: WriteOptions,
     /// The only folders and files that images may come from; none for all. The URLs are in `http`.
     pub allowed_paths: Option<Vec<PathBuf>>,
     /// How images are fetched, and from where.
@@ -74,6 +77,7 @@ impl Default for Settings {
             keyring: None,
             allow_unknown_content: false,
             image_formats: Formats::default(),
+            write: WriteOptions::default(),
             allowed_paths: None,
             http: HttpSettings::default(),
             cache_dir: Paths::below(Path::new("/")).cache_dir,
@@ -102,6 +106,10 @@ impl Settings {
             keyring: set.keyring.filter(|file| !file.as_os_str().is_empty()),
             allow_unknown_content: set.allow_unknown_content.unwrap_or(built_in.allow_unknown_content),
             image_formats: formats.map_or(built_in.image_formats, |formats| formats.into_iter().collect()),
+            write: WriteOptions {
+                wipe: set.wipe.unwrap_or(built_in.write.wipe),
+                verify_readback: set.verify_readback.unwrap_or(built_in.write.verify_readback),
+            },
             allowed_paths,
             cache_dir: set.cache.dir.unwrap_or(built_in.cache_dir),
             cache_max_age: set.cache.max_age.unwrap_or(built_in.cache_max_age),

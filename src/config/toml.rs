@@ -63,6 +63,7 @@ mod tests {
     use crate::http::{Secret, UrlPrefix};
     use crate::image::format::Format;
     use crate::size::ByteSize;
+    use crate::write::Wipe;
     use proptest::prelude::*;
     use std::time::Duration;
 
@@ -89,6 +90,8 @@ mod tests {
             keyring: Some("/etc/keys/images.gpg".into()),
             allow_unknown_content: Some(true),
             image_formats: Some(vec![Format::Raw, Format::Qcow2, Format::Vmdk]),
+            wipe: Some(Wipe::Ends),
+            verify_readback: Some(true),
             allowed_images: Some(vec![
                 ImagePlace::Path("/srv/images".into()),
                 ImagePlace::Url(UrlPrefix::parse("https://images.example/debian").unwrap()),
@@ -125,7 +128,7 @@ mod tests {
         };
         let settings = parse_toml(FULL).unwrap();
         assert_eq!(settings, expected);
-        assert_eq!(settings.keys().len(), 33);
+        assert_eq!(settings.keys().len(), 35);
         let debug = format!("{settings:?}");
         assert!(!["s3cret", "p%40ss", "abc"].into_iter().any(|secret| debug.contains(secret)), "{debug}");
     }
@@ -140,7 +143,8 @@ mod tests {
     #[test]
     fn unknown_keys_are_named_with_the_allowed_ones() {
         let top = "allowed are `image`, `image_type`, `image_checksum`, `image_signature`, `require_checksum`, \
-                   `require_signature`, `keyring`, `allow_unknown_content`, `image_formats`, `allowed_images`, `http`, `cache`";
+                   `require_signature`, `keyring`, `allow_unknown_content`, `image_formats`, `wipe`, `verify_readback`, \
+                   `allowed_images`, `http`, `cache`";
         assert_eq!(message("# x\nimages = 1"), format!("2:1: unknown key `images`, {top}"));
         assert_eq!(message("\"a\\nb\" = 1"), format!("1:1: unknown key `a\\nb`, {top}"));
         let cache = "allowed are `dir`, `max_age_days`, `stale_if_error`, `max_size`, `verify_cached`";
@@ -157,6 +161,7 @@ mod tests {
                 "image_formats = ['raw', 'iso']",
                 "1:17: image_formats: not a disk format (there are raw, qcow2, vmdk, vdi and vhdx)",
             ),
+            ("wipe = 'all'", "1:8: wipe: must be \"full\", \"ends\" or \"none\""),
             ("keyring = 'k.gpg'", "1:11: keyring: must be an absolute path"),
             (
                 "[cache]\nmax_size = '50 GB!'",

@@ -10,6 +10,7 @@ use super::settings::{DAY, RequireChecksum};
 use crate::http::{NoProxy, NoProxyError, Secret};
 use crate::image::format::Format;
 use crate::size::ByteSize;
+use crate::write::Wipe;
 
 /// A value, or what is wrong with it.
 pub(super) type Checked<T> = Result<T, &'static str>;
@@ -63,6 +64,16 @@ pub(super) fn require_checksum(which: &str) -> Checked<RequireChecksum> {
 /// A disk format.
 pub(super) fn format(name: &str) -> Checked<Format> {
     Format::named(name).ok_or("not a disk format (there are raw, qcow2, vmdk, vdi and vhdx)")
+}
+
+/// What of the disk behind the image is zeroed.
+pub(super) fn wipe(what: &str) -> Checked<Wipe> {
+    match what {
+        "full" => Ok(Wipe::Full),
+        "ends" => Ok(Wipe::Ends),
+        "none" => Ok(Wipe::None),
+        _ => Err("must be \"full\", \"ends\" or \"none\""),
+    }
 }
 
 /// An absolute path.

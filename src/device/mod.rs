@@ -2,6 +2,7 @@
 //! The disks of an instance: block devices and files, held exclusively while they are written.
 
 mod buffer;
+mod holder;
 mod loopback;
 mod source;
 mod target;
@@ -43,11 +44,13 @@ pub enum DeviceError {
     #[error("disk {path} is neither a block device nor a regular file", path = .0.display())]
     Kind(PathBuf),
     /// Mounted, part of another device, or held by another program.
-    #[error(
-        "disk {path} is in use: it is mounted, part of another device, or another program holds it (see lsblk and fuser -v {path}; stop that first)",
-        path = .0.display()
-    )]
-    Busy(PathBuf),
+    #[error("disk {path} is in use: {user}", path = path.display())]
+    Busy {
+        /// The disk.
+        path: PathBuf,
+        /// What uses it, and the way out.
+        user: String,
+    },
     /// A disk of no size.
     #[error("disk {path} has size 0", path = .0.display())]
     Empty(PathBuf),
@@ -67,7 +70,7 @@ fn open_disk(path: &Path, options: &OpenOptions, extra_flags: i32) -> Result<(Fi
     let flags = libc::O_NONBLOCK | exclusive | (extra_flags & !libc::O_EXCL);
     let file =
         options.clone().custom_flags(flags).open(descriptor_path(&probe)).map_err(|err| match err.raw_os_error() {
-            Some(libc::EBUSY) => DeviceError::Busy(path.to_owned()),
+            Some(libc::EBUSY) => busy(path, &probe),
             _ => open_error(err),
         })?;
     let size = match kind {
@@ -78,6 +81,17 @@ fn open_disk(path: &Path, options: &OpenOptions, extra_flags: i32) -> Result<(Fi
         0 => Err(DeviceError::Empty(path.to_owned())),
         size => Ok((file, kind, size)),
     }
+}
+
+/// The error for a disk that others use: with who it is, where that can be known.
+fn busy(path: &Path, disk: &File) -> DeviceError {
+    let unknown = || {
+        let path = path.display();
+        format!(
+            "it is mounted, part of another device, or another program holds it (see lsblk and fuser -v {path}; stop that first)"
+        )
+    };
+    DeviceError::Busy { path: path.to_owned(), user: holder::find(disk).unwrap_or_else(unknown) }
 }
 
 /// The path under which this process, and a child that inherits the descriptor, opens the same file anew.

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, FcntlArg, fallocate, fcntl};
+use nix::fcntl::{FallocateFlags, FcntlArg, PosixFadviseAdvice, fallocate, fcntl, posix_fadvise};
 use nix::sys::stat::{major, minor};
 
-use super::{ALIGNMENT, AlignedBuf, DeviceError, DiskKind, descriptor_path, open_disk};
+use super::{ALIGNMENT, AlignedBuf, DeviceError, DirectReader, DiskKind, busy, descriptor_path, holder, open_disk};
 use crate::size::MIB;
 use crate::sys;
 
@@ -51,6 +51,7 @@ impl Target {
             DiskKind::Block => sys::sector_size(&file).map_err(open_error)?,
             DiskKind::File => 1,
         };
+        refuse_others(&file, kind, path)?;
         let direct = OpenOptions::new().write(true).custom_flags(libc::O_DIRECT).open(descriptor_path(&file)).ok();
         let held = HeldDisk {
             lock: lock(&file, path)?,
@@ -134,6 +135,14 @@ impl Target {
         self.file.read_exact_at(buf, offset)
     }
 
+    /// Reads what the disk itself holds. The page cache lets go of what it has of it, so that what direct I/O does not
+    /// offer (an odd end, some file systems) comes from the disk too. What was written has to be synced before.
+    pub fn read_back(&self) -> DirectReader<'_> {
+        // Only advice; a page that stays is one that somebody has read, from the disk, since it was synced.
+        let _ = posix_fadvise(&self.file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+        DirectReader::new(&self.file)
+    }
+
     /// Makes `len` bytes at `offset` read zero: by range where the disk can (a file keeps its holes), else by writing.
     pub fn zero(&self, offset: u64, len: u64) -> io::Result<()> {
         let end = offset + len;
@@ -210,18 +219,36 @@ impl Target {
     }
 }
 
+/// Sees to it that no qemu and no loop device uses the disk, which O_EXCL does not tell of a file.
+///
+/// The bytes are those of qemu's block/file-posix.c: whoever has an image open read-locks one from 100 on for each thing
+/// it does, and one from 200 on for each that it lets nobody else do. While all of them are write-locked, no qemu starts
+/// on the disk either.
+fn refuse_others(file: &File, kind: DiskKind, path: &Path) -> Result<(), DeviceError> {
+    lock_bytes(file, 100, 200, path)?;
+    let user = if kind == DiskKind::File { holder::loop_user(file) } else { None };
+    user.map_or(Ok(()), |user| Err(DeviceError::Busy { path: path.to_owned(), user }))
+}
+
 /// Opens the disk once more and locks one byte of it, so that a second create is refused at once, in the hooks phase
 /// too, when O_EXCL is dropped. Not flock: that one belongs to udev, and a hook may call `udevadm lock`. The byte lies
-/// far behind any disk's end and outside the ones qemu locks (100 to 303).
+/// far behind any disk's end and outside the ones qemu locks.
 fn lock(file: &File, path: &Path) -> Result<File, DeviceError> {
     let open_error = |source| DeviceError::Open { path: path.to_owned(), source };
     let file = OpenOptions::new().read(true).write(true).open(descriptor_path(file)).map_err(open_error)?;
+    lock_bytes(&file, i64::MAX - 1, 1, path)?;
+    Ok(file)
+}
+
+/// Locks `len` bytes from `start` for as long as `file` is open; no other open file may have locked any of them.
+fn lock_bytes(file: &File, start: i64, len: i64, path: &Path) -> Result<(), DeviceError> {
+    let open_error = |source| DeviceError::Open { path: path.to_owned(), source };
     let short = |constant: i32| i16::try_from(constant).map_err(|err| open_error(io::Error::other(err)));
     let (l_type, l_whence) = (short(libc::F_WRLCK)?, short(libc::SEEK_SET)?);
-    let byte = libc::flock { l_type, l_whence, l_start: i64::MAX - 1, l_len: 1, l_pid: 0 };
-    match fcntl(&file, FcntlArg::F_OFD_SETLK(&byte)) {
-        Ok(_) => Ok(file),
-        Err(Errno::EAGAIN | Errno::EACCES) => Err(DeviceError::Busy(path.to_owned())),
+    let bytes = libc::flock { l_type, l_whence, l_start: start, l_len: len, l_pid: 0 };
+    match fcntl(file, FcntlArg::F_OFD_SETLK(&bytes)) {
+        Ok(_) => Ok(()),
+        Err(Errno::EAGAIN | Errno::EACCES) => Err(busy(path, file)),
         Err(err) => Err(open_error(err.into())),
     }
 }

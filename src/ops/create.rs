@@ -50,7 +50,7 @@ pub fn create(request: &CreateRequest, context: &Context) -> anyhow::Result<()> 
         let job = Job { request, target: &target, context };
         install(&job).map(|installed| installed.to_bytes())
     })?;
-    Installed::from_bytes(&installed, &target)?
+    Installed::from_bytes(&installed, &target, request.write)?
         .commit(&target, context)
         .with_context(|| format!("installing image {}", request.image))?;
     let disk = target.release();

@@ -13,7 +13,7 @@ use crate::device::Target;
 use crate::request::ImportRequest;
 use crate::sandbox::Needs;
 use crate::size::ByteSize;
-use crate::write::{self, DiskWriter, WriteError};
+use crate::write::{self, DiskWriter, WriteError, WriteOptions};
 
 /// Restores the dump. Whatever fails, standard input is read to its end: Ganeti's pipeline would else fail with a
 /// broken pipe, and its error would hide ours.
@@ -41,7 +41,7 @@ fn restore(input: &mut File, request: &ImportRequest, context: &Context) -> anyh
 }
 
 fn write(input: &mut File, target: &Target) -> Result<u64, WriteError> {
-    let writer = DiskWriter::begin(target)?;
+    let writer = DiskWriter::begin(target, WriteOptions::default())?;
     let len = write::stream(input, &writer)?;
     writer.finish(len)?.commit().map(|()| len)
 }

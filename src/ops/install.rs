@@ -16,7 +16,7 @@ use crate::image::source::{Body, Contents, ImageFile, Packed};
 use crate::image::spool;
 use crate::request::CreateRequest;
 use crate::size::ByteSize;
-use crate::write::{self, BootArea, DiskWriter};
+use crate::write::{self, BootArea, DiskWriter, WriteOptions};
 
 /// What every step of an installation needs.
 #[derive(Clone, Copy)]
@@ -72,7 +72,7 @@ fn died(image: &ImageFile) -> WrongImage {
 
 /// Copies all of the image; what does not fit is refused before the disk is touched, where its size is known.
 pub(super) fn copy<'j>(contents: Contents<'_>, job: &Job<'j>) -> anyhow::Result<Copied<'j>> {
-    let Job { target, context, .. } = *job;
+    let Job { request, target, context } = *job;
     let Contents { image_type, body } = contents;
     let size = body.disk_size();
     let known = size.least().map(|_| format!(", {size}")).unwrap_or_default();
@@ -80,30 +80,34 @@ pub(super) fn copy<'j>(contents: Contents<'_>, job: &Job<'j>) -> anyhow::Result<
     size.least().map_or(Ok(()), |size| write::check_fits(size, target))?;
     let driver = image_type.format.name();
     let convert =
-        |file: &_, size, writer: &_| write::convert(file, driver, size, writer, &context.children).map(|()| size);
+        |file: &_, size, writer: &mut _| write::convert(file, driver, size, writer, &context.children).map(|()| size);
+    let begin = || DiskWriter::begin(target, request.write);
     let (writer, len) = match body {
         Body::RawFile(file, len) => {
-            let writer = DiskWriter::begin(target)?;
+            let writer = begin()?;
             write::raw_file(file, len, &writer)?;
             (writer, len)
         }
         Body::RawStream(mut decoded, _) => {
-            let writer = DiskWriter::begin(target)?;
+            let writer = begin()?;
             let len = write::stream(&mut *decoded, &writer)?;
             (writer, len)
         }
         Body::QemuFile(file, size) => {
-            let writer = DiskWriter::begin(target)?;
-            let len = convert(file, size, &writer)?;
+            let mut writer = begin()?;
+            let len = convert(file, size, &mut writer)?;
             (writer, len)
         }
         Body::QemuStream(packed) => {
             let (file, size) = unpack(packed, job)?;
-            let writer = DiskWriter::begin(target)?;
-            let len = convert(&file, size, &writer)?;
+            let mut writer = begin()?;
+            let len = convert(&file, size, &mut writer)?;
             (writer, len)
         }
     };
+    if request.write.verify_readback {
+        context.report.info("reading the disk back");
+    }
     Ok(Copied { writer, len })
 }
 
@@ -131,9 +135,9 @@ impl<'j> Installed<'j> {
     }
 
     /// What another process made of the disk.
-    pub(super) fn from_bytes(bytes: &[u8], target: &'j Target) -> anyhow::Result<Self> {
+    pub(super) fn from_bytes(bytes: &[u8], target: &'j Target, options: WriteOptions) -> anyhow::Result<Self> {
         let (len, boot) = bytes.split_first_chunk().context("the working process gave no answer")?;
-        Ok(Installed { boot: BootArea::handed_over(target, boot), len: u64::from_le_bytes(*len) })
+        Ok(Installed { boot: BootArea::handed_over(target, boot, options), len: u64::from_le_bytes(*len) })
     }
 
     /// Makes the disk bootable. Until the hooks have run, a signal makes it unbootable again.

@@ -5,17 +5,20 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use super::{DiskWriter, WriteError, check_fits};
-use crate::device::{DirectReader, DiskKind, descriptor_path};
+use super::{DiskWriter, Expected, WriteError, check_fits, readback};
+use crate::device::{DirectReader, DiskKind, Target, descriptor_path};
 use crate::process::{self, Children, Lifetime};
 use crate::sandbox::{Sandbox, ToolWork};
 
 /// Requests that qemu-img keeps in flight; measured: 16 is 1.1 times as fast as its default of 8.
 const COROUTINES: &str = "16";
+
+/// What `qemu-img compare` calls different is a sector, in bytes.
+const SECTOR: u64 = 512;
 
 /// Writes the image in `file` to the disk, which qemu-img reads with `driver`, and which holds a disk of `size` bytes.
 /// The caller has checked it.
@@ -26,57 +29,122 @@ const COROUTINES: &str = "16";
 /// what a stranger wrote.
 pub fn convert(
     file: &File,
-    driver: &str,
+    driver: &'static str,
     size: u64,
-    writer: &DiskWriter<'_>,
+    writer: &mut DiskWriter<'_>,
     children: &Children,
 ) -> Result<(), WriteError> {
     check_fits(size, writer.target())?;
-    let image = Image { file, driver };
+    let image = Image { file: file.try_clone().map_err(WriteError::Image)?, driver };
     let boot_len = writer.boot_len().min(size);
     if size > boot_len {
         convert_rest(&image, boot_len, size - boot_len, writer, children)?;
     }
     let boot = boot_area(&image, boot_len, children)?;
+    if let Some(expected) = &mut writer.expected {
+        *expected = Expected::Converted(Converted { image, start: boot_len, size, children: children.clone() });
+    }
     writer.data(&boot, 0)
 }
 
 /// An open image, and qemu-img's name for its format.
-struct Image<'i> {
-    file: &'i File,
-    driver: &'i str,
+struct Image {
+    file: File,
+    driver: &'static str,
+}
+
+impl Image {
+    /// qemu-img's words for `len` bytes from `start` of the disk in it.
+    fn source(&self, start: u64, len: u64) -> String {
+        let path = descriptor_path(&self.file);
+        format!(
+            "driver=raw,offset={start},size={len},file.driver={},file.file.driver=file,file.file.locking=off,file.file.filename={}",
+            self.driver,
+            path.display()
+        )
+    }
 }
 
 fn convert_rest(
-    image: &Image<'_>,
+    image: &Image,
     start: u64,
     len: u64,
     writer: &DiskWriter<'_>,
     children: &Children,
 ) -> Result<(), WriteError> {
     let target = writer.target();
-    let mut command = qemu_img();
-    // "none" is past the page cache, which not every file system offers.
-    let cache = |direct: bool| if direct { "none" } else { "writeback" };
-    let (target_cache, source_cache) = (cache(target.takes_direct_io()), cache(is_better_direct(image.file)));
+    let mut command = convert_command();
+    let (target_cache, source_cache) = (cache(target.takes_direct_io()), cache(is_better_direct(&image.file)));
     command.args(["-W", "-m", COROUTINES, "-t", target_cache, "-T", source_cache]);
     if target.zeroes_cheaply() {
         // Zeroed here by range, so that qemu-img writes nothing but data. Never on trust that the disk is zero.
-        writer.zero(start, target.size() - start)?;
+        writer.zero(start, len)?;
         command.arg("--target-is-zero");
     }
+    command.arg(image.source(start, len)).arg(disk(target, start, len));
+    let file_size = if target.kind() == DiskKind::File { target.size() } else { 0 };
+    let work = ToolWork { sources: &[&image.file], disks: &[target.file()], file_size, bytes: len };
+    run(command, work, &[&image.file, target.file()], children)
+}
+
+/// An image that qemu-img has written to a disk.
+pub(super) struct Converted {
+    image: Image,
+    /// Where on the disk it began to write, in bytes.
+    start: u64,
+    /// Size of the disk in the image, in bytes.
+    size: u64,
+    children: Children,
+}
+
+impl Converted {
+    /// Has qemu-img decode the image once more and compare it with what the disk holds, which is read past the page cache.
+    pub(super) fn check(&self, target: &Target) -> Result<(), WriteError> {
+        if self.size <= self.start {
+            return Ok(());
+        }
+        let direct = target.read_back().is_direct();
+        let len = self.size - self.start;
+        let mut command = qemu_img("compare");
+        command.args(["--image-opts", "-T", cache(is_better_direct(&self.image.file))]);
+        let disk = format!("{},cache.direct={}", disk(target, self.start, len), if direct { "on" } else { "off" });
+        command.arg(self.image.source(self.start, len)).arg(disk);
+        let work = ToolWork { sources: &[&self.image.file, target.file()], disks: &[], file_size: 0, bytes: 2 * len };
+        let (status, said) = output(command, work, &[&self.image.file, target.file()], &self.children)?;
+        match status.code() {
+            Some(0) => Ok(()),
+            // "Images differ", as opposed to an error: qemu-img(1).
+            Some(1) => {
+                let sector = offset_in(&said).map(|at| self.start + at..self.start + at + SECTOR);
+                Err(readback::differs(target, sector.unwrap_or(self.start..self.size), "the image"))
+            }
+            _ => Err(failed(status, said)),
+        }
+    }
+}
+
+/// The number in "Content mismatch at offset 1048576!".
+fn offset_in(said: &str) -> Option<u64> {
+    said.strip_prefix("Content mismatch at offset ")?.trim_end_matches('!').parse().ok()
+}
+
+/// qemu-img's word for a cache mode: "none" is past the page cache, which not every file system offers.
+fn cache(direct: bool) -> &'static str {
+    if direct { "none" } else { "writeback" }
+}
+
+/// qemu-img's words for `len` bytes from `start` of the disk. It may zero all that it is given, so that is all it gets.
+/// It takes no locks of its own: we hold them.
+fn disk(target: &Target, start: u64, len: u64) -> String {
     let driver = match target.kind() {
         DiskKind::Block => "host_device",
         DiskKind::File => "file",
     };
-    let disk = format!(
-        "driver=raw,offset={start},file.driver={driver},file.filename={}",
-        descriptor_path(target.file()).display()
-    );
-    command.arg(image.source(start, len)).arg(disk);
-    let file_size = if target.kind() == DiskKind::File { target.size() } else { 0 };
-    let work = ToolWork { sources: &[image.file], disks: &[target.file()], file_size, bytes: len };
-    run(command, work, &[image.file, target.file()], children)
+    let path = descriptor_path(target.file());
+    format!(
+        "driver=raw,offset={start},size={len},file.driver={driver},file.locking=off,file.filename={}",
+        path.display()
+    )
 }
 
 /// Whether the image can be read past the page cache, and does not lie in it already, from where it comes faster.
@@ -87,56 +155,61 @@ fn is_better_direct(file: &File) -> bool {
 }
 
 /// The image's first `len` bytes.
-fn boot_area(image: &Image<'_>, len: u64, children: &Children) -> Result<Vec<u8>, WriteError> {
+fn boot_area(image: &Image, len: u64, children: &Children) -> Result<Vec<u8>, WriteError> {
     let memory_error = |err: io::Error| WriteError::QemuImg(format!("preparing memory for the boot area: {err}"));
     let memory =
         memfd_create(c"simpleimage-boot-area", MFdFlags::MFD_CLOEXEC).map_err(|err| memory_error(err.into()))?;
     let memory = File::from(memory);
     memory.set_len(len).map_err(memory_error)?;
-    let mut command = qemu_img();
+    let mut command = convert_command();
     let target =
         format!("driver=raw,file.driver=file,file.locking=off,file.filename={}", descriptor_path(&memory).display());
     command.arg(image.source(0, len)).arg(target);
-    let work = ToolWork { sources: &[image.file], disks: &[], file_size: len, bytes: len };
-    run(command, work, &[image.file, &memory], children)?;
+    let work = ToolWork { sources: &[&image.file], disks: &[], file_size: len, bytes: len };
+    run(command, work, &[&image.file, &memory], children)?;
     let mut boot = vec![0; usize::try_from(len).map_err(|err| memory_error(io::Error::other(err)))?];
     memory.read_exact_at(&mut boot, 0).map_err(memory_error)?;
     Ok(boot)
 }
 
-fn qemu_img() -> Command {
+fn qemu_img(subcommand: &str) -> Command {
     let mut command = Command::new("qemu-img");
-    command.env("LC_ALL", "C").args(["convert", "-n", "--image-opts", "--target-image-opts"]);
+    command.env("LC_ALL", "C").arg(subcommand);
     command
 }
 
-impl Image<'_> {
-    /// qemu-img's words for `len` bytes from `start` of the disk in it.
-    fn source(&self, start: u64, len: u64) -> String {
-        let path = descriptor_path(self.file);
-        format!(
-            "driver=raw,offset={start},size={len},file.driver={},file.file.driver=file,file.file.locking=off,file.file.filename={}",
-            self.driver,
-            path.display()
-        )
-    }
+fn convert_command() -> Command {
+    let mut command = qemu_img("convert");
+    command.args(["-n", "--image-opts", "--target-image-opts"]);
+    command
 }
 
-/// Runs qemu-img, which inherits `files`.
-fn run(mut command: Command, work: ToolWork<'_>, files: &[&File; 2], children: &Children) -> Result<(), WriteError> {
+fn run(command: Command, work: ToolWork<'_>, files: &[&File; 2], children: &Children) -> Result<(), WriteError> {
+    let (status, said) = output(command, work, files, children)?;
+    if status.success() { Ok(()) } else { Err(failed(status, said)) }
+}
+
+/// Exit status and last line of qemu-img, which inherits `files`.
+fn output(
+    mut command: Command,
+    work: ToolWork<'_>,
+    files: &[&File; 2],
+    children: &Children,
+) -> Result<(ExitStatus, String), WriteError> {
     let mut last = String::new();
     let keep = files.map(AsFd::as_fd);
     let sandbox = Sandbox::for_tool(&command, work)
         .map_err(|err| WriteError::QemuImg(format!("preparing qemu-img's sandbox: {err}")))?;
     sandbox.confine(&mut command);
-    let status = process::run(command, &keep, Lifetime::Child, children, |line| line.clone_into(&mut last));
-    match status {
-        Ok(status) if status.success() => Ok(()),
-        Ok(status) if last.is_empty() => Err(WriteError::QemuImg(format!("qemu-img failed ({status})"))),
-        Ok(_) => Err(WriteError::QemuImg(last)),
+    match process::run(command, &keep, Lifetime::Child, children, |line| line.clone_into(&mut last)) {
+        Ok(status) => Ok((status, last)),
         Err(err) if err.kind() == io::ErrorKind::NotFound => {
             Err(WriteError::QemuImg("qemu-img is not installed (install the package qemu-utils)".to_owned()))
         }
         Err(err) => Err(WriteError::QemuImg(format!("running qemu-img: {err}"))),
     }
+}
+
+fn failed(status: ExitStatus, said: String) -> WriteError {
+    WriteError::QemuImg(if said.is_empty() { format!("qemu-img failed ({status})") } else { said })
 }

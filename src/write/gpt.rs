@@ -18,24 +18,32 @@ const MIN_HEADER: usize = 92;
 /// The entries of every GPT in use take 16 KiB; more than this is not believed, in bytes.
 const MAX_ENTRIES: u64 = 512 << 10;
 
+/// Bytes that shall be on the disk behind its boot area.
+#[derive(Debug)]
+pub(super) struct Patch {
+    /// Where, in bytes.
+    pub(super) offset: u64,
+    /// What; zeros where the old backup was.
+    pub(super) bytes: Vec<u8>,
+}
+
 /// Moves the backup GPT to the end of the disk when the primary one in `boot` (the disk's first bytes) is intact and
-/// the disk is larger than the image: changes `boot`, writes the new backup to `target` and zeroes the old one. A disk
-/// without a GPT, or with a broken one, stays as it is.
-pub(super) fn move_backup(boot: &mut [u8], image_len: u64, target: &Target) -> io::Result<()> {
-    let Some(table) = SECTORS.iter().find_map(|sector| Table::parse(boot, *sector)) else { return Ok(()) };
+/// the disk is larger than the image: changes `boot`, and says what is to be written for the new backup and over the old
+/// one. A disk without a GPT, or with a broken one, stays as it is.
+pub(super) fn move_backup(boot: &mut [u8], image_len: u64, target: &Target) -> io::Result<Vec<Patch>> {
+    let Some(table) = SECTORS.iter().find_map(|sector| Table::parse(boot, *sector)) else { return Ok(Vec::new()) };
     let sector = table.sector as u64;
-    let disk_sectors = target.size() / sector;
     let entries_sectors = (table.entries.len() as u64).div_ceil(sector);
-    let last = disk_sectors - 1;
+    let last = target.size() / sector - 1;
     if image_len >= target.size() || last <= table.alternate || table.alternate >= image_len.div_ceil(sector) {
-        return Ok(());
+        return Ok(Vec::new());
     }
     // The last partition may end where the old backup begins, but not reach into the new one; nor may the boot area.
     let first_free = table.last_usable.saturating_add(1).max((boot.len() as u64).div_ceil(sector));
     let Some(entries_at) = last.checked_sub(entries_sectors).filter(|at| *at >= first_free) else {
-        return Ok(());
+        return Ok(Vec::new());
     };
-    zero_old_backup(&table, entries_sectors, target)?;
+    let mut patches = zeros_over_old_backup(&table, entries_sectors, entries_at, target)?;
     let primary = table.header(boot, |header| {
         put(header, 32, last);
         put(header, 48, entries_at - 1);
@@ -45,11 +53,17 @@ pub(super) fn move_backup(boot: &mut [u8], image_len: u64, target: &Target) -> i
     put(&mut backup, 32, 1);
     put(&mut backup, 72, entries_at);
     seal(&mut backup);
-    target.write_at(&table.entries, entries_at * sector)?;
-    target.write_at(&backup, last * sector)?;
+    // Whole sectors: what follows in them must be zero, whatever was on the disk.
+    patches.push(Patch { offset: entries_at * sector, bytes: padded(table.entries, table.sector) });
+    patches.push(Patch { offset: last * sector, bytes: padded(backup, table.sector) });
     boot[table.sector..table.sector + primary.len()].copy_from_slice(&primary);
-    grow_protective_mbr(boot, last);
-    Ok(())
+    grow_protective_mbr(boot, table.alternate, last);
+    Ok(patches)
+}
+
+fn padded(mut bytes: Vec<u8>, sector: usize) -> Vec<u8> {
+    bytes.resize(bytes.len().next_multiple_of(sector), 0);
+    bytes
 }
 
 /// An intact primary GPT.
@@ -96,24 +110,39 @@ impl Table {
     }
 }
 
-/// Only what certainly is the old backup: its header, and the entries before it where no partition may lie.
-fn zero_old_backup(table: &Table, entries_sectors: u64, target: &Target) -> io::Result<()> {
+/// Over what certainly is the old backup: its header, and the entries before it where no partition may lie. What the new
+/// backup will cover is left out.
+fn zeros_over_old_backup(
+    table: &Table,
+    entries_sectors: u64,
+    new_start: u64,
+    target: &Target,
+) -> io::Result<Vec<Patch>> {
     let sector = table.sector as u64;
     let mut magic = [0; 8];
     target.read_at(&mut magic, table.alternate * sector)?;
     if &magic != b"EFI PART" {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let start = table.alternate.saturating_sub(entries_sectors).max(table.last_usable + 1).min(table.alternate);
-    target.zero(start * sector, (table.alternate + 1 - start) * sector)
+    let sectors = (table.alternate + 1).min(new_start).saturating_sub(start);
+    // At most MAX_ENTRIES and a header.
+    let len = usize::try_from(sectors * sector).map_err(io::Error::other)?;
+    Ok(vec![Patch { offset: start * sector, bytes: vec![0; len] }])
 }
 
-/// The protective MBR's one entry (type 0xEE) covers the disk up to its new end, as far as 32 bits reach.
-fn grow_protective_mbr(boot: &mut [u8], last: u64) {
-    let sectors = u32::try_from(last).unwrap_or(u32::MAX);
+/// The protective MBR's entry (type 0xEE) gets the size that table 5.4 of the specification asks for: that of the disk
+/// less one sector, or all ones when 32 bits can't hold it. In a hybrid MBR, which has other entries too, it ends where
+/// those begin, and then it stays.
+fn grow_protective_mbr(boot: &mut [u8], old_last: u64, last: u64) {
+    let fits = |sectors: u64| u32::try_from(sectors).unwrap_or(u32::MAX);
+    let used = boot[446..510].chunks_exact(16).filter(|entry| entry[4] != 0).count();
     for entry in boot[446..510].chunks_exact_mut(16) {
-        if entry[4] == 0xee && get4(entry, 8) == 1 {
-            entry[12..16].copy_from_slice(&sectors.to_le_bytes());
+        let covers_all = used == 1 || get4(entry, 12) >= fits(old_last);
+        if entry[4] == 0xee && get4(entry, 8) == 1 && covers_all {
+            // The last cylinder, head and sector: no geometry of the disk is known.
+            entry[5..8].fill(0xff);
+            entry[12..16].copy_from_slice(&fits(last).to_le_bytes());
         }
     }
 }

@@ -1,28 +1,37 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! The copy engine: an image's bytes and zero runs onto the target, the boot area last.
 //!
-//! Its promises: afterwards every byte of the disk is the image's or zero, whatever was there before; until all of it
-//! is on stable storage the first MiB reads zero, so that a half-written disk never boots.
+//! Its promises: afterwards every byte of the disk is the image's or zero, whatever was there before (less behind the
+//! image where a [`Wipe`] says so); until all of it is on stable storage the first MiB reads zero, so that a
+//! half-written disk never boots.
 
 mod convert;
 mod dump;
 mod gpt;
+mod readback;
 mod sparse;
 mod stream;
+mod wipe;
 mod zeros;
 
 pub use convert::convert;
 pub use dump::{DumpError, dump};
 pub use sparse::raw_file;
 pub use stream::stream;
+pub use wipe::Wipe;
 
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use crate::device::{AlignedBuf, HeldDisk, Target};
 use crate::size::ByteSize;
+
+use convert::Converted;
+use gpt::Patch;
+use readback::Sums;
 
 /// The start of the disk, written last: holds every boot sector, partition table and primary GPT there is.
 const BOOT_AREA: usize = 1 << 20;
@@ -37,6 +46,31 @@ pub enum WriteError {
         path: PathBuf,
         /// What the kernel said.
         source: io::Error,
+    },
+    /// The disk can't be read back.
+    #[error("reading disk {path} back at byte {offset}", path = path.display())]
+    ReadBack {
+        /// The disk.
+        path: PathBuf,
+        /// Where.
+        offset: u64,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The disk gives other bytes than it was given.
+    #[error(
+        "disk {path} reads back other data than was written: bytes {first} to {last} ({what}) differ (its storage is at fault: see the kernel's log, and use another disk or node)",
+        path = path.display()
+    )]
+    Differs {
+        /// The disk.
+        path: PathBuf,
+        /// The first byte of the piece that differs.
+        first: u64,
+        /// Its last byte.
+        last: u64,
+        /// What the piece belongs to.
+        what: &'static str,
     },
     /// The image's bytes could not be read or decoded.
     #[error("{0}")]
@@ -70,18 +104,39 @@ pub enum WriteError {
     QemuImg(String),
 }
 
+/// How careful writing is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WriteOptions {
+    /// What of the disk behind the image is zeroed.
+    pub wipe: Wipe,
+    /// Read back and compare all that was written, before the disk can boot.
+    pub verify_readback: bool,
+}
+
+/// What the disk holds behind its boot area, as far as the image goes.
+enum Expected {
+    /// What was written here.
+    Noted(Sums),
+    /// What qemu-img has written.
+    Converted(Converted),
+}
+
 /// One image on its way onto one disk. Shared by the threads that write.
 pub struct DiskWriter<'t> {
     target: &'t Target,
+    wipe: Wipe,
     boot: Mutex<AlignedBuf>,
+    /// Only where the disk is read back.
+    expected: Option<Expected>,
 }
 
 impl<'t> DiskWriter<'t> {
     /// Zeroes the boot area and sees to it that the zeros are on stable storage before anything else is written.
-    pub fn begin(target: &'t Target) -> Result<Self, WriteError> {
+    pub fn begin(target: &'t Target, options: WriteOptions) -> Result<Self, WriteError> {
         let boot = AlignedBuf::new(BOOT_AREA.min(usize::try_from(target.size()).unwrap_or(BOOT_AREA)));
         invalidate(target.held())?;
-        Ok(DiskWriter { target, boot: Mutex::new(boot) })
+        let expected = options.verify_readback.then(|| Expected::Noted(Sums::new(target.size())));
+        Ok(DiskWriter { target, wipe: options.wipe, boot: Mutex::new(boot), expected })
     }
 
     /// The disk that is written.
@@ -101,7 +156,11 @@ impl<'t> DiskWriter<'t> {
         if rest.is_empty() {
             return Ok(());
         }
-        self.target.write_at(rest, offset + in_boot as u64).map_err(|err| self.disk_error(err))
+        let offset = offset + in_boot as u64;
+        if let Some(Expected::Noted(sums)) = &self.expected {
+            sums.note(rest, offset);
+        }
+        self.target.write_at(rest, offset).map_err(|err| self.disk_error(err))
     }
 
     /// A run of zeros of the image. The boot area is zero already.
@@ -124,19 +183,54 @@ impl<'t> DiskWriter<'t> {
         Ok(())
     }
 
-    /// The image has ended after `image_len` bytes: zeroes the rest of the disk, moves the GPT's backup to the disk's
-    /// end, and puts all that onto stable storage. Then only the boot area is missing.
+    /// The image has ended after `image_len` bytes: zeroes what has to be of the rest of the disk, moves the GPT's backup
+    /// to the disk's end, puts all that onto stable storage, and reads it back where that was asked for. Then only the
+    /// boot area is missing.
     pub fn finish(self, image_len: u64) -> Result<BootArea<'t>, WriteError> {
         if image_len == 0 {
             return Err(WriteError::Empty);
         }
         check_fits(image_len, self.target)?;
-        self.zero(image_len, self.target.size() - image_len)?;
+        let wiped = self.wipe.ranges(image_len, self.target.size());
+        wiped.iter().try_for_each(|range| self.zero(range.start, range.end - range.start))?;
+        if let Some(expected) = &self.expected {
+            self.read_back(expected, image_len, &wiped)?;
+        }
         let mut boot =
             std::mem::replace(&mut *self.boot.lock().unwrap_or_else(PoisonError::into_inner), AlignedBuf::new(0));
-        let synced = gpt::move_backup(&mut boot, image_len, self.target).and_then(|()| self.target.sync());
-        synced.map_err(|err| self.disk_error(err))?;
-        Ok(BootArea { target: self.target, bytes: boot })
+        // Only now: the old backup is a part of the image, which was just compared.
+        let patches = self.write_backup(&mut boot, image_len).map_err(|err| self.disk_error(err))?;
+        if self.expected.is_some() {
+            patches.iter().try_for_each(|patch| {
+                readback::check_bytes(self.target, &patch.bytes, patch.offset, "the backup GPT")
+            })?;
+        }
+        Ok(BootArea { target: self.target, bytes: boot, read_back: self.expected.is_some() })
+    }
+
+    /// Compares all behind the boot area that was written so far.
+    fn read_back(&self, expected: &Expected, image_len: u64, wiped: &[Range<u64>]) -> Result<(), WriteError> {
+        self.target.sync().map_err(|err| self.disk_error(err))?;
+        let boot_len = self.boot_len();
+        match expected {
+            Expected::Noted(sums) => sums.check(self.target, boot_len..image_len)?,
+            Expected::Converted(image) => image.check(self.target)?,
+        }
+        wiped.iter().try_for_each(|range| readback::check_zeros(self.target, range.start.max(boot_len)..range.end))
+    }
+
+    /// Moves the GPT's backup, and syncs all that was written.
+    fn write_backup(&self, boot: &mut [u8], image_len: u64) -> io::Result<Vec<Patch>> {
+        let patches = gpt::move_backup(boot, image_len, self.target)?;
+        for Patch { offset, bytes } in &patches {
+            if zeros::is_zero(bytes) {
+                self.target.zero(*offset, bytes.len() as u64)?;
+            } else {
+                self.target.write_at(bytes, *offset)?;
+            }
+        }
+        self.target.sync()?;
+        Ok(patches)
     }
 
     fn boot_len(&self) -> u64 {
@@ -153,6 +247,7 @@ impl<'t> DiskWriter<'t> {
 pub struct BootArea<'t> {
     target: &'t Target,
     bytes: AlignedBuf,
+    read_back: bool,
 }
 
 impl<'t> BootArea<'t> {
@@ -162,18 +257,32 @@ impl<'t> BootArea<'t> {
     }
 
     /// What another process wrote all but these bytes of.
-    pub fn handed_over(target: &'t Target, bytes: &[u8]) -> Self {
+    pub fn handed_over(target: &'t Target, bytes: &[u8], options: WriteOptions) -> Self {
         let mut boot = AlignedBuf::new(bytes.len());
         boot.copy_from_slice(bytes);
-        BootArea { target, bytes: boot }
+        BootArea { target, bytes: boot, read_back: options.verify_readback }
     }
 
-    /// Writes it. From now on the disk can boot.
+    /// Writes it. From now on the disk can boot. After an error it is zero again, as far as the disk lets itself be
+    /// written.
     pub fn commit(self) -> Result<(), WriteError> {
-        let BootArea { target, bytes } = self;
+        let written = self.write().and_then(|()| self.check());
+        if written.is_err() {
+            // A part of it may be there. What the disk says to this adds nothing to its first error.
+            let _ = invalidate(self.target.held());
+        }
+        written
+    }
+
+    fn write(&self) -> Result<(), WriteError> {
+        let target = self.target;
         target.held().set_unbootable(false);
-        let written = target.write_at(&bytes, 0).and_then(|()| target.sync()).and_then(|()| target.check_size());
+        let written = target.write_at(&self.bytes, 0).and_then(|()| target.sync()).and_then(|()| target.check_size());
         written.map_err(|err| disk_error(target.path(), err))
+    }
+
+    fn check(&self) -> Result<(), WriteError> {
+        if self.read_back { readback::check_bytes(self.target, &self.bytes, 0, "the boot area") } else { Ok(()) }
     }
 }
 

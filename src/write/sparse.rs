@@ -109,7 +109,7 @@ impl Extents<'_> {
 mod tests {
     use super::{Extent, Extents, raw_file};
     use crate::device::Target;
-    use crate::write::DiskWriter;
+    use crate::write::{DiskWriter, WriteOptions};
     use std::os::unix::fs::FileExt;
 
     #[test]
@@ -139,7 +139,7 @@ mod tests {
         let disk = tempfile::NamedTempFile::new().unwrap();
         disk.as_file().set_len(4 << 20).unwrap();
         let target = Target::open(disk.path()).unwrap();
-        let writer = DiskWriter::begin(&target).unwrap();
+        let writer = DiskWriter::begin(&target, WriteOptions::default()).unwrap();
         let image = tempfile::tempfile().unwrap();
         image.set_len(2 << 20).unwrap();
         raw_file(&image, 2 << 20, &writer).unwrap();

@@ -112,7 +112,7 @@ fn fill(reader: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
 mod tests {
     use super::stream;
     use crate::device::Target;
-    use crate::write::DiskWriter;
+    use crate::write::{DiskWriter, WriteOptions};
     use proptest::prelude::{ProptestConfig, prop, prop_assert, prop_assert_eq, proptest};
     use std::io::Write;
     use std::os::unix::fs::FileExt;
@@ -128,7 +128,7 @@ mod tests {
             let mut disk = tempfile::NamedTempFile::new().unwrap();
             disk.write_all(&vec![0xAA; DISK_LEN]).unwrap();
             let target = Target::open(disk.path()).unwrap();
-            let writer = DiskWriter::begin(&target).unwrap();
+            let writer = DiskWriter::begin(&target, WriteOptions::default()).unwrap();
             let result = stream(&mut image.as_slice(), &writer);
             if image.len() > DISK_LEN {
                 prop_assert!(result.unwrap_err().to_string().starts_with("the image is larger than disk"));

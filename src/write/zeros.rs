@@ -51,7 +51,8 @@ fn zero_run(buffer: &[u8]) -> usize {
     buffer.chunks(BLOCK).take_while(|block| is_zero(block)).map(<[u8]>::len).sum()
 }
 
-/// Reads every byte once, in pieces that the compiler turns into vector operations, and ends at the first piece with data.
+/// Whether all is zero. Reads every byte once, in pieces that the compiler turns into vector operations, and ends at the
+/// first piece with data.
 pub(super) fn is_zero(block: &[u8]) -> bool {
     let (pieces, rest) = block.as_chunks::<256>();
     pieces.iter().all(|piece| piece.iter().fold(0, |all, byte| all | byte) == 0) && rest.iter().all(|byte| *byte == 0)

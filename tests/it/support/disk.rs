@@ -21,7 +21,7 @@ pub(crate) struct Disk {
 }
 
 /// What old data looks like.
-const OLD: u8 = 0xa5;
+pub(crate) const OLD: u8 = 0xa5;
 
 impl Disk {
     /// A disk full of another tenant's data.

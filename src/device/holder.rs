@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! Who uses a disk that is refused, in words for the administrator, as far as /proc and /sys tell.
+//!
+//! Nothing here waits: only names below /dev, and names that are the disk's own, are looked up, so that no file of a
+//! dead network server is touched.
+
+use std::fs::{self, File, read_dir, read_link, read_to_string};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use nix::sys::stat::{major, makedev, minor};
+
+use super::descriptor_path;
+
+/// More descriptors of other processes are not looked at: about a second's worth.
+const MAX_DESCRIPTORS: usize = 500_000;
+
+/// More processes are not named.
+const MAX_NAMES: usize = 3;
+
+/// Who uses the block device or file, and the way out; none when nobody is found.
+pub(super) fn find(disk: &File) -> Option<String> {
+    let data = disk.metadata().ok()?;
+    if data.file_type().is_block_device() {
+        let devices = related(data.rdev());
+        return claim(&devices, "it").or_else(|| openers(|link| is_one_of(link, &devices), false));
+    }
+    let name = read_link(descriptor_path(disk)).ok()?;
+    if swaps().any(|swap| Path::new(&swap) == name) {
+        return Some("it is a swap file (run swapoff first)".to_owned());
+    }
+    loop_user(disk).or_else(|| openers(|link| link == name, false))
+}
+
+/// Who uses the file as a disk through a loop device. One that nobody uses, such as a killed process leaves, is no harm.
+pub(super) fn loop_user(disk: &File) -> Option<String> {
+    loops_over(disk).into_iter().find_map(|device| {
+        let words = format!("it is attached to /dev/{}, which", device.name);
+        let devices = related(device.number);
+        // udev has a look at devices, for reading only.
+        claim(&devices, &words).or_else(|| {
+            openers(|link| is_one_of(link, &devices), true).map(|who| format!("through /dev/{} {who}", device.name))
+        })
+    })
+}
+
+/// A block device.
+#[derive(Debug)]
+struct Device {
+    number: u64,
+    name: String,
+    /// What it is to the disk, if it is not the disk itself.
+    relation: Option<&'static str>,
+}
+
+/// The device itself, its partitions, and the disk that it is a partition of: whoever has one claimed bars the others.
+fn related(number: u64) -> Vec<Device> {
+    let folder = PathBuf::from(format!("/sys/dev/block/{}:{}", major(number), minor(number)));
+    let folder = fs::canonicalize(&folder).unwrap_or(folder);
+    let own = Device { number, name: file_name(&folder), relation: None };
+    let whole = folder.parent().filter(|_| folder.join("partition").exists());
+    let whole = whole.and_then(|folder| device(folder, "the whole disk"));
+    let entries = read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let partitions = entries.filter(|path| path.join("partition").exists());
+    let partitions = partitions.filter_map(|folder| device(&folder, "its partition"));
+    [own].into_iter().chain(whole).chain(partitions).collect()
+}
+
+fn device(folder: &Path, relation: &'static str) -> Option<Device> {
+    let text = read_to_string(folder.join("dev")).ok()?;
+    let (major, minor) = text.trim().split_once(':')?;
+    let number = makedev(major.parse().ok()?, minor.parse().ok()?);
+    Some(Device { number, name: file_name(folder), relation: Some(relation) })
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// The first of the devices that is mounted, swapped to, or a part of another one. `own` stands for the disk.
+fn claim(devices: &[Device], own: &str) -> Option<String> {
+    devices.iter().find_map(|Device { number, name, relation }| {
+        let subject = relation.map_or_else(|| own.to_owned(), |relation| format!("{relation} {name}"));
+        if let Some(place) = mounted(*number) {
+            return Some(format!("{subject} is mounted on {place} (unmount that first)"));
+        }
+        if swaps().any(|swap| is_device(Path::new(&swap), *number)) {
+            return Some(format!("{subject} is swap space (run swapoff first)"));
+        }
+        above(*number).map(|above| format!("{subject} is part of device {above} (remove that first)"))
+    })
+}
+
+/// The device that was made of this one: its kernel name, and that of the device mapper.
+fn above(number: u64) -> Option<String> {
+    let folder = format!("/sys/dev/block/{}:{}/holders", major(number), minor(number));
+    let holder = read_dir(folder).ok()?.flatten().next()?.path();
+    let name = file_name(&holder);
+    match read_to_string(holder.join("dm/name")) {
+        Ok(mapped) => Some(format!("{} ({name})", mapped.trim())),
+        Err(_) => Some(name),
+    }
+}
+
+/// Where a device is mounted, in any mount namespace.
+fn mounted(number: u64) -> Option<String> {
+    let table = |process: &str| read_to_string(format!("/proc/{process}/mountinfo")).unwrap_or_default();
+    let namespace = |process: &str| read_link(format!("/proc/{process}/ns/mnt")).ok();
+    if let Some(place) = mount_point(&table("self"), number) {
+        return Some(place.to_owned());
+    }
+    let mut seen = vec![namespace("self")];
+    processes().find_map(|process| {
+        let id = process.to_string();
+        let namespace = namespace(&id);
+        if seen.contains(&namespace) {
+            return None;
+        }
+        seen.push(namespace);
+        let table = table(&id);
+        mount_point(&table, number).map(|place| format!("{place} in the mount namespace of {}", named(process)))
+    })
+}
+
+/// The first mount point of a device in a table as proc_pid_mountinfo(5) describes it. A btrfs has a number of its own
+/// there, so the source counts too.
+fn mount_point(table: &str, number: u64) -> Option<&str> {
+    let own = format!("{}:{}", major(number), minor(number));
+    table.lines().find_map(|line| {
+        let mut fields = line.split(' ');
+        let (device, place) = (fields.nth(2)?, fields.nth(1)?);
+        let source = fields.skip_while(|field| *field != "-").nth(2)?;
+        (device == own || is_device(Path::new(source), number)).then_some(place)
+    })
+}
+
+/// What is swapped to: paths of devices and files.
+fn swaps() -> impl Iterator<Item = String> {
+    let table = read_to_string("/proc/swaps").unwrap_or_default();
+    let paths: Vec<_> =
+        table.lines().skip(1).filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect();
+    paths.into_iter()
+}
+
+fn is_device(path: &Path, number: u64) -> bool {
+    let data = path.starts_with("/dev").then(|| fs::metadata(path));
+    data.is_some_and(|data| data.is_ok_and(|data| data.file_type().is_block_device() && data.rdev() == number))
+}
+
+fn is_one_of(path: &Path, devices: &[Device]) -> bool {
+    devices.iter().any(|device| is_device(path, device.number))
+}
+
+/// The loop devices attached to a file.
+fn loops_over(disk: &File) -> Vec<Device> {
+    let (Ok(own), Ok(name)) = (disk.metadata(), read_link(descriptor_path(disk))) else { return Vec::new() };
+    let is_own = |text: &str| {
+        let path = Path::new(text.trim_end_matches('\n'));
+        // It may be known by another folder's name: a bind mount.
+        path == name
+            || (path.file_name() == name.file_name()
+                && fs::metadata(path).is_ok_and(|data| (data.dev(), data.ino()) == (own.dev(), own.ino())))
+    };
+    let all = read_dir("/sys/block").into_iter().flatten().flatten().map(|entry| entry.path());
+    let attached =
+        all.filter(|folder| read_to_string(folder.join("loop/backing_file")).is_ok_and(|text| is_own(&text)));
+    attached.filter_map(|folder| device(&folder, "the loop device")).collect()
+}
+
+/// The other processes.
+fn processes() -> impl Iterator<Item = u32> {
+    let entries = read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(|id| *id != std::process::id())
+}
+
+fn named(process: u32) -> String {
+    let name = read_to_string(format!("/proc/{process}/comm")).unwrap_or_default();
+    format!("process {process} ({})", name.trim())
+}
+
+/// The processes that have open what `is_ours` says of the names of descriptors; `writing` for those that can write.
+fn openers(is_ours: impl Fn(&Path) -> bool, writing: bool) -> Option<String> {
+    let mut budget = MAX_DESCRIPTORS;
+    let mut found = Vec::new();
+    for process in processes() {
+        let mut descriptors = read_dir(format!("/proc/{process}/fd")).into_iter().flatten().flatten();
+        let holds = descriptors.any(|descriptor| {
+            budget = budget.saturating_sub(1);
+            read_link(descriptor.path()).is_ok_and(|link| is_ours(&link))
+                && (!writing || can_write(process, &descriptor.file_name().to_string_lossy()))
+        });
+        found.extend(holds.then(|| named(process)));
+        if budget == 0 || found.len() == MAX_NAMES {
+            break;
+        }
+    }
+    let have = if found.len() == 1 { "has" } else { "have" };
+    (!found.is_empty()).then(|| format!("{} {have} it open (stop that first)", found.join(" and ")))
+}
+
+fn can_write(process: u32, descriptor: &str) -> bool {
+    let info = read_to_string(format!("/proc/{process}/fdinfo/{descriptor}")).unwrap_or_default();
+    let flags = info.lines().find_map(|line| i32::from_str_radix(line.strip_prefix("flags:")?.trim(), 8).ok());
+    flags.is_some_and(|flags| flags & libc::O_ACCMODE != libc::O_RDONLY)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::mount_point;
+    use nix::sys::stat::makedev;
+
+    #[test]
+    fn the_mount_table_is_read_by_number() {
+        let table = "36 35 98:0 /root /mnt\\0401 rw,noatime master:1 - ext4 /nonexistent rw,errors=continue\n\
+                     37 35 0:98 / /proc rw - proc proc rw\nbroken\n";
+        assert_eq!(mount_point(table, makedev(98, 0)), Some("/mnt\\0401"));
+        assert_eq!(mount_point(table, makedev(0, 98)), Some("/proc"));
+        assert_eq!(mount_point(table, makedev(98, 1)), None);
+    }
+}
