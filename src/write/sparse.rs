@@ -2,7 +2,7 @@
 //! Copies a raw image file: only its data, the holes that the file system tells as zero ranges.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Seek, SeekFrom};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
@@ -34,7 +34,18 @@ pub fn raw_file(file: &File, len: u64, writer: &DiskWriter<'_>) -> Result<(), Wr
         let workers: Vec<_> = (0..THREADS).map(|_| scope.spawn(|| copy(&source, &extents, writer))).collect();
         let died = |_panic| Err(WriteError::Image(io::Error::other("a copying thread died")));
         workers.into_iter().map(|worker| worker.join().unwrap_or_else(died)).collect::<Result<Vec<()>, _>>().map(drop)
-    })
+    })?;
+    check_whole(file, len).map_err(WriteError::Image)
+}
+
+/// Behind a file's end there are only holes: one that is copied over by a new version is cut first, and would be taken
+/// for zeros.
+fn check_whole(mut file: &File, len: u64) -> io::Result<()> {
+    // Of a block device too, which has no length in its metadata.
+    if file.seek(SeekFrom::End(0))? < len {
+        return Err(io::Error::other("it was cut while it was read (is somebody writing a new one there?)"));
+    }
+    Ok(())
 }
 
 fn copy(source: &DirectReader<'_>, extents: &Mutex<Extents<'_>>, writer: &DiskWriter<'_>) -> Result<(), WriteError> {
@@ -101,8 +112,22 @@ impl Extents<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Extent, Extents};
+    use super::{Extent, Extents, raw_file};
+    use crate::device::Target;
+    use crate::write::DiskWriter;
     use std::os::unix::fs::FileExt;
+
+    #[test]
+    fn a_file_that_was_cut_is_not_filled_up_with_zeros() {
+        let (image, disk) = (tempfile::tempfile().unwrap(), tempfile::NamedTempFile::new().unwrap());
+        image.set_len(4 << 20).unwrap();
+        disk.as_file().set_len(9 << 20).unwrap();
+        let target = Target::open(disk.path()).unwrap();
+        let writer = DiskWriter::begin(&target).unwrap();
+        raw_file(&image, 4 << 20, &writer).unwrap();
+        let message = raw_file(&image, 8 << 20, &writer).unwrap_err().to_string();
+        assert!(message.contains("it was cut while it was read"), "{message}");
+    }
 
     #[test]
     fn extents_cover_the_file() {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// down: the first line is the top.
 const MODULES: [(&str, &[&str]); 20] = [
     ("main", &["applet", "cli", "env", "report", "script"]),
-    ("cli", &["applet", "cache", "config", "image", "ops", "report", "request", "script", "size"]),
+    ("cli", &["applet", "cache", "config", "image", "ops", "report", "request", "script", "signals", "size"]),
     ("script", &["applet", "config", "env", "ops", "process", "report", "request", "signals"]),
     ("applet", &[]),
     (
@@ -38,7 +38,7 @@ const MODULES: [(&str, &[&str]); 20] = [
     ("http", &["report", "size"]),
     ("write", &["device", "process", "size"]),
     ("device", &["size", "sys"]),
-    ("hooks", &["process", "report"]),
+    ("hooks", &["process", "report", "sys"]),
     ("signature", &["process"]),
     ("signals", &["process", "report", "sys"]),
     ("process", &["sys"]),
