@@ -46,9 +46,10 @@ pub fn create(request: &CreateRequest, context: &Context) -> anyhow::Result<()> 
     }
     let disk = target.release();
     let hooked = run_hooks(&request.hooks, Some(&disk), context);
-    context.last_act.clear();
+    // First of all, so that nothing that ends us comes in between.
     if hooked.is_err() {
         write::invalidate(&disk).context("making the disk unbootable after its hooks failed")?;
     }
+    context.last_act.clear();
     hooked
 }

@@ -21,7 +21,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use crate::device::{AlignedBuf, HeldDisk, Target};
+use crate::device::{ALIGNMENT, AlignedBuf, HeldDisk, Target};
 use crate::size::ByteSize;
 
 /// The start of the disk, written last: holds every boot sector, partition table and primary GPT there is.
@@ -153,12 +153,18 @@ pub struct BootArea<'t> {
 }
 
 impl BootArea<'_> {
-    /// Writes it. From now on the disk can boot.
+    /// Writes it, its first block last: that block alone makes a boot sector or a partition table, and it gets onto the
+    /// disk as a whole or not at all. From now on the disk can boot. After an error it can't.
     pub fn commit(self) -> Result<(), WriteError> {
         let BootArea { target, bytes } = self;
+        let (first, rest) = bytes.split_at(ALIGNMENT.min(bytes.len()));
         target.held().set_unbootable(false);
-        let written = target.write_at(&bytes, 0).and_then(|()| target.sync()).and_then(|()| target.check_size());
-        written.map_err(|err| disk_error(target.path(), err))
+        let write = |data, offset| target.write_at(data, offset).and_then(|()| target.sync());
+        let written = target.check_size().and_then(|()| write(rest, first.len() as u64)).and_then(|()| write(first, 0));
+        written.map_err(|err| match invalidate(target.held()) {
+            Ok(()) => disk_error(target.path(), err),
+            Err(_) => disk_error(target.path(), io::Error::new(err.kind(), format!("{err}; it may boot though"))),
+        })
     }
 }
 
@@ -166,12 +172,17 @@ fn disk_error(path: &Path, source: io::Error) -> WriteError {
     WriteError::Disk { path: path.to_owned(), source }
 }
 
+/// Bytes of the disk that keep it from booting while they are zero.
+pub fn boot_len(disk: &HeldDisk) -> usize {
+    usize::try_from(disk.size()).unwrap_or(BOOT_AREA).min(BOOT_AREA)
+}
+
 /// Makes a disk unbootable: its first MiB reads zero, on stable storage.
 pub fn invalidate(disk: &HeldDisk) -> Result<(), WriteError> {
     if disk.is_unbootable() {
         return Ok(());
     }
-    let zeros = vec![0; usize::try_from(disk.size()).unwrap_or(BOOT_AREA).min(BOOT_AREA)];
+    let zeros = vec![0; boot_len(disk)];
     let wiped = disk.file().write_all_at(&zeros, 0).and_then(|()| disk.file().sync_all());
     wiped.map_err(|err| disk_error(disk.path(), err))?;
     disk.set_unbootable(true);
