@@ -97,7 +97,7 @@ fn an_image_on_a_failing_disk() {
     for image_type in ["raw", "raw+gz", "raw+bz2", "raw+xz", "raw+zst", "qcow2"] {
         fs::copy(encode(&world, &dense(8 * MIB), image_type), mount.join(image_type)).unwrap();
     }
-    tool("umount", &[to]);
+    device.unmount();
     let mut images = ["raw", "raw+gz", "raw+bz2", "raw+xz", "raw+zst", "qcow2"].map(|name| {
         let request = format!("bmap {name} 1000");
         let block = tool("debugfs", &["-R", &request, backing.to_str().unwrap()]);
@@ -110,7 +110,7 @@ fn an_image_on_a_failing_disk() {
         tool("mount", &["-o", "ro", from, to]);
         let target = Disk::stale(&world, "disk0", Kind::File, 10 * MIB);
         let outcome = world.create(target.path(), mount.join(image_type).to_str().unwrap(), image_type).run();
-        tool("umount", &[to]);
+        device.unmount();
         outcome.fails(&["installing image /", "nput/output error"]);
         assert!(!outcome.log().contains("corrupt"), "{image_type}: {}", outcome.log());
         target.assert_unbootable(image_type);

@@ -187,7 +187,7 @@ fn being_stopped_and_continued_and_other_harmless_signals_change_nothing() {
             rounds += 1;
         }
         let session = run.child.id();
-        assert!(rounds > 10, "{rounds}");
+        assert!(rounds > 2, "{rounds}");
         run.finish().succeeds();
         assert!(living_in_session(session).is_empty());
         target.assert_holds(&image, image_type);

@@ -154,13 +154,18 @@ fn examine(stage: &Stage, outcome: &Outcome, signal: Signal, session: u32, what:
         _ => panic!("{what}: {:?}: {log}", outcome.0.status),
     }
     let state = stage.state().unwrap_or_else(|found| panic!("{what}, {phase:?}: {found}: {log}"));
+    use State::{BeingWiped, BootSectorMissing, Right, Unbootable, Untouched};
     let allowed: &[State] = match phase {
-        Phase::Ended => &[State::Right],
-        Phase::Starting if stage.keeps_old() => &[State::Untouched],
-        Phase::Preparing | Phase::Downloading if stage.keeps_old() => &[State::Untouched, State::BeingWiped],
-        Phase::Starting | Phase::Preparing => &[State::Untouched, State::BeingWiped, State::Unbootable],
-        Phase::Importing | Phase::Writing => &[State::Untouched, State::BeingWiped, State::Unbootable, State::Right],
-        _ => &[State::Unbootable, State::Right],
+        Phase::Ended => &[Right],
+        Phase::Starting if stage.keeps_old() => &[Untouched],
+        Phase::Preparing | Phase::Downloading if stage.keeps_old() => &[Untouched, BeingWiped],
+        Phase::Starting | Phase::Preparing => &[Untouched, BeingWiped, Unbootable],
+        Phase::Downloading => &[Unbootable],
+        // Said just before the disk is touched.
+        Phase::Importing | Phase::Writing | Phase::QemuImg | Phase::DownloadingAndWriting => {
+            &[Untouched, BeingWiped, Unbootable, BootSectorMissing, Right]
+        }
+        Phase::Hooks | Phase::Ending => &[Unbootable, Right],
     };
     assert!(allowed.contains(&state), "{what}, {phase:?}: the disk is {state:?}: {log}");
     (phase, state)
