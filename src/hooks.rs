@@ -3,11 +3,13 @@
 
 use std::ffi::OsString;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::process::{self, Children, Lifetime};
 use crate::report::Report;
+use crate::sys;
 
 /// Why hooks did not run to their end.
 #[derive(Debug, thiserror::Error)]
@@ -39,7 +41,8 @@ pub fn present(folder: &Path) -> Result<bool, HookError> {
     }
 }
 
-/// Runs the hooks in `folder` in name order with exactly `environment`, and stops at the first that fails. Their output
+/// Runs the hooks in `folder` in name order with exactly `environment`, and stops at the first that fails. What they
+/// mount is unmounted when they have ended. Their output
 /// goes to `report`; names that run-parts would skip in silence are named there in a warning.
 pub fn run(
     folder: &Path,
@@ -48,37 +51,52 @@ pub fn run(
     report: &Report,
 ) -> Result<(), HookError> {
     let start_error = |source| HookError::Start { folder: folder.to_owned(), source };
-    warn_of_skipped(folder, children, report).map_err(start_error)?;
-    let mut command = run_parts(folder, "--exit-on-error");
+    let failed = |reason| Err(HookError::Failed { folder: folder.to_owned(), reason });
+    let mut waiting = list(folder, children).map_err(start_error)?;
+    warn_of_skipped(folder, &waiting, report).map_err(start_error)?;
+    let mut command = Command::new("run-parts");
+    command.args(["--exit-on-error", "--verbose", "--"]).arg(folder);
     command.env_clear().envs(environment.iter().map(|(name, value)| (name, value)));
+    sys::own_mounts(&mut command);
     let mut last = String::new();
     let status = process::run(command, &[], Lifetime::Group, children, |line| {
+        // The hook before may have ended without ending its line.
+        match line.rsplit_once("run-parts: executing ") {
+            Some((_, hook)) => waiting.retain(|known| known != Path::new(hook)),
+            None => line.clone_into(&mut last),
+        }
         report.info(format_args!("hook: {line}"));
-        line.clone_into(&mut last);
     });
     let status = status.map_err(start_error)?;
-    if status.success() {
-        return Ok(());
+    // run-parts says nothing of a hook that it can't run any more when it comes to it.
+    match waiting.iter().find(|hook| !is_program(hook)) {
+        None if status.success() => Ok(()),
+        Some(hook) if status.success() => {
+            failed(format!("{} did not run: it was removed or changed meanwhile", hook.display()))
+        }
+        _ if last.starts_with("run-parts:") => failed(last),
+        _ => failed(format!("run-parts: {status}")),
     }
-    let reason = if last.starts_with("run-parts:") { last } else { format!("run-parts: {status}") };
-    Err(HookError::Failed { folder: folder.to_owned(), reason })
 }
 
-fn run_parts(folder: &Path, option: &str) -> Command {
+fn is_program(path: &Path) -> bool {
+    path.metadata().is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
+}
+
+/// The hooks in `folder` that run-parts would run, in that order.
+fn list(folder: &Path, children: &Children) -> io::Result<Vec<PathBuf>> {
     let mut command = Command::new("run-parts");
-    command.arg(option).arg("--").arg(folder);
-    command
-}
-
-/// run-parts takes only executable files whose names have letters, digits, `-` and `_`.
-fn warn_of_skipped(folder: &Path, children: &Children, report: &Report) -> io::Result<()> {
-    let mut taken = Vec::new();
-    let status = process::run(run_parts(folder, "--test"), &[], Lifetime::Child, children, |line| {
-        taken.push(PathBuf::from(line))
-    })?;
+    command.args(["--test", "--"]).arg(folder);
+    let mut hooks = Vec::new();
+    let status = process::run(command, &[], Lifetime::Child, children, |line| hooks.push(PathBuf::from(line)))?;
     if !status.success() {
         return Err(io::Error::other(format!("run-parts --test: {status}")));
     }
+    Ok(hooks)
+}
+
+/// run-parts takes only executable files whose names have letters, digits, `-` and `_`.
+fn warn_of_skipped(folder: &Path, taken: &[PathBuf], report: &Report) -> io::Result<()> {
     let entries = std::fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.path()));
     let mut skipped = entries.collect::<io::Result<Vec<_>>>()?;
     skipped.retain(|path| !taken.contains(path));

@@ -28,6 +28,9 @@ const OUTPUT_PATIENCE: Duration = Duration::from_secs(2);
 /// How long children have to end after SIGTERM before SIGKILL, when this process is told to end.
 const TERM_PATIENCE: Duration = Duration::from_millis(500);
 
+/// How long their end is awaited after SIGKILL: a process may be in the middle of a write, or unmount what it mounted.
+const KILL_PATIENCE: Duration = Duration::from_millis(400);
+
 /// The process groups of all running children. Clones share one list: the signal thread ends what is in it.
 #[derive(Debug, Clone, Default)]
 pub struct Children(Arc<Mutex<Vec<Pid>>>);
@@ -37,22 +40,42 @@ impl Children {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends every running child with its process group: SIGTERM, half a second, SIGKILL. From now on [`run`] waits for
+    /// Ends every running child with its process group: SIGTERM, half a second, SIGKILL. When it returns they have
+    /// ended: whoever is asked to clean up has had the time, and nobody writes any more. From now on [`run`] waits for
     /// ever instead of starting another: the caller is about to end this process.
     pub fn terminate(&self) {
         let groups = self.groups();
-        let signal = |signal| groups.iter().filter(|group| killpg(**group, signal).is_ok()).count();
-        signal(Signal::SIGTERM);
-        let start = Instant::now();
-        while start.elapsed() < TERM_PATIENCE && groups.iter().any(|group| is_alive(*group)) {
-            std::thread::sleep(Duration::from_millis(10));
+        for (signal, patience) in [(Signal::SIGTERM, TERM_PATIENCE), (Signal::SIGKILL, KILL_PATIENCE)] {
+            for group in groups.iter() {
+                // ESRCH: nothing is left.
+                let _ = killpg(*group, signal);
+            }
+            let start = Instant::now();
+            while start.elapsed() < patience && have_members(&groups) {
+                std::thread::sleep(Duration::from_millis(10));
+            }
         }
-        signal(Signal::SIGKILL);
         std::mem::forget(groups);
     }
 }
 
-/// Whether the group has a member that has not ended. A leader waiting to be reaped does not count.
+/// Whether any of the process groups has a member that has not ended, leaders or not. Those that wait to be reaped do
+/// not count: kill(2) can't tell them from others, proc_pid_stat(5) can.
+fn have_members(groups: &[Pid]) -> bool {
+    let stats = std::fs::read_dir("/proc").into_iter().flatten().filter_map(|entry| {
+        // Gone meanwhile, or not a process.
+        std::fs::read_to_string(entry.ok()?.path().join("stat")).ok()
+    });
+    let mut members = stats.filter_map(|stat| {
+        // The name may hold anything, brackets too; behind it come state, parent and group.
+        let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+        let (state, group) = (fields.next()?, fields.nth(1)?.parse().ok().map(Pid::from_raw)?);
+        (!matches!(state, "Z" | "X")).then_some(group)
+    });
+    !groups.is_empty() && members.any(|group| groups.contains(&group))
+}
+
+/// Whether the group's leader has not ended. One that waits to be reaped does not count.
 fn is_alive(group: Pid) -> bool {
     let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     match waitid(Id::Pid(group), flags) {
@@ -69,7 +92,13 @@ struct Guard {
 }
 
 impl Guard {
-    const SCRIPT: &str = r#"read -r group || exit; read -r end; kill -s KILL -- "-$group""#;
+    /// It stays until the group is gone, five seconds at most: who waits for the shell waits for the group.
+    const SCRIPT: &str = r#"
+        read -r group || exit
+        read -r end
+        kill -s KILL -- "-$group"
+        tries=250
+        while [ "$tries" -gt 0 ] && kill -s 0 -- "-$group"; do sleep 0.02; tries=$((tries - 1)); done"#;
 
     fn start() -> io::Result<Self> {
         let (reader, pipe) = io::pipe()?;

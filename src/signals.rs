@@ -39,6 +39,12 @@ impl LastAct {
     }
 }
 
+/// A write beyond the limit of file sizes (RLIMIT_FSIZE) is an error as any other, instead of the end by SIGXFSZ. Call
+/// this before any other thread starts.
+pub fn make_file_size_limit_an_error() -> nix::Result<()> {
+    SigSet::from(Signal::SIGXFSZ).thread_block()
+}
+
 /// Ends the process on SIGTERM, SIGINT and SIGHUP: children first, then the last act and a last line, then exit code
 /// 128 + signal.
 ///
@@ -49,6 +55,7 @@ pub fn end_on_signal(children: Children, last_act: LastAct, report: Report) -> n
     let mut signals = SigSet::empty();
     signals.extend([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]);
     signals.thread_block()?;
+    make_file_size_limit_an_error()?;
     std::thread::spawn(move || {
         if let Ok(signal) = signals.wait() {
             children.terminate();

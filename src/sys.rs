@@ -224,6 +224,24 @@ pub(crate) fn tie_child(command: &mut Command, keep: &[BorrowedFd<'_>]) {
     unsafe { command.pre_exec(setup) };
 }
 
+/// Gives the child of `command` a mount namespace of its own, in which it sees what is mounted later on the node too:
+/// what it mounts is gone with the last process in there, even after SIGKILL. Where that is not permitted it stays in
+/// ours, and could not mount either.
+pub(crate) fn own_mounts(command: &mut Command) {
+    let setup = || {
+        // SAFETY: plain system calls on values and constant strings, async-signal-safe, between fork and exec.
+        unsafe {
+            if libc::unshare(libc::CLONE_NEWNS) == 0 {
+                let flags = libc::MS_REC | libc::MS_SLAVE;
+                libc::mount(std::ptr::null(), c"/".as_ptr(), std::ptr::null(), flags, std::ptr::null());
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: the closure only makes async-signal-safe calls and does not allocate.
+    unsafe { command.pre_exec(setup) };
+}
+
 /// Takes over a descriptor that the parent process handed to us by number, closing it when dropped. EBADF when it is
 /// not open, EINVAL for the three standard descriptors, which are not for taking.
 pub(crate) fn adopt_descriptor(fd: RawFd) -> io::Result<File> {

@@ -11,6 +11,7 @@ use crate::config::{Paths, VariantName};
 use crate::ops;
 use crate::report::Progress;
 use crate::request::FetchRequest;
+use crate::signals;
 use crate::size::ByteSize;
 
 /// The arguments.
@@ -33,6 +34,7 @@ pub(super) struct Fetch {
 pub(super) fn fetch(args: Fetch, root: &Path, out: &mut dyn Write) -> anyhow::Result<()> {
     let Fetch { url, image_type, checksum, variant } = args;
     let request = FetchRequest::new(url, image_type, checksum, &variant, &Paths::below(root))?;
+    signals::make_file_size_limit_an_error().context("setting up signals")?;
     let progress = Progress::stderr();
     let context = ops::Context::new(progress.report().clone(), SystemTime::now());
     let fetched = ops::fetch(&request, &context, &|received, expected| progress.update(received, expected));

@@ -4,11 +4,13 @@
 mod buffer;
 mod holder;
 mod loopback;
+mod sentinel;
 mod source;
 mod target;
 
 pub use buffer::{ALIGNMENT, AlignedBuf};
 pub use loopback::{HookDevice, HookDeviceError};
+pub use sentinel::Sentinel;
 pub use source::{DirectReader, SourceDisk};
 pub use target::{HeldDisk, Target};
 

@@ -139,9 +139,13 @@ impl<R: Read, M: Member<Input<R>>> Read for Members<R, M> {
 }
 
 impl<R, M> Members<R, M> {
-    /// The decoders' own messages say little ("corrupt xz stream", "premature eof").
+    /// The decoders' own messages say little ("corrupt xz stream", "premature eof"). What the system said of the file is
+    /// no fault of the archive.
     fn named(&self, err: &io::Error) -> io::Error {
-        broken::error(self.compression, err.kind(), err)
+        match err.raw_os_error() {
+            Some(code) => io::Error::from_raw_os_error(code),
+            None => broken::error(self.compression, err.kind(), err),
+        }
     }
 }
 
@@ -164,15 +168,23 @@ impl<R: Read> Input<R> {
             self.buffer.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
             while self.end < len {
-                match self.inner.read(&mut self.buffer[self.end..]) {
-                    Ok(0) => break,
-                    Ok(read) => self.end += read,
-                    Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
-                    Err(err) => return Err(err),
+                match self.read_behind()? {
+                    0 => break,
+                    read => self.end += read,
                 }
             }
         }
         Ok(&self.buffer[self.start..self.end.min(self.start + len)])
+    }
+
+    /// Reads into the buffer's free end. Decoders need not know of interruptions.
+    fn read_behind(&mut self) -> io::Result<usize> {
+        loop {
+            match self.inner.read(&mut self.buffer[self.end..]) {
+                Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+                read => return read,
+            }
+        }
     }
 }
 
@@ -187,7 +199,8 @@ impl<R: Read> Read for Input<R> {
 impl<R: Read> BufRead for Input<R> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         if self.start == self.end {
-            (self.start, self.end) = (0, self.inner.read(&mut self.buffer)?);
+            (self.start, self.end) = (0, 0);
+            self.end = self.read_behind()?;
         }
         Ok(&self.buffer[self.start..self.end])
     }
@@ -238,6 +251,48 @@ mod tests {
         fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
             let len = buf.len().min(7);
             self.0.read(&mut buf[..len])
+        }
+    }
+
+    /// Gives a few bytes, an interruption, a few bytes, ..., and at the end what the disk said.
+    struct Interrupting<'d>(&'d [u8], bool, Option<i32>);
+
+    impl Read for Interrupting<'_> {
+        fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+            self.1 = !self.1;
+            match self.2 {
+                _ if self.1 => Err(io::ErrorKind::Interrupted.into()),
+                Some(code) if self.0.is_empty() => Err(io::Error::from_raw_os_error(code)),
+                _ => {
+                    let len = buf.len().min(777);
+                    self.0.read(&mut buf[..len])
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn interruptions_are_not_seen() {
+        for compression in ALL {
+            let encoded = [encode(&sample(), compression), vec![0; 5000], encode(b"more", compression)].concat();
+            // Padding that another member follows is none.
+            let padded = [encode(&sample(), compression), vec![0; 5000]].concat();
+            let read = |data: &[u8]| {
+                let mut out = Vec::new();
+                reader(Interrupting(data, false, None), compression).read_to_end(&mut out).map(|_| out)
+            };
+            assert!(read(&padded).unwrap() == sample(), "{compression}");
+            assert!(read(&encoded).is_err(), "{compression}");
+        }
+    }
+
+    #[test]
+    fn a_disk_that_fails_is_not_taken_for_a_broken_archive() {
+        for compression in ALL {
+            let encoded = encode(&sample(), compression);
+            let mut failing = reader(Interrupting(&encoded[..encoded.len() / 2], false, Some(libc::EIO)), compression);
+            let error = failing.read_to_end(&mut Vec::new()).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EIO), "{compression}: {error}");
         }
     }
 

@@ -51,14 +51,15 @@ pub fn create(request: &CreateRequest, context: &Context) -> anyhow::Result<()> 
         install(&job).map(|installed| installed.to_bytes())
     })?;
     Installed::from_bytes(&installed, &target, request.write)?
-        .commit(&target, context)
+        .commit(&Job { request, target: &target, context })
         .with_context(|| format!("installing image {}", request.image))?;
     let disk = target.release();
     let hooked = run_hooks(&request.hooks, Some(&disk), context);
-    context.last_act.clear();
+    // First of all, so that nothing that ends us comes in between.
     if hooked.is_err() {
         write::invalidate(&disk).context("making the disk unbootable after its hooks failed")?;
     }
+    context.last_act.clear();
     hooked
 }
 

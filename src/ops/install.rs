@@ -11,7 +11,8 @@ use anyhow::Context as _;
 use super::Context;
 use super::verify_image::{Proof, WrongImage};
 use crate::cache::Cache;
-use crate::device::Target;
+use crate::device::{Sentinel, Target};
+use crate::hooks;
 use crate::image::source::{Body, Contents, ImageFile, Packed};
 use crate::image::spool;
 use crate::request::CreateRequest;
@@ -141,16 +142,34 @@ impl<'j> Installed<'j> {
     }
 
     /// Makes the disk bootable. Until the hooks have run, a signal makes it unbootable again.
-    pub(super) fn commit(self, target: &Target, context: &Context) -> anyhow::Result<()> {
+    pub(super) fn commit(self, job: &Job<'_>) -> anyhow::Result<()> {
+        let Job { target, context, .. } = *job;
         let boot = self.boot;
         let (disk, report) = (Arc::clone(target.held()), context.report.clone());
+        let sentinel = sentinel(job)?;
         let undo = move || {
             if let Err(err) = write::invalidate(&disk) {
                 report.warn(format_args!("the disk may boot though its hooks did not run to their end: {err}"));
             }
+            drop(sentinel);
         };
-        context.last_act.after(|| boot.commit(), undo)?;
+        let committed = context.last_act.after(|| boot.commit(), undo);
+        if committed.is_err() {
+            context.last_act.clear();
+        }
+        committed?;
         context.report.info(format_args!("the image is on the disk: {}", ByteSize(self.len)));
         Ok(())
     }
+}
+
+/// Undoes the last step should SIGKILL end this process before the hooks have run; without hooks nothing is missing.
+fn sentinel(job: &Job<'_>) -> anyhow::Result<Option<Sentinel>> {
+    let Job { request, target, .. } = *job;
+    // A folder that can't be looked at is an error soon.
+    if !hooks::present(&request.hooks.folder).unwrap_or(true) {
+        return Ok(None);
+    }
+    let started = Sentinel::start(target.held(), write::boot_len(target.held()));
+    started.map(Some).context("starting the shell that watches over the hooks")
 }

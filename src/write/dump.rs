@@ -129,3 +129,47 @@ impl Reading<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::dump;
+    use crate::device::SourceDisk;
+    use std::io::{self, Write};
+
+    /// A pipe under signals: takes a few bytes at a time, and is interrupted in between. Full after `room` bytes.
+    struct Pipe {
+        taken: Vec<u8>,
+        room: usize,
+        interrupt: bool,
+    }
+
+    impl Write for Pipe {
+        fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+            self.interrupt = !self.interrupt;
+            if self.interrupt {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            let len = data.len().min(12_345).min(self.room - self.taken.len());
+            self.taken.extend_from_slice(&data[..len]);
+            Ok(len)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn short_and_interrupted_writes_lose_nothing() {
+        let content: Vec<u8> = (0..1_500_000_u32).flat_map(u32::to_le_bytes).collect();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), &content).unwrap();
+        let disk = SourceDisk::open(file.path()).unwrap();
+        let mut pipe = Pipe { taken: Vec::new(), room: usize::MAX, interrupt: false };
+        dump(&disk, &mut pipe).unwrap();
+        assert!(pipe.taken == content);
+        let mut full = Pipe { taken: Vec::new(), room: 3_000_000, interrupt: false };
+        let message = dump(&disk, &mut full).unwrap_err().to_string();
+        assert_eq!(message, "writing the dump after 2097152 of 6000000 bytes");
+    }
+}

@@ -26,7 +26,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use crate::device::{AlignedBuf, HeldDisk, Target};
+use crate::device::{ALIGNMENT, AlignedBuf, HeldDisk, Target};
 use crate::size::ByteSize;
 
 use convert::Converted;
@@ -94,7 +94,7 @@ pub enum WriteError {
         path: PathBuf,
     },
     /// The image's file got shorter.
-    #[error("the image became shorter while it was read")]
+    #[error("the image became shorter while it was read (is somebody writing a new one there?)")]
     Shrunk,
     /// Not a byte came.
     #[error("the image is empty")]
@@ -102,6 +102,9 @@ pub enum WriteError {
     /// qemu-img failed.
     #[error("{0}")]
     QemuImg(String),
+    /// The last step failed, and could not be undone.
+    #[error("the disk may boot though this failed (zero its first MiB)")]
+    MayBoot(#[source] Box<WriteError>),
 }
 
 /// How careful writing is.
@@ -263,21 +266,21 @@ impl<'t> BootArea<'t> {
         BootArea { target, bytes: boot, read_back: options.verify_readback }
     }
 
-    /// Writes it. From now on the disk can boot. After an error it is zero again, as far as the disk lets itself be
-    /// written.
+    /// Writes it, its first block last: that block alone makes a boot sector or a partition table, and it gets onto the
+    /// disk as a whole or not at all. From now on the disk can boot. After an error it can't.
     pub fn commit(self) -> Result<(), WriteError> {
-        let written = self.write().and_then(|()| self.check());
-        if written.is_err() {
-            // A part of it may be there. What the disk says to this adds nothing to its first error.
-            let _ = invalidate(self.target.held());
-        }
-        written
+        self.write().and_then(|()| self.check()).map_err(|err| match invalidate(self.target.held()) {
+            Ok(()) => err,
+            Err(_) => WriteError::MayBoot(Box::new(err)),
+        })
     }
 
     fn write(&self) -> Result<(), WriteError> {
         let target = self.target;
+        let (first, rest) = self.bytes.split_at(ALIGNMENT.min(self.bytes.len()));
         target.held().set_unbootable(false);
-        let written = target.write_at(&self.bytes, 0).and_then(|()| target.sync()).and_then(|()| target.check_size());
+        let write = |data, offset| target.write_at(data, offset).and_then(|()| target.sync());
+        let written = target.check_size().and_then(|()| write(rest, first.len() as u64)).and_then(|()| write(first, 0));
         written.map_err(|err| disk_error(target.path(), err))
     }
 
@@ -290,12 +293,17 @@ fn disk_error(path: &Path, source: io::Error) -> WriteError {
     WriteError::Disk { path: path.to_owned(), source }
 }
 
+/// Bytes of the disk that keep it from booting while they are zero.
+pub fn boot_len(disk: &HeldDisk) -> usize {
+    usize::try_from(disk.size()).unwrap_or(BOOT_AREA).min(BOOT_AREA)
+}
+
 /// Makes a disk unbootable: its first MiB reads zero, on stable storage.
 pub fn invalidate(disk: &HeldDisk) -> Result<(), WriteError> {
     if disk.is_unbootable() {
         return Ok(());
     }
-    let zeros = vec![0; usize::try_from(disk.size()).unwrap_or(BOOT_AREA).min(BOOT_AREA)];
+    let zeros = vec![0; boot_len(disk)];
     let wiped = disk.file().write_all_at(&zeros, 0).and_then(|()| disk.file().sync_all());
     wiped.map_err(|err| disk_error(disk.path(), err))?;
     disk.set_unbootable(true);

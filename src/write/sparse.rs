@@ -145,6 +145,6 @@ mod tests {
         raw_file(&image, 2 << 20, &writer).unwrap();
         image.set_len((2 << 20) - 1).unwrap();
         let message = raw_file(&image, 2 << 20, &writer).unwrap_err().to_string();
-        assert_eq!(message, "the image became shorter while it was read");
+        assert_eq!(message, "the image became shorter while it was read (is somebody writing a new one there?)");
     }
 }

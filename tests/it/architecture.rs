@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// down: the first line is the top.
 const MODULES: [(&str, &[&str]); 21] = [
     ("main", &["applet", "cli", "env", "report", "sandbox", "script"]),
-    ("cli", &["applet", "cache", "config", "image", "ops", "report", "request", "script", "size"]),
+    ("cli", &["applet", "cache", "config", "image", "ops", "report", "request", "script", "signals", "size"]),
     ("script", &["applet", "config", "env", "ops", "process", "report", "request", "sandbox", "signals"]),
     ("applet", &[]),
     (
@@ -39,7 +39,7 @@ const MODULES: [(&str, &[&str]); 21] = [
     ("http", &["report", "size"]),
     ("write", &["device", "process", "sandbox", "size"]),
     ("device", &["size", "sys"]),
-    ("hooks", &["process", "report"]),
+    ("hooks", &["process", "report", "sys"]),
     ("signature", &["process", "sandbox"]),
     ("signals", &["process", "report", "sys"]),
     ("process", &["sys"]),

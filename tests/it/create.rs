@@ -333,7 +333,7 @@ fn a_disk_in_use_is_refused_and_stays_as_it_is() {
     fs::write(mount.join("precious"), "data").unwrap();
     let outcome = world.create(target.path(), file.to_str().unwrap(), "raw").run();
     let kept = fs::read_to_string(mount.join("precious"));
-    tool("umount", &[mount.to_str().unwrap()]);
+    target.unmount();
     outcome.fails(&["is in use: it is mounted on"]);
     assert_eq!(kept.unwrap(), "data");
     tool("e2fsck", &["-fn", target.path().to_str().unwrap()]);

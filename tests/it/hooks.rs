@@ -6,16 +6,8 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::support::disk::{Disk, KINDS, Kind, loops_over};
-use crate::support::images::{MIB, disk, encode};
+use crate::support::images::{MIB, disk, encode, file_system};
 use crate::support::world::{Outcome, World, tool, wait_until};
-
-/// An ext4 file system without partitions, as an image.
-fn file_system(world: &World) -> String {
-    let path = world.path("fs.raw").to_str().unwrap().to_owned();
-    tool("truncate", &["-s", "8M", &path]);
-    tool("mkfs.ext4", &["-qF", &path]);
-    path
-}
 
 #[test]
 fn a_hook_gets_a_block_device_that_it_can_mount() {
@@ -77,16 +69,25 @@ fn no_folder_and_an_empty_folder_are_fine() {
 }
 
 #[test]
-fn a_hook_that_leaves_its_mount_behind_is_named_by_its_device() {
+fn a_mount_that_a_hook_leaves_in_use_is_named_by_its_device() {
     for kind in KINDS {
         let world = World::new();
         let image = file_system(&world);
         let target = Disk::stale(&world, "disk0", kind, 8 * MIB);
         let mount = world.path("mnt");
         fs::create_dir(&mount).unwrap();
-        world.hook("hooks/sloppy", &format!("mount \"$TARGET_DISK_DEVICE\" {}", mount.display()));
+        let pid = world.path("pid");
+        // A process of its own group keeps the hooks' mounts alive.
+        let lines = format!(
+            "mount \"$TARGET_DISK_DEVICE\" {mnt}
+            setsid sh -c 'echo $$ > {pid}; exec sleep 1000' >/dev/null 2>&1 &
+            until test -s {pid}; do sleep 0.01; done",
+            mnt = mount.display(),
+            pid = pid.display()
+        );
+        world.hook("hooks/sloppy", &lines);
         let outcome = world.create(target.path(), &image, "raw").run();
-        tool("umount", &[mount.to_str().unwrap()]);
+        tool("kill", &["-KILL", fs::read_to_string(pid).unwrap().trim()]);
         outcome.fails(&["/dev/loop", "is still in use after the hooks: a hook must unmount and close it"]);
         // Autoclear: gone with the mount. A device that Ganeti gave stays.
         let left = usize::from(kind == Kind::Block);

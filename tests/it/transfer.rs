@@ -3,7 +3,6 @@
 
 use std::fs::{self, File};
 use std::io::{PipeWriter, Read};
-use std::process::Command;
 
 use crate::support::bytes;
 use crate::support::disk::{Disk, KINDS, Kind};
@@ -22,12 +21,7 @@ fn import(world: &World, disk: &Disk) -> Script {
 
 /// Lets the script inherit the write end of a pipe as descriptor 9, as EXP_SIZE_FD says.
 fn with_size_descriptor(script: Script, pipe: PipeWriter) -> Script {
-    let mut script = script.env("EXP_SIZE_FD", "9");
-    let mut command = Command::new("/bin/sh");
-    command.args(["-c", r#"exec "$0" "$@" 9<&0 </dev/null"#]).arg(script.command.get_program());
-    command.args(script.command.get_args()).env_clear();
-    command.envs(script.command.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    script.command = command;
+    let script = script.env("EXP_SIZE_FD", "9").under("/bin/sh", &["-c", r#"exec "$0" "$@" 9<&0 </dev/null"#]);
     script.stdin(pipe)
 }
 

@@ -1,31 +1,10 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! A cache folder on a disk that is too small.
 
-use std::fs;
-use std::path::Path;
-
 use super::{Fixture, noon, read};
 use crate::support::bytes;
 use crate::support::server::{Reply, Server};
-use crate::support::world::tool;
-
-/// A small file system of its own, gone when dropped.
-struct Tmpfs<'p>(&'p Path);
-
-impl<'p> Tmpfs<'p> {
-    fn mount(path: &'p Path, size: &str) -> Self {
-        assert!(nix::unistd::geteuid().is_root(), "this test needs root (mounts): run it as root");
-        fs::create_dir(path).unwrap();
-        tool("mount", &["-t", "tmpfs", "-o", &format!("size={size},mode=0700"), "tmpfs", path.to_str().unwrap()]);
-        Tmpfs(path)
-    }
-}
-
-impl Drop for Tmpfs<'_> {
-    fn drop(&mut self) {
-        let _ = std::process::Command::new("umount").arg(self.0).status();
-    }
-}
+use crate::support::tmpfs::Tmpfs;
 
 #[test]
 fn what_does_not_fit_is_refused_with_both_numbers_and_leaves_nothing() {

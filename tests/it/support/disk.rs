@@ -2,9 +2,10 @@
 //! Disks of an instance: files, and loop devices as Ganeti's external storage would give them.
 
 use std::fs;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use super::world::{World, tool};
+use super::world::{World, tool, wait_until};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -41,6 +42,16 @@ impl Disk {
     /// What Ganeti calls it.
     pub(crate) fn path(&self) -> &Path {
         self.device.as_deref().unwrap_or(&self.file)
+    }
+
+    /// Unmounts the device, and waits until nobody has it mounted: the hooks of another test may have a copy of the mount
+    /// in their namespace.
+    pub(crate) fn unmount(&self) {
+        tool("umount", &[self.path().to_str().unwrap()]);
+        wait_until("nobody has it mounted", || {
+            let exclusive = fs::OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(self.path());
+            exclusive.is_ok()
+        });
     }
 
     /// All of its bytes.

@@ -24,6 +24,14 @@ pub(crate) fn disk(len: usize) -> Vec<u8> {
     image
 }
 
+/// An ext4 file system without partitions, as an image.
+pub(crate) fn file_system(world: &World) -> String {
+    let path = world.path("fs.raw").to_str().unwrap().to_owned();
+    tool("truncate", &["-s", "8M", &path]);
+    tool("mkfs.ext4", &["-qF", &path]);
+    path
+}
+
 /// Writes `image` as a sparse file: only what is not zero, block by block.
 pub(crate) fn write_sparse(path: &Path, image: &[u8]) {
     let file = File::create(path).unwrap();

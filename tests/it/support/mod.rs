@@ -5,9 +5,12 @@ pub(crate) mod disk;
 pub(crate) mod gpg;
 pub(crate) mod images;
 pub(crate) mod log;
+pub(crate) mod processes;
 pub(crate) mod proxy;
 pub(crate) mod server;
 pub(crate) mod tls;
+pub(crate) mod tmpfs;
+pub(crate) mod watched;
 pub(crate) mod world;
 
 /// Writes a file that only its owner can read.

@@ -99,6 +99,15 @@ impl Script {
         self
     }
 
+    /// Has `program` run it, which gets the script's command line behind `args`.
+    pub(crate) fn under(mut self, program: &str, args: &[&str]) -> Self {
+        let mut command = Command::new(program);
+        command.args(args).arg(self.command.get_program()).args(self.command.get_args()).env_clear();
+        command.envs(self.command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        self.command = command;
+        self
+    }
+
     pub(crate) fn stdin(mut self, input: impl Into<Stdio>) -> Self {
         self.input = input.into();
         self
