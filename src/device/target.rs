@@ -210,20 +210,50 @@ impl Target {
     }
 }
 
+/// Locked by who writes a disk, hooks included. The bytes lie far behind any disk's end and outside the ones qemu locks
+/// (100 to 303).
+const WRITER: i64 = i64::MAX - 1;
+
+/// Locked by whose hooks run: a loop device keeps the descriptor that it was attached with, and its lock with that, when
+/// nobody writes any more.
+const HOOKS: i64 = i64::MAX - 2;
+
 /// Opens the disk once more and locks one byte of it, so that a second create is refused at once, in the hooks phase
-/// too, when O_EXCL is dropped. Not flock: that one belongs to udev, and a hook may call `udevadm lock`. The byte lies
-/// far behind any disk's end and outside the ones qemu locks (100 to 303).
+/// too, when O_EXCL is dropped. Not flock: that one belongs to udev, and a hook may call `udevadm lock`.
 fn lock(file: &File, path: &Path) -> Result<File, DeviceError> {
-    let open_error = |source| DeviceError::Open { path: path.to_owned(), source };
-    let file = OpenOptions::new().read(true).write(true).open(descriptor_path(file)).map_err(open_error)?;
-    let short = |constant: i32| i16::try_from(constant).map_err(|err| open_error(io::Error::other(err)));
-    let (l_type, l_whence) = (short(libc::F_WRLCK)?, short(libc::SEEK_SET)?);
-    let byte = libc::flock { l_type, l_whence, l_start: i64::MAX - 1, l_len: 1, l_pid: 0 };
-    match fcntl(&file, FcntlArg::F_OFD_SETLK(&byte)) {
-        Ok(_) => Ok(file),
-        Err(Errno::EAGAIN | Errno::EACCES) => Err(DeviceError::Busy(path.to_owned())),
-        Err(err) => Err(open_error(err.into())),
-    }
+    lock_byte(file, WRITER).map_err(|err| match err.kind() {
+        io::ErrorKind::WouldBlock => DeviceError::Busy(path.to_owned()),
+        _ => DeviceError::Open { path: path.to_owned(), source: err },
+    })
+}
+
+/// Shows, while the result is open, that somebody looks after the hooks' device of this disk.
+pub(super) fn attend(disk: &HeldDisk) -> io::Result<File> {
+    lock_byte(&disk.lock, HOOKS)
+}
+
+/// Whether somebody does. True where that can't be told.
+pub(super) fn is_attended(disk: &File) -> bool {
+    let Ok(mut byte) = byte_alone(HOOKS) else { return true };
+    let asked = fcntl(disk, FcntlArg::F_OFD_GETLK(&mut byte));
+    asked.is_err() || i32::from(byte.l_type) != libc::F_UNLCK
+}
+
+fn lock_byte(file: &File, start: i64) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).write(true).open(descriptor_path(file))?;
+    fcntl(&file, FcntlArg::F_OFD_SETLK(&byte_alone(start)?))?;
+    Ok(file)
+}
+
+fn byte_alone(start: i64) -> io::Result<libc::flock> {
+    let short = |constant: i32| i16::try_from(constant).map_err(io::Error::other);
+    Ok(libc::flock {
+        l_type: short(libc::F_WRLCK)?,
+        l_whence: short(libc::SEEK_SET)?,
+        l_start: start,
+        l_len: 1,
+        l_pid: 0,
+    })
 }
 
 impl HeldDisk {

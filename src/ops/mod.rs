@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! What the OS scripts do, each as one flow through the modules below.
 
+mod cleanup;
 mod create;
 mod export;
 mod fetch;
@@ -14,6 +15,7 @@ mod run_hooks;
 mod standard;
 mod verify_image;
 
+pub use cleanup::{Cleaned, cleanup};
 pub use create::create;
 pub use export::export;
 pub use fetch::{Fetched, fetch};
