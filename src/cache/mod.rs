@@ -11,6 +11,8 @@ mod entry;
 mod error;
 mod folder;
 mod follow;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod inventory;
 mod leftovers;
 mod lock;

@@ -7,6 +7,8 @@ pub mod checksum;
 pub mod decode;
 pub mod detect;
 pub mod format;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 pub mod policy;
 pub mod qcow2;
 pub mod reference;

@@ -3,6 +3,9 @@
 //!
 //! The layout is chapter 5 of the UEFI specification. All numbers are little-endian.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
+
 use std::io;
 
 use flate2::Crc;

@@ -11,6 +11,9 @@ mod sparse;
 mod stream;
 mod zeros;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use gpt::fuzzing;
+
 pub use convert::qcow2;
 pub use dump::{DumpError, dump};
 pub use sparse::raw_file;
