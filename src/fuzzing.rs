@@ -19,8 +19,11 @@ use crate::request;
 use crate::signature;
 use crate::write;
 
+/// Takes any bytes, and panics where something does not hold.
+pub type Target = fn(&[u8]);
+
 /// Every function here, by its name.
-pub const TARGETS: [(&str, fn(&[u8])); 16] = [
+pub const TARGETS: [(&str, Target); 16] = [
     ("bzip2", bzip2),
     ("cache_files", cache_files),
     ("config_legacy", config_legacy),

@@ -54,10 +54,9 @@ fn check(url: &ImageUrl) {
 /// Whether `message` has none of the user and password in `text`, if that is a URL.
 pub(crate) fn hides_secrets(text: &str, message: &str) -> bool {
     let Ok(url) = Url::parse(text) else { return true };
-    let elsewhere = |secret: &str| {
-        let plain = [url.scheme(), url.host_str().unwrap_or_default(), url.path()];
-        plain.iter().any(|part| part.contains(secret))
-    };
+    let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+    let plain = format!("{}://{}{port}{}", url.scheme(), url.host_str().unwrap_or_default(), url.path());
+    let elsewhere = |secret: &str| plain.contains(secret);
     let secrets = [url.password(), url.query(), url.fragment()];
     secrets.into_iter().flatten().all(|secret| {
         secret.len() < SECRET_LEN || elsewhere(secret) || !message.contains(secret) || !message.contains("://")

@@ -19,12 +19,13 @@ pub struct Cleaned {
 
 /// Cleans these caches, of which some may not be there, and looks for loop devices.
 pub fn cleanup(caches: &[CacheSettings], now: SystemTime, cleaning: Cleaning) -> anyhow::Result<Cleaned> {
-    let mut files = Vec::new();
-    for settings in caches {
-        if let Some(cache) = Cache::existing(settings)? {
-            files.extend(cache.clean(now, cleaning)?);
-        }
-    }
+    // Whatever may be wrong shows before anything is removed.
     let devices = device::left_devices().context("looking at the loop devices")?;
+    let caches = caches.iter().filter_map(|settings| Cache::existing(settings).transpose());
+    let caches: Vec<Cache> = caches.collect::<Result<_, _>>()?;
+    let mut files = Vec::new();
+    for cache in caches {
+        files.extend(cache.clean(now, cleaning)?);
+    }
     Ok(Cleaned { files, devices })
 }

@@ -215,7 +215,12 @@ fn a_loop_device_that_a_killed_hook_left_mounted_is_named() {
     let ours = json["devices"].as_array().unwrap().iter().find(|left| left["disk"].as_str() == target.path().to_str());
     assert_eq!(ours.unwrap()["mounted_on"][0].as_str(), mount.to_str());
     assert!(!given.path().exists() || !json.to_string().contains(&format!("\"{}\"", given.path().display())));
+    // Who would install onto a mounted disk is stopped.
+    let again = || world.create(target.path(), image.to_str().unwrap(), "raw");
+    again().run().fails(&["disk0 is in use"]);
     tool("umount", &[mount.to_str().unwrap()]);
     wait_until("the loop device is detached", || loops_over(target.path()).is_empty());
     assert!(cleanup(&world, &[]).is_empty());
+    fs::remove_dir_all(world.path("etc")).unwrap();
+    again().run().succeeds();
 }

@@ -89,8 +89,9 @@ impl Case {
         assert!(backup.entries.end <= to_usize(last) * sector);
         // Only the header, the protective MBR and the two backups may differ.
         let header = sector..2 * sector;
-        let old_backup = (old.alternate as usize * sector).saturating_sub(entries.len().next_multiple_of(sector))
-            ..(old.alternate as usize + 1) * sector;
+        let old_header = to_usize(old.alternate) * sector;
+        let old_entries = old_header.saturating_sub(entries.len().next_multiple_of(sector));
+        let old_backup = old_entries..old_header + sector;
         let allowed = [446..510, header, old_backup, backup.entries.start..self.disk.len()];
         for at in (0..before.len()).filter(|at| before[*at] != after[*at]) {
             assert!(allowed.iter().any(|range| range.contains(&at)), "byte {at} of {} changed", self.disk.len());
