@@ -28,6 +28,7 @@ RUN_NEEDS = debianutils qemu-utils util-linux
 TEST_NEEDS = btrfs-progs busybox bzip2 e2fsprogs fdisk ganeti ganeti-3.0 gdisk gpg gpg-agent gpgconf gpgv gzip iproute2 lbzip2 \
 	mount nginx pbzip2 strace tinyproxy xz-utils zip zstd
 LINT_NEEDS = mandoc shellcheck
+FUZZ_NEEDS = g++
 BENCH_NEEDS = bmap-tools bzip2 curl e2fsprogs gzip isal lbzip2 mount xz-utils zstd
 
 # What `make bench` measures: the cases by name (all when empty), runs of each contender, size of the disk in the image
@@ -37,9 +38,15 @@ RUNS ?= 5
 BENCH_SIZE ?= 4G
 BENCH_DATA ?= 1G
 
+# What `make fuzz` gives to each target: seconds, or executions where they are given; TARGETS by name, all when empty.
+SECONDS ?= 60
+EXECUTIONS ?=
+TARGETS ?=
+
 # Recursive: looked up only when a recipe asks.
 SHELL_SCRIPTS = $(shell grep --recursive --files-with-matches --exclude='*.rs' --exclude='*.md' \
-	--extended-regexp '^\#! ?/(usr/)?bin/(env )?(ba|da)?sh' .ci debian demo example-hooks tests 2>/dev/null)
+	--exclude-dir=target --extended-regexp '^\#! ?/(usr/)?bin/(env )?(ba|da)?sh' \
+	.ci debian demo example-hooks fuzz tests 2>/dev/null)
 MAN_PAGES = $(wildcard man/*.[1-8])
 EXAMPLE_HOOKS = $(filter-out %.md,$(wildcard example-hooks/*))
 
@@ -117,9 +124,22 @@ setup-bench: setup-build
 bench: setup-bench ## Measure the provider against other ways, as root; CASES="raw gz" RUNS=3 for some of it
 	$(CARGO) bench --locked --bench install -- --runs $(RUNS) --size $(BENCH_SIZE) --data $(BENCH_DATA) $(CASES)
 
+.PHONY: setup-fuzz
+setup-fuzz: setup-build
+	$(call install-missing,$(FUZZ_NEEDS))
+
+.PHONY: fuzz
+fuzz: setup-fuzz ## Give any bytes to every parser; SECONDS=600 or EXECUTIONS=1000000 for each, TARGETS="gpt url"
+	CARGO=$(CARGO) fuzz/run $(if $(EXECUTIONS),--executions $(EXECUTIONS),--seconds $(SECONDS)) $(TARGETS)
+
+.PHONY: fuzz-short
+fuzz-short: setup-fuzz ## The same for a few seconds each, as CI does it
+	CARGO=$(CARGO) fuzz/run --seconds 4
+
 .PHONY: lint
 lint: setup-lint ## Check formatting, lints, shell scripts and man pages
 	$(CARGO) fmt --check
+	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
 	$(CARGO) clippy --locked --all-targets -- --deny warnings
 	$(if $(SHELL_SCRIPTS),shellcheck $(SHELL_SCRIPTS))
 	$(if $(MAN_PAGES),mandoc -T lint -W warning $(MAN_PAGES))
@@ -144,3 +164,4 @@ install: ## Install the built provider; DESTDIR= and PREFIX= (/usr/local) are ho
 .PHONY: clean
 clean: ## Remove what was built
 	$(CARGO) clean
+	$(CARGO) clean --manifest-path fuzz/Cargo.toml

@@ -23,15 +23,13 @@ pub enum EnvError {
     /// Another version of the interface.
     #[error("Ganeti speaks OS interface version {0}, this provider only {API_VERSION}")]
     ApiVersion(String),
-    /// The disk has no block device or file on the node.
+    /// The disk has no block device or file on the node. The URI may hold a password.
     #[error(
-        "{path} is empty: the instance's disk has only the URI {uri}, which needs userspace access; use kernelspace access (gnt-cluster modify -D {kind}:access=kernelspace)"
+        "{path} is empty: the instance's disk has only a URI of type {kind}, which needs userspace access; use kernelspace access (gnt-cluster modify -D {kind}:access=kernelspace)"
     )]
     OnlyUri {
         /// The variable with the path.
         path: &'static str,
-        /// The URI.
-        uri: String,
         /// The URI's scheme.
         kind: String,
     },
@@ -138,8 +136,9 @@ impl Environment {
             (Some(value), _) if value.starts_with('/') => Ok(PathBuf::from(value)),
             (Some(_), _) => Err(EnvError::Invalid(path, "not an absolute path")),
             (None, Some(uri)) => {
-                let kind = uri.split(':').next().unwrap_or_default().to_owned();
-                Err(EnvError::OnlyUri { path, uri: uri.to_owned(), kind })
+                let scheme = |kind: &&str| kind.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
+                let kind = uri.split_once(':').map(|(kind, _)| kind).filter(scheme).unwrap_or("TYPE").to_owned();
+                Err(EnvError::OnlyUri { path, kind })
             }
             (None, None) => Err(EnvError::Missing(path)),
         }
@@ -217,6 +216,10 @@ mod tests {
             message.starts_with("DISK_0_PATH is empty") && message.contains("-D rbd:access=kernelspace"),
             "{message}"
         );
+        for uri in ["iscsi://joe%s3cret@h/x", "joe%s3cret", "joe%s3cret@h:1"] {
+            let message = environment(&[("DISK_0_URI", uri)]).first_disk().unwrap_err().to_string();
+            assert!(!message.contains("s3cret"), "{message}");
+        }
     }
 
     proptest! {

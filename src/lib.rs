@@ -10,6 +10,8 @@ pub mod cli;
 pub mod config;
 pub mod device;
 pub mod env;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod hooks;
 pub mod http;
 pub mod image;

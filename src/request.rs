@@ -202,6 +202,15 @@ pub fn variant_cache(variant: &VariantName, paths: &Paths) -> anyhow::Result<Cac
     Ok(cache_settings(&config::load(paths, variant)?))
 }
 
+/// How images are kept in each of the cache folders that any variant has.
+pub fn all_caches(paths: &Paths) -> anyhow::Result<Vec<CacheSettings>> {
+    let variants = paths.variants().with_context(|| format!("reading {}", paths.config_dir.display()))?;
+    let mut caches = variants.iter().map(|variant| variant_cache(variant, paths)).collect::<Result<Vec<_>, _>>()?;
+    caches.sort_by(|a, b| a.dir.cmp(&b.dir));
+    caches.dedup_by(|a, b| a.dir == b.dir);
+    Ok(caches)
+}
+
 /// What `export` shall do. No variant and no config: a backup must always be possible.
 #[derive(Debug)]
 pub struct ExportRequest {

@@ -141,7 +141,7 @@ fn memory(content: &[u8]) -> io::Result<File> {
 /// What gpgv's status lines (doc/DETAILS of GnuPG) come to: at least one good signature, and none that is bad, expired,
 /// revoked or by such a key. A file may have signatures by other keys too, that nobody here knows; gpgv then fails, and
 /// that alone is no reason. An error without words has none but gpgv's own.
-fn verdict(status: &str, succeeded: bool) -> Result<(), &'static str> {
+pub(crate) fn verdict(status: &str, succeeded: bool) -> Result<(), &'static str> {
     let lines = status.lines().filter_map(|line| line.strip_prefix("[GNUPG:] "));
     let (mut named_good, mut good, mut unknown) = (false, false, false);
     for line in lines {

@@ -44,9 +44,13 @@ struct LoopConfig {
     info_head: [u64; 5],
     info_numbers: [u32; 3],
     info_flags: u32,
-    info_tail: [u64; 22],
+    info_name: [u8; LO_NAME_SIZE],
+    info_tail: [u64; 14],
     reserved: [u64; 8],
 }
+
+/// LO_NAME_SIZE of linux/loop.h, in bytes; the last one stays zero.
+const LO_NAME_SIZE: usize = 64;
 
 /// LO_FLAGS_AUTOCLEAR of linux/loop.h: the kernel detaches the device when its last user closes it.
 const LO_FLAGS_AUTOCLEAR: u32 = 4;
@@ -78,14 +82,19 @@ pub(crate) fn zero_out(device: &File, offset: u64, len: u64) -> io::Result<()> {
 /// Binds a free loop device to `backing` with autoclear, in one step (LOOP_CONFIGURE, Linux 5.8): a process killed at
 /// any moment leaves either nothing or a device that detaches itself. The LOOP_SET_FD + LOOP_SET_STATUS64 pair of the
 /// loopdev crate leaks the device when the process dies between the two. EBUSY: somebody else took the device.
-pub(crate) fn loop_configure(device: &impl AsRawFd, backing: &File) -> io::Result<()> {
+/// The device is called `name`, as far as that fits into 63 bytes.
+pub(crate) fn loop_configure(device: &impl AsRawFd, backing: &File, name: &[u8]) -> io::Result<()> {
+    let mut info_name = [0; LO_NAME_SIZE];
+    let name = &name[..name.len().min(LO_NAME_SIZE - 1)];
+    info_name[..name.len()].copy_from_slice(name);
     let config = LoopConfig {
         fd: u32::try_from(backing.as_raw_fd()).map_err(io::Error::other)?,
         block_size: 0,
         info_head: [0; 5],
         info_numbers: [0; 3],
         info_flags: LO_FLAGS_AUTOCLEAR,
-        info_tail: [0; 22],
+        info_name,
+        info_tail: [0; 14],
         reserved: [0; 8],
     };
     // SAFETY: both descriptors are open for the call and the kernel reads one `struct loop_config` from the pointer.
@@ -93,13 +102,26 @@ pub(crate) fn loop_configure(device: &impl AsRawFd, backing: &File) -> io::Resul
     Ok(())
 }
 
-/// Device number and inode number of the file that a loop device serves (LOOP_GET_STATUS64); none when it is free.
-pub(crate) fn loop_backing_file(device: &File) -> io::Result<Option<(u64, u64)>> {
+/// What a loop device serves.
+pub(crate) struct LoopStatus {
+    /// Device number and inode number of the file.
+    pub(crate) backing_file: (u64, u64),
+    /// What the device is called, zeros behind it.
+    pub(crate) name: [u8; LO_NAME_SIZE],
+}
+
+/// What a loop device serves (LOOP_GET_STATUS64); none when it is free.
+pub(crate) fn loop_status(device: &File) -> io::Result<Option<LoopStatus>> {
     let mut info = [0_u64; 29];
     // SAFETY: the descriptor is open for the call; `struct loop_info64` has 232 bytes, as the array.
     match unsafe { ioctl::loop_get_status64(device.as_raw_fd(), &raw mut info) } {
-        // The structure begins with lo_device and lo_inode.
-        Ok(_) => Ok(Some((info[0], info[1]))),
+        // The structure begins with lo_device and lo_inode; lo_file_name is the eighth word and the seven behind it.
+        Ok(_) => {
+            let mut name = [0; LO_NAME_SIZE];
+            let words = name.chunks_exact_mut(8).zip(&info[7..]);
+            words.for_each(|(bytes, word)| bytes.copy_from_slice(&word.to_ne_bytes()));
+            Ok(Some(LoopStatus { backing_file: (info[0], info[1]), name }))
+        }
         Err(Errno::ENXIO) => Ok(None),
         Err(err) => Err(err.into()),
     }
@@ -268,5 +290,6 @@ mod tests {
     fn loop_config_has_the_kernels_layout() {
         assert_eq!(size_of::<super::LoopConfig>(), 304);
         assert_eq!(std::mem::offset_of!(super::LoopConfig, info_flags), 60);
+        assert_eq!(std::mem::offset_of!(super::LoopConfig, info_name), 64);
     }
 }

@@ -144,9 +144,14 @@ impl EntryFiles {
         if_there(opened).map_err(CacheError::io("opening", &self.part))
     }
 
-    /// Whether there is a file that a download went to.
-    pub(super) fn has_part(&self) -> bool {
-        is_regular(&self.part)
+    /// The length in bytes of the file that a download went to, if there is one.
+    pub(super) fn part_length(&self) -> Option<u64> {
+        fs::symlink_metadata(&self.part).ok().filter(fs::Metadata::is_file).map(|metadata| metadata.len())
+    }
+
+    /// Whether there is a mark.
+    pub(super) fn has_mark(&self) -> bool {
+        is_regular(&self.mark)
     }
 
     /// Removes what there is of a download; the mark first, which means nothing without the file.

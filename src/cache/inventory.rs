@@ -107,7 +107,6 @@ fn kept(files: &EntryFiles) -> Result<Option<KeptImage>, CacheError> {
     if len != sidecar.length {
         return Ok(None);
     }
-    let time = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
     Ok(Some(KeptImage {
         key: files.key().to_owned(),
         url: sidecar.url,
@@ -121,6 +120,11 @@ fn kept(files: &EntryFiles) -> Result<Option<KeptImage>, CacheError> {
         used_at: usage::last_use(&file),
         in_use: in_use(files, &file)?,
     }))
+}
+
+/// So many seconds after 1970.
+pub(super) fn time(seconds: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
 }
 
 /// Whether somebody holds the image or is at the entry. An image is only ever locked alone under the entry's lock:

@@ -11,7 +11,10 @@ mod entry;
 mod error;
 mod folder;
 mod follow;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod inventory;
+mod leftovers;
 mod lock;
 mod part;
 mod prune;
@@ -30,6 +33,7 @@ pub use error::CacheError;
 use follow::EndGuard;
 pub use follow::{Follow, Growing};
 pub use inventory::KeptImage;
+pub use leftovers::{Cleaning, Leftover};
 use lock::EntryLock;
 pub use usage::DownloadId;
 
@@ -82,6 +86,14 @@ impl Cache {
     pub fn open(settings: &CacheSettings) -> Result<Self, CacheError> {
         let dir = folder::open(&settings.dir)?;
         Ok(Cache { settings: CacheSettings { dir, ..settings.clone() } })
+    }
+
+    /// Opens the cache if its folder is there, and makes nothing.
+    pub fn existing(settings: &CacheSettings) -> Result<Option<Self>, CacheError> {
+        match std::fs::symlink_metadata(&settings.dir) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            _ => Self::open(settings).map(Some),
+        }
     }
 
     /// The cache's folder: for temporary files too, which no other user may see.

@@ -39,7 +39,7 @@ const KEPT_FOR: u64 = 86_400;
 
 /// What is known of the image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Origin {
+pub(super) struct Origin {
     /// Where its server redirected to, secrets left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     via: Vec<String>,
@@ -53,7 +53,7 @@ struct Origin {
 
 /// What the mark beside a `.part` file says, as TOML.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Mark {
+pub(super) struct Mark {
     /// So many bytes of the file count.
     length: u64,
     /// Their SHA-256 as hex digits.
@@ -61,6 +61,14 @@ struct Mark {
     /// When it was written, in seconds since 1970.
     written_at: u64,
     origin: Origin,
+}
+
+impl Mark {
+    /// Whether there is something to go on from, something missing, and a way to ask for it.
+    fn is_usable(&self) -> bool {
+        let missing = self.origin.total.is_none_or(|total| self.length < total);
+        self.origin.validator.is_some() && self.length > 0 && missing
+    }
 }
 
 /// A download going on. The caller holds the entry's lock alone.
@@ -93,12 +101,7 @@ impl<'a> Part<'a> {
 
     /// What an earlier run left, as far as its mark holds; none when there is nothing to go on from.
     pub(super) fn left_by_earlier_run(files: &'a EntryFiles, clock: Clock, report: &Report) -> Option<Self> {
-        let mark = read_mark(files)?;
-        let usable = mark.origin.validator.is_some() && mark.length > 0;
-        let missing = mark.origin.total.is_none_or(|total| mark.length < total);
-        if !usable || !missing {
-            return None;
-        }
+        let mark = read_mark(files).filter(Mark::is_usable)?;
         let mut file = files.open_part().ok()??;
         // Reading it back takes its time.
         report.info(format_args!("checking what an earlier run has downloaded: {}", ByteSize(mark.length)));
@@ -247,9 +250,23 @@ impl<'a> Part<'a> {
 /// caller holds the entry's lock alone.
 pub(super) fn remove_leftovers(files: &EntryFiles, now: u64) -> Result<(), CacheError> {
     files.discard_tmp()?;
+    if useless(files, now).is_some() { files.discard_part() } else { Ok(()) }
+}
+
+/// What there is of a download that nobody goes on with at `now` (seconds since 1970) or later; none where there is
+/// nothing, and where somebody can. Whether its bytes are still right is found out when they do.
+pub(super) fn useless(files: &EntryFiles, now: u64) -> Option<&'static str> {
+    let part = files.part_length();
+    let Some(mark) = read_mark(files).filter(|mark| mark.is_usable() && part.is_some_and(|len| len >= mark.length))
+    else {
+        return part
+            .is_some()
+            .then_some("a download that nobody can go on with")
+            .or_else(|| files.has_mark().then_some("a download that is gone"));
+    };
     // A time of the future is a clock set back, not age.
-    let recent = read_mark(files).is_some_and(|mark| now.saturating_sub(mark.written_at) < KEPT_FOR);
-    if recent && files.has_part() { Ok(()) } else { files.discard_part() }
+    let old = now.saturating_sub(mark.written_at) >= KEPT_FOR;
+    old.then_some("a cut download that nobody went on with for a day")
 }
 
 fn read_mark(files: &EntryFiles) -> Option<Mark> {

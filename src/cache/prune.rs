@@ -14,6 +14,19 @@ use super::part;
 /// Removes what [`super::Cache::prune_expired`] says, and gives the number of images removed.
 pub(super) fn prune(dir: &Path, kept_for: Duration, now: u64) -> Result<usize, CacheError> {
     let mut removed = 0;
+    each_idle_entry(dir, |files| {
+        part::remove_leftovers(files, now)?;
+        removed += usize::from(prune_image(files, kept_for, now)?);
+        Ok(())
+    })?;
+    Ok(removed)
+}
+
+/// Has `act` look at every entry that nobody else is at, whose lock is held alone meanwhile.
+pub(super) fn each_idle_entry(
+    dir: &Path,
+    mut act: impl FnMut(&EntryFiles) -> Result<(), CacheError>,
+) -> Result<(), CacheError> {
     for key in own_keys(dir)? {
         let files = EntryFiles::of_key(dir, &key);
         // No lock file of ours: the cache never made this entry.
@@ -24,13 +37,11 @@ pub(super) fn prune(dir: &Path, kept_for: Duration, now: u64) -> Result<usize, C
             continue;
         };
         // Somebody looks at the entry or downloads it.
-        if !lock.try_exclusive().map_err(CacheError::io("locking", &files.lock))? {
-            continue;
+        if lock.try_exclusive().map_err(CacheError::io("locking", &files.lock))? {
+            act(&files)?;
         }
-        part::remove_leftovers(&files, now)?;
-        removed += usize::from(prune_image(&files, kept_for, now)?);
     }
-    Ok(removed)
+    Ok(())
 }
 
 /// The keys of all files with names of the cache's own.

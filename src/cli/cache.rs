@@ -5,11 +5,12 @@ use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use clap::Subcommand;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::output;
 use crate::cache::{Cache, KeptImage};
 use crate::config::{Paths, VariantName};
 use crate::ops::{self, Verdict};
@@ -196,12 +197,11 @@ impl Output<'_> {
     }
 
     fn write_json(&mut self, value: &impl Serialize) -> anyhow::Result<()> {
-        let text = serde_json::to_string_pretty(value).context("writing the result")?;
-        self.line(&text)
+        output::write_json(self.out, value)
     }
 
     fn line(&mut self, line: &str) -> anyhow::Result<()> {
-        writeln!(self.out, "{line}").context("writing the result")
+        output::line(self.out, line)
     }
 
     fn age(&self, time: SystemTime) -> String {

@@ -2,8 +2,10 @@
 //! The tool for people: thin calls of the same library code that the scripts use.
 
 mod cache;
+mod cleanup;
 mod fetch;
 mod inspect;
+mod output;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -40,6 +42,8 @@ enum Command {
     Fetch(fetch::Fetch),
     /// Look at the kept images, check and remove them.
     Cache(cache::CacheArgs),
+    /// Remove what killed runs and power cuts left on this machine.
+    Cleanup(cleanup::Cleanup),
     /// Run an OS script as Ganeti does, with its input in the environment (ganeti-os-interface(7)).
     Script {
         /// Which one.
@@ -74,6 +78,7 @@ pub fn run(argv0: OsString, invocation: Invocation, out: &mut dyn Write) -> Exit
         Command::Inspect { image } => exit_code(&report, inspect::inspect(&image, out)),
         Command::Fetch(args) => exit_code(&report, fetch::fetch(args, &tool.root, out)),
         Command::Cache(args) => exit_code(&report, cache::cache(args, &tool.root, out)),
+        Command::Cleanup(args) => exit_code(&report, cleanup::cleanup(&args, &tool.root, out)),
     }
 }
 

@@ -8,6 +8,8 @@ mod allowed;
 mod curl;
 mod error;
 mod file;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod legacy;
 mod load;
 mod partial;

@@ -3,17 +3,23 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use loopdev::{LoopControl, LoopDevice};
 
+use super::target;
 use super::{DiskKind, HeldDisk};
 use crate::sys;
 
 /// Tries to get a free loop device: any other process may take the one the kernel just named.
 const ATTACH_TRIES: u32 = 200;
+
+/// What the name of a device begins with that we attached; the disk follows. The kernel keeps the name for whoever asks
+/// (`lo_file_name`), and does nothing with it.
+pub(super) const MARK: &[u8] = b"simpleimage:";
 
 /// How long udev and the like may keep a device busy after its last hook.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -52,7 +58,16 @@ pub enum HookDeviceError {
 #[derive(Debug)]
 pub struct HookDevice<'d> {
     disk: &'d HeldDisk,
-    attached: Option<(LoopDevice, PathBuf)>,
+    attached: Option<Attached>,
+}
+
+/// A loop device of ours.
+#[derive(Debug)]
+struct Attached {
+    device: LoopDevice,
+    path: PathBuf,
+    /// Says that this process looks after it.
+    attendance: File,
 }
 
 impl<'d> HookDevice<'d> {
@@ -60,17 +75,16 @@ impl<'d> HookDevice<'d> {
     pub fn open(disk: &'d HeldDisk) -> Result<Self, HookDeviceError> {
         let attached = match disk.kind() {
             DiskKind::Block => None,
-            DiskKind::File => Some(
-                attach(disk.file())
-                    .map_err(|source| HookDeviceError::Attach { path: disk.path().to_owned(), source })?,
-            ),
+            DiskKind::File => {
+                Some(attach(disk).map_err(|source| HookDeviceError::Attach { path: disk.path().to_owned(), source })?)
+            }
         };
         Ok(HookDevice { disk, attached })
     }
 
     /// The path of the block device.
     pub fn path(&self) -> &Path {
-        self.attached.as_ref().map_or(self.disk.path(), |(_, path)| path)
+        self.attached.as_ref().map_or(self.disk.path(), |attached| &attached.path)
     }
 
     /// Lets go of a loop device of ours, and makes sure that no hook left the device in use: mounted, or with a device
@@ -78,20 +92,25 @@ impl<'d> HookDevice<'d> {
     pub fn finish(self) -> Result<(), HookDeviceError> {
         let path = self.path().to_owned();
         let HookDevice { disk, attached } = self;
-        drop(attached);
+        let _attendance = attached.map(|Attached { device, attendance, .. }| {
+            drop(device);
+            attendance
+        });
         wait_until_unused(&path, disk)
     }
 }
 
-fn attach(backing: &File) -> io::Result<(LoopDevice, PathBuf)> {
+fn attach(disk: &HeldDisk) -> io::Result<Attached> {
+    let attendance = target::attend(disk)?;
+    let name = [MARK, disk.path().as_os_str().as_bytes()].concat();
     let control = LoopControl::open()?;
     let mut last_error = io::Error::from(io::ErrorKind::ResourceBusy);
     for _ in 0..ATTACH_TRIES {
         let device = control.next_free()?;
-        match sys::loop_configure(&device, backing) {
+        match sys::loop_configure(&device, disk.file(), &name) {
             Ok(()) => {
                 let path = device.path().ok_or_else(|| io::Error::other("the loop device has no path"))?;
-                return Ok((device, path));
+                return Ok(Attached { device, path, attendance });
             }
             Err(err) if err.kind() == io::ErrorKind::ResourceBusy => last_error = err,
             Err(err) => return Err(err),
@@ -123,7 +142,7 @@ fn wait_until_unused(device: &Path, disk: &HeldDisk) -> Result<(), HookDeviceErr
 fn serves(device: &Path, disk: &HeldDisk) -> io::Result<bool> {
     let ours = disk.file().metadata().map(|data| (data.dev(), data.ino()))?;
     match File::open(device) {
-        Ok(handle) => Ok(sys::loop_backing_file(&handle)? == Some(ours)),
+        Ok(handle) => Ok(sys::loop_status(&handle)?.is_some_and(|status| status.backing_file == ours)),
         Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(err) => Err(err),
     }

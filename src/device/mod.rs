@@ -3,12 +3,14 @@
 
 mod buffer;
 mod holder;
+mod left;
 mod loopback;
 mod sentinel;
 mod source;
 mod target;
 
 pub use buffer::{ALIGNMENT, AlignedBuf};
+pub use left::{LeftDevice, left_devices};
 pub use loopback::{HookDevice, HookDeviceError};
 pub use sentinel::Sentinel;
 pub use source::{DirectReader, SourceDisk};

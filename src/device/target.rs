@@ -260,7 +260,7 @@ impl Target {
 /// it does, and one from 200 on for each that it lets nobody else do. While all of them are write-locked, no qemu starts
 /// on the disk either.
 fn refuse_others(file: &File, kind: DiskKind, path: &Path) -> Result<(), DeviceError> {
-    lock_bytes(file, 100, 200, path)?;
+    lock_bytes(file, 100, 200).map_err(|err| lock_error(err, file, path))?;
     let user = if kind == DiskKind::File { holder::loop_user(file) } else { None };
     user.map_or(Ok(()), |user| Err(DeviceError::Busy { path: path.to_owned(), user }))
 }
@@ -272,27 +272,55 @@ fn next_zero_step(step: u64, time: Duration) -> u64 {
     next.clamp(*ZERO_STEPS.start(), *ZERO_STEPS.end()) / MIB * MIB
 }
 
+/// Locked by who writes a disk, hooks included. The bytes lie far behind any disk's end and outside the ones qemu locks
+/// (100 to 303).
+const WRITER: i64 = i64::MAX - 1;
+
+/// Locked by whose hooks run: a loop device keeps the descriptor that it was attached with, and its lock with that, when
+/// nobody writes any more.
+const HOOKS: i64 = i64::MAX - 2;
+
 /// Opens the disk once more and locks one byte of it, so that a second create is refused at once, in the hooks phase
-/// too, when O_EXCL is dropped. Not flock: that one belongs to udev, and a hook may call `udevadm lock`. The byte lies
-/// far behind any disk's end and outside the ones qemu locks.
+/// too, when O_EXCL is dropped. Not flock: that one belongs to udev, and a hook may call `udevadm lock`.
 fn lock(file: &File, path: &Path) -> Result<File, DeviceError> {
-    let open_error = |source| DeviceError::Open { path: path.to_owned(), source };
-    let file = OpenOptions::new().read(true).write(true).open(descriptor_path(file)).map_err(open_error)?;
-    lock_bytes(&file, i64::MAX - 1, 1, path)?;
+    lock_byte(file, WRITER).map_err(|err| lock_error(err, file, path))
+}
+
+fn lock_error(source: io::Error, file: &File, path: &Path) -> DeviceError {
+    match source.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::PermissionDenied => busy(path, file),
+        _ => DeviceError::Open { path: path.to_owned(), source },
+    }
+}
+
+/// Shows, while the result is open, that somebody looks after the hooks' device of this disk.
+pub(super) fn attend(disk: &HeldDisk) -> io::Result<File> {
+    lock_byte(&disk.lock, HOOKS)
+}
+
+/// Whether somebody does. True where that can't be told.
+pub(super) fn is_attended(disk: &File) -> bool {
+    let Ok(mut byte) = bytes(HOOKS, 1) else { return true };
+    let asked = fcntl(disk, FcntlArg::F_OFD_GETLK(&mut byte));
+    asked.is_err() || i32::from(byte.l_type) != libc::F_UNLCK
+}
+
+fn lock_byte(file: &File, start: i64) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).write(true).open(descriptor_path(file))?;
+    lock_bytes(&file, start, 1)?;
     Ok(file)
 }
 
 /// Locks `len` bytes from `start` for as long as `file` is open; no other open file may have locked any of them.
-fn lock_bytes(file: &File, start: i64, len: i64, path: &Path) -> Result<(), DeviceError> {
-    let open_error = |source| DeviceError::Open { path: path.to_owned(), source };
-    let short = |constant: i32| i16::try_from(constant).map_err(|err| open_error(io::Error::other(err)));
+fn lock_bytes(file: &File, start: i64, len: i64) -> io::Result<()> {
+    fcntl(file, FcntlArg::F_OFD_SETLK(&bytes(start, len)?))?;
+    Ok(())
+}
+
+fn bytes(start: i64, len: i64) -> io::Result<libc::flock> {
+    let short = |constant: i32| i16::try_from(constant).map_err(io::Error::other);
     let (l_type, l_whence) = (short(libc::F_WRLCK)?, short(libc::SEEK_SET)?);
-    let bytes = libc::flock { l_type, l_whence, l_start: start, l_len: len, l_pid: 0 };
-    match fcntl(file, FcntlArg::F_OFD_SETLK(&bytes)) {
-        Ok(_) => Ok(()),
-        Err(Errno::EAGAIN | Errno::EACCES) => Err(busy(path, file)),
-        Err(err) => Err(open_error(err.into())),
-    }
+    Ok(libc::flock { l_type, l_whence, l_start: start, l_len: len, l_pid: 0 })
 }
 
 impl HeldDisk {

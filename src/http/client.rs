@@ -283,19 +283,23 @@ fn redirect_target(url: &ImageUrl, answer: &Answer) -> Result<Option<ImageUrl>, 
     let Some(location) = answer.headers().get(header::LOCATION).and_then(|value| value.to_str().ok()) else {
         return refuse("the server redirects without saying where to");
     };
+    redirect_to(url, location).map(Some).or_else(refuse)
+}
+
+/// Where `location` leads from `url`, or what is wrong with that.
+pub(super) fn redirect_to(url: &ImageUrl, location: &str) -> Result<ImageUrl, &'static str> {
     // The reason for a bad URL is left out: where it is a scheme, it is the server's text.
-    let Ok(next) = url.join(location) else {
-        return refuse("the server redirects to something that is not an http or https URL");
-    };
+    let next =
+        url.join(location).map_err(|_err| "the server redirects to something that is not an http or https URL")?;
     if url.as_url().scheme() == "https" && next.as_url().scheme() == "http" {
-        return refuse("the server redirects from https to http, which would not be safe");
+        return Err("the server redirects from https to http, which would not be safe");
     }
-    Ok(Some(next))
+    Ok(next)
 }
 
 /// The time of a Retry-After header (RFC 9110, section 10.2.3). A date is compared with the server's own, so that nobody
 /// has to trust two clocks.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = |name| headers.get(name)?.to_str().ok().map(str::trim);
     let after = text(header::RETRY_AFTER)?;
     if let Ok(seconds) = after.parse() {

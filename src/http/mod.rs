@@ -7,6 +7,8 @@
 mod allow;
 mod client;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod netrc;
 mod no_proxy;
 mod private;

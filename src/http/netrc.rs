@@ -41,7 +41,7 @@ impl Netrc {
     }
 
     /// Reads the text of a file. The error names a line, and nothing that stands there.
-    fn parse(text: &str) -> Result<Self, String> {
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
         let mut entries: Vec<Entry> = Vec::new();
         let mut words = Words { rest: text, line: 1 };
         while let Some(word) = words.next()? {
@@ -65,6 +65,19 @@ impl Netrc {
             }
         }
         Ok(Netrc { entries })
+    }
+
+    /// The text of a file with these entries.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn to_text(&self) -> String {
+        let quoted =
+            |word: &str| format!("\"{}\"", word.replace('\\', r"\\").replace('"', "\\\"").replace('\n', r"\n"));
+        let entry = |Entry { machine, login, password }: &Entry| {
+            let machine =
+                machine.as_ref().map_or_else(|| "default".to_owned(), |name| format!("machine {}", quoted(name)));
+            format!("{machine} login {} password {}\n", quoted(&login.0), quoted(&password.0))
+        };
+        self.entries.iter().map(entry).collect()
     }
 }
 

@@ -31,7 +31,7 @@ impl Default for Backoff {
 
 impl Backoff {
     /// The pause after `failures` (at least 1) of which the last asked for `retry_after`.
-    fn pause(&self, failures: u32, retry_after: Option<Duration>) -> Duration {
+    pub(super) fn pause(&self, failures: u32, retry_after: Option<Duration>) -> Duration {
         let doubled = self.first.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1)));
         doubled.min(self.longest).max(retry_after.unwrap_or_default().min(MAX_RETRY_AFTER))
     }

@@ -109,7 +109,9 @@ impl FromStr for ImageType {
     type Err = UnknownType;
 
     fn from_str(text: &str) -> Result<Self, UnknownType> {
-        let unknown = || UnknownType(text.to_owned());
+        // A URL that stands in the wrong parameter may hold a password.
+        let plain = |c: char| c.is_ascii_alphanumeric() || "+-._".contains(c);
+        let unknown = || UnknownType(if text.chars().all(plain) { text } else { "..." }.to_owned());
         let (format, compression) = text.split_once('+').map_or((text, None), |(format, rest)| (format, Some(rest)));
         let format = Format::named(format).ok_or_else(unknown)?;
         let compression = match compression {
@@ -179,6 +181,8 @@ mod tests {
             let message = ImageType::parse(text).unwrap_err().to_string();
             assert!(message.starts_with(&format!("unknown image type '{text}' (use auto, raw, qcow2")), "{message}");
         }
+        let message = ImageType::parse("https://joe:s3cret@h/a.raw").unwrap_err().to_string();
+        assert!(message.starts_with("unknown image type '...' (use auto"), "{message}");
     }
 
     #[test]

@@ -11,6 +11,8 @@ pub mod disk_size;
 mod ending;
 mod fields;
 pub mod format;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod gate;
 pub mod policy;
 pub mod qcow2;

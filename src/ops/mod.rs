@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! What the OS scripts do, each as one flow through the modules below.
 
+mod cleanup;
 mod confined;
 mod create;
 mod export;
@@ -15,6 +16,7 @@ mod run_hooks;
 mod standard;
 mod verify_image;
 
+pub use cleanup::{Cleaned, cleanup};
 pub use create::create;
 pub use export::export;
 pub use fetch::{Fetched, fetch};

@@ -3,6 +3,9 @@
 //!
 //! The layout is chapter 5 of the UEFI specification. All numbers are little-endian.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
+
 use std::io;
 
 use flate2::Crc;
@@ -14,6 +17,9 @@ const SECTORS: [usize; 2] = [512, 4096];
 
 /// A header is at least this long, in bytes.
 const MIN_HEADER: usize = 92;
+
+/// An entry has its type, its own name, its first and its last sector at least, in bytes.
+const MIN_ENTRY: usize = 48;
 
 /// The entries of every GPT in use take 16 KiB; more than this is not believed, in bytes.
 const MAX_ENTRIES: u64 = 512 << 10;
@@ -98,6 +104,10 @@ impl Table {
             return None;
         }
         let (alternate, last_usable) = (get(header, 32), get(header, 48));
+        // A table that contradicts itself: where its backup seems to be, a partition may be.
+        if last_usable >= alternate || last_used(entries, get4(header, 84)) > last_usable {
+            return None;
+        }
         Some(Table { sector, header_len, alternate, last_usable, entries: entries.to_vec() })
     }
 
@@ -108,6 +118,13 @@ impl Table {
         seal(&mut header);
         header
     }
+}
+
+/// The last sector of any partition, with `entry_len` bytes for each.
+fn last_used(entries: &[u8], entry_len: u32) -> u64 {
+    let entries = entries.chunks_exact(usize::try_from(entry_len).unwrap_or(usize::MAX).max(1));
+    let used = entries.filter(|entry| entry.len() >= MIN_ENTRY && entry[..16].iter().any(|byte| *byte != 0));
+    used.map(|entry| get(entry, 40)).max().unwrap_or(0)
 }
 
 /// Over what certainly is the old backup: its header, and the entries before it where no partition may lie. What the new

@@ -14,6 +14,9 @@ mod stream;
 mod wipe;
 mod zeros;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use gpt::fuzzing;
+
 pub use convert::convert;
 pub use dump::{DumpError, dump};
 pub use sparse::raw_file;

@@ -7,6 +7,7 @@ mod architecture;
 mod bzip2;
 mod cache;
 mod checks;
+mod cleanup;
 mod cold;
 mod create;
 mod crowd;

@@ -148,7 +148,7 @@ fn missing_variables_are_named() {
     script()
         .env("DISK_0_URI", "rbd:pool/x")
         .run()
-        .fails(&["DISK_0_PATH is empty: the instance's disk has only the URI"]);
+        .fails(&["DISK_0_PATH is empty: the instance's disk has only a URI of type "]);
     script().env("DISK_0_PATH", "/nonexistent").run().fails(&["opening disk /nonexistent: No such file"]);
     script()
         .env("DISK_0_PATH", "/dev/null")

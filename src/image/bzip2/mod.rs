@@ -12,6 +12,8 @@ mod bits;
 mod block;
 mod column;
 mod crc;
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzzing;
 mod header;
 mod huffman;
 mod inverse;
