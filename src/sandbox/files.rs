@@ -2,7 +2,8 @@
 //! Which files a process may open: Landlock rulesets (landlock(7)), with as much as the kernel knows of them.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use landlock::{
@@ -30,7 +31,7 @@ const SYSTEM: [&str; 12] = [
     "/usr/local/lib",
 ];
 
-/// Files that may be opened. A file without a place in the file system, such as a memfd, always may.
+/// Files that may be opened. Files in memory always may.
 #[derive(Debug, Default)]
 pub(super) struct Allowed<'a> {
     /// Everything below, to read and to execute.
@@ -77,7 +78,14 @@ fn open_files(
     files: &[&File],
     access: BitFlags<AccessFs>,
 ) -> Result<RulesetCreated, RulesetError> {
-    ruleset.add_rules(files.iter().map(|file| Ok::<_, RulesetError>(PathBeneath::new(*file, access))))
+    let files = files.iter().filter(|file| !is_memfd(file));
+    ruleset.add_rules(files.map(|file| Ok::<_, RulesetError>(PathBeneath::new(*file, access))))
+}
+
+/// Whether it is a file in memory (memfd_create(2)): the kernel takes no rule for one, and allows it always.
+fn is_memfd(file: &File) -> bool {
+    let name = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    name.is_ok_and(|name| name.as_os_str().as_bytes().starts_with(b"/memfd:"))
 }
 
 #[cfg(test)]
