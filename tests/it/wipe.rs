@@ -32,7 +32,11 @@ fn each_mode_zeroes_exactly_its_bytes() {
     let world = World::new();
     let (len, size) = (9 * MIB + 1536, 40 * MIB);
     let image = disk(len);
-    let modes = [("full", vec![len..size]), ("ends", vec![len..18 * MIB, 32 * MIB..size]), ("none", vec![])];
+    let modes = [
+        ("full", std::iter::once(len..size).collect()),
+        ("ends", vec![len..18 * MIB, 32 * MIB..size]),
+        ("none", vec![]),
+    ];
     for image_type in ["raw", "raw+xz", "qcow2", "qcow2+zst"] {
         let file = encode(&world, &image, image_type);
         for (mode, zeroed) in &modes {
