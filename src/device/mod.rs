@@ -2,11 +2,13 @@
 //! The disks of an instance: block devices and files, held exclusively while they are written.
 
 mod buffer;
+mod bytes;
 mod loopback;
 mod source;
 mod target;
 
 pub use buffer::{ALIGNMENT, AlignedBuf};
+pub use bytes::{FileBytes, ReadAt, WriteAt};
 pub use loopback::{HookDevice, HookDeviceError};
 pub use source::{DirectReader, SourceDisk};
 pub use target::{HeldDisk, Target};

@@ -29,7 +29,7 @@ fn restore(input: &mut File, request: &ImportRequest, context: &Context) -> anyh
     context.report.info(format_args!("importing to disk {}, {}", target.path().display(), ByteSize(target.size())));
     let written = DiskWriter::begin(&target).and_then(|writer| {
         let len = write::stream(input, &writer)?;
-        writer.finish(len)?.commit().map(|()| len)
+        writer.fill(len)?.sync()?.commit().map(|()| len)
     });
     let len =
         written.map_err(in_terms_of_dumps).with_context(|| format!("importing to disk {}", target.path().display()))?;

@@ -96,7 +96,7 @@ impl Copied<'_> {
     /// Makes the disk bootable. Until the hooks have run, a signal makes it unbootable again.
     pub(super) fn finish(self) -> anyhow::Result<()> {
         let Job { target, context, .. } = self.job;
-        let boot = self.writer.finish(self.len)?;
+        let boot = self.writer.fill(self.len)?.sync()?;
         let (disk, report) = (Arc::clone(target.held()), context.report.clone());
         let undo = move || {
             if let Err(err) = write::invalidate(&disk) {

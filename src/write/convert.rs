@@ -9,7 +9,7 @@ use std::process::Command;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use super::{DiskWriter, WriteError, check_fits};
+use super::{BOOT_AREA, DiskWriter, WriteError, check_fits};
 use crate::device::{DirectReader, DiskKind, descriptor_path};
 use crate::process::{self, Children, Lifetime};
 
@@ -29,6 +29,11 @@ pub fn qcow2(file: &File, size: u64, writer: &DiskWriter<'_>, children: &Childre
     }
     let boot = boot_area(file, boot_len, children)?;
     writer.data(&boot, 0)
+}
+
+/// The first MiB of the qcow2 image in `file`, whose header gives `size` bytes, or all of a smaller one.
+pub fn head(file: &File, size: u64, children: &Children) -> Result<Vec<u8>, WriteError> {
+    boot_area(file, size.min(BOOT_AREA as u64), children)
 }
 
 fn convert_rest(

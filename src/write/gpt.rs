@@ -1,144 +1,47 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! Fits an image's GPT to a larger disk: its backup moves from the image's end to the disk's end.
-//!
-//! The layout is chapter 5 of the UEFI specification. All numbers are little-endian.
 
 use std::io;
 
-use flate2::Crc;
+use super::Whole;
+use crate::device::{ReadAt, WriteAt};
+use crate::partition::{Gpt, Mbr};
 
-use crate::device::Target;
-
-/// Sector sizes a GPT may have been made for, in bytes.
-const SECTORS: [usize; 2] = [512, 4096];
-
-/// A header is at least this long, in bytes.
-const MIN_HEADER: usize = 92;
-
-/// The entries of every GPT in use take 16 KiB; more than this is not believed, in bytes.
-const MAX_ENTRIES: u64 = 512 << 10;
-
-/// Moves the backup GPT to the end of the disk when the primary one in `boot` (the disk's first bytes) is intact and
-/// the disk is larger than the image: changes `boot`, writes the new backup to `target` and zeroes the old one. A disk
-/// without a GPT, or with a broken one, stays as it is.
-pub(super) fn move_backup(boot: &mut [u8], image_len: u64, target: &Target) -> io::Result<()> {
-    let Some(table) = SECTORS.iter().find_map(|sector| Table::parse(boot, *sector)) else { return Ok(()) };
-    let sector = table.sector as u64;
-    let disk_sectors = target.size() / sector;
-    let entries_sectors = (table.entries.len() as u64).div_ceil(sector);
-    let last = disk_sectors - 1;
-    if image_len >= target.size() || last <= table.alternate || table.alternate >= image_len.div_ceil(sector) {
+/// Moves the backup GPT to the end of the disk when the primary one is intact and the disk is larger than the image:
+/// changes the primary one, writes the new backup and zeroes the old one. A disk without a GPT, or with a broken one,
+/// stays as it is.
+pub(super) fn move_backup(disk: &mut Whole<'_>, image_len: u64) -> io::Result<()> {
+    let Some(mut table) = Gpt::parse(&disk.boot) else { return Ok(()) };
+    let (sector, old) = (table.sector(), table.clone());
+    let last = disk.len() / sector - 1;
+    if image_len >= disk.len() || last <= old.alternate() || old.alternate() >= image_len.div_ceil(sector) {
         return Ok(());
     }
     // The last partition may end where the old backup begins, but not reach into the new one; nor may the boot area.
-    let first_free = table.last_usable.saturating_add(1).max((boot.len() as u64).div_ceil(sector));
-    let Some(entries_at) = last.checked_sub(entries_sectors).filter(|at| *at >= first_free) else {
+    let first_free = old.last_usable().saturating_add(1).max((disk.boot.len() as u64).div_ceil(sector));
+    if last.checked_sub(old.entries_sectors()).is_none_or(|entries_at| entries_at < first_free) {
         return Ok(());
-    };
-    zero_old_backup(&table, entries_sectors, target)?;
-    let primary = table.header(boot, |header| {
-        put(header, 32, last);
-        put(header, 48, entries_at - 1);
-    });
-    let mut backup = primary.clone();
-    put(&mut backup, 24, last);
-    put(&mut backup, 32, 1);
-    put(&mut backup, 72, entries_at);
-    seal(&mut backup);
-    target.write_at(&table.entries, entries_at * sector)?;
-    target.write_at(&backup, last * sector)?;
-    boot[table.sector..table.sector + primary.len()].copy_from_slice(&primary);
-    grow_protective_mbr(boot, last);
+    }
+    zero_old_backup(&old, disk)?;
+    table.move_backup(last);
+    table.write_backup(disk)?;
+    table.write_primary(disk)?;
+    if let Some(mut mbr) = Mbr::parse(&disk.boot) {
+        mbr.grow_protective(old.alternate(), last);
+        let (entries, at) = mbr.bytes();
+        disk.write_at(entries, at)?;
+    }
     Ok(())
 }
 
-/// An intact primary GPT.
-struct Table {
-    sector: usize,
-    header_len: usize,
-    alternate: u64,
-    last_usable: u64,
-    entries: Vec<u8>,
-}
-
-impl Table {
-    fn parse(boot: &[u8], sector: usize) -> Option<Self> {
-        let header = boot.get(sector..2 * sector)?;
-        let header_len = usize::try_from(get4(header, 12)).ok()?;
-        if !header.starts_with(b"EFI PART") || !(MIN_HEADER..=sector).contains(&header_len) || get(header, 24) != 1 {
-            return None;
-        }
-        let mut copy = header[..header_len].to_vec();
-        seal(&mut copy);
-        if copy[16..20] != header[16..20] {
-            return None;
-        }
-        let entries_len = u64::from(get4(header, 80)) * u64::from(get4(header, 84));
-        let start = get(header, 72).checked_mul(sector as u64)?;
-        if entries_len > MAX_ENTRIES {
-            return None;
-        }
-        let start = usize::try_from(start).ok()?;
-        let entries = boot.get(start..start.checked_add(usize::try_from(entries_len).ok()?)?)?;
-        if crc32(entries) != get4(header, 88) {
-            return None;
-        }
-        let (alternate, last_usable) = (get(header, 32), get(header, 48));
-        Some(Table { sector, header_len, alternate, last_usable, entries: entries.to_vec() })
-    }
-
-    /// The header in `boot` with a change, and the checksum to it.
-    fn header(&self, boot: &[u8], change: impl FnOnce(&mut [u8])) -> Vec<u8> {
-        let mut header = boot[self.sector..self.sector + self.header_len].to_vec();
-        change(&mut header);
-        seal(&mut header);
-        header
-    }
-}
-
 /// Only what certainly is the old backup: its header, and the entries before it where no partition may lie.
-fn zero_old_backup(table: &Table, entries_sectors: u64, target: &Target) -> io::Result<()> {
-    let sector = table.sector as u64;
+fn zero_old_backup(table: &Gpt, disk: &mut Whole<'_>) -> io::Result<()> {
+    let (sector, alternate) = (table.sector(), table.alternate());
     let mut magic = [0; 8];
-    target.read_at(&mut magic, table.alternate * sector)?;
+    disk.read_at(&mut magic, alternate * sector)?;
     if &magic != b"EFI PART" {
         return Ok(());
     }
-    let start = table.alternate.saturating_sub(entries_sectors).max(table.last_usable + 1).min(table.alternate);
-    target.zero(start * sector, (table.alternate + 1 - start) * sector)
-}
-
-/// The protective MBR's one entry (type 0xEE) covers the disk up to its new end, as far as 32 bits reach.
-fn grow_protective_mbr(boot: &mut [u8], last: u64) {
-    let sectors = u32::try_from(last).unwrap_or(u32::MAX);
-    for entry in boot[446..510].chunks_exact_mut(16) {
-        if entry[4] == 0xee && get4(entry, 8) == 1 {
-            entry[12..16].copy_from_slice(&sectors.to_le_bytes());
-        }
-    }
-}
-
-/// Sets the header's own checksum, which is taken with its field zero.
-fn seal(header: &mut [u8]) {
-    header[16..20].fill(0);
-    let crc = crc32(header);
-    header[16..20].copy_from_slice(&crc.to_le_bytes());
-}
-
-fn crc32(bytes: &[u8]) -> u32 {
-    let mut crc = Crc::new();
-    crc.update(bytes);
-    crc.sum()
-}
-
-fn get(bytes: &[u8], at: usize) -> u64 {
-    u64::from(get4(bytes, at)) | u64::from(get4(bytes, at + 4)) << 32
-}
-
-fn get4(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
-}
-
-fn put(bytes: &mut [u8], at: usize, value: u64) {
-    bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
+    let start = alternate.saturating_sub(table.entries_sectors()).max(table.last_usable() + 1).min(alternate);
+    disk.zero(start * sector, (alternate + 1 - start) * sector)
 }

@@ -11,7 +11,7 @@ mod sparse;
 mod stream;
 mod zeros;
 
-pub use convert::qcow2;
+pub use convert::{head as qcow2_head, qcow2};
 pub use dump::{DumpError, dump};
 pub use sparse::raw_file;
 pub use stream::stream;
@@ -21,7 +21,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use crate::device::{AlignedBuf, HeldDisk, Target};
+use crate::device::{AlignedBuf, HeldDisk, ReadAt, Target, WriteAt};
 use crate::size::ByteSize;
 
 /// The start of the disk, written last: holds every boot sector, partition table and primary GPT there is.
@@ -86,7 +86,7 @@ impl<'t> DiskWriter<'t> {
         self.target
     }
 
-    /// The image's bytes at `offset`. Data for the boot area is kept back until [`DiskWriter::finish`].
+    /// The image's bytes at `offset`. Data for the boot area is kept back until [`BootArea::commit`].
     fn data(&self, data: &[u8], offset: u64) -> Result<(), WriteError> {
         let in_boot = usize::try_from(self.boot_len().saturating_sub(offset)).unwrap_or(BOOT_AREA).min(data.len());
         let (boot, rest) = data.split_at(in_boot);
@@ -121,19 +121,19 @@ impl<'t> DiskWriter<'t> {
         Ok(())
     }
 
-    /// The image has ended after `image_len` bytes: zeroes the rest of the disk, moves the GPT's backup to the disk's
-    /// end, and puts all that onto stable storage. Then only the boot area is missing.
-    pub fn finish(self, image_len: u64) -> Result<BootArea<'t>, WriteError> {
+    /// The image has ended after `image_len` bytes: zeroes the rest of the disk, and moves the GPT's backup to the disk's
+    /// end.
+    pub fn fill(self, image_len: u64) -> Result<Whole<'t>, WriteError> {
         if image_len == 0 {
             return Err(WriteError::Empty);
         }
         check_fits(image_len, self.target)?;
         self.zero(image_len, self.target.size() - image_len)?;
-        let mut boot =
+        let boot =
             std::mem::replace(&mut *self.boot.lock().unwrap_or_else(PoisonError::into_inner), AlignedBuf::new(0));
-        let synced = gpt::move_backup(&mut boot, image_len, self.target).and_then(|()| self.target.sync());
-        synced.map_err(|err| self.disk_error(err))?;
-        Ok(BootArea { target: self.target, bytes: boot })
+        let mut whole = Whole { target: self.target, boot };
+        gpt::move_backup(&mut whole, image_len).map_err(|err| self.disk_error(err))?;
+        Ok(whole)
     }
 
     fn boot_len(&self) -> u64 {
@@ -142,6 +142,62 @@ impl<'t> DiskWriter<'t> {
 
     fn disk_error(&self, source: io::Error) -> WriteError {
         disk_error(self.target.path(), source)
+    }
+}
+
+/// A disk with all of an image, of which the boot area is still in memory. It reads and changes as the one disk that it
+/// is going to be.
+#[must_use = "without it the disk can't boot"]
+pub struct Whole<'t> {
+    target: &'t Target,
+    boot: AlignedBuf,
+}
+
+impl<'t> Whole<'t> {
+    /// Puts all of it but the boot area onto stable storage. Then only that is missing.
+    pub fn sync(self) -> Result<BootArea<'t>, WriteError> {
+        let Whole { target, boot } = self;
+        target.sync().map_err(|err| disk_error(target.path(), err))?;
+        Ok(BootArea { target, bytes: boot })
+    }
+
+    fn zero(&mut self, offset: u64, len: u64) -> io::Result<()> {
+        let (at, in_boot) = self.in_boot(usize::try_from(len).map_err(io::Error::other)?, offset);
+        self.boot[at..at + in_boot].fill(0);
+        self.target.zero(offset + in_boot as u64, len - in_boot as u64)
+    }
+
+    /// How many of `len` bytes at `offset` lie in the boot area, and where there.
+    fn in_boot(&self, len: usize, offset: u64) -> (usize, usize) {
+        let at = usize::try_from(offset).unwrap_or(usize::MAX).min(self.boot.len());
+        (at, (self.boot.len() - at).min(len))
+    }
+}
+
+impl ReadAt for Whole<'_> {
+    fn len(&self) -> u64 {
+        self.target.size()
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        let (at, in_boot) = self.in_boot(buf.len(), offset);
+        let (boot, rest) = buf.split_at_mut(in_boot);
+        boot.copy_from_slice(&self.boot[at..at + in_boot]);
+        if rest.is_empty() { Ok(()) } else { self.target.read_at(rest, offset + in_boot as u64) }
+    }
+}
+
+impl WriteAt for Whole<'_> {
+    fn write_at(&mut self, data: &[u8], offset: u64) -> io::Result<()> {
+        let (at, in_boot) = self.in_boot(data.len(), offset);
+        let (boot, rest) = data.split_at(in_boot);
+        self.boot[at..at + in_boot].copy_from_slice(boot);
+        if rest.is_empty() { Ok(()) } else { self.target.write_at(rest, offset + in_boot as u64) }
+    }
+
+    /// The order does not matter: without its boot area the disk is nothing yet.
+    fn sync(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! Where a seed goes on an instance's first disk: a partition of its own at the very end.
+
+use std::io;
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+
+use super::fat::LEN;
+use super::{PlaceError, boot_area};
+use crate::device::WriteAt;
+use crate::partition::{Attributes, Gpt, Mbr, NewEntry, SECTOR, Table, TableError};
+use crate::size::{ByteSize, MIB};
+
+/// What is kept free behind the seed where there is no GPT, in sectors: as much as one would need for its backup.
+const BACKUP_SECTORS: u64 = 33;
+
+/// "Microsoft basic data", EBD0A0A2-B9E5-4433-87C0-68B6B72699C7, as it lies on a disk.
+const BASIC_DATA: [u8; 16] =
+    [0xa2, 0xa0, 0xd0, 0xeb, 0xe5, 0xb9, 0x33, 0x44, 0x87, 0xc0, 0x68, 0xb6, 0xb7, 0x26, 0x99, 0xc7];
+
+/// FAT with sector addresses (LBA).
+const FAT_LBA: u8 = 0x0c;
+
+/// A place for the seed, of [`LEN`] bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// First byte.
+    pub start: u64,
+    /// Sector size of the disk's table, in bytes.
+    pub sector: u64,
+}
+
+/// The place for a seed on a disk of `size` bytes, of which an image begins with `head` (its first MiB, or all of it),
+/// once its backup GPT lies at the disk's end. `disk` is for messages.
+pub fn find_space(head: &[u8], size: u64, disk: &Path) -> Result<Space, PlaceError> {
+    let table = Table::parse(head).map_err(|reason| PlaceError::Table { disk: disk.to_owned(), reason })?;
+    let small = || PlaceError::Small { disk: disk.to_owned(), size: ByteSize(size) };
+    let end = match &table {
+        Table::Gpt(gpt) => usable_end(gpt, size),
+        Table::Mbr(_) => size.checked_sub(BACKUP_SECTORS * SECTOR),
+    };
+    let start = end.and_then(|end| end.checked_sub(LEN)).map(|start| start - start % MIB);
+    // The first MiB is the boot area, which has an end of its own.
+    let start = start.filter(|start| *start >= MIB).ok_or_else(small)?;
+    let in_the_way = table.partitions().into_iter().filter(|partition| partition.end > start);
+    if let Some(partition) = in_the_way.max_by_key(|partition| partition.end) {
+        let needed = ByteSize(partition.end.saturating_add(LEN + 2 * MIB - 1) / MIB * MIB);
+        let (number, extended) = (partition.number, partition.extended);
+        return Err(PlaceError::Occupied { disk: disk.to_owned(), number, extended, needed });
+    }
+    with_entry(table.clone(), start, "").map(|_| Space { start, sector: table.sector() })
+}
+
+/// The byte behind the last one that a partition may have, when the backup GPT is or will be moved to the disk's end.
+fn usable_end(gpt: &Gpt, size: u64) -> Option<u64> {
+    let last = (size / gpt.sector()).checked_sub(1)?;
+    let sectors = if gpt.alternate() == last {
+        gpt.last_usable().saturating_add(1).min(last)
+    } else {
+        last.checked_sub(gpt.entries_sectors())?
+    };
+    sectors.checked_mul(gpt.sector())
+}
+
+/// The table with one entry more, and that entry's number. `uuid` is the instance's.
+fn with_entry(mut table: Table, start: u64, uuid: &str) -> Result<(Table, u32), PlaceError> {
+    let added = match &mut table {
+        Table::Gpt(gpt) => {
+            let (kind, guid, attributes) = (BASIC_DATA, partition_guid(uuid), Attributes::HIDDEN);
+            gpt.add(&NewEntry { kind, guid, start, len: LEN, attributes, name: "cidata" })
+        }
+        Table::Mbr(mbr) => mbr.add(FAT_LBA, start, LEN),
+    };
+    let (name, why) = match &table {
+        Table::Gpt(_) => ("GPT", ""),
+        Table::Mbr(_) if start + LEN > u64::from(u32::MAX) * SECTOR => ("MBR", ": it can't reach behind 2 TiB"),
+        Table::Mbr(_) => ("MBR", ": all four primary ones are in use"),
+    };
+    added.map(|number| (table, number)).ok_or(PlaceError::NoEntry { table: name, why })
+}
+
+/// The partition's own GUID: the same for the same instance.
+fn partition_guid(uuid: &str) -> [u8; 16] {
+    let hash = Sha256::digest(format!("simpleimage seed partition {uuid}"));
+    let mut guid: [u8; 16] = std::array::from_fn(|at| hash[at]);
+    // Version 8 (made by a rule of one's own) and variant of RFC 9562; the version's byte is in a little-endian field.
+    guid[7] = guid[7] & 0x0f | 0x80;
+    guid[8] = guid[8] & 0x3f | 0x80;
+    guid
+}
+
+/// Notes the seed of instance `uuid` at `space` in the disk's table, the backup GPT included; gives its number. On a
+/// whole disk: its backup GPT has to be at its end.
+pub fn add_partition(
+    disk: &mut dyn WriteAt,
+    space: Space,
+    uuid: &str,
+    path: &Path,
+) -> Result<u32, crate::volume::Error> {
+    let damaged = |reason| PlaceError::Table { disk: path.to_owned(), reason };
+    let table = Table::parse(&boot_area(disk)?).map_err(damaged)?;
+    if let Table::Gpt(gpt) = &table
+        && !ends_the_disk(gpt, disk.len())
+    {
+        return Err(damaged(TableError::Damaged).into());
+    }
+    let (table, number) = with_entry(table, space.start, uuid)?;
+    store(&table, disk)?;
+    Ok(number)
+}
+
+/// Frees partition `number`.
+pub fn remove_partition(disk: &mut dyn WriteAt, number: u32) -> io::Result<()> {
+    let mut table = Table::parse(&boot_area(disk)?).map_err(io::Error::other)?;
+    match &mut table {
+        Table::Gpt(gpt) if !ends_the_disk(gpt, disk.len()) => {
+            return Err(io::Error::other("its backup GPT is not at its end (sgdisk -e moves it there)"));
+        }
+        Table::Gpt(gpt) => gpt.remove(number),
+        Table::Mbr(mbr) => mbr.remove(number),
+    }
+    store(&table, disk)
+}
+
+/// Whether the backup is where we write it: header last, entries before it and behind every partition.
+fn ends_the_disk(gpt: &Gpt, size: u64) -> bool {
+    let last = size / gpt.sector();
+    gpt.alternate() + 1 == last && gpt.alternate().checked_sub(gpt.entries_sectors()).is_some_and(|at| at > gpt.last_usable())
+}
+
+/// The backup first: at any moment one of the two is whole.
+fn store(table: &Table, disk: &mut dyn WriteAt) -> io::Result<()> {
+    match table {
+        Table::Gpt(gpt) => {
+            gpt.write_backup(disk)?;
+            disk.sync()?;
+            gpt.write_primary(disk)
+        }
+        Table::Mbr(mbr) => store_mbr(mbr, disk),
+    }
+}
+
+fn store_mbr(mbr: &Mbr, disk: &mut dyn WriteAt) -> io::Result<()> {
+    let (entries, at) = mbr.bytes();
+    disk.write_at(entries, at)
+}
