@@ -19,6 +19,7 @@ pub mod process;
 pub mod report;
 pub mod request;
 pub mod script;
+pub mod seed;
 pub mod signals;
 pub mod signature;
 pub mod size;

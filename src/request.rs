@@ -167,7 +167,7 @@ impl FetchRequest {
         paths: &Paths,
     ) -> anyhow::Result<Self> {
         let settings = config::load(paths, variant)?;
-        let params = OsParams { image: Some(image), image_type, image_checksum, image_signature: None };
+        let params = OsParams { image: Some(image), image_type, image_checksum, ..OsParams::default() };
         let named = NamedImage::new(&params, &settings)?;
         let Some(ImageRef::Url(url)) = named.image else { bail!("only images from an http or https URL are fetched") };
         Ok(FetchRequest {

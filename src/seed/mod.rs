@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! What an instance reads at its first boot: the files of cloud-init's NoCloud seed. Pure content; `request` decides
+//! about a [`Plan`], `ops` fetches what it names.
+
+mod identity;
+mod network;
+mod plan;
+
+pub use identity::{Identity, IdentityError};
+pub use network::Network;
+pub use plan::{NetworkPlan, Placement, Plan, Source};
+
+use std::fmt;
+
+/// The files of a NoCloud seed, ready for the volume. `Debug` shows their sizes only.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SeedFiles {
+    /// `meta-data`: name, id and SSH keys.
+    pub meta_data: Vec<u8>,
+    /// `user-data`, which may be empty, but has to be there.
+    pub user_data: Vec<u8>,
+    /// `network-config`; none leaves the network to the image.
+    pub network_config: Option<Vec<u8>>,
+    /// `vendor-data`.
+    pub vendor_data: Option<Vec<u8>>,
+}
+
+impl SeedFiles {
+    /// Every file with its name, in the order in which they are written.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &[u8])> {
+        let given = [("meta-data", Some(&self.meta_data)), ("user-data", Some(&self.user_data))];
+        let optional = [("network-config", self.network_config.as_ref()), ("vendor-data", self.vendor_data.as_ref())];
+        given.into_iter().chain(optional).filter_map(|(name, file)| Some((name, file?.as_slice())))
+    }
+}
+
+impl fmt::Debug for SeedFiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter().map(|(name, file)| (name, file.len()))).finish()
+    }
+}
