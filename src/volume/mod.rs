@@ -6,11 +6,13 @@ mod error;
 mod fat;
 mod label;
 mod place;
+mod read;
 
 pub use error::{PlaceError, VolumeError};
-pub use fat::{LEN, Volume};
+pub use fat::{LEN, format};
 pub use label::Kind;
 pub use place::{Space, add_partition, find_space, remove_partition};
+pub use read::Contents;
 
 use std::fmt;
 use std::io;
@@ -65,8 +67,8 @@ impl Found {
         }
     }
 
-    /// Reads it into memory.
-    pub fn load(&self, disk: &dyn ReadAt) -> Result<Volume, Error> {
+    /// Its bytes.
+    pub fn load(&self, disk: &dyn ReadAt) -> Result<Vec<u8>, Error> {
         let damaged = |why: &str| VolumeError::Damaged { source: io::Error::other(why.to_owned()) };
         let Kind::Fat { len, .. } = self.kind else { return Err(damaged("it is an ISO 9660").into()) };
         if len > MAX_READ || self.start.saturating_add(len) > disk.len() {
@@ -74,7 +76,7 @@ impl Found {
         }
         let mut bytes = vec![0; usize::try_from(len).map_err(io::Error::other)?];
         disk.read_at(&mut bytes, self.start)?;
-        Ok(Volume::open(bytes)?)
+        Ok(bytes)
     }
 }
 
