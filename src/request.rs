@@ -2,6 +2,7 @@
 //! The one place where Ganeti's environment and the variant's settings become validated requests.
 
 mod checks;
+mod seeds;
 
 use std::ffi::OsString;
 use std::os::fd::RawFd;
@@ -17,10 +18,12 @@ use crate::image::format::ImageType;
 use crate::image::policy::LocalPolicy;
 use crate::image::reference::ImageRef;
 use crate::image::source::Expected;
+use crate::seed::{Identity, IdentityError, Plan};
 
 pub use checks::{Checks, SignatureSource};
 
 use checks::NamedChecks;
+use seeds::NamedSeed;
 
 /// A variant's hooks, and the environment they run in.
 #[derive(Debug)]
@@ -54,6 +57,8 @@ pub struct CreateRequest {
     pub http: HttpSettings,
     /// Where and how long they are kept.
     pub cache: CacheSettings,
+    /// What the instance reads at its first boot; none if it is given nothing.
+    pub seed: Option<Plan>,
     /// The hooks after the image is on the disk.
     pub hooks: HookPlan,
 }
@@ -73,6 +78,7 @@ impl CreateRequest {
             image,
             expected: Expected { image_type: named.image_type, allow_unknown: settings.allow_unknown_content },
             checks: named.checks.resolve(&settings, paths, &variant)?,
+            seed: NamedSeed::new(&core.params.seed, &settings)?.resolve(env, paths, &variant)?,
             disk: env.first_disk()?.context("the instance has no disk to install onto (DISK_COUNT is 0)")?,
             reinstall: env.reinstall(),
             cache: cache_settings(&settings),
@@ -139,7 +145,8 @@ pub fn verify(env: &Environment, paths: &Paths) -> anyhow::Result<()> {
         "" => Settings::default(),
         variant => config::load(paths, &VariantName::parse(variant)?)?,
     };
-    NamedImage::new(&core.params, &settings).map(drop)
+    NamedImage::new(&core.params, &settings)?;
+    NamedSeed::new(&core.params.seed, &settings).map(drop)
 }
 
 /// What `simpleimage fetch` shall do.
@@ -222,6 +229,8 @@ impl ImportRequest {
 pub struct RenameRequest {
     /// The first disk, if the instance has one: of interest to hooks only.
     pub disk: Result<Option<PathBuf>, EnvError>,
+    /// Who the instance is now: of interest to its seed only.
+    pub identity: Result<Identity, IdentityError>,
     /// The hooks of the rename; none for an OS without a variant.
     pub hooks: Option<HookPlan>,
 }
@@ -233,6 +242,7 @@ impl RenameRequest {
             "" => None,
             variant => Some(HookPlan::new(env, paths, &VariantName::parse(variant)?, HookPhase::Rename)),
         };
-        Ok(RenameRequest { disk: env.first_disk(), hooks })
+        let identity = Identity::new(env.instance_name()?, env.instance_uuid().unwrap_or_default());
+        Ok(RenameRequest { disk: env.first_disk(), identity, hooks })
     }
 }

@@ -7,6 +7,7 @@ use super::Context;
 use super::from_url::install_url;
 use super::install::{Job, install_checked};
 use super::run_hooks::run_hooks;
+use super::seed::seed_files;
 use super::verify_image::Proof;
 use crate::device::Target;
 use crate::image::reference::ImageRef;
@@ -35,6 +36,8 @@ pub fn create(request: &CreateRequest, context: &Context) -> anyhow::Result<()> 
     if !request.reinstall {
         write::invalidate(target.held())?;
     }
+    // Before a reinstall touches the old system: a seed that can't be had is no reason to lose it.
+    let _seed = request.seed.as_ref().map(|plan| seed_files(plan, &request.http, context)).transpose()?;
     let job = Job { request, target: &target, context };
     match &request.image {
         ImageRef::Url(url) => install_url(url, &job)?,

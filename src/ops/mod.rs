@@ -11,6 +11,7 @@ mod kept;
 mod remote;
 mod rename;
 mod run_hooks;
+mod seed;
 mod standard;
 mod verify_image;
 
@@ -20,6 +21,7 @@ pub use fetch::{Fetched, fetch};
 pub use import::import;
 pub use kept::{Verdict, verify_kept};
 pub use rename::rename;
+pub use seed::seed_files;
 
 use std::time::SystemTime;
 
