@@ -12,7 +12,7 @@ use anyhow::{Context, bail};
 
 use crate::cache::CacheSettings;
 use crate::config::{self, HookPhase, Paths, Settings, VariantName};
-use crate::env::{EnvError, Environment, OsParams};
+use crate::env::{EnvError, Environment, Nic, OsParams};
 use crate::http::{HttpSettings, ImageUrl};
 use crate::image::format::ImageType;
 use crate::image::policy::LocalPolicy;
@@ -24,6 +24,9 @@ pub use checks::{Checks, SignatureSource};
 
 use checks::NamedChecks;
 use seeds::NamedSeed;
+
+/// What a disk that shall be the seed's volume is called.
+const SEED_DISK: &str = "cidata";
 
 /// A variant's hooks, and the environment they run in.
 #[derive(Debug)]
@@ -59,6 +62,8 @@ pub struct CreateRequest {
     pub cache: CacheSettings,
     /// What the instance reads at its first boot; none if it is given nothing.
     pub seed: Option<Plan>,
+    /// The disk named cidata, if the instance has one besides its first.
+    pub seed_disk: Result<Option<PathBuf>, EnvError>,
     /// The hooks after the image is on the disk.
     pub hooks: HookPlan,
 }
@@ -79,6 +84,7 @@ impl CreateRequest {
             expected: Expected { image_type: named.image_type, allow_unknown: settings.allow_unknown_content },
             checks: named.checks.resolve(&settings, paths, &variant)?,
             seed: NamedSeed::new(&core.params.seed, &settings)?.resolve(env, paths, &variant)?,
+            seed_disk: env.other_disk(SEED_DISK),
             disk: env.first_disk()?.context("the instance has no disk to install onto (DISK_COUNT is 0)")?,
             reinstall: env.reinstall(),
             cache: cache_settings(&settings),
@@ -214,21 +220,28 @@ impl ExportRequest {
 pub struct ImportRequest {
     /// The disk.
     pub device: PathBuf,
+    /// Who the new instance is: of interest to a seed on the disk only.
+    pub identity: Result<Identity, IdentityError>,
+    /// Its NICs, likewise.
+    pub nics: Result<Vec<Nic>, EnvError>,
 }
 
 impl ImportRequest {
     /// From Ganeti's variables.
     pub fn new(env: &Environment) -> anyhow::Result<Self> {
         env.core()?;
-        Ok(ImportRequest { device: env.import_device()? })
+        let (name, uuid) = (env.instance_name().unwrap_or_default(), env.instance_uuid().unwrap_or_default());
+        Ok(ImportRequest { device: env.import_device()?, identity: Identity::new(name, uuid), nics: env.nics() })
     }
 }
 
 /// What `rename` shall do.
 #[derive(Debug)]
 pub struct RenameRequest {
-    /// The first disk, if the instance has one: of interest to hooks only.
+    /// The first disk, if the instance has one: for its hooks and its seed.
     pub disk: Result<Option<PathBuf>, EnvError>,
+    /// The disk named cidata, if the instance has one besides its first.
+    pub seed_disk: Result<Option<PathBuf>, EnvError>,
     /// Who the instance is now: of interest to its seed only.
     pub identity: Result<Identity, IdentityError>,
     /// The hooks of the rename; none for an OS without a variant.
@@ -243,6 +256,6 @@ impl RenameRequest {
             variant => Some(HookPlan::new(env, paths, &VariantName::parse(variant)?, HookPhase::Rename)),
         };
         let identity = Identity::new(env.instance_name()?, env.instance_uuid().unwrap_or_default());
-        Ok(RenameRequest { disk: env.first_disk(), identity, hooks })
+        Ok(RenameRequest { disk: env.first_disk(), seed_disk: env.other_disk(SEED_DISK), identity, hooks })
     }
 }

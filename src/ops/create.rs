@@ -7,7 +7,7 @@ use super::Context;
 use super::from_url::install_url;
 use super::install::{Job, install_checked};
 use super::run_hooks::run_hooks;
-use super::seed::seed_files;
+use super::seed_volume::Seed;
 use super::verify_image::Proof;
 use crate::device::Target;
 use crate::image::reference::ImageRef;
@@ -37,8 +37,8 @@ pub fn create(request: &CreateRequest, context: &Context) -> anyhow::Result<()> 
         write::invalidate(target.held())?;
     }
     // Before a reinstall touches the old system: a seed that can't be had is no reason to lose it.
-    let _seed = request.seed.as_ref().map(|plan| seed_files(plan, &request.http, context)).transpose()?;
-    let job = Job { request, target: &target, context };
+    let seed = request.seed.as_ref().map(|plan| Seed::prepare(plan, request, context)).transpose()?;
+    let job = Job { request, target: &target, context, seed: seed.as_ref() };
     match &request.image {
         ImageRef::Url(url) => install_url(url, &job)?,
         ImageRef::Path(path) => {
@@ -47,6 +47,7 @@ pub fn create(request: &CreateRequest, context: &Context) -> anyhow::Result<()> 
             install_checked(&image, &proof, &job)?;
         }
     }
+    drop(seed);
     let disk = target.release();
     let hooked = run_hooks(&request.hooks, Some(&disk), context);
     context.last_act.clear();

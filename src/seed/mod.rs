@@ -2,6 +2,7 @@
 //! What an instance reads at its first boot: the files of cloud-init's NoCloud seed. Pure content; `request` decides
 //! about a [`Plan`], `ops` fetches what it names.
 
+mod adopt;
 mod dns;
 mod identity;
 mod interface;
@@ -14,6 +15,7 @@ mod source;
 mod userdata;
 mod vendor;
 
+pub use adopt::{File, Kept, adopted};
 pub use dns::{Dns, DnsError};
 pub use identity::{Identity, IdentityError};
 pub use keys::{Key, KeyError, parse as parse_keys};

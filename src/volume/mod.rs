@@ -11,7 +11,7 @@ mod read;
 pub use error::{PlaceError, VolumeError};
 pub use fat::{LEN, format};
 pub use label::Kind;
-pub use place::{Space, add_partition, find_space, remove_partition};
+pub use place::{Space, add_partition, check_removable, find_space, remove_partition};
 pub use read::Contents;
 
 use std::fmt;
@@ -26,6 +26,9 @@ const LABEL: &[u8; 11] = b"CIDATA     ";
 
 /// The mark of ours: the name that a FAT's boot sector has for its maker.
 const MAKER: &[u8; 8] = b"SIMPLIMG";
+
+/// Sector size of a volume that is no partition of a table for other sectors, in bytes.
+pub const SECTOR: u64 = partition::SECTOR;
 
 /// A larger volume is not read into memory, in bytes.
 const MAX_READ: u64 = 64 * MIB;
@@ -113,6 +116,17 @@ pub fn refuse_present(disk: &dyn ReadAt) -> Result<(), Error> {
     }
 }
 
+/// `old`, a volume with `contents`, made anew for the serial number `serial` with `files`. What would get lost by that is
+/// an error.
+pub fn rebuild(old: &[u8], contents: &Contents, serial: u32, files: &[(String, Vec<u8>)]) -> Result<Vec<u8>, VolumeError> {
+    if let Some(folder) = contents.folders.first() {
+        let source = io::Error::other(format!("it holds a folder, {}, which is not ours", folder.escape_default()));
+        return Err(VolumeError::Damaged { source });
+    }
+    let sector = u64::from(u16::from_le_bytes([old[11], old[12]]));
+    format(old.len() as u64, sector, serial, files.iter().map(|(name, content)| (name, content)))
+}
+
 /// Writes the blocks in which `new` differs from `old`, both of them what lies at `start` of the disk.
 pub fn write_changes(disk: &mut dyn WriteAt, start: u64, old: &[u8], new: &[u8]) -> io::Result<()> {
     for (index, (old, new)) in old.chunks(BLOCK).zip(new.chunks(BLOCK)).enumerate() {
@@ -124,7 +138,7 @@ pub fn write_changes(disk: &mut dyn WriteAt, start: u64, old: &[u8], new: &[u8])
 }
 
 /// The disk's first MiB, or all of a smaller one.
-fn boot_area<D: ReadAt + ?Sized>(disk: &D) -> io::Result<Vec<u8>> {
+pub fn boot_area<D: ReadAt + ?Sized>(disk: &D) -> io::Result<Vec<u8>> {
     let mut head = vec![0; usize::try_from(disk.len().min(MIB)).map_err(io::Error::other)?];
     disk.read_at(&mut head, 0)?;
     Ok(head)

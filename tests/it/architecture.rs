@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// down: the first line is the top.
 const MODULES: [(&str, &[&str]); 23] = [
     ("main", &["applet", "cli", "env", "report", "script"]),
-    ("cli", &["applet", "cache", "config", "image", "ops", "report", "request", "script", "size"]),
+    ("cli", &["applet", "cache", "config", "image", "ops", "report", "request", "script", "size", "volume"]),
     ("script", &["applet", "config", "env", "ops", "process", "report", "request", "signals"]),
     ("applet", &[]),
     (
@@ -28,6 +28,7 @@ const MODULES: [(&str, &[&str]); 23] = [
             "signature",
             "size",
             "sys",
+            "volume",
             "write",
         ],
     ),
