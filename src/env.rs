@@ -110,7 +110,8 @@ impl Environment {
     /// The path of the first of the instance's other disks that is called `name` (`DISK_n_NAME`).
     pub fn other_disk(&self, name: &str) -> Result<Option<PathBuf>, EnvError> {
         let count = self.get("DISK_COUNT")?.unwrap_or("0").parse::<u16>();
-        let count = count.map_err(|_not_a_number| EnvError::Invalid("DISK_COUNT".to_owned(), "not a number of disks"))?;
+        let count =
+            count.map_err(|_not_a_number| EnvError::Invalid("DISK_COUNT".to_owned(), "not a number of disks"))?;
         for index in 1..count {
             if self.get(&format!("DISK_{index}_NAME"))? == Some(name) {
                 return self.disk_path(&format!("DISK_{index}_PATH"), &format!("DISK_{index}_URI")).map(Some);

@@ -108,7 +108,9 @@ fn printable_lines(text: &mut String, content: &str) {
 
 /// Without anything that a terminal would take for a command: an instance may have written it.
 fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\t' { c.escape_default().to_string() } else { c.to_string() }).collect()
+    text.chars()
+        .map(|c| if c.is_control() && c != '\t' { c.escape_default().to_string() } else { c.to_string() })
+        .collect()
 }
 
 /// What of a file is shown.
@@ -163,7 +165,9 @@ fn file_json(name: &str, content: &[u8], secrets: bool) -> Value {
 fn maker(found: &Found) -> String {
     match found.kind {
         _ if found.our_serial().is_some() => "simpleimage".to_owned(),
-        Kind::Fat { maker, .. } => format!("another program ({})", printable(String::from_utf8_lossy(&maker).trim_end())),
+        Kind::Fat { maker, .. } => {
+            format!("another program ({})", printable(String::from_utf8_lossy(&maker).trim_end()))
+        }
         Kind::Iso => "another program (ISO 9660)".to_owned(),
     }
 }

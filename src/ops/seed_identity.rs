@@ -75,7 +75,9 @@ fn adopt(disk: &mut dyn WriteAt, found: &Found, request: &ImportRequest, context
     volume::write_changes(disk, found.start, &old, &new).map_err(Error::Disk)?;
     for kept in kept {
         let name = kept.name();
-        context.report.warn(format_args!("{name} of the first-boot seed was written by hand, and stays the old instance's"));
+        context
+            .report
+            .warn(format_args!("{name} of the first-boot seed was written by hand, and stays the old instance's"));
     }
     context.report.info(format_args!("the first-boot seed in {found} is the new instance's now"));
     Ok(())

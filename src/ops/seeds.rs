@@ -47,11 +47,17 @@ pub fn remove_seed(path: &Path, force: bool) -> anyhow::Result<Found> {
         (Some(ours), _) => ours,
         (None, None) => bail!("disk {} holds no seed", path.display()),
         (None, Some(Found { kind: Kind::Iso, .. })) => {
-            bail!("the seed on disk {} is an ISO 9660, which simpleimage does not make and does not remove", path.display())
+            bail!(
+                "the seed on disk {} is an ISO 9660, which simpleimage does not make and does not remove",
+                path.display()
+            )
         }
         (None, Some(foreign)) if force => foreign,
         (None, Some(foreign)) => {
-            bail!("simpleimage did not make the seed on disk {} ({foreign}) (--force removes it all the same)", path.display())
+            bail!(
+                "simpleimage did not make the seed on disk {} ({foreign}) (--force removes it all the same)",
+                path.display()
+            )
         }
     };
     remove(&mut disk, found).with_context(|| format!("removing the seed from disk {}", path.display()))?;

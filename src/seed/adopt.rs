@@ -76,7 +76,8 @@ fn with_identity(mut meta_data: Map<String, Value>, identity: &Identity) -> Vec<
 fn network(old: &[u8], nics: &[Nic]) -> Option<Vec<u8>> {
     let old = parse(old)?;
     let interfaces = old.get("ethernets").and_then(Value::as_object)?;
-    let ours = |interface: &Value| interface.pointer("/match/macaddress").is_some() && interface.get("set-name").is_some();
+    let ours =
+        |interface: &Value| interface.pointer("/match/macaddress").is_some() && interface.get("set-name").is_some();
     if old.get("version") != Some(&2.into()) || old.len() != 2 || !interfaces.values().all(ours) {
         return None;
     }
@@ -126,7 +127,8 @@ mod tests {
     #[test]
     fn what_others_wrote_stays_and_is_named() {
         let new = identity("web2", "2222");
-        let foreign = [("meta-data", "instance-id: x\n"), ("network-config", "version: 2\n"), ("vendor-data", "#!/bin/sh\n")];
+        let foreign =
+            [("meta-data", "instance-id: x\n"), ("network-config", "version: 2\n"), ("vendor-data", "#!/bin/sh\n")];
         let foreign = foreign.map(|(name, content)| (name.to_owned(), content.into())).to_vec();
         assert!(adopted(&foreign, &new, &[]) == (foreign, vec![Kept::MetaData, Kept::Network]));
     }

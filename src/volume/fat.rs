@@ -45,12 +45,7 @@ pub fn format<N: AsRef<str>, C: AsRef<[u8]>>(
     Ok(bytes)
 }
 
-fn write_file(
-    fs: &FileSystem<&mut Cursor<Vec<u8>>>,
-    name: &str,
-    content: &[u8],
-    len: u64,
-) -> Result<(), VolumeError> {
+fn write_file(fs: &FileSystem<&mut Cursor<Vec<u8>>>, name: &str, content: &[u8], len: u64) -> Result<(), VolumeError> {
     // In memory nothing else can happen.
     let full = |_err| VolumeError::Full { file: name.to_owned(), volume: ByteSize(len) };
     let mut file = fs.root_dir().create_file(name).map_err(full)?;

@@ -118,7 +118,12 @@ pub fn refuse_present(disk: &dyn ReadAt) -> Result<(), Error> {
 
 /// `old`, a volume with `contents`, made anew for the serial number `serial` with `files`. What would get lost by that is
 /// an error.
-pub fn rebuild(old: &[u8], contents: &Contents, serial: u32, files: &[(String, Vec<u8>)]) -> Result<Vec<u8>, VolumeError> {
+pub fn rebuild(
+    old: &[u8],
+    contents: &Contents,
+    serial: u32,
+    files: &[(String, Vec<u8>)],
+) -> Result<Vec<u8>, VolumeError> {
     if let Some(folder) = contents.folders.first() {
         let source = io::Error::other(format!("it holds a folder, {}, which is not ours", folder.escape_default()));
         return Err(VolumeError::Damaged { source });

@@ -175,7 +175,8 @@ mod tests {
     use crate::volume::fat::{LEN, format};
     use proptest::prelude::{any, prop, proptest};
 
-    const NAMES: [&str; 5] = ["meta-data", "user-data", "network-config", "X.TXT", "a name of more than thirteen letters"];
+    const NAMES: [&str; 5] =
+        ["meta-data", "user-data", "network-config", "X.TXT", "a name of more than thirteen letters"];
 
     fn volume(sector: u64) -> Vec<u8> {
         let files = (0..).zip(NAMES).map(|(index, name)| (name, vec![index; usize::from(index) * 3000]));
