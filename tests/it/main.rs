@@ -18,6 +18,7 @@ mod predecessor;
 mod real_servers;
 mod scripts;
 mod secrets;
+mod seed;
 mod signature;
 mod support;
 mod tool;
