@@ -25,8 +25,8 @@ OSDIR ?= $(PREFIX)/$(if $(filter /usr/local,$(PREFIX)),lib,share)/ganeti/os
 # Debian packages, by what needs them. `make setup` installs those that are missing.
 BUILD_NEEDS = gcc libc6-dev libclang-dev
 RUN_NEEDS = debianutils qemu-utils util-linux
-TEST_NEEDS = busybox bzip2 cloud-init dosfstools e2fsprogs fdisk ganeti ganeti-3.0 gdisk genisoimage gpg gpg-agent \
-	gpgconf gpgv gzip iproute2 lbzip2 mount mtools nginx pbzip2 strace tinyproxy xz-utils zstd
+TEST_NEEDS = busybox bzip2 cloud-init dash dosfstools e2fsprogs fdisk ganeti ganeti-3.0 gdisk genisoimage gpg \
+	gpg-agent gpgconf gpgv gzip iproute2 lbzip2 mount mtools nginx pbzip2 strace tinyproxy xz-utils zstd
 LINT_NEEDS = mandoc shellcheck
 BENCH_NEEDS = bmap-tools bzip2 curl e2fsprogs gzip isal lbzip2 mount xz-utils zstd
 
@@ -39,7 +39,7 @@ BENCH_DATA ?= 1G
 
 # Recursive: looked up only when a recipe asks.
 SHELL_SCRIPTS = $(shell grep --recursive --files-with-matches --exclude='*.rs' --exclude='*.md' \
-	--extended-regexp '^\#! ?/(usr/)?bin/(env )?(ba|da)?sh' .ci debian demo example-hooks tests 2>/dev/null)
+	--extended-regexp '^\#! ?/(usr/)?bin/(env )?(ba|da)?sh' .ci debian demo example-hooks src tests 2>/dev/null)
 MAN_PAGES = $(wildcard man/*.[1-8])
 EXAMPLE_HOOKS = $(filter-out %.md,$(wildcard example-hooks/*))
 
