@@ -25,8 +25,8 @@ OSDIR ?= $(PREFIX)/$(if $(filter /usr/local,$(PREFIX)),lib,share)/ganeti/os
 # Debian packages, by what needs them. `make setup` installs those that are missing.
 BUILD_NEEDS = gcc libc6-dev libclang-dev
 RUN_NEEDS = debianutils qemu-utils util-linux
-TEST_NEEDS = btrfs-progs busybox bzip2 e2fsprogs fdisk ganeti ganeti-3.0 gdisk gpg gpg-agent gpgconf gpgv gzip iproute2 lbzip2 \
-	mount nginx pbzip2 strace tinyproxy xz-utils zip zstd
+TEST_NEEDS = btrfs-progs busybox bzip2 cloud-init dash dosfstools e2fsprogs fdisk ganeti ganeti-3.0 gdisk genisoimage \
+	gpg gpg-agent gpgconf gpgv gzip iproute2 lbzip2 mount mtools nginx pbzip2 strace tinyproxy xz-utils zip zstd
 LINT_NEEDS = mandoc shellcheck
 FUZZ_NEEDS = g++
 BENCH_NEEDS = bmap-tools bzip2 curl e2fsprogs gzip isal lbzip2 mount xz-utils zstd
@@ -47,6 +47,7 @@ TARGETS ?=
 SHELL_SCRIPTS = $(shell grep --recursive --files-with-matches --exclude='*.rs' --exclude='*.md' \
 	--exclude-dir=target --extended-regexp '^\#! ?/(usr/)?bin/(env )?(ba|da)?sh' \
 	.ci debian demo example-hooks fuzz tests 2>/dev/null)
+	--extended-regexp '^\#! ?/(usr/)?bin/(env )?(ba|da)?sh' .ci debian demo example-hooks src tests 2>/dev/null)
 MAN_PAGES = $(wildcard man/*.[1-8])
 EXAMPLE_HOOKS = $(filter-out %.md,$(wildcard example-hooks/*))
 

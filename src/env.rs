@@ -1,25 +1,31 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! Ganeti's environment variables as typed values (ganeti-os-interface(7)). Pure: touches nothing.
 
+mod nic;
+mod params;
+
 use std::collections::HashMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::fd::RawFd;
 use std::path::PathBuf;
+
+pub use nic::Nic;
+pub use params::{OsParams, SeedParams};
 
 /// The version of the OS interface that this provider implements.
 pub const API_VERSION: &str = "20";
 
 /// Why the environment is not one that Ganeti makes.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 pub enum EnvError {
     /// A variable that must be there is not.
     #[error(
         "the environment variable {0} is missing or empty: this script is run by Ganeti, see ganeti-os-interface(7)"
     )]
-    Missing(&'static str),
+    Missing(String),
     /// A variable has a value that it can't have. The value itself may be a secret.
     #[error("the environment variable {0} is {1}")]
-    Invalid(&'static str, &'static str),
+    Invalid(String, &'static str),
     /// Another version of the interface.
     #[error("Ganeti speaks OS interface version {0}, this provider only {API_VERSION}")]
     ApiVersion(String),
@@ -29,7 +35,7 @@ pub enum EnvError {
     )]
     OnlyUri {
         /// The variable with the path.
-        path: &'static str,
+        path: String,
         /// The URI's scheme.
         kind: String,
     },
@@ -46,19 +52,6 @@ pub struct Core {
     pub variant: String,
     /// The OS parameters that were given.
     pub params: OsParams,
-}
-
-/// OS parameters, unchecked; an empty one counts as not given.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct OsParams {
-    /// `OSP_IMAGE`.
-    pub image: Option<String>,
-    /// `OSP_IMAGE_TYPE`.
-    pub image_type: Option<String>,
-    /// `OSP_IMAGE_CHECKSUM`.
-    pub image_checksum: Option<String>,
-    /// `OSP_IMAGE_SIGNATURE`.
-    pub image_signature: Option<String>,
 }
 
 impl Environment {
@@ -85,21 +78,18 @@ impl Environment {
             None | Some(API_VERSION) => {}
             Some(other) => return Err(EnvError::ApiVersion(other.to_owned())),
         }
-        let owned = |name| self.get(name).map(|value| value.map(str::to_owned));
-        Ok(Core {
-            variant: owned("OS_VARIANT")?.unwrap_or_default(),
-            params: OsParams {
-                image: owned("OSP_IMAGE")?,
-                image_type: owned("OSP_IMAGE_TYPE")?,
-                image_checksum: owned("OSP_IMAGE_CHECKSUM")?,
-                image_signature: owned("OSP_IMAGE_SIGNATURE")?,
-            },
-        })
+        let variant = self.get("OS_VARIANT")?.unwrap_or_default().to_owned();
+        Ok(Core { variant, params: OsParams::new(self)? })
     }
 
     /// `INSTANCE_NAME`.
     pub fn instance_name(&self) -> Result<&str, EnvError> {
         self.required("INSTANCE_NAME")
+    }
+
+    /// `INSTANCE_UUID`.
+    pub fn instance_uuid(&self) -> Result<&str, EnvError> {
+        self.required("INSTANCE_UUID")
     }
 
     /// `INSTANCE_REINSTALL=1`: the instance was installed before.
@@ -115,6 +105,19 @@ impl Environment {
         self.disk_path("DISK_0_PATH", "DISK_0_URI").map(Some)
     }
 
+    /// The path of the first of the instance's other disks that is called `name` (`DISK_n_NAME`).
+    pub fn other_disk(&self, name: &str) -> Result<Option<PathBuf>, EnvError> {
+        let count = self.get("DISK_COUNT")?.unwrap_or("0").parse::<u16>();
+        let count =
+            count.map_err(|_not_a_number| EnvError::Invalid("DISK_COUNT".to_owned(), "not a number of disks"))?;
+        for index in 1..count {
+            if self.get(&format!("DISK_{index}_NAME"))? == Some(name) {
+                return self.disk_path(&format!("DISK_{index}_PATH"), &format!("DISK_{index}_URI")).map(Some);
+            }
+        }
+        Ok(None)
+    }
+
     /// The disk to export, which may be a snapshot of the instance's.
     pub fn export_device(&self) -> Result<PathBuf, EnvError> {
         self.disk_path("EXPORT_DEVICE", "EXPORT_DISK_URI")
@@ -128,30 +131,30 @@ impl Environment {
     /// `EXP_SIZE_FD`: the descriptor that the size of the dump shall be written to.
     pub fn size_descriptor(&self) -> Result<Option<RawFd>, EnvError> {
         let number = self.get("EXP_SIZE_FD")?.map(str::parse).transpose();
-        number.map_err(|_not_a_number| EnvError::Invalid("EXP_SIZE_FD", "not a descriptor number"))
+        number.map_err(|_not_a_number| EnvError::Invalid("EXP_SIZE_FD".to_owned(), "not a descriptor number"))
     }
 
-    fn disk_path(&self, path: &'static str, uri: &'static str) -> Result<PathBuf, EnvError> {
+    fn disk_path(&self, path: &str, uri: &str) -> Result<PathBuf, EnvError> {
         match (self.get(path)?, self.get(uri)?) {
             (Some(value), _) if value.starts_with('/') => Ok(PathBuf::from(value)),
-            (Some(_), _) => Err(EnvError::Invalid(path, "not an absolute path")),
+            (Some(_), _) => Err(EnvError::Invalid(path.to_owned(), "not an absolute path")),
             (None, Some(uri)) => {
                 let scheme = |kind: &&str| kind.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
                 let kind = uri.split_once(':').map(|(kind, _)| kind).filter(scheme).unwrap_or("TYPE").to_owned();
-                Err(EnvError::OnlyUri { path, kind })
+                Err(EnvError::OnlyUri { path: path.to_owned(), kind })
             }
-            (None, None) => Err(EnvError::Missing(path)),
+            (None, None) => Err(EnvError::Missing(path.to_owned())),
         }
     }
 
-    fn required(&self, name: &'static str) -> Result<&str, EnvError> {
-        self.get(name)?.ok_or(EnvError::Missing(name))
+    fn required(&self, name: &str) -> Result<&str, EnvError> {
+        self.get(name)?.ok_or_else(|| EnvError::Missing(name.to_owned()))
     }
 
     /// A variable's value, none when it is absent or empty.
-    fn get(&self, name: &'static str) -> Result<Option<&str>, EnvError> {
-        let Some(value) = self.0.get(std::ffi::OsStr::new(name)) else { return Ok(None) };
-        let text = value.to_str().ok_or(EnvError::Invalid(name, "not valid UTF-8"))?;
+    fn get(&self, name: &str) -> Result<Option<&str>, EnvError> {
+        let Some(value) = self.0.get(OsStr::new(name)) else { return Ok(None) };
+        let text = value.to_str().ok_or_else(|| EnvError::Invalid(name.to_owned(), "not valid UTF-8"))?;
         Ok(Some(text).filter(|text| !text.is_empty()))
     }
 }
@@ -166,6 +169,14 @@ mod tests {
 
     fn environment(variables: &[(&str, &str)]) -> Environment {
         Environment::new(variables.iter().map(|(name, value)| ((*name).into(), (*value).into())))
+    }
+
+    fn missing(name: &str) -> EnvError {
+        EnvError::Missing(name.to_owned())
+    }
+
+    fn invalid(name: &str, what: &'static str) -> EnvError {
+        EnvError::Invalid(name.to_owned(), what)
     }
 
     #[test]
@@ -188,7 +199,8 @@ mod tests {
         assert_eq!(core.variant, "default");
         let given = |text: &str| Some(text.to_owned());
         let (image_checksum, image_signature) = (given("sha256:00"), given("/srv/a.sig"));
-        let params = OsParams { image: given("/srv/a.raw"), image_type: None, image_checksum, image_signature };
+        let image = given("/srv/a.raw");
+        let params = OsParams { image, image_checksum, image_signature, ..OsParams::default() };
         assert_eq!(core.params, params);
         assert_eq!(env.instance_name(), Ok("web1.example.org"));
         assert_eq!(env.first_disk().unwrap().as_deref(), Some(Path::new("/dev/drbd0")));
@@ -197,12 +209,28 @@ mod tests {
     }
 
     #[test]
+    fn other_disks_are_found_by_name() {
+        let env = environment(&[
+            ("DISK_COUNT", "3"),
+            ("DISK_0_NAME", "cidata"),
+            ("DISK_0_PATH", "/dev/drbd0"),
+            ("DISK_2_NAME", "cidata"),
+            ("DISK_2_PATH", "/dev/drbd2"),
+        ]);
+        assert_eq!(env.other_disk("cidata").unwrap().as_deref(), Some(Path::new("/dev/drbd2")));
+        assert_eq!(env.other_disk("data"), Ok(None));
+        assert_eq!(environment(&[]).other_disk("cidata"), Ok(None));
+        let broken = environment(&[("DISK_COUNT", "2"), ("DISK_1_NAME", "cidata")]).other_disk("cidata");
+        assert_eq!(broken, Err(EnvError::Missing("DISK_1_PATH".to_owned())));
+    }
+
+    #[test]
     fn names_what_is_missing() {
         let env = environment(&[("DISK_0_PATH", ""), ("EXPORT_DEVICE", "sda"), ("EXP_SIZE_FD", "x")]);
-        assert_eq!(env.first_disk(), Err(EnvError::Missing("DISK_0_PATH")));
-        assert_eq!(env.export_device(), Err(EnvError::Invalid("EXPORT_DEVICE", "not an absolute path")));
-        assert_eq!(env.size_descriptor(), Err(EnvError::Invalid("EXP_SIZE_FD", "not a descriptor number")));
-        assert_eq!(env.instance_name(), Err(EnvError::Missing("INSTANCE_NAME")));
+        assert_eq!(env.first_disk(), Err(missing("DISK_0_PATH")));
+        assert_eq!(env.export_device(), Err(invalid("EXPORT_DEVICE", "not an absolute path")));
+        assert_eq!(env.size_descriptor(), Err(invalid("EXP_SIZE_FD", "not a descriptor number")));
+        assert_eq!(env.instance_name(), Err(missing("INSTANCE_NAME")));
         assert_eq!(environment(&[("OS_API_VERSION", "15")]).core(), Err(EnvError::ApiVersion("15".to_owned())));
         assert_eq!(environment(&[("DISK_COUNT", "0")]).first_disk(), Ok(None));
     }

@@ -2,6 +2,7 @@
 //! The one place where Ganeti's environment and the variant's settings become validated requests.
 
 mod checks;
+mod seeds;
 
 use std::ffi::OsString;
 use std::os::fd::RawFd;
@@ -11,17 +12,22 @@ use anyhow::{Context, bail};
 
 use crate::cache::CacheSettings;
 use crate::config::{self, HookPhase, Paths, Settings, VariantName};
-use crate::env::{EnvError, Environment, OsParams};
+use crate::env::{EnvError, Environment, Nic, OsParams};
 use crate::http::{HttpSettings, ImageUrl};
 use crate::image::format::{Formats, ImageType};
 use crate::image::policy::LocalPolicy;
 use crate::image::reference::ImageRef;
 use crate::image::source::Expected;
+use crate::seed::{Identity, IdentityError, Plan};
 use crate::write::WriteOptions;
 
 pub use checks::{Checks, SignatureSource};
 
 use checks::NamedChecks;
+use seeds::NamedSeed;
+
+/// What a disk that shall be the seed's volume is called.
+const SEED_DISK: &str = "cidata";
 
 /// A variant's hooks, and the environment they run in.
 #[derive(Debug)]
@@ -57,6 +63,10 @@ pub struct CreateRequest {
     pub http: HttpSettings,
     /// Where and how long they are kept.
     pub cache: CacheSettings,
+    /// What the instance reads at its first boot; none if it is given nothing.
+    pub seed: Option<Plan>,
+    /// The disk named cidata, if the instance has one besides its first.
+    pub seed_disk: Result<Option<PathBuf>, EnvError>,
     /// The hooks after the image is on the disk.
     pub hooks: HookPlan,
 }
@@ -76,6 +86,8 @@ impl CreateRequest {
             image,
             expected: named.expected,
             checks: named.checks.resolve(&settings, paths, &variant)?,
+            seed: NamedSeed::new(&core.params.seed, &settings)?.resolve(env, paths, &variant)?,
+            seed_disk: env.other_disk(SEED_DISK),
             disk: env.first_disk()?.context("the instance has no disk to install onto (DISK_COUNT is 0)")?,
             reinstall: env.reinstall(),
             write: settings.write,
@@ -156,7 +168,8 @@ pub fn verify(env: &Environment, paths: &Paths) -> anyhow::Result<()> {
         "" => Settings { image_formats: Formats::ALL, ..Settings::default() },
         variant => config::load(paths, &VariantName::parse(variant)?)?,
     };
-    NamedImage::new(&core.params, &settings).map(drop)
+    NamedImage::new(&core.params, &settings)?;
+    NamedSeed::new(&core.params.seed, &settings).map(drop)
 }
 
 /// What `simpleimage fetch` shall do.
@@ -184,7 +197,7 @@ impl FetchRequest {
         paths: &Paths,
     ) -> anyhow::Result<Self> {
         let settings = config::load(paths, variant)?;
-        let params = OsParams { image: Some(image), image_type, image_checksum, image_signature: None };
+        let params = OsParams { image: Some(image), image_type, image_checksum, ..OsParams::default() };
         let named = NamedImage::new(&params, &settings)?;
         let Some(ImageRef::Url(url)) = named.image else { bail!("only images from an http or https URL are fetched") };
         Ok(FetchRequest {
@@ -233,21 +246,30 @@ impl ExportRequest {
 pub struct ImportRequest {
     /// The disk.
     pub device: PathBuf,
+    /// Who the new instance is: of interest to a seed on the disk only.
+    pub identity: Result<Identity, IdentityError>,
+    /// Its NICs, likewise.
+    pub nics: Result<Vec<Nic>, EnvError>,
 }
 
 impl ImportRequest {
     /// From Ganeti's variables.
     pub fn new(env: &Environment) -> anyhow::Result<Self> {
         env.core()?;
-        Ok(ImportRequest { device: env.import_device()? })
+        let (name, uuid) = (env.instance_name().unwrap_or_default(), env.instance_uuid().unwrap_or_default());
+        Ok(ImportRequest { device: env.import_device()?, identity: Identity::new(name, uuid), nics: env.nics() })
     }
 }
 
 /// What `rename` shall do.
 #[derive(Debug)]
 pub struct RenameRequest {
-    /// The first disk, if the instance has one: of interest to hooks only.
+    /// The first disk, if the instance has one: for its hooks and its seed.
     pub disk: Result<Option<PathBuf>, EnvError>,
+    /// The disk named cidata, if the instance has one besides its first.
+    pub seed_disk: Result<Option<PathBuf>, EnvError>,
+    /// Who the instance is now: of interest to its seed only.
+    pub identity: Result<Identity, IdentityError>,
     /// The hooks of the rename; none for an OS without a variant.
     pub hooks: Option<HookPlan>,
 }
@@ -259,6 +281,7 @@ impl RenameRequest {
             "" => None,
             variant => Some(HookPlan::new(env, paths, &VariantName::parse(variant)?, HookPhase::Rename)),
         };
-        Ok(RenameRequest { disk: env.first_disk(), hooks })
+        let identity = Identity::new(env.instance_name()?, env.instance_uuid().unwrap_or_default());
+        Ok(RenameRequest { disk: env.first_disk(), seed_disk: env.other_disk(SEED_DISK), identity, hooks })
     }
 }

@@ -6,6 +6,7 @@ mod cleanup;
 mod fetch;
 mod inspect;
 mod output;
+mod seed;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -44,6 +45,8 @@ enum Command {
     Cache(cache::CacheArgs),
     /// Remove what killed runs and power cuts left on this machine.
     Cleanup(cleanup::Cleanup),
+    /// Look at the first-boot seed on a disk, or remove it.
+    Seed(seed::SeedArgs),
     /// Run an OS script as Ganeti does, with its input in the environment (ganeti-os-interface(7)).
     Script {
         /// Which one.
@@ -77,6 +80,7 @@ pub fn run(argv0: OsString, invocation: Invocation, out: &mut dyn Write) -> Exit
         }
         Command::Inspect { image } => exit_code(&report, inspect::inspect(&image, out)),
         Command::Fetch(args) => exit_code(&report, fetch::fetch(args, &tool.root, out)),
+        Command::Seed(args) => exit_code(&report, seed::seed(args, out)),
         Command::Cache(args) => exit_code(&report, cache::cache(args, &tool.root, out)),
         Command::Cleanup(args) => exit_code(&report, cleanup::cleanup(&args, &tool.root, out)),
     }

@@ -2,6 +2,7 @@
 //! The disks of an instance: block devices and files, held exclusively while they are written.
 
 mod buffer;
+mod bytes;
 mod holder;
 mod left;
 mod loopback;
@@ -10,6 +11,7 @@ mod source;
 mod target;
 
 pub use buffer::{ALIGNMENT, AlignedBuf};
+pub use bytes::{FileBytes, ReadAt, WriteAt};
 pub use left::{LeftDevice, left_devices};
 pub use loopback::{HookDevice, HookDeviceError};
 pub use sentinel::Sentinel;

@@ -26,6 +26,11 @@ impl SourceDisk {
         Ok(SourceDisk { file, path: path.to_owned(), size })
     }
 
+    /// The disk, open for reading.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
     /// Its bytes.
     pub fn reader(&self) -> DirectReader<'_> {
         DirectReader::new(&self.file)

@@ -8,6 +8,7 @@ use super::confined::confined;
 use super::from_url::install_url;
 use super::install::{Installed, Job, install_checked};
 use super::run_hooks::run_hooks;
+use super::seed_volume::{self, Seed};
 use super::verify_image::Proof;
 use crate::cache::Cache;
 use crate::device::Target;
@@ -39,19 +40,25 @@ pub fn create(request: &CreateRequest, context: &Context) -> anyhow::Result<()> 
     if !request.reinstall {
         write::invalidate(target.held())?;
     }
+    let seed_disk = request.seed.as_ref().map(|plan| seed_volume::own_disk(plan, request)).transpose()?.flatten();
     // Made here, as the confined process can't. Where that fails, it will say so if it needs it.
     let folder = Cache::open(&request.cache).ok().map(|cache| cache.dir().to_owned());
     let image = match &request.image {
         ImageRef::Url(_) => None,
         ImageRef::Path(path) => Some(path.as_path()),
     };
-    let needs = Needs { image, disks: &[target.file()], folder: folder.as_deref(), network: true };
+    let disks: Vec<_> = [Some(&target), seed_disk.as_ref()].into_iter().flatten().map(Target::file).collect();
+    let needs = Needs { image, disks: &disks, folder: folder.as_deref(), network: true };
     let installed = confined(needs, context, |context| {
-        let job = Job { request, target: &target, context };
+        // Before a reinstall touches the old system: a seed that can't be had is no reason to lose it.
+        let plan = request.seed.as_ref();
+        let seed = plan.map(|plan| Seed::prepare(plan, seed_disk.as_ref(), request, context)).transpose()?;
+        let job = Job { request, target: &target, context, seed: seed.as_ref() };
         install(&job).map(|installed| installed.to_bytes())
     })?;
+    drop(seed_disk);
     Installed::from_bytes(&installed, &target, request.write)?
-        .commit(&Job { request, target: &target, context })
+        .commit(&Job { request, target: &target, context, seed: None })
         .with_context(|| format!("installing image {}", request.image))?;
     let disk = target.release();
     let hooked = run_hooks(&request.hooks, Some(&disk), context);

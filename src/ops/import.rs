@@ -8,12 +8,13 @@ use anyhow::Context as _;
 
 use super::Context;
 use super::confined::confined;
+use super::seed_identity::adopt_seeds;
 use super::standard::unbuffered;
 use crate::device::Target;
 use crate::request::ImportRequest;
 use crate::sandbox::Needs;
 use crate::size::ByteSize;
-use crate::write::{self, DiskWriter, WriteError, WriteOptions};
+use crate::write::{self, BootArea, DiskWriter, Whole, WriteError, WriteOptions};
 
 /// Restores the dump. Whatever fails, standard input is read to its end: Ganeti's pipeline would else fail with a
 /// broken pipe, and its error would hide ours.
@@ -29,21 +30,22 @@ pub fn import(request: &ImportRequest, context: &Context) -> anyhow::Result<()> 
 fn restore(input: &mut File, request: &ImportRequest, context: &Context) -> anyhow::Result<()> {
     let target = Target::open(&request.device)?;
     context.report.info(format_args!("importing to disk {}, {}", target.path().display(), ByteSize(target.size())));
+    let importing = || format!("importing to disk {}", target.path().display());
     let needs = Needs { disks: &[target.file()], ..Needs::default() };
     confined(needs, context, |context| {
-        let len = write(input, &target)
-            .map_err(in_terms_of_dumps)
-            .with_context(|| format!("importing to disk {}", target.path().display()))?;
+        let (mut whole, len) = write(input, &target).map_err(in_terms_of_dumps).with_context(importing)?;
+        adopt_seeds(&mut whole, request, context).with_context(importing)?;
+        whole.sync().and_then(BootArea::commit).with_context(importing)?;
         context.report.info(format_args!("the dump is on the disk: {}", ByteSize(len)));
         Ok(Vec::new())
     })
     .map(drop)
 }
 
-fn write(input: &mut File, target: &Target) -> Result<u64, WriteError> {
+fn write<'t>(input: &mut File, target: &'t Target) -> Result<(Whole<'t>, u64), WriteError> {
     let writer = DiskWriter::begin(target, WriteOptions::default())?;
     let len = write::stream(input, &writer)?;
-    writer.finish(len)?.commit().map(|()| len)
+    Ok((writer.fill(len)?, len))
 }
 
 /// The writer speaks of images.

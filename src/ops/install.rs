@@ -2,13 +2,14 @@
 //! One examined image onto one disk.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::sync::Arc;
 use std::thread;
 
 use anyhow::Context as _;
 
 use super::Context;
+use super::seed_volume::Seed;
 use super::verify_image::{Proof, WrongImage};
 use crate::cache::Cache;
 use crate::device::{Sentinel, Target};
@@ -25,10 +26,12 @@ pub(super) struct Job<'j> {
     pub(super) request: &'j CreateRequest,
     pub(super) target: &'j Target,
     pub(super) context: &'j Context,
+    pub(super) seed: Option<&'j Seed<'j>>,
 }
 
 /// An image whose bytes are on the disk, but which can't boot yet.
 pub(super) struct Copied<'j> {
+    job: Job<'j>,
     writer: DiskWriter<'j>,
     /// Size of the disk in the image, in bytes.
     len: u64,
@@ -73,43 +76,52 @@ fn died(image: &ImageFile) -> WrongImage {
 
 /// Copies all of the image; what does not fit is refused before the disk is touched, where its size is known.
 pub(super) fn copy<'j>(contents: Contents<'_>, job: &Job<'j>) -> anyhow::Result<Copied<'j>> {
-    let Job { request, target, context } = *job;
+    let Job { request, target, context, seed } = *job;
     let Contents { image_type, body } = contents;
     let size = body.disk_size();
     let known = size.least().map(|_| format!(", {size}")).unwrap_or_default();
     context.report.info(format_args!("image type {image_type}{known} for a disk of {}", ByteSize(target.size())));
     size.least().map_or(Ok(()), |size| write::check_fits(size, target))?;
-    let driver = image_type.format.name();
-    let convert =
-        |file: &_, size, writer: &mut _| write::convert(file, driver, size, writer, &context.children).map(|()| size);
-    let begin = || DiskWriter::begin(target, request.write);
-    let (writer, len) = match body {
-        Body::RawFile(file, len) => {
-            let writer = begin()?;
-            write::raw_file(file, len, &writer)?;
-            (writer, len)
-        }
-        Body::RawStream(mut decoded, _) => {
-            let writer = begin()?;
-            let len = write::stream(&mut *decoded, &writer)?;
-            (writer, len)
-        }
-        Body::QemuFile(file, size) => {
-            let mut writer = begin()?;
-            let len = convert(file, size, &mut writer)?;
-            (writer, len)
-        }
-        Body::QemuStream(packed) => {
-            let (file, size) = unpack(packed, job)?;
-            let mut writer = begin()?;
-            let len = convert(&file, size, &mut writer)?;
-            (writer, len)
+    let mut unpacked = None;
+    let mut disk = ImageDisk::of(body, image_type.format.name(), &mut unpacked, job)?;
+    seed.map_or(Ok(()), |seed| seed.check(&mut disk, target, &context.children))?;
+    let mut writer = DiskWriter::begin(target, request.write)?;
+    let len = match disk {
+        ImageDisk::RawFile(file, len) => write::raw_file(file, len, &writer).map(|()| len)?,
+        ImageDisk::RawStream(mut decoded) => write::stream(&mut *decoded, &writer)?,
+        ImageDisk::Qemu(file, driver, size) => {
+            write::convert(file, driver, size, &mut writer, &context.children).map(|()| size)?
         }
     };
     if request.write.verify_readback {
         context.report.info("reading the disk back");
     }
-    Ok(Copied { writer, len })
+    Ok(Copied { job: *job, writer, len })
+}
+
+/// The disk in an image, in a form that can be copied.
+pub(super) enum ImageDisk<'f> {
+    /// The file is the disk, with its length in bytes.
+    RawFile(&'f File, u64),
+    /// The disk's bytes.
+    RawStream(Box<dyn Read + Send + 'f>),
+    /// A file that qemu-img reads with a driver, and the size of the disk in it.
+    Qemu(&'f File, &'static str, u64),
+}
+
+impl<'f> ImageDisk<'f> {
+    /// What qemu-img has to seek in is unpacked first.
+    fn of(body: Body<'f>, driver: &'static str, unpacked: &'f mut Option<File>, job: &Job<'_>) -> anyhow::Result<Self> {
+        Ok(match body {
+            Body::RawFile(file, len) => ImageDisk::RawFile(file, len),
+            Body::RawStream(decoded, _) => ImageDisk::RawStream(decoded),
+            Body::QemuFile(file, size) => ImageDisk::Qemu(file, driver, size),
+            Body::QemuStream(packed) => {
+                let (file, size) = unpack(packed, job)?;
+                ImageDisk::Qemu(unpacked.insert(file), driver, size)
+            }
+        })
+    }
 }
 
 /// Unpacks and checks an image in which qemu-img has to seek; gives it, and the size in bytes of the disk in it. The
@@ -123,9 +135,14 @@ fn unpack(mut packed: Packed<'_>, job: &Job<'_>) -> anyhow::Result<(File, u64)> 
 }
 
 impl<'j> Copied<'j> {
-    /// Puts all of it onto stable storage but the boot area.
+    /// Adds the seed, and puts all of it onto stable storage but the boot area.
     pub(super) fn finish(self) -> anyhow::Result<Installed<'j>> {
-        Ok(Installed { boot: self.writer.finish(self.len)?, len: self.len })
+        let Job { target, context, seed, .. } = self.job;
+        let mut whole = self.writer.fill(self.len)?;
+        if let Some(seed) = seed {
+            seed.write(&mut whole, target, context)?;
+        }
+        Ok(Installed { boot: whole.sync()?, len: self.len })
     }
 }
 

@@ -9,7 +9,7 @@ use std::process::{Command, ExitStatus};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use super::{DiskWriter, Expected, WriteError, check_fits, readback};
+use super::{BOOT_AREA, DiskWriter, Expected, WriteError, check_fits, readback};
 use crate::device::{DirectReader, DiskKind, Target, descriptor_path};
 use crate::process::{self, Children, Lifetime};
 use crate::sandbox::{Sandbox, ToolWork};
@@ -45,6 +45,12 @@ pub fn convert(
         *expected = Expected::Converted(Converted { image, start: boot_len, size, children: children.clone() });
     }
     writer.data(&boot, 0)
+}
+
+/// The first MiB of the disk of `size` bytes in the image, or all of a smaller one. As for [`convert`].
+pub fn head(file: &File, driver: &'static str, size: u64, children: &Children) -> Result<Vec<u8>, WriteError> {
+    let image = Image { file: file.try_clone().map_err(WriteError::Image)?, driver };
+    boot_area(&image, size.min(BOOT_AREA as u64), children)
 }
 
 /// An open image, and qemu-img's name for its format.

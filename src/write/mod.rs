@@ -17,7 +17,7 @@ mod zeros;
 #[cfg(any(test, fuzzing))]
 pub(crate) use gpt::fuzzing;
 
-pub use convert::convert;
+pub use convert::{convert, head};
 pub use dump::{DumpError, dump};
 pub use sparse::raw_file;
 pub use stream::stream;
@@ -29,11 +29,10 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use crate::device::{ALIGNMENT, AlignedBuf, HeldDisk, Target};
+use crate::device::{ALIGNMENT, AlignedBuf, HeldDisk, ReadAt, Target, WriteAt};
 use crate::size::ByteSize;
 
 use convert::Converted;
-use gpt::Patch;
 use readback::Sums;
 
 /// The start of the disk, written last: holds every boot sector, partition table and primary GPT there is.
@@ -150,7 +149,7 @@ impl<'t> DiskWriter<'t> {
         self.target
     }
 
-    /// The image's bytes at `offset`. Data for the boot area is kept back until [`DiskWriter::finish`].
+    /// The image's bytes at `offset`. Data for the boot area is kept back until [`BootArea::commit`].
     fn data(&self, data: &[u8], offset: u64) -> Result<(), WriteError> {
         let in_boot = usize::try_from(self.boot_len().saturating_sub(offset)).unwrap_or(BOOT_AREA).min(data.len());
         let (boot, rest) = data.split_at(in_boot);
@@ -189,10 +188,9 @@ impl<'t> DiskWriter<'t> {
         Ok(())
     }
 
-    /// The image has ended after `image_len` bytes: zeroes what has to be of the rest of the disk, moves the GPT's backup
-    /// to the disk's end, puts all that onto stable storage, and reads it back where that was asked for. Then only the
-    /// boot area is missing.
-    pub fn finish(self, image_len: u64) -> Result<BootArea<'t>, WriteError> {
+    /// The image has ended after `image_len` bytes: zeroes what has to be of the rest of the disk, reads all that back
+    /// where that was asked for, and moves the GPT's backup to the disk's end.
+    pub fn fill(self, image_len: u64) -> Result<Whole<'t>, WriteError> {
         if image_len == 0 {
             return Err(WriteError::Empty);
         }
@@ -202,16 +200,12 @@ impl<'t> DiskWriter<'t> {
         if let Some(expected) = &self.expected {
             self.read_back(expected, image_len, &wiped)?;
         }
-        let mut boot =
+        let boot =
             std::mem::replace(&mut *self.boot.lock().unwrap_or_else(PoisonError::into_inner), AlignedBuf::new(0));
+        let mut whole = Whole { target: self.target, boot, noted: self.expected.as_ref().map(|_| Vec::new()) };
         // Only now: the old backup is a part of the image, which was just compared.
-        let patches = self.write_backup(&mut boot, image_len).map_err(|err| self.disk_error(err))?;
-        if self.expected.is_some() {
-            patches.iter().try_for_each(|patch| {
-                readback::check_bytes(self.target, &patch.bytes, patch.offset, "the backup GPT")
-            })?;
-        }
-        Ok(BootArea { target: self.target, bytes: boot, read_back: self.expected.is_some() })
+        gpt::move_backup(&mut whole, image_len).map_err(|err| self.disk_error(err))?;
+        Ok(whole)
     }
 
     /// Compares all behind the boot area that was written so far.
@@ -225,26 +219,110 @@ impl<'t> DiskWriter<'t> {
         wiped.iter().try_for_each(|range| readback::check_zeros(self.target, range.start.max(boot_len)..range.end))
     }
 
-    /// Moves the GPT's backup, and syncs all that was written.
-    fn write_backup(&self, boot: &mut [u8], image_len: u64) -> io::Result<Vec<Patch>> {
-        let patches = gpt::move_backup(boot, image_len, self.target)?;
-        for Patch { offset, bytes } in &patches {
-            if zeros::is_zero(bytes) {
-                self.target.zero(*offset, bytes.len() as u64)?;
-            } else {
-                self.target.write_at(bytes, *offset)?;
-            }
-        }
-        self.target.sync()?;
-        Ok(patches)
-    }
-
     fn boot_len(&self) -> u64 {
         self.target.size().min(BOOT_AREA as u64)
     }
 
     fn disk_error(&self, source: io::Error) -> WriteError {
         disk_error(self.target.path(), source)
+    }
+}
+
+/// A disk with all of an image, of which the boot area is still in memory. It reads and changes as the one disk that it
+/// is going to be.
+#[must_use = "without it the disk can't boot"]
+pub struct Whole<'t> {
+    target: &'t Target,
+    boot: AlignedBuf,
+    /// What was written behind the boot area since the image was there; only where the disk is read back.
+    noted: Option<Vec<Noted>>,
+}
+
+/// Bytes that shall be on the disk.
+struct Noted {
+    /// Where, in bytes.
+    offset: u64,
+    bytes: Vec<u8>,
+}
+
+impl<'t> Whole<'t> {
+    /// Puts all of it but the boot area onto stable storage. Then only that is missing.
+    pub fn sync(self) -> Result<BootArea<'t>, WriteError> {
+        let Whole { target, boot, mut noted } = self;
+        target.sync().map_err(|err| disk_error(target.path(), err))?;
+        let read_back = noted.is_some();
+        // What was written over later has to be there now.
+        let noted = noted.get_or_insert_default();
+        for at in 0..noted.len() {
+            let (earlier, later) = noted.split_at_mut(at + 1);
+            let Noted { offset, bytes } = &mut earlier[at];
+            later.iter().for_each(|over| overlay(bytes, *offset, over));
+            readback::check_bytes(target, bytes, *offset, "what was added to the image")?;
+        }
+        Ok(BootArea { target, bytes: boot, read_back })
+    }
+
+    fn zero(&mut self, offset: u64, len: u64) -> io::Result<()> {
+        let len = usize::try_from(len).map_err(io::Error::other)?;
+        let (at, in_boot) = self.in_boot(len, offset);
+        self.boot[at..at + in_boot].fill(0);
+        let (offset, len) = (offset + in_boot as u64, len - in_boot);
+        if let Some(noted) = &mut self.noted {
+            noted.push(Noted { offset, bytes: vec![0; len] });
+        }
+        self.target.zero(offset, len as u64)
+    }
+
+    /// How many of `len` bytes at `offset` lie in the boot area, and where there.
+    fn in_boot(&self, len: usize, offset: u64) -> (usize, usize) {
+        let at = usize::try_from(offset).unwrap_or(usize::MAX).min(self.boot.len());
+        (at, (self.boot.len() - at).min(len))
+    }
+}
+
+impl ReadAt for Whole<'_> {
+    fn len(&self) -> u64 {
+        self.target.size()
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        let (at, in_boot) = self.in_boot(buf.len(), offset);
+        let (boot, rest) = buf.split_at_mut(in_boot);
+        boot.copy_from_slice(&self.boot[at..at + in_boot]);
+        if rest.is_empty() { Ok(()) } else { self.target.read_at(rest, offset + in_boot as u64) }
+    }
+}
+
+impl WriteAt for Whole<'_> {
+    fn write_at(&mut self, data: &[u8], offset: u64) -> io::Result<()> {
+        let (at, in_boot) = self.in_boot(data.len(), offset);
+        let (boot, rest) = data.split_at(in_boot);
+        self.boot[at..at + in_boot].copy_from_slice(boot);
+        if rest.is_empty() {
+            return Ok(());
+        }
+        let offset = offset + in_boot as u64;
+        if let Some(noted) = &mut self.noted {
+            noted.push(Noted { offset, bytes: rest.to_vec() });
+        }
+        self.target.write_at(rest, offset)
+    }
+
+    /// The order does not matter: without its boot area the disk is nothing yet.
+    fn sync(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Puts what `over` says of them onto `bytes`, which lie at `offset`.
+fn overlay(bytes: &mut [u8], offset: u64, over: &Noted) {
+    let (end, over_end) = (offset + bytes.len() as u64, over.offset + over.bytes.len() as u64);
+    let (start, end) = (offset.max(over.offset), end.min(over_end));
+    if start < end {
+        // Both lie in their slices, so they fit a usize.
+        let index = |at: u64, base: u64| usize::try_from(at - base).unwrap_or(usize::MAX);
+        let from = &over.bytes[index(start, over.offset)..index(end, over.offset)];
+        bytes[index(start, offset)..index(end, offset)].copy_from_slice(from);
     }
 }
 

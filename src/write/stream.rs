@@ -43,7 +43,11 @@ pub fn stream(reader: &mut dyn Read, writer: &DiskWriter<'_>) -> Result<u64, Wri
     })
 }
 
-fn write_all(parts: &Receiver<Part>, empty: &SyncSender<AlignedBuf>, writer: &DiskWriter<'_>) -> Result<(), WriteError> {
+fn write_all(
+    parts: &Receiver<Part>,
+    empty: &SyncSender<AlignedBuf>,
+    writer: &DiskWriter<'_>,
+) -> Result<(), WriteError> {
     for part in parts {
         match part {
             Part::Zeros { offset, len } => writer.zero(offset, len)?,
@@ -135,7 +139,7 @@ mod tests {
                 return Ok(());
             }
             prop_assert_eq!(result.unwrap(), image.len() as u64);
-            writer.finish(image.len() as u64).unwrap().commit().unwrap();
+            writer.fill(image.len() as u64).unwrap().sync().unwrap().commit().unwrap();
             let mut written = vec![1; DISK_LEN];
             disk.as_file().read_exact_at(&mut written, 0).unwrap();
             prop_assert!(written[..image.len()] == image[..]);

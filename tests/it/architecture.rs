@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 /// Every module directly below `src/`, with the modules that it imports. A module may only import what stands further
 /// down: the first line is the top.
-const MODULES: [(&str, &[&str]); 22] = [
+const MODULES: [(&str, &[&str]); 25] = [
     ("main", &["applet", "cli", "env", "report", "sandbox", "script"]),
     ("fuzzing", &["cache", "config", "env", "http", "image", "report", "request", "signature", "write"]),
-    ("cli", &["applet", "cache", "config", "image", "ops", "report", "request", "script", "signals", "size"]),
+    ("cli", &["applet", "cache", "config", "image", "ops", "report", "request", "script", "signals", "size", "volume"]),
     ("script", &["applet", "config", "env", "ops", "process", "report", "request", "sandbox", "signals"]),
     ("applet", &[]),
     (
@@ -25,20 +25,25 @@ const MODULES: [(&str, &[&str]); 22] = [
             "report",
             "request",
             "sandbox",
+            "seed",
             "signals",
             "signature",
             "size",
             "sys",
+            "volume",
             "write",
         ],
     ),
-    ("request", &["cache", "config", "env", "http", "image", "write"]),
+    ("request", &["cache", "config", "env", "http", "image", "seed", "write"]),
+    ("seed", &["env", "http", "size"]),
     ("env", &[]),
     ("config", &["http", "image", "size", "write"]),
     ("image", &["cache", "http", "size"]),
     ("cache", &["http", "report", "size", "sys"]),
     ("http", &["report", "size"]),
-    ("write", &["device", "process", "sandbox", "size"]),
+    ("write", &["device", "partition", "process", "sandbox", "size"]),
+    ("volume", &["device", "partition", "size"]),
+    ("partition", &["device"]),
     ("device", &["size", "sys"]),
     ("hooks", &["process", "report", "sys"]),
     ("signature", &["process", "sandbox"]),

@@ -25,6 +25,8 @@ mod real_servers;
 mod sandbox;
 mod scripts;
 mod secrets;
+mod seed;
+mod seed_volume;
 mod signals;
 mod signature;
 mod support;

@@ -9,7 +9,7 @@ use std::thread;
 
 use simpleimage::device::Target;
 use simpleimage::process::Children;
-use simpleimage::write::{self, DiskWriter, Wipe, WriteError, WriteOptions};
+use simpleimage::write::{self, DiskWriter, Whole, Wipe, WriteError, WriteOptions};
 
 use crate::support::disk::{Disk, KINDS, Kind};
 use crate::support::images::{MIB, disk, encode};
@@ -55,7 +55,7 @@ fn install_with_fault(
     let cached = fs::read(target.path()).unwrap();
     assert_eq!(cached.len(), SIZE);
     fault.into_iter().for_each(|at| flip(&world.path("disk0"), at));
-    writer.finish(len)?.commit()
+    writer.fill(len)?.sync()?.commit()
 }
 
 #[test]
@@ -134,10 +134,10 @@ fn the_zeros_behind_the_image_and_the_boot_area_are_read_back_too() {
             let writer = DiskWriter::begin(&target, VERIFIED).unwrap();
             write::raw_file(&File::open(&file).unwrap(), 20 * MIB as u64, &writer).unwrap();
             let outcome = if what == "the boot area" {
-                let boot = writer.finish(20 * MIB as u64).unwrap();
+                let boot = writer.fill(20 * MIB as u64).unwrap().sync().unwrap();
                 keep_spoiling(&world.path("disk0"), at, || boot.commit())
             } else {
-                keep_spoiling(&world.path("disk0"), at, || writer.finish(20 * MIB as u64).map(drop))
+                keep_spoiling(&world.path("disk0"), at, || writer.fill(20 * MIB as u64).and_then(Whole::sync).map(drop))
             };
             let error = outcome.unwrap_err().to_string();
             assert!(error.contains(&format!("bytes {at} to {at} ({what}) differ")), "{kind:?}: {error}");

@@ -7,8 +7,10 @@ use std::os::unix::fs::FileExt;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use super::{crc32, get, get4, move_backup, seal};
-use crate::device::{Target, descriptor_path};
+use super::move_backup;
+use crate::device::{AlignedBuf, ReadAt as _, Target, descriptor_path};
+use crate::partition::{crc32, get4, get8, seal};
+use crate::write::Whole;
 
 /// Sectors of the image, and of what the disk has more, at most.
 const MAX_SECTORS: usize = 128;
@@ -40,12 +42,14 @@ pub(crate) fn gpt(data: &[u8]) {
     file.write_all_at(&boot_zeros, 0).expect("writing to memory");
     file.write_all_at(&case.disk[case.boot_len..], case.boot_len as u64).expect("writing to memory");
     let target = Target::open(&descriptor_path(&file)).expect("memory is a disk");
-    let mut boot = case.disk[..case.boot_len].to_vec();
-    move_backup(&mut boot, case.image_len as u64, &target).expect("memory does not fail");
+    let mut boot = AlignedBuf::new(case.boot_len);
+    boot.copy_from_slice(&case.disk[..case.boot_len]);
+    let mut whole = Whole { target: &target, boot, noted: None };
+    move_backup(&mut whole, case.image_len as u64).expect("memory does not fail");
     let mut after = vec![0; case.disk.len()];
     target.read_at(&mut after, 0).expect("reading memory");
     assert!(after[..case.boot_len] == boot_zeros, "the boot area was written too early");
-    after[..case.boot_len].copy_from_slice(&boot);
+    whole.read_at(&mut after, 0).expect("reading memory");
     if after != case.disk {
         case.check_moved(&after);
     }
@@ -116,15 +120,15 @@ impl Table {
     fn at(disk: &[u8], sector: usize, place: u64) -> Self {
         let start = to_usize(place) * sector;
         let header = &disk[start..start + sector];
-        assert!(header.starts_with(b"EFI PART") && get(header, 24) == place, "no header in sector {place}");
+        assert!(header.starts_with(b"EFI PART") && get8(header, 24) == place, "no header in sector {place}");
         let mut copy = header[..get4(header, 12) as usize].to_vec();
         seal(&mut copy);
         assert_eq!(copy[16..20], header[16..20], "the checksum of the header in sector {place}");
-        let entries = to_usize(get(header, 72)) * sector;
+        let entries = to_usize(get8(header, 72)) * sector;
         let entry_len = get4(header, 84) as usize;
         let entries = entries..entries + get4(header, 80) as usize * entry_len;
         assert_eq!(crc32(&disk[entries.clone()]), get4(header, 88), "the checksum of the entries");
-        let (alternate, first_usable, last_usable) = (get(header, 32), get(header, 40), get(header, 48));
+        let (alternate, first_usable, last_usable) = (get8(header, 32), get8(header, 40), get8(header, 48));
         Table { sector, alternate, first_usable, last_usable, entries, entry_len }
     }
 
@@ -133,7 +137,7 @@ impl Table {
         let entries = disk[self.entries.clone()].chunks_exact(self.entry_len.max(1));
         let used = entries.filter(|entry| entry.len() >= 128 && entry[..16].iter().any(|byte| *byte != 0));
         let in_disk = |sectors: u64| to_usize(sectors.saturating_mul(self.sector as u64)).min(disk.len());
-        let ranges = used.map(|entry| in_disk(get(entry, 32))..in_disk(get(entry, 40).saturating_add(1)));
+        let ranges = used.map(|entry| in_disk(get8(entry, 32))..in_disk(get8(entry, 40).saturating_add(1)));
         // One that holds the table itself is none.
         ranges.filter(|range| range.start < range.end && range.start >= 2 * self.sector).collect()
     }
@@ -142,7 +146,7 @@ impl Table {
 /// Gives the header in sector 1 the checksums to what it says, as far as it points into the disk.
 fn seal_table(disk: &mut [u8], sector: usize) {
     let Some(header) = disk.get(sector..2 * sector) else { return };
-    let (len, start) = (get4(header, 12) as usize, to_usize(get(header, 72)).saturating_mul(sector));
+    let (len, start) = (get4(header, 12) as usize, to_usize(get8(header, 72)).saturating_mul(sector));
     let entries_len = to_usize(u64::from(get4(header, 80)).saturating_mul(get4(header, 84).into()));
     let Some(entries) = disk.get(start..start.saturating_add(entries_len)) else { return };
     let crc = crc32(entries);
@@ -157,7 +161,7 @@ fn seal_table(disk: &mut [u8], sector: usize) {
 /// Puts a copy of header and entries where the header says that the backup is.
 fn write_backup(disk: &mut [u8], sector: usize) {
     let Some(header) = disk.get(sector..2 * sector).map(<[u8]>::to_vec) else { return };
-    let at = to_usize(get(&header, 32)).saturating_mul(sector);
+    let at = to_usize(get8(&header, 32)).saturating_mul(sector);
     if let Some(place) = disk.get_mut(at..at.saturating_add(sector)) {
         place.copy_from_slice(&header);
     }

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! Bytes at offsets, wherever they lie: on a disk, in an image, or partly still in memory.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use super::{HeldDisk, SourceDisk, Target};
+
+/// Something of fixed length that can be read at any offset.
+pub trait ReadAt {
+    /// Its length in bytes.
+    fn len(&self) -> u64;
+
+    /// Fills `buf` from `offset` on (bytes). Behind the end is an error.
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
+
+    /// Whether there is nothing.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// The same, to be written as well.
+pub trait WriteAt: ReadAt {
+    /// Writes all of `data` at `offset` (bytes).
+    fn write_at(&mut self, data: &[u8], offset: u64) -> io::Result<()>;
+
+    /// What was written so far is on stable storage before anything that is written later. Nothing to do for what is
+    /// put there as a whole at another time.
+    fn sync(&mut self) -> io::Result<()>;
+}
+
+impl ReadAt for Target {
+    fn len(&self) -> u64 {
+        self.size()
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        Target::read_at(self, buf, offset)
+    }
+}
+
+impl WriteAt for Target {
+    fn write_at(&mut self, data: &[u8], offset: u64) -> io::Result<()> {
+        Target::write_at(self, data, offset)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        Target::sync(self)
+    }
+}
+
+impl ReadAt for HeldDisk {
+    fn len(&self) -> u64 {
+        self.size()
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file().read_exact_at(buf, offset)
+    }
+}
+
+impl WriteAt for HeldDisk {
+    fn write_at(&mut self, data: &[u8], offset: u64) -> io::Result<()> {
+        self.file().write_all_at(data, offset)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.file().sync_all()
+    }
+}
+
+impl ReadAt for SourceDisk {
+    fn len(&self) -> u64 {
+        self.size
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file().read_exact_at(buf, offset)
+    }
+}
+
+/// The first `len` bytes of a file.
+#[derive(Debug, Clone, Copy)]
+pub struct FileBytes<'f> {
+    file: &'f File,
+    len: u64,
+}
+
+impl<'f> FileBytes<'f> {
+    /// Of a file that is open for reading and has at least `len` bytes.
+    pub fn new(file: &'f File, len: u64) -> Self {
+        FileBytes { file, len }
+    }
+}
+
+impl ReadAt for FileBytes<'_> {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file.read_exact_at(buf, offset)
+    }
+}

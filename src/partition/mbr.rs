@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! The master boot record and its four primary entries. Addresses count sectors of 512 bytes.
+
+use super::{Partition, SECTOR, get2, get4};
+
+/// Where the entries begin in the first sector, and how long one is, in bytes.
+const ENTRIES: std::ops::Range<usize> = 446..510;
+const ENTRY: usize = 16;
+
+/// Type of the entry that stands for a whole GPT.
+const PROTECTIVE: u8 = 0xee;
+
+/// Types of an entry that holds logical partitions.
+const EXTENDED: [u8; 3] = [0x05, 0x0f, 0x85];
+
+/// The geometry that every tool of today pretends, for the old cylinder, head and sector numbers.
+const HEADS: u64 = 255;
+const SECTORS_PER_TRACK: u64 = 63;
+
+/// The four entries of a master boot record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mbr(Vec<u8>);
+
+impl Mbr {
+    /// The first sector of `head`, if it is one: signed, no entry of impossible status, at least one in use. A boot
+    /// sector of a file system is signed too.
+    pub fn parse(head: &[u8]) -> Option<Self> {
+        let entries = head.get(ENTRIES).filter(|_| head.get(510..512) == Some(&[0x55, 0xaa]))?;
+        let plausible = entries.chunks_exact(ENTRY).all(|entry| entry[0] & 0x7f == 0);
+        let mbr = Mbr(entries.to_vec());
+        (plausible && !mbr.partitions().is_empty()).then_some(mbr)
+    }
+
+    /// Whether an entry says that the disk has a GPT.
+    pub(super) fn protects_gpt(&self) -> bool {
+        self.0.chunks_exact(ENTRY).any(|entry| entry[4] == PROTECTIVE && get4(entry, 8) == 1)
+    }
+
+    /// All primary entries in use.
+    pub fn partitions(&self) -> Vec<Partition> {
+        let used = self.0.chunks_exact(ENTRY).zip(1..).filter(|(entry, _)| is_used(entry));
+        used.map(|(entry, number)| {
+            let (start, len) = (u64::from(get4(entry, 8)) * SECTOR, u64::from(get4(entry, 12)) * SECTOR);
+            Partition { number, start, end: start + len, extended: EXTENDED.contains(&entry[4]) }
+        })
+        .collect()
+    }
+
+    /// Takes the first free entry for `len` bytes at `start`, whole sectors both; gives its number. None when all are
+    /// in use, or when 32 bits do not reach there (2 TiB).
+    pub fn add(&mut self, kind: u8, start: u64, len: u64) -> Option<u32> {
+        let (first, sectors) = (u32::try_from(start / SECTOR).ok()?, u32::try_from(len / SECTOR).ok()?);
+        first.checked_add(sectors)?;
+        let (entry, number) = self.0.chunks_exact_mut(ENTRY).zip(1..).find(|(entry, _)| !is_used(entry))?;
+        entry.fill(0);
+        entry[1..4].copy_from_slice(&old_address(start / SECTOR));
+        entry[4] = kind;
+        entry[5..8].copy_from_slice(&old_address((start + len) / SECTOR - 1));
+        entry[8..12].copy_from_slice(&first.to_le_bytes());
+        entry[12..16].copy_from_slice(&sectors.to_le_bytes());
+        Some(number)
+    }
+
+    /// Frees an entry. Nothing happens if there is none of that number.
+    pub fn remove(&mut self, number: u32) {
+        if let Some((entry, _)) = self.0.chunks_exact_mut(ENTRY).zip(1..).find(|(_, at)| *at == number) {
+            entry.fill(0);
+        }
+    }
+
+    /// The entries, and where they belong on the disk, in bytes.
+    pub fn bytes(&self) -> (&[u8], u64) {
+        (&self.0, ENTRIES.start as u64)
+    }
+
+    /// The protective MBR's entry (type 0xEE) gets the size that table 5.4 of the UEFI specification asks for: that of the
+    /// disk less one sector, or all ones when 32 bits can't hold it. In a hybrid MBR, which has other entries too, it ends
+    /// where those begin, and then it stays, unless it reached to the old end, `old_last`.
+    pub fn grow_protective(&mut self, old_last: u64, last: u64) {
+        let sectors = u32::try_from(last).unwrap_or(u32::MAX);
+        let alone = self.0.chunks_exact(ENTRY).filter(|entry| is_used(entry)).count() == 1;
+        for entry in self.0.chunks_exact_mut(ENTRY) {
+            let reached = u64::from(get4(entry, 12)) >= old_last.min(u32::MAX.into());
+            if entry[4] == PROTECTIVE && get4(entry, 8) == 1 && (alone || reached) {
+                // The last cylinder, head and sector: no geometry of the disk is known.
+                entry[5..8].fill(0xff);
+                entry[12..16].copy_from_slice(&sectors.to_le_bytes());
+            }
+        }
+    }
+}
+
+/// An entry of no type or no length is free.
+fn is_used(entry: &[u8]) -> bool {
+    entry[4] != 0 && get4(entry, 12) != 0
+}
+
+/// A sector as head, sector and cylinder; the highest of each where ten bits are too few for the cylinder.
+fn old_address(sector: u64) -> [u8; 3] {
+    let cylinder = sector / (HEADS * SECTORS_PER_TRACK);
+    let Some(cylinder) = u16::try_from(cylinder).ok().filter(|cylinder| *cylinder < 1024) else {
+        return [0xfe, 0xff, 0xff];
+    };
+    let low = |value: u64| value.to_le_bytes()[0];
+    let [cylinder_low, cylinder_high] = cylinder.to_le_bytes();
+    let head = low(sector / SECTORS_PER_TRACK % HEADS);
+    [head, low(sector % SECTORS_PER_TRACK + 1) | cylinder_high << 6, cylinder_low]
+}
+
+/// Where the logical partitions of an extended one begin, and how the chain goes on: one boot record of it at `at`.
+/// `base` is the extended partition's own start. All in bytes.
+pub(super) fn extended_record(sector: &[u8], base: u64, at: u64) -> (Option<Partition>, Option<u64>) {
+    if get2(sector, 510) != 0xaa55 {
+        return (None, None);
+    }
+    let entry = |index: usize| &sector[ENTRIES.start + index * ENTRY..][..ENTRY];
+    let logical = Some(entry(0)).filter(|entry| is_used(entry)).map(|entry| {
+        let start = at + u64::from(get4(entry, 8)) * SECTOR;
+        Partition { number: 0, start, end: start + u64::from(get4(entry, 12)) * SECTOR, extended: false }
+    });
+    let next = Some(entry(1)).filter(|entry| is_used(entry)).map(|entry| base + u64::from(get4(entry, 8)) * SECTOR);
+    (logical, next)
+}

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! What an instance reads at its first boot: the files of cloud-init's NoCloud seed. Pure content; `request` decides
+//! about a [`Plan`], `ops` fetches what it names.
+
+mod adopt;
+mod dns;
+mod identity;
+mod interface;
+mod json;
+mod keys;
+mod metadata;
+mod network;
+mod plan;
+mod source;
+mod userdata;
+mod vendor;
+
+pub use adopt::{File, Kept, adopted};
+pub use dns::{Dns, DnsError};
+pub use identity::{Identity, IdentityError};
+pub use keys::{Key, KeyError, parse as parse_keys};
+pub use metadata::{meta_data, renamed};
+pub use network::{Network, NetworkError};
+pub use plan::{NetworkPlan, Placement, Plan, Source};
+pub use source::{SourceError, SourceName};
+pub use userdata::{MAX_USER_DATA, UserData, UserDataError, is_html, user_data};
+pub use vendor::vendor_data;
+
+use std::fmt;
+
+/// The files of a NoCloud seed, ready for the volume. `Debug` shows their sizes only.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SeedFiles {
+    /// `meta-data`: name, id and SSH keys.
+    pub meta_data: Vec<u8>,
+    /// `user-data`, which may be empty, but has to be there.
+    pub user_data: Vec<u8>,
+    /// `network-config`; none leaves the network to the image.
+    pub network_config: Option<Vec<u8>>,
+    /// `vendor-data`.
+    pub vendor_data: Option<Vec<u8>>,
+}
+
+impl SeedFiles {
+    /// Every file with its name, in the order in which they are written.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &[u8])> {
+        let given = [("meta-data", Some(&self.meta_data)), ("user-data", Some(&self.user_data))];
+        let optional = [("network-config", self.network_config.as_ref()), ("vendor-data", self.vendor_data.as_ref())];
+        given.into_iter().chain(optional).filter_map(|(name, file)| Some((name, file?.as_slice())))
+    }
+}
+
+impl fmt::Debug for SeedFiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter().map(|(name, file)| (name, file.len()))).finish()
+    }
+}

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! What an instance's seed shall be made of, before anything of it was fetched.
+
+use std::fmt;
+use std::fs::File;
+use std::path::PathBuf;
+
+use super::identity::Identity;
+use super::network::Network;
+use crate::http::ImageUrl;
+
+/// Where the seed goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placement {
+    /// Onto the disk named `cidata` if there is one, else into a partition.
+    Auto,
+    /// Onto the disk named `cidata`.
+    Disk,
+    /// Into a partition at the end of the first disk.
+    Partition,
+}
+
+/// All that decides about a seed's content and place. `Debug` shows no secret.
+#[derive(Debug)]
+pub struct Plan {
+    /// Where the seed goes.
+    pub placement: Placement,
+    /// Whether the instance shall keep a copy of the seed and remove its partition.
+    pub persist: bool,
+    /// Who the instance is.
+    pub identity: Identity,
+    /// What holds SSH keys, one a line.
+    pub keys: Vec<Source>,
+    /// The parts of the user-data.
+    pub user_data: Vec<Source>,
+    /// What the network-config says.
+    pub network: NetworkPlan,
+}
+
+/// Where the network-config comes from.
+#[derive(Debug)]
+pub enum NetworkPlan {
+    /// From what Ganeti says of the instance's NICs.
+    Ganeti(Network),
+    /// As it was given.
+    Given(Source),
+    /// There is none: the image decides.
+    Off,
+}
+
+/// Where a part of the seed comes from. `Debug` shows no secret.
+pub enum Source {
+    /// It was given itself.
+    Inline(Vec<u8>),
+    /// A file in the variant's `user-data` folder.
+    File {
+        /// The file, open.
+        file: File,
+        /// Where it is.
+        path: PathBuf,
+    },
+    /// A file on a server.
+    Url(ImageUrl),
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::Inline(_) => f.write_str("Inline(...)"),
+            Source::File { path, .. } => write!(f, "File({})", path.display()),
+            Source::Url(url) => write!(f, "Url({url})"),
+        }
+    }
+}
