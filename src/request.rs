@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 
 use crate::cache::CacheSettings;
-use crate::config::{self, HookPhase, Paths, Settings, VariantName};
+use crate::config::{self, HookPhase, Paths, Settings, VariantName, VariantNameError};
 use crate::env::{EnvError, Environment, OsParams};
 use crate::http::{HttpSettings, ImageUrl};
 use crate::image::format::ImageType;
@@ -27,6 +27,8 @@ use checks::NamedChecks;
 pub struct HookPlan {
     /// Their folder, which may be missing.
     pub folder: PathBuf,
+    /// When they run, in one word.
+    pub phase: &'static str,
     /// All variables that Ganeti gave.
     pub environment: Vec<(OsString, OsString)>,
 }
@@ -54,6 +56,8 @@ pub struct CreateRequest {
     pub http: HttpSettings,
     /// Where and how long they are kept.
     pub cache: CacheSettings,
+    /// The hooks before anything of the image is fetched.
+    pub pre_hooks: HookPlan,
     /// The hooks after the image is on the disk.
     pub hooks: HookPlan,
 }
@@ -78,6 +82,7 @@ impl CreateRequest {
             cache: cache_settings(&settings),
             local: LocalPolicy { allowed: settings.allowed_paths, storage },
             http: settings.http,
+            pre_hooks: HookPlan::new(env, paths, &variant, HookPhase::Pre),
             hooks: HookPlan::new(env, paths, &variant, HookPhase::Create),
             variant,
         })
@@ -85,8 +90,21 @@ impl CreateRequest {
 }
 
 impl HookPlan {
+    /// None for an OS without a variant.
+    fn of_variant(
+        env: &Environment,
+        paths: &Paths,
+        variant: &str,
+        phase: HookPhase,
+    ) -> Result<Option<Self>, VariantNameError> {
+        match variant {
+            "" => Ok(None),
+            variant => Ok(Some(HookPlan::new(env, paths, &VariantName::parse(variant)?, phase))),
+        }
+    }
+
     fn new(env: &Environment, paths: &Paths, variant: &VariantName, phase: HookPhase) -> Self {
-        HookPlan { folder: paths.hooks_dir(variant, phase), environment: env.to_vec() }
+        HookPlan { folder: paths.hooks_dir(variant, phase), phase: phase.name(), environment: env.to_vec() }
     }
 }
 
@@ -207,13 +225,15 @@ impl ExportRequest {
 pub struct ImportRequest {
     /// The disk.
     pub device: PathBuf,
+    /// The hooks after that; none for an OS without a variant. A broken name of one only keeps hooks from running.
+    pub hooks: Result<Option<HookPlan>, VariantNameError>,
 }
 
 impl ImportRequest {
-    /// From Ganeti's variables.
-    pub fn new(env: &Environment) -> anyhow::Result<Self> {
-        env.core()?;
-        Ok(ImportRequest { device: env.import_device()? })
+    /// From Ganeti's variables. Of the variant only the name is looked at: hooks are found by it.
+    pub fn new(env: &Environment, paths: &Paths) -> anyhow::Result<Self> {
+        let hooks = HookPlan::of_variant(env, paths, &env.core()?.variant, HookPhase::Import);
+        Ok(ImportRequest { device: env.import_device()?, hooks })
     }
 }
 
@@ -229,10 +249,7 @@ pub struct RenameRequest {
 impl RenameRequest {
     /// From Ganeti's variables. The variant needs no config, but hooks are found by its name.
     pub fn new(env: &Environment, paths: &Paths) -> anyhow::Result<Self> {
-        let hooks = match env.core()?.variant.as_str() {
-            "" => None,
-            variant => Some(HookPlan::new(env, paths, &VariantName::parse(variant)?, HookPhase::Rename)),
-        };
+        let hooks = HookPlan::of_variant(env, paths, &env.core()?.variant, HookPhase::Rename)?;
         Ok(RenameRequest { disk: env.first_disk(), hooks })
     }
 }

@@ -1,30 +1,41 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! import: a dump from standard input onto a disk, which may be larger than the one it came from.
+//! import: a dump from standard input onto a disk, which may be larger than the one it came from, then the variant's
+//! import hooks.
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::sync::Arc;
 
 use anyhow::Context as _;
 
 use super::Context;
+use super::run_hooks::run_hooks;
 use super::standard::unbuffered;
-use crate::device::Target;
+use crate::device::{HeldDisk, Target};
 use crate::request::ImportRequest;
 use crate::size::ByteSize;
 use crate::write::{self, DiskWriter, WriteError};
 
 /// Restores the dump. Whatever fails, standard input is read to its end: Ganeti's pipeline would else fail with a
-/// broken pipe, and its error would hide ours.
+/// broken pipe, and its error would hide ours. Hooks that fail leave the disk as it is: it is the user's own system.
 pub fn import(request: &ImportRequest, context: &Context) -> anyhow::Result<()> {
     let mut input = unbuffered(io::stdin()).context("opening standard input")?;
     let restored = restore(&mut input, request, context);
     if restored.is_err() {
         drain(&mut input);
     }
-    restored
+    let disk = restored?;
+    match &request.hooks {
+        Ok(None) => Ok(()),
+        Ok(Some(plan)) => run_hooks(plan, Some(&disk), Vec::new(), context),
+        Err(error) => {
+            context.report.warn(format_args!("no import hooks were looked for: {error}"));
+            Ok(())
+        }
+    }
 }
 
-fn restore(input: &mut File, request: &ImportRequest, context: &Context) -> anyhow::Result<()> {
+fn restore(input: &mut File, request: &ImportRequest, context: &Context) -> anyhow::Result<Arc<HeldDisk>> {
     let target = Target::open(&request.device)?;
     context.report.info(format_args!("importing to disk {}, {}", target.path().display(), ByteSize(target.size())));
     let written = DiskWriter::begin(&target).and_then(|writer| {
@@ -34,7 +45,7 @@ fn restore(input: &mut File, request: &ImportRequest, context: &Context) -> anyh
     let len =
         written.map_err(in_terms_of_dumps).with_context(|| format!("importing to disk {}", target.path().display()))?;
     context.report.info(format_args!("the dump is on the disk: {}", ByteSize(len)));
-    Ok(())
+    Ok(target.release())
 }
 
 /// The writer speaks of images.

@@ -17,7 +17,9 @@ pub enum VolumeError {
         source: io::Error,
     },
     /// What is to go in does not fit.
-    #[error("the seed's {file} does not fit: the volume has {volume} (shorten it; large things can come from a URL that the user-data names)")]
+    #[error(
+        "the seed's {file} does not fit: the volume has {volume} (shorten it; large things can come from a URL that the user-data names)"
+    )]
     Full {
         /// The file.
         file: String,
@@ -71,7 +73,9 @@ pub enum PlaceError {
         size: ByteSize,
     },
     /// No entry is left, or none can say where the seed is.
-    #[error("the {table} of the image has no free entry for the seed's partition{why} (give the instance a disk for it: --disk 1:size=16M,name=cidata; or use cloud_init=off)")]
+    #[error(
+        "the {table} of the image has no free entry for the seed's partition{why} (give the instance a disk for it: --disk 1:size=16M,name=cidata; or use cloud_init=off)"
+    )]
     NoEntry {
         /// GPT or MBR.
         table: &'static str,
@@ -79,7 +83,9 @@ pub enum PlaceError {
         why: &'static str,
     },
     /// There would be two.
-    #[error("the image already holds a volume labelled CIDATA, {at} (remove it with `simpleimage seed remove`, or use cloud_init=off)")]
+    #[error(
+        "the image already holds a volume labelled CIDATA, {at} (remove it with `simpleimage seed remove`, or use cloud_init=off)"
+    )]
     Present {
         /// Where.
         at: String,

@@ -126,7 +126,8 @@ pub fn remove_partition(disk: &mut dyn WriteAt, number: u32) -> io::Result<()> {
 /// Whether the backup is where we write it: header last, entries before it and behind every partition.
 fn ends_the_disk(gpt: &Gpt, size: u64) -> bool {
     let last = size / gpt.sector();
-    gpt.alternate() + 1 == last && gpt.alternate().checked_sub(gpt.entries_sectors()).is_some_and(|at| at > gpt.last_usable())
+    gpt.alternate() + 1 == last
+        && gpt.alternate().checked_sub(gpt.entries_sectors()).is_some_and(|at| at > gpt.last_usable())
 }
 
 /// The backup first: at any moment one of the two is whole.

@@ -11,6 +11,7 @@ mod cold;
 mod create;
 mod crowd;
 mod example_hooks;
+mod hook_phases;
 mod hooks;
 mod http;
 mod policy;
