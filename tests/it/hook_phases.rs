@@ -131,8 +131,12 @@ fn hooks_can_read_the_image_and_know_its_checksum() {
 const TABLES: [(&str, &str); 3] = [
     ("gpt", "label: gpt\n2048,4096,U\n8192,10240,L\n20480,2048,S\n"),
     // Logical partitions count from 5; the second primary entry stays free.
-    ("dos", "label: dos\n1: 2048,4096,83,*\n3: 8192,16384,f\n5: 10240,2048,83\n6: 14336,4096,82\n"),
-    ("dos", "label: dos\n4: 2048,4096,c\n"),
+    (
+        "dos",
+        "label: dos\np1: start=2048,size=4096,type=83\np3: start=8192,size=16384,type=f\n\
+         p5: start=10240,size=2048,type=83\np6: start=14336,size=4096,type=82\n",
+    ),
+    ("dos", "label: dos\np4: start=2048,size=4096,type=c\n"),
 ];
 
 #[test]
@@ -167,14 +171,10 @@ fn partx(disk: &Path, label: &str) -> Vec<String> {
     for (index, line) in (1..).zip(listing.lines()) {
         let words: Vec<_> = line.split(' ').collect();
         let offset = words[1].parse::<u64>().unwrap() * 512;
-        // To partx an extended partition is as small as what the kernel would let be read of it.
-        let extended = words[3] == "0xf";
-        let size = if extended { 16384 * 512 } else { words[2].parse::<u64>().unwrap() };
-        for (name, value) in [("NUMBER", words[0]), ("TYPE", words[3])] {
+        for (name, value) in [("NUMBER", words[0]), ("SIZE", words[2]), ("TYPE", words[3])] {
             lines.push(format!("SIMPLEIMAGE_PARTITION_{index}_{name}={value}"));
         }
         lines.push(format!("SIMPLEIMAGE_PARTITION_{index}_OFFSET={offset}"));
-        lines.push(format!("SIMPLEIMAGE_PARTITION_{index}_SIZE={size}"));
     }
     lines.sort();
     lines
