@@ -16,7 +16,7 @@ pub use params::{OsParams, SeedParams};
 pub const API_VERSION: &str = "20";
 
 /// Why the environment is not one that Ganeti makes.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 pub enum EnvError {
     /// A variable that must be there is not.
     #[error(
@@ -35,7 +35,7 @@ pub enum EnvError {
     )]
     OnlyUri {
         /// The variable with the path.
-        path: &'static str,
+        path: String,
         /// The URI.
         uri: String,
         /// The URI's scheme.
@@ -107,6 +107,19 @@ impl Environment {
         self.disk_path("DISK_0_PATH", "DISK_0_URI").map(Some)
     }
 
+    /// The path of the first of the instance's other disks that is called `name` (`DISK_n_NAME`).
+    pub fn other_disk(&self, name: &str) -> Result<Option<PathBuf>, EnvError> {
+        let count = self.get("DISK_COUNT")?.unwrap_or("0").parse::<u16>();
+        let count =
+            count.map_err(|_not_a_number| EnvError::Invalid("DISK_COUNT".to_owned(), "not a number of disks"))?;
+        for index in 1..count {
+            if self.get(&format!("DISK_{index}_NAME"))? == Some(name) {
+                return self.disk_path(&format!("DISK_{index}_PATH"), &format!("DISK_{index}_URI")).map(Some);
+            }
+        }
+        Ok(None)
+    }
+
     /// The disk to export, which may be a snapshot of the instance's.
     pub fn export_device(&self) -> Result<PathBuf, EnvError> {
         self.disk_path("EXPORT_DEVICE", "EXPORT_DISK_URI")
@@ -123,13 +136,13 @@ impl Environment {
         number.map_err(|_not_a_number| EnvError::Invalid("EXP_SIZE_FD".to_owned(), "not a descriptor number"))
     }
 
-    fn disk_path(&self, path: &'static str, uri: &'static str) -> Result<PathBuf, EnvError> {
+    fn disk_path(&self, path: &str, uri: &str) -> Result<PathBuf, EnvError> {
         match (self.get(path)?, self.get(uri)?) {
             (Some(value), _) if value.starts_with('/') => Ok(PathBuf::from(value)),
             (Some(_), _) => Err(EnvError::Invalid(path.to_owned(), "not an absolute path")),
             (None, Some(uri)) => {
                 let kind = uri.split(':').next().unwrap_or_default().to_owned();
-                Err(EnvError::OnlyUri { path, uri: uri.to_owned(), kind })
+                Err(EnvError::OnlyUri { path: path.to_owned(), uri: uri.to_owned(), kind })
             }
             (None, None) => Err(EnvError::Missing(path.to_owned())),
         }
@@ -194,6 +207,22 @@ mod tests {
         assert_eq!(env.first_disk().unwrap().as_deref(), Some(Path::new("/dev/drbd0")));
         assert_eq!(env.size_descriptor(), Ok(Some(9)));
         assert!(env.reinstall() && env.debug());
+    }
+
+    #[test]
+    fn other_disks_are_found_by_name() {
+        let env = environment(&[
+            ("DISK_COUNT", "3"),
+            ("DISK_0_NAME", "cidata"),
+            ("DISK_0_PATH", "/dev/drbd0"),
+            ("DISK_2_NAME", "cidata"),
+            ("DISK_2_PATH", "/dev/drbd2"),
+        ]);
+        assert_eq!(env.other_disk("cidata").unwrap().as_deref(), Some(Path::new("/dev/drbd2")));
+        assert_eq!(env.other_disk("data"), Ok(None));
+        assert_eq!(environment(&[]).other_disk("cidata"), Ok(None));
+        let broken = environment(&[("DISK_COUNT", "2"), ("DISK_1_NAME", "cidata")]).other_disk("cidata");
+        assert_eq!(broken, Err(EnvError::Missing("DISK_1_PATH".to_owned())));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! The one place where Ganeti's environment and the variant's settings become validated requests.
 
 mod checks;
+mod seeds;
 
 use std::ffi::OsString;
 use std::os::fd::RawFd;
@@ -11,16 +12,21 @@ use anyhow::{Context, bail};
 
 use crate::cache::CacheSettings;
 use crate::config::{self, HookPhase, Paths, Settings, VariantName, VariantNameError};
-use crate::env::{EnvError, Environment, OsParams};
+use crate::env::{EnvError, Environment, Nic, OsParams};
 use crate::http::{HttpSettings, ImageUrl};
 use crate::image::format::ImageType;
 use crate::image::policy::LocalPolicy;
 use crate::image::reference::ImageRef;
 use crate::image::source::Expected;
+use crate::seed::{Identity, IdentityError, Plan};
 
 pub use checks::{Checks, SignatureSource};
 
 use checks::NamedChecks;
+use seeds::NamedSeed;
+
+/// What a disk that shall be the seed's volume is called.
+const SEED_DISK: &str = "cidata";
 
 /// A variant's hooks, and the environment they run in.
 #[derive(Debug)]
@@ -56,6 +62,10 @@ pub struct CreateRequest {
     pub http: HttpSettings,
     /// Where and how long they are kept.
     pub cache: CacheSettings,
+    /// What the instance reads at its first boot; none if it is given nothing.
+    pub seed: Option<Plan>,
+    /// The disk named cidata, if the instance has one besides its first.
+    pub seed_disk: Result<Option<PathBuf>, EnvError>,
     /// The hooks before anything of the image is fetched.
     pub pre_hooks: HookPlan,
     /// The hooks after the image is on the disk.
@@ -77,6 +87,8 @@ impl CreateRequest {
             image,
             expected: Expected { image_type: named.image_type, allow_unknown: settings.allow_unknown_content },
             checks: named.checks.resolve(&settings, paths, &variant)?,
+            seed: NamedSeed::new(&core.params.seed, &settings)?.resolve(env, paths, &variant)?,
+            seed_disk: env.other_disk(SEED_DISK),
             disk: env.first_disk()?.context("the instance has no disk to install onto (DISK_COUNT is 0)")?,
             reinstall: env.reinstall(),
             cache: cache_settings(&settings),
@@ -157,7 +169,8 @@ pub fn verify(env: &Environment, paths: &Paths) -> anyhow::Result<()> {
         "" => Settings::default(),
         variant => config::load(paths, &VariantName::parse(variant)?)?,
     };
-    NamedImage::new(&core.params, &settings).map(drop)
+    NamedImage::new(&core.params, &settings)?;
+    NamedSeed::new(&core.params.seed, &settings).map(drop)
 }
 
 /// What `simpleimage fetch` shall do.
@@ -225,6 +238,10 @@ impl ExportRequest {
 pub struct ImportRequest {
     /// The disk.
     pub device: PathBuf,
+    /// Who the new instance is: of interest to a seed on the disk only.
+    pub identity: Result<Identity, IdentityError>,
+    /// Its NICs, likewise.
+    pub nics: Result<Vec<Nic>, EnvError>,
     /// The hooks after that; none for an OS without a variant. A broken name of one only keeps hooks from running.
     pub hooks: Result<Option<HookPlan>, VariantNameError>,
 }
@@ -233,15 +250,21 @@ impl ImportRequest {
     /// From Ganeti's variables. Of the variant only the name is looked at: hooks are found by it.
     pub fn new(env: &Environment, paths: &Paths) -> anyhow::Result<Self> {
         let hooks = HookPlan::of_variant(env, paths, &env.core()?.variant, HookPhase::Import);
-        Ok(ImportRequest { device: env.import_device()?, hooks })
+        let (name, uuid) = (env.instance_name().unwrap_or_default(), env.instance_uuid().unwrap_or_default());
+        let (identity, nics) = (Identity::new(name, uuid), env.nics());
+        Ok(ImportRequest { device: env.import_device()?, identity, nics, hooks })
     }
 }
 
 /// What `rename` shall do.
 #[derive(Debug)]
 pub struct RenameRequest {
-    /// The first disk, if the instance has one: of interest to hooks only.
+    /// The first disk, if the instance has one: for its hooks and its seed.
     pub disk: Result<Option<PathBuf>, EnvError>,
+    /// The disk named cidata, if the instance has one besides its first.
+    pub seed_disk: Result<Option<PathBuf>, EnvError>,
+    /// Who the instance is now: of interest to its seed only.
+    pub identity: Result<Identity, IdentityError>,
     /// The hooks of the rename; none for an OS without a variant.
     pub hooks: Option<HookPlan>,
 }
@@ -250,6 +273,7 @@ impl RenameRequest {
     /// From Ganeti's variables. The variant needs no config, but hooks are found by its name.
     pub fn new(env: &Environment, paths: &Paths) -> anyhow::Result<Self> {
         let hooks = HookPlan::of_variant(env, paths, &env.core()?.variant, HookPhase::Rename)?;
-        Ok(RenameRequest { disk: env.first_disk(), hooks })
+        let identity = Identity::new(env.instance_name()?, env.instance_uuid().unwrap_or_default());
+        Ok(RenameRequest { disk: env.first_disk(), seed_disk: env.other_disk(SEED_DISK), identity, hooks })
     }
 }

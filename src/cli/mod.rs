@@ -4,6 +4,7 @@
 mod cache;
 mod fetch;
 mod inspect;
+mod seed;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -40,6 +41,8 @@ enum Command {
     Fetch(fetch::Fetch),
     /// Look at the kept images, check and remove them.
     Cache(cache::CacheArgs),
+    /// Look at the first-boot seed on a disk, or remove it.
+    Seed(seed::SeedArgs),
     /// Run an OS script as Ganeti does, with its input in the environment (ganeti-os-interface(7)).
     Script {
         /// Which one.
@@ -73,6 +76,7 @@ pub fn run(argv0: OsString, invocation: Invocation, out: &mut dyn Write) -> Exit
         }
         Command::Inspect { image } => exit_code(&report, inspect::inspect(&image, out)),
         Command::Fetch(args) => exit_code(&report, fetch::fetch(args, &tool.root, out)),
+        Command::Seed(args) => exit_code(&report, seed::seed(args, out)),
         Command::Cache(args) => exit_code(&report, cache::cache(args, &tool.root, out)),
     }
 }

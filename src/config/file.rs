@@ -6,6 +6,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::unistd::Uid;
 
 use super::ConfigError;
@@ -33,6 +34,33 @@ pub(super) fn read(path: &Path) -> Result<Option<String>, ConfigError> {
 pub fn open_trusted(path: &Path) -> Result<Option<File>, ConfigError> {
     let failed = |reason| ConfigError::Read { path: path.to_owned(), reason };
     let Some(file) = open(path).map_err(failed)? else { return Ok(None) };
+    trusted(file, path).map(Some)
+}
+
+/// Opens the file `name` below `folder` that decides what runs as root in an instance. Links lead no further than
+/// `folder`.
+///
+/// # Errors
+/// As of [`open_trusted`]; and when there is no such file. The name is then not repeated: it may be a misplaced secret.
+pub fn open_below(folder: &Path, name: &Path) -> Result<File, ConfigError> {
+    let failed = |path: &Path, reason| ConfigError::Read { path: path.to_owned(), reason };
+    let beginning = File::open(folder).map_err(|reason| failed(folder, reason))?;
+    let path = folder.join(name);
+    // Not to hang on a FIFO, before the file's type is known.
+    let how = OpenHow::new()
+        .flags(OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    match openat2(&beginning, name, how) {
+        Ok(file) => trusted(file.into(), &path),
+        Err(nix::Error::ENOENT) => Err(failed(folder, io::Error::other("it has no file of the name that was given"))),
+        Err(nix::Error::EXDEV) => Err(failed(&path, io::Error::other("it leads out of the folder"))),
+        Err(error) => Err(failed(&path, error.into())),
+    }
+}
+
+/// `file`, if nobody else could have written it.
+fn trusted(file: File, path: &Path) -> Result<File, ConfigError> {
+    let failed = |reason| ConfigError::Read { path: path.to_owned(), reason };
     // The open file is asked, not the path: it can't be exchanged between check and use.
     let metadata = file.metadata().map_err(failed)?;
     if !metadata.is_file() {
@@ -41,7 +69,7 @@ pub fn open_trusted(path: &Path) -> Result<Option<File>, ConfigError> {
     if let Some(problem) = unsafe_owner(metadata.uid(), metadata.mode(), Uid::effective().as_raw()) {
         return Err(ConfigError::Unsafe { path: path.to_owned(), problem });
     }
-    Ok(Some(file))
+    Ok(file)
 }
 
 fn open(path: &Path) -> io::Result<Option<File>> {
@@ -80,7 +108,7 @@ fn unsafe_owner(uid: u32, mode: u32, current: u32) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{read, unsafe_owner};
+    use super::{open_below, read, unsafe_owner};
     use std::fs::{Permissions, set_permissions, write};
     use std::os::unix::fs::{PermissionsExt, symlink};
 
@@ -124,6 +152,33 @@ mod tests {
         set_permissions(&path, Permissions::from_mode(0o620)).unwrap();
         let shown = "its mode 0620 lets others write what runs as root (check it, then chmod go-w)";
         assert_eq!(message(&path), format!("refusing {}: {shown}", path.display()));
+    }
+
+    #[test]
+    fn nothing_outside_the_folder_is_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("user-data");
+        let open = |name: &str| open_below(&folder, name.as_ref()).map(drop).map_err(|error| error.to_string());
+        let shown = folder.display();
+        assert_eq!(open("x"), Err(format!("reading {shown}: No such file or directory (os error 2)")));
+        std::fs::create_dir_all(folder.join("sub")).unwrap();
+        write(folder.join("sub/inside"), "").unwrap();
+        write(dir.path().join("outside"), "").unwrap();
+        symlink("sub/inside", folder.join("link")).unwrap();
+        symlink("../outside", folder.join("out")).unwrap();
+        symlink(dir.path().join("outside"), folder.join("absolute")).unwrap();
+        symlink("/", folder.join("root")).unwrap();
+        assert_eq!([open("sub/inside"), open("link")], [Ok(()), Ok(())]);
+        for name in ["out", "absolute", "root/etc/passwd", "../outside", "/etc/passwd"] {
+            let message = open(name).unwrap_err();
+            assert!(message.ends_with(": it leads out of the folder"), "{name}: {message}");
+        }
+        let missing = format!("reading {shown}: it has no file of the name that was given");
+        assert_eq!([open("s3cret"), open("sub/s3cret")], [Err(missing.clone()), Err(missing)]);
+        assert_eq!(open("sub"), Err(format!("reading {shown}/sub: not a regular file")));
+        set_permissions(folder.join("sub/inside"), Permissions::from_mode(0o666)).unwrap();
+        let refused = open("link").unwrap_err();
+        assert!(refused.contains("its mode 0666 lets others write what runs as root"), "{refused}");
     }
 
     #[test]

@@ -32,6 +32,26 @@ pub struct PartialSettings {
     /// Default of the OS parameter `image_signature`; empty for none.
     #[serde(deserialize_with = "text")]
     pub image_signature: Option<String>,
+    /// Default of the OS parameter `cloud_init`; empty for none.
+    #[serde(deserialize_with = "text")]
+    pub cloud_init: Option<String>,
+    /// Default of the OS parameter `ssh_keys`; empty for none.
+    #[serde(deserialize_with = "lines")]
+    pub ssh_keys: Option<Secret>,
+    /// Default of the OS parameter `user_data`; empty for none.
+    #[serde(deserialize_with = "lines")]
+    pub user_data: Option<Secret>,
+    /// Default of the OS parameter `network_config`; empty for none.
+    #[serde(deserialize_with = "secret")]
+    pub network_config: Option<Secret>,
+    /// Default of the OS parameter `dns_servers`; empty for none.
+    #[serde(deserialize_with = "text")]
+    pub dns_servers: Option<String>,
+    /// Default of the OS parameter `dns_search`; empty for none.
+    #[serde(deserialize_with = "text")]
+    pub dns_search: Option<String>,
+    /// Default of the OS parameter `seed_persist`.
+    pub seed_persist: Option<bool>,
     /// Which images need a checksum.
     #[serde(deserialize_with = "require_checksum")]
     pub require_checksum: Option<RequireChecksum>,
@@ -137,6 +157,13 @@ impl PartialSettings {
             image_type: over.image_type.or(self.image_type),
             image_checksum: over.image_checksum.or(self.image_checksum),
             image_signature: over.image_signature.or(self.image_signature),
+            cloud_init: over.cloud_init.or(self.cloud_init),
+            ssh_keys: over.ssh_keys.or(self.ssh_keys),
+            user_data: over.user_data.or(self.user_data),
+            network_config: over.network_config.or(self.network_config),
+            dns_servers: over.dns_servers.or(self.dns_servers),
+            dns_search: over.dns_search.or(self.dns_search),
+            seed_persist: over.seed_persist.or(self.seed_persist),
             require_checksum: over.require_checksum.or(self.require_checksum),
             require_signature: over.require_signature.or(self.require_signature),
             keyring: over.keyring.or(self.keyring),
@@ -161,6 +188,13 @@ impl PartialSettings {
             ("image_type", self.image_type.is_some()),
             ("image_checksum", self.image_checksum.is_some()),
             ("image_signature", self.image_signature.is_some()),
+            ("cloud_init", self.cloud_init.is_some()),
+            ("ssh_keys", self.ssh_keys.is_some()),
+            ("user_data", self.user_data.is_some()),
+            ("network_config", self.network_config.is_some()),
+            ("dns_servers", self.dns_servers.is_some()),
+            ("dns_search", self.dns_search.is_some()),
+            ("seed_persist", self.seed_persist.is_some()),
             ("require_checksum", self.require_checksum.is_some()),
             ("require_signature", self.require_signature.is_some()),
             ("keyring", self.keyring.is_some()),
@@ -250,6 +284,7 @@ macro_rules! deserializers {
 deserializers! {
     text: String => String, |raw: String| values::text(&raw);
     require_checksum: String => RequireChecksum, |raw: String| values::require_checksum(&raw);
+    lines: String => Secret, |raw: String| values::lines(&raw).map(Secret);
     secret: String => Secret, |raw: String| values::text(&raw).map(Secret);
     user: String => Secret, |raw: String| values::user(&raw);
     user_agent: String => String, |raw: String| values::user_agent(&raw);

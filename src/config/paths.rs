@@ -72,6 +72,11 @@ impl Paths {
         self.variant_dir(variant).join("keyring.gpg")
     }
 
+    /// The folder of the documents that `user_data`, `ssh_keys` and `network_config` of `variant` name, which need not exist.
+    pub fn user_data_dir(&self, variant: &VariantName) -> PathBuf {
+        self.variant_dir(variant).join("user-data")
+    }
+
     /// The folder of the hooks that `variant` runs in `phase`, which need not exist.
     pub fn hooks_dir(&self, variant: &VariantName, phase: HookPhase) -> PathBuf {
         self.variant_dir(variant).join(phase.dir_name())

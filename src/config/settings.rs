@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{ImagePlace, PartialSettings, Paths};
+use super::{ImagePlace, PartialSettings, Paths, SeedDefaults};
 use crate::http::{Credentials, HttpSettings, Secret, UrlPrefix};
 use crate::size::ByteSize;
 
@@ -35,6 +35,8 @@ pub struct Settings {
     pub image_checksum: Option<String>,
     /// The signature of images without the OS parameter `image_signature`, as written in the file.
     pub image_signature: Option<String>,
+    /// For instances without OS parameters of the first boot.
+    pub seed: SeedDefaults,
     /// Which images need a checksum.
     pub require_checksum: RequireChecksum,
     /// Whether every image needs a signature.
@@ -66,6 +68,7 @@ impl Default for Settings {
             image_type: None,
             image_checksum: None,
             image_signature: None,
+            seed: SeedDefaults::default(),
             require_checksum: RequireChecksum::Never,
             require_signature: false,
             keyring: None,
@@ -86,8 +89,10 @@ impl Settings {
     /// where "none" is a value.
     pub(super) fn resolve(paths: &Paths, set: PartialSettings) -> Self {
         let built_in = Settings { cache_dir: paths.cache_dir.clone(), ..Settings::default() };
+        let seed = SeedDefaults::resolve(&set);
         let (allowed, allowed_paths) = resolve_places(set.allowed_images.unwrap_or_default());
         Settings {
+            seed,
             image: set.image.filter(|image| !image.is_empty()),
             image_type: set.image_type.filter(|image_type| !image_type.is_empty()),
             image_checksum: set.image_checksum.filter(|checksum| !checksum.is_empty()),
@@ -184,10 +189,13 @@ mod tests {
     #[test]
     fn empty_and_zero_take_back_what_the_site_set() {
         let site = "image = '/i'\nimage_type = 'raw'\nimage_checksum = 'c'\nimage_signature = '/s'\n\
-                    keyring = '/k'\nallowed_images = ['/i']\n[http]\nproxy = 'p:1'\nhttps_proxy = 'p:2'\nno_proxy = ['a']\nca_file = '/c'\n\
+                    cloud_init = 'auto'\nssh_keys = 'k'\nuser_data = 'u'\nnetwork_config = 'n'\ndns_servers = 's'\n\
+                    dns_search = 'd'\nseed_persist = true\nkeyring = '/k'\nallowed_images = ['/i']\n[http]\nproxy = 'p:1'\nhttps_proxy = 'p:2'\nno_proxy = ['a']\nca_file = '/c'\n\
                     user = 'u'\npassword = 'p'\nmax_time = 5\nlimit_rate = '1M'\nheaders = { X-A = 'b' }\n\
                     client_cert = '/e'\nclient_key = '/k'\nnetrc_file = '/n'\n[cache]\nmax_size = '50G'\n";
         let variant = "image = ''\nimage_type = ''\nimage_checksum = ''\nimage_signature = ''\nkeyring = ''\n\
+                       cloud_init = ''\nssh_keys = ''\nuser_data = ''\nnetwork_config = ''\ndns_servers = ''\n\
+                       dns_search = ''\nseed_persist = false\n\
                        allowed_images = []\n[http]\nproxy = ''\nhttps_proxy = ''\nno_proxy = []\nca_file = ''\nuser = ''\n\
                        max_time = 0\nlimit_rate = '0'\nheaders = {}\nclient_cert = ''\nnetrc_file = ''\n\
                        [cache]\nmax_size = '0'\n";

@@ -83,6 +83,16 @@ mod tests {
             image_type: Some("qcow2".to_owned()),
             image_checksum: Some("https://images.example/SHA256SUMS".to_owned()),
             image_signature: Some("https://images.example/SHA256SUMS.sign".to_owned()),
+            cloud_init: Some("auto".to_owned()),
+            ssh_keys: secret(
+                "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcH joe\n\
+                 https://images.example/team.keys",
+            ),
+            user_data: secret("base.yaml;web.yaml"),
+            network_config: secret("network.yaml"),
+            dns_servers: Some("192.0.2.53 2001:db8::53".to_owned()),
+            dns_search: Some("example.org".to_owned()),
+            seed_persist: Some(true),
             require_checksum: Some(RequireChecksum::Http),
             require_signature: Some(true),
             keyring: Some("/etc/keys/images.gpg".into()),
@@ -123,9 +133,12 @@ mod tests {
         };
         let settings = parse_toml(FULL).unwrap();
         assert_eq!(settings, expected);
-        assert_eq!(settings.keys().len(), 32);
+        assert_eq!(settings.keys().len(), 39);
         let debug = format!("{settings:?}");
-        assert!(!["s3cret", "p%40ss", "abc"].into_iter().any(|secret| debug.contains(secret)), "{debug}");
+        assert!(
+            !["s3cret", "p%40ss", "abc", "AAAA", "web.yaml"].into_iter().any(|secret| debug.contains(secret)),
+            "{debug}"
+        );
     }
 
     #[test]
@@ -137,7 +150,8 @@ mod tests {
 
     #[test]
     fn unknown_keys_are_named_with_the_allowed_ones() {
-        let top = "allowed are `image`, `image_type`, `image_checksum`, `image_signature`, `require_checksum`, \
+        let top = "allowed are `image`, `image_type`, `image_checksum`, `image_signature`, `cloud_init`, \
+                   `ssh_keys`, `user_data`, `network_config`, `dns_servers`, `dns_search`, `seed_persist`, `require_checksum`, \
                    `require_signature`, `keyring`, `allow_unknown_content`, `allowed_images`, `http`, `cache`";
         assert_eq!(message("# x\nimages = 1"), format!("2:1: unknown key `images`, {top}"));
         assert_eq!(message("\"a\\nb\" = 1"), format!("1:1: unknown key `a\\nb`, {top}"));
@@ -151,6 +165,8 @@ mod tests {
         for (text, expected) in [
             ("image = 5", "1:9: image: expected a string, found an integer"),
             ("require_checksum = 's3cret'", "1:20: require_checksum: must be \"never\", \"http\" or \"always\""),
+            ("seed_persist = 'yes'", "1:16: seed_persist: expected a boolean, found a string"),
+            ("ssh_keys = \"a\\nb\\tc\"", "1:12: ssh_keys: control characters are not allowed"),
             ("keyring = 'k.gpg'", "1:11: keyring: must be an absolute path"),
             (
                 "[cache]\nmax_size = '50 GB!'",

@@ -39,6 +39,11 @@ pub(super) fn text(text: &str) -> Checked<String> {
     if text.chars().any(char::is_control) { Err("control characters are not allowed") } else { Ok(text.to_owned()) }
 }
 
+/// A text of several lines, without other control characters.
+pub(super) fn lines(lines: &str) -> Checked<String> {
+    lines.lines().map(text).collect::<Checked<Vec<_>>>().map(|lines| lines.join("\n"))
+}
+
 /// A user name: RFC 7617 leaves no room for a colon in it.
 pub(super) fn user(user: &str) -> Checked<Secret> {
     if user.contains(':') { Err("a user name can't hold a colon") } else { text(user).map(Secret) }

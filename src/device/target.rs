@@ -216,14 +216,19 @@ impl Target {
 fn lock(file: &File, path: &Path) -> Result<File, DeviceError> {
     let open_error = |source| DeviceError::Open { path: path.to_owned(), source };
     let file = OpenOptions::new().read(true).write(true).open(descriptor_path(file)).map_err(open_error)?;
-    let short = |constant: i32| i16::try_from(constant).map_err(|err| open_error(io::Error::other(err)));
-    let (l_type, l_whence) = (short(libc::F_WRLCK)?, short(libc::SEEK_SET)?);
-    let byte = libc::flock { l_type, l_whence, l_start: i64::MAX - 1, l_len: 1, l_pid: 0 };
+    let byte = byte_lock(i64::MAX - 1, 1).map_err(open_error)?;
     match fcntl(&file, FcntlArg::F_OFD_SETLK(&byte)) {
         Ok(_) => Ok(file),
         Err(Errno::EAGAIN | Errno::EACCES) => Err(DeviceError::Busy(path.to_owned())),
         Err(err) => Err(open_error(err.into())),
     }
+}
+
+/// A lock for writing on `len` bytes from `start` on.
+fn byte_lock(start: i64, len: i64) -> io::Result<libc::flock> {
+    let short = |constant: i32| i16::try_from(constant).map_err(io::Error::other);
+    let (l_type, l_whence) = (short(libc::F_WRLCK)?, short(libc::SEEK_SET)?);
+    Ok(libc::flock { l_type, l_whence, l_start: start, l_len: len, l_pid: 0 })
 }
 
 impl HeldDisk {
@@ -261,6 +266,14 @@ impl HeldDisk {
     /// Notes what is known of its boot area.
     pub fn set_unbootable(&self, unbootable: bool) {
         self.unbootable.store(unbootable, Ordering::Relaxed);
+    }
+
+    /// Whether a running qemu has the disk open: it locks bytes of it, of files and devices alike, for reading at least
+    /// (`RAW_LOCK_PERM_BASE` and `RAW_LOCK_SHARED_BASE` of its block/file-posix.c).
+    pub fn is_run_by_qemu(&self) -> io::Result<bool> {
+        let mut lock = byte_lock(100, 204)?;
+        fcntl(&self.lock, FcntlArg::F_OFD_GETLK(&mut lock))?;
+        Ok(i32::from(lock.l_type) != libc::F_UNLCK)
     }
 
     /// Whether somebody uses the block device: it is mounted, or another device lies on it.

@@ -146,7 +146,7 @@ pub enum HttpError {
         limit: Duration,
     },
     /// A file that has to be small is not.
-    #[error("{url}: larger than {limit}: not a SUMS file or signature")]
+    #[error("{url}: larger than {limit}, which no SUMS file, signature or first-boot file may be")]
     TooLarge {
         /// The file.
         url: String,

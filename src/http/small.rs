@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Small files that belong to an image: checksums and signatures.
+//! Small files: an image's checksums and signatures, and what an instance reads at its first boot.
 
 use super::client::Client;
 use super::error::HttpError;
@@ -10,7 +10,8 @@ use super::url::ImageUrl;
 use crate::report::Report;
 use crate::size::{ByteSize, MIB};
 
-/// Far more than any SUMS file or signature has, in bytes: what a server sends must not fill the memory.
+/// Far more than any SUMS file or signature has, in bytes: what a server sends must not fill the memory. It is also what a
+/// file of the first boot may have.
 const LIMIT: u64 = MIB;
 
 impl Client {

@@ -10,6 +10,7 @@ use super::Context;
 use super::from_url::install_url;
 use super::install::{Job, install_checked};
 use super::run_hooks::run_hooks;
+use super::seed_volume::Seed;
 use super::verify_image::Proof;
 use crate::device::Target;
 use crate::hooks::variables::{self, Variables};
@@ -42,9 +43,12 @@ pub fn create(request: &CreateRequest, context: &Context) -> anyhow::Result<()> 
     let name = variables::image(&request.image);
     // No device: what they would write there is overwritten, and a reinstall's disk is still in use as it is.
     run_hooks(&request.pre_hooks, None, name.clone(), context)?;
-    let job = Job { request, target: &target, context };
+    // Before a reinstall touches the old system: a seed that can't be had is no reason to lose it.
+    let seed = request.seed.as_ref().map(|plan| Seed::prepare(plan, request, context)).transpose()?;
+    let job = Job { request, target: &target, context, seed: seed.as_ref() };
     // Its file stays open, and the image in the cache with it, until the hooks have run.
     let (image, installed) = install(&job)?;
+    drop(seed);
     let disk = target.release();
     let hooked = run_hooks(&request.hooks, Some(&disk), [name, installed].concat(), context);
     drop(image);

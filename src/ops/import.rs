@@ -10,11 +10,12 @@ use anyhow::Context as _;
 
 use super::Context;
 use super::run_hooks::run_hooks;
+use super::seed_identity::adopt_seeds;
 use super::standard::unbuffered;
 use crate::device::{HeldDisk, Target};
 use crate::request::ImportRequest;
 use crate::size::ByteSize;
-use crate::write::{self, DiskWriter, WriteError};
+use crate::write::{self, BootArea, DiskWriter, WriteError};
 
 /// Restores the dump. Whatever fails, standard input is read to its end: Ganeti's pipeline would else fail with a
 /// broken pipe, and its error would hide ours. Hooks that fail leave the disk as it is: it is the user's own system.
@@ -38,12 +39,14 @@ pub fn import(request: &ImportRequest, context: &Context) -> anyhow::Result<()> 
 fn restore(input: &mut File, request: &ImportRequest, context: &Context) -> anyhow::Result<Arc<HeldDisk>> {
     let target = Target::open(&request.device)?;
     context.report.info(format_args!("importing to disk {}, {}", target.path().display(), ByteSize(target.size())));
+    let importing = || format!("importing to disk {}", target.path().display());
     let written = DiskWriter::begin(&target).and_then(|writer| {
         let len = write::stream(input, &writer)?;
-        writer.fill(len)?.sync()?.commit().map(|()| len)
+        Ok((writer.fill(len)?, len))
     });
-    let len =
-        written.map_err(in_terms_of_dumps).with_context(|| format!("importing to disk {}", target.path().display()))?;
+    let (mut whole, len) = written.map_err(in_terms_of_dumps).with_context(importing)?;
+    adopt_seeds(&mut whole, request, context).with_context(importing)?;
+    whole.sync().and_then(BootArea::commit).with_context(importing)?;
     context.report.info(format_args!("the dump is on the disk: {}", ByteSize(len)));
     Ok(target.release())
 }

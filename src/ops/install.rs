@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! One examined image onto one disk.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
@@ -9,6 +10,7 @@ use std::time::Instant;
 use anyhow::Context as _;
 
 use super::Context;
+use super::seed_volume::Seed;
 use super::verify_image::{Proof, WrongImage};
 use crate::cache::Cache;
 use crate::device::Target;
@@ -24,6 +26,7 @@ pub(super) struct Job<'j> {
     pub(super) request: &'j CreateRequest,
     pub(super) target: &'j Target,
     pub(super) context: &'j Context,
+    pub(super) seed: Option<&'j Seed<'j>>,
 }
 
 /// An image whose bytes are on the disk, but which can't boot yet.
@@ -70,33 +73,60 @@ fn died(image: &ImageFile) -> WrongImage {
 
 /// Copies all of the image; what does not fit is refused before the disk is touched, where its size is known.
 pub(super) fn copy<'j>(contents: Contents<'_>, job: &Job<'j>) -> anyhow::Result<Copied<'j>> {
-    let Job { request, target, context } = *job;
+    let Job { target, context, seed, .. } = *job;
     let start = Instant::now();
     let Contents { image_type, body } = contents;
     let size = body.disk_size();
     let known = size.map(|size| format!(", {}", ByteSize(size))).unwrap_or_default();
     context.report.info(format_args!("image type {image_type}{known} for a disk of {}", ByteSize(target.size())));
     size.map_or(Ok(()), |size| write::check_fits(size, target))?;
+    let mut unpacked = None;
+    let mut disk = ImageDisk::of(body, &mut unpacked, job)?;
+    seed.map_or(Ok(()), |seed| seed.check(&mut disk, target, &context.children))?;
     let writer = DiskWriter::begin(target)?;
-    let len = match body {
-        Body::RawFile(file, len) => write::raw_file(file, len, &writer).map(|()| len)?,
-        Body::RawStream(mut decoded, _) => write::stream(&mut *decoded, &writer)?,
-        Body::Qcow2File(file, size) => write::qcow2(file, size, &writer, &context.children).map(|()| size)?,
-        Body::Qcow2Stream(mut packed, size) => {
-            // qemu-img needs to seek in it.
-            let cache = Cache::open(&request.cache)?;
-            let file = spool::unpack(&mut *packed, cache.dir(), target.size())?;
-            write::qcow2(&file, size, &writer, &context.children).map(|()| size)?
-        }
+    let len = match disk {
+        ImageDisk::RawFile(file, len) => write::raw_file(file, len, &writer).map(|()| len)?,
+        ImageDisk::RawStream(mut decoded) => write::stream(&mut *decoded, &writer)?,
+        ImageDisk::Qcow2(file, size) => write::qcow2(file, size, &writer, &context.children).map(|()| size)?,
     };
     Ok(Copied { job: *job, writer, len, start })
+}
+
+/// The disk in an image, in a form that can be copied.
+pub(super) enum ImageDisk<'f> {
+    /// The file is the disk, with its length in bytes.
+    RawFile(&'f File, u64),
+    /// The disk's bytes.
+    RawStream(Box<dyn Read + Send + 'f>),
+    /// A qcow2 file, and the size of the disk in it.
+    Qcow2(&'f File, u64),
+}
+
+impl<'f> ImageDisk<'f> {
+    /// Compressed qcow2 goes to `unpacked`, for qemu-img has to seek in it.
+    fn of(body: Body<'f>, unpacked: &'f mut Option<File>, job: &Job<'_>) -> anyhow::Result<Self> {
+        Ok(match body {
+            Body::RawFile(file, len) => ImageDisk::RawFile(file, len),
+            Body::RawStream(decoded, _) => ImageDisk::RawStream(decoded),
+            Body::Qcow2File(file, size) => ImageDisk::Qcow2(file, size),
+            Body::Qcow2Stream(mut packed, size) => {
+                let cache = Cache::open(&job.request.cache)?;
+                let file = spool::unpack(&mut *packed, cache.dir(), job.target.size())?;
+                ImageDisk::Qcow2(unpacked.insert(file), size)
+            }
+        })
+    }
 }
 
 impl Copied<'_> {
     /// Makes the disk bootable. Until the hooks have run, a signal makes it unbootable again.
     pub(super) fn finish(self) -> anyhow::Result<()> {
-        let Job { target, context, .. } = self.job;
-        let boot = self.writer.fill(self.len)?.sync()?;
+        let Job { target, context, seed, .. } = self.job;
+        let mut whole = self.writer.fill(self.len)?;
+        if let Some(seed) = seed {
+            seed.write(&mut whole, target, context)?;
+        }
+        let boot = whole.sync()?;
         let (disk, report) = (Arc::clone(target.held()), context.report.clone());
         let undo = move || {
             if let Err(err) = write::invalidate(&disk) {

@@ -11,6 +11,10 @@ mod kept;
 mod remote;
 mod rename;
 mod run_hooks;
+mod seed;
+mod seed_identity;
+mod seed_volume;
+mod seeds;
 mod standard;
 mod verify_image;
 
@@ -20,6 +24,8 @@ pub use fetch::{Fetched, fetch};
 pub use import::import;
 pub use kept::{Verdict, verify_kept};
 pub use rename::rename;
+pub use seed::seed_files;
+pub use seeds::{SeedDisk, remove_seed, show_seeds};
 
 use std::time::SystemTime;
 

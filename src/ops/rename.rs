@@ -1,14 +1,22 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! rename: the variant's rename hooks. The image itself knows no name that we could change.
+//! rename: the new name into the instance's own seed, then the variant's rename hooks.
 
 use super::Context;
 use super::run_hooks::run_hooks;
+use super::seed_identity::rename_seed;
 use crate::device::HeldDisk;
 use crate::hooks;
 use crate::request::RenameRequest;
 
-/// Runs `hooks.rename`, if the variant has it; only then the disk is looked at.
+/// Changes the name in the seed that `create` gave the instance, if it did. Then runs `hooks.rename`, if the variant has
+/// it. A disk that can't be looked at is an error for hooks only: without any, it may even be missing.
 pub fn rename(request: RenameRequest, context: &Context) -> anyhow::Result<()> {
+    for path in [&request.disk, &request.seed_disk].into_iter().flatten().flatten() {
+        let renamed = request.identity.as_ref().map(|identity| rename_seed(path, identity, context));
+        if let Ok(Err(err)) = renamed {
+            context.report.warn(format_args!("the name in a first-boot seed was not changed: {err:#}"));
+        }
+    }
     let Some(plan) = request.hooks else { return Ok(()) };
     if !hooks::present(&plan.folder)? {
         return Ok(());

@@ -2,13 +2,29 @@
 //! What an instance reads at its first boot: the files of cloud-init's NoCloud seed. Pure content; `request` decides
 //! about a [`Plan`], `ops` fetches what it names.
 
+mod adopt;
+mod dns;
 mod identity;
+mod interface;
+mod json;
+mod keys;
+mod metadata;
 mod network;
 mod plan;
+mod source;
+mod userdata;
+mod vendor;
 
+pub use adopt::{File, Kept, adopted};
+pub use dns::{Dns, DnsError};
 pub use identity::{Identity, IdentityError};
-pub use network::Network;
+pub use keys::{Key, KeyError, parse as parse_keys};
+pub use metadata::{meta_data, renamed};
+pub use network::{Network, NetworkError};
 pub use plan::{NetworkPlan, Placement, Plan, Source};
+pub use source::{SourceError, SourceName};
+pub use userdata::{MAX_USER_DATA, UserData, UserDataError, is_html, user_data};
+pub use vendor::vendor_data;
 
 use std::fmt;
 

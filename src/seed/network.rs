@@ -1,6 +1,275 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! network-config version 2 from what Ganeti says of the instance's NICs.
+//!
+//! Only what cloud-init 22.4 and later, all of its renderers, understand: `match` with `set-name`, and default routes as
+//! `0.0.0.0/0` and `::/0`. `gateway4`, `gateway6` and `to: default` are too old or too new for some of them.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use serde::{Serialize, Serializer};
+
+use super::dns::Dns;
+use super::interface::{self, Mac};
+use super::json;
+use crate::env::Nic;
+
+/// Where a routed NIC without a gateway sends everything. The node answers ARP for any address (Ganeti sets proxy_arp on
+/// routed NICs), so that it only has to be one that no network has: RFC 3927 leaves 169.254.0.0/16 to single links.
+const ANY_GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+/// The prefix of an IPv6 network in which an address can be derived from a MAC, in bits (RFC 4291, section 2.5.1).
+const EUI64_PREFIX: u8 = 64;
 
 /// The network of one instance: the content of its network-config.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Network;
+pub struct Network {
+    interfaces: Vec<Interface>,
+}
+
+/// Why there is no network-config for the NICs that Ganeti gives.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum NetworkError {
+    /// A name that no network interface can have.
+    #[error(
+        "NIC_{index}_NAME '{name}' can't be the name of a network interface, which has 1 to 15 letters, digits, '-' and '_', and a letter first (give the NIC another name, or use -O network_config=off)",
+        name = name.escape_default()
+    )]
+    Name {
+        /// Which NIC.
+        index: usize,
+        /// Its name.
+        name: String,
+    },
+    /// A name or MAC that another NIC has too.
+    #[error("NIC_{index}_{what} is another NIC's too")]
+    Twice {
+        /// Which NIC.
+        index: usize,
+        /// `NAME` or `MAC`.
+        what: &'static str,
+    },
+    /// A value that is not what it has to be.
+    #[error("NIC_{index}_{variable} is not {wanted}")]
+    Invalid {
+        /// Which NIC.
+        index: usize,
+        /// The rest of the variable's name.
+        variable: &'static str,
+        /// What it should be.
+        wanted: &'static str,
+    },
+    /// An address that is not one of its network.
+    #[error("NIC_{index}_IP {ip} is not in the NIC's network {subnet} (give the NIC an address of its network)")]
+    Outside {
+        /// Which NIC.
+        index: usize,
+        /// Its address.
+        ip: IpAddr,
+        /// The network.
+        subnet: IpNet,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct Interface {
+    #[serde(skip)]
+    name: String,
+    #[serde(rename = "match")]
+    matching: Match,
+    #[serde(rename = "set-name")]
+    set_name: String,
+    #[serde(skip_serializing_if = "is_false")]
+    dhcp4: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    addresses: Vec<IpNet>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    routes: Vec<Route>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nameservers: Option<Dns>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct Match {
+    macaddress: Mac,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct Route {
+    to: IpNet,
+    via: IpAddr,
+    #[serde(rename = "on-link", skip_serializing_if = "is_false")]
+    on_link: bool,
+}
+
+#[derive(Serialize)]
+struct Document<'n> {
+    version: u8,
+    #[serde(serialize_with = "by_name")]
+    ethernets: &'n [Interface],
+}
+
+impl Network {
+    /// Every NIC of the instance, in Ganeti's order. An address with its network is static, the rest is asked for by DHCP
+    /// and router advertisements.
+    ///
+    /// # Errors
+    /// [`NetworkError`] for values that no network has.
+    pub fn new(nics: &[Nic], dns: &Dns) -> Result<Self, NetworkError> {
+        let names = names(nics)?;
+        let mut macs = BTreeSet::new();
+        let mut interfaces = Vec::with_capacity(nics.len());
+        for (index, (nic, name)) in nics.iter().zip(names).enumerate() {
+            let facts = Facts { index, nic };
+            let mac = facts.parse("MAC", &nic.mac, "a MAC address of an interface", Mac::parse)?;
+            if !macs.insert(mac) {
+                return Err(NetworkError::Twice { index, what: "MAC" });
+            }
+            interfaces.push(facts.interface(name, mac)?);
+        }
+        only_first_default(&mut interfaces, IpAddr::is_ipv4);
+        only_first_default(&mut interfaces, IpAddr::is_ipv6);
+        let named = interfaces.iter().position(|interface| !interface.routes.is_empty()).unwrap_or(0);
+        if let Some(interface) = interfaces.get_mut(named).filter(|_| !dns.is_empty()) {
+            interface.nameservers = Some(dns.clone());
+        }
+        Ok(Network { interfaces })
+    }
+
+    /// The content of the file `network-config`; none for an instance without NICs.
+    pub fn document(&self) -> Option<Vec<u8>> {
+        (!self.interfaces.is_empty()).then(|| json::document(&Document { version: 2, ethernets: &self.interfaces }))
+    }
+}
+
+/// One NIC, to be understood.
+struct Facts<'n> {
+    index: usize,
+    nic: &'n Nic,
+}
+
+impl Facts<'_> {
+    fn interface(&self, name: String, macaddress: Mac) -> Result<Interface, NetworkError> {
+        const IP: &str = "an IP address";
+        let ip = self.optional("IP", self.nic.ip.as_ref(), IP, |text| text.parse::<IpAddr>().ok())?;
+        let (v4, gateway4) = self.v4(ip)?;
+        let (v6, gateway6) = self.v6(ip, macaddress)?;
+        let addresses: Vec<_> = v4.map(IpNet::V4).into_iter().chain(v6.map(IpNet::V6)).collect();
+        let routes = gateway4.into_iter().chain(gateway6).collect();
+        // An address of IPv6 says that there is none of IPv4. One of IPv4 without its network is what DHCP hands out.
+        let dhcp4 = v4.is_none() && !(v6.is_some() && ip.is_some_and(|ip| ip.is_ipv6()));
+        let matching = Match { macaddress };
+        Ok(Interface { set_name: name.clone(), name, matching, dhcp4, addresses, routes, nameservers: None })
+    }
+
+    fn v4(&self, ip: Option<IpAddr>) -> Result<(Option<Ipv4Net>, Option<Route>), NetworkError> {
+        const NET: &str = "an IPv4 network (address/prefix)";
+        const ADDRESS: &str = "an IPv4 address";
+        let subnet = self.optional("NETWORK_SUBNET", self.nic.subnet.as_ref(), NET, |text| text.parse().ok())?;
+        let gateway = self.nic.gateway.as_ref();
+        let gateway = self.optional("NETWORK_GATEWAY", gateway, ADDRESS, |text| text.parse::<Ipv4Addr>().ok())?;
+        let Some(IpAddr::V4(ip)) = ip else { return Ok((None, None)) };
+        let Some(prefix) = self.prefix(ip.into(), subnet.map(IpNet::V4))? else { return Ok((None, None)) };
+        let gateway = gateway.or_else(|| self.nic.routed.then_some(ANY_GATEWAY)).filter(|gateway| *gateway != ip);
+        let route = gateway.map(|via| {
+            let reached = Ipv4Net::new_assert(ip, prefix).contains(&via);
+            Route { to: Ipv4Net::default().into(), via: via.into(), on_link: !reached }
+        });
+        Ok((Some(Ipv4Net::new_assert(ip, prefix)), route))
+    }
+
+    fn v6(&self, ip: Option<IpAddr>, mac: Mac) -> Result<(Option<Ipv6Net>, Option<Route>), NetworkError> {
+        const NET: &str = "an IPv6 network (address/prefix)";
+        const ADDRESS: &str = "an IPv6 address";
+        let subnet = self.nic.subnet6.as_ref();
+        let subnet = self.optional("NETWORK_SUBNET6", subnet, NET, |text| text.parse::<Ipv6Net>().ok())?;
+        let gateway = self.nic.gateway6.as_ref();
+        let gateway = self.optional("NETWORK_GATEWAY6", gateway, ADDRESS, |text| text.parse::<Ipv6Addr>().ok())?;
+        let address = match (ip, subnet) {
+            (Some(IpAddr::V6(ip)), _) => {
+                let prefix = self.prefix(ip.into(), subnet.map(IpNet::V6))?;
+                prefix.map(|prefix| Ipv6Net::new_assert(ip, prefix))
+            }
+            // Ganeti hands out addresses of IPv4 only; those of IPv6 follow from the MAC.
+            (_, Some(subnet)) if subnet.prefix_len() == EUI64_PREFIX => {
+                Some(Ipv6Net::new_assert(mac.address_in(subnet.network()), EUI64_PREFIX))
+            }
+            _ => None,
+        };
+        let Some(address) = address else { return Ok((None, None)) };
+        let route = gateway.filter(|gateway| *gateway != address.addr()).map(|via| {
+            // An address of the link itself is always reached.
+            let reached = address.contains(&via) || via.is_unicast_link_local();
+            Route { to: Ipv6Net::default().into(), via: via.into(), on_link: !reached }
+        });
+        Ok((Some(address), route))
+    }
+
+    /// The length of the prefix of `ip`; none where its network is unknown, which for a routed NIC is `ip` alone.
+    fn prefix(&self, ip: IpAddr, subnet: Option<IpNet>) -> Result<Option<u8>, NetworkError> {
+        match subnet {
+            Some(subnet) if subnet.contains(&ip) => Ok(Some(subnet.prefix_len())),
+            Some(subnet) => Err(NetworkError::Outside { index: self.index, ip, subnet }),
+            None => Ok(self.nic.routed.then(|| IpNet::from(ip).prefix_len())),
+        }
+    }
+
+    fn optional<T>(
+        &self,
+        variable: &'static str,
+        text: Option<&String>,
+        wanted: &'static str,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Result<Option<T>, NetworkError> {
+        text.map(|text| self.parse(variable, text, wanted, parse)).transpose()
+    }
+
+    fn parse<T>(
+        &self,
+        variable: &'static str,
+        text: &str,
+        wanted: &'static str,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Result<T, NetworkError> {
+        parse(text).ok_or(NetworkError::Invalid { index: self.index, variable, wanted })
+    }
+}
+
+/// What the interfaces are called: as the NICs, or else `eth0`, `eth1`, ... by place, where no NIC has that name.
+fn names(nics: &[Nic]) -> Result<Vec<String>, NetworkError> {
+    let mut taken = BTreeSet::new();
+    for (index, name) in nics.iter().enumerate().filter_map(|(index, nic)| Some((index, nic.name.as_ref()?))) {
+        if !interface::is_name(name) {
+            return Err(NetworkError::Name { index, name: name.clone() });
+        }
+        if !taken.insert(name.clone()) {
+            return Err(NetworkError::Twice { index, what: "NAME" });
+        }
+    }
+    let numbered = |index: usize, nic: &Nic| {
+        let mut free = std::iter::once(index).chain(nics.len()..).map(|number| format!("eth{number}"));
+        let name = nic.name.clone().or_else(|| free.find(|name| !taken.contains(name))).unwrap_or_default();
+        taken.insert(name.clone());
+        name
+    };
+    let mut numbered = numbered;
+    Ok(nics.iter().enumerate().map(|(index, nic)| numbered(index, nic)).collect())
+}
+
+/// Keeps the default route of the first interface that has one of a family, given by `is_family`.
+fn only_first_default(interfaces: &mut [Interface], is_family: fn(&IpAddr) -> bool) {
+    let mut found = false;
+    for interface in interfaces {
+        interface.routes.retain(|route| !is_family(&route.via) || !found);
+        found |= interface.routes.iter().any(|route| is_family(&route.via));
+    }
+}
+
+fn by_name<S: Serializer>(interfaces: &&[Interface], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(interfaces.iter().map(|interface| (&interface.name, interface)))
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants a reference")]
+fn is_false(value: &bool) -> bool {
+    !value
+}

@@ -6,17 +6,20 @@ mod error;
 mod fat;
 mod label;
 mod place;
+mod read;
 
+pub use crate::partition::boot_area;
 pub use error::{PlaceError, VolumeError};
-pub use fat::{LEN, Volume};
+pub use fat::{LEN, format};
 pub use label::Kind;
-pub use place::{Space, add_partition, find_space, remove_partition};
+pub use place::{Space, add_partition, check_removable, find_space, remove_partition};
+pub use read::Contents;
 
 use std::fmt;
 use std::io;
 
 use crate::device::{ReadAt, WriteAt};
-use crate::partition::{self, Table, boot_area};
+use crate::partition::{self, Table};
 use crate::size::{ByteSize, MIB};
 
 /// The label of every seed, as FAT stores it.
@@ -24,6 +27,9 @@ const LABEL: &[u8; 11] = b"CIDATA     ";
 
 /// The mark of ours: the name that a FAT's boot sector has for its maker.
 const MAKER: &[u8; 8] = b"SIMPLIMG";
+
+/// Sector size of a volume that is no partition of a table for other sectors, in bytes.
+pub const SECTOR: u64 = partition::SECTOR;
 
 /// A larger volume is not read into memory, in bytes.
 const MAX_READ: u64 = 64 * MIB;
@@ -65,8 +71,8 @@ impl Found {
         }
     }
 
-    /// Reads it into memory.
-    pub fn load(&self, disk: &dyn ReadAt) -> Result<Volume, Error> {
+    /// Its bytes.
+    pub fn load(&self, disk: &dyn ReadAt) -> Result<Vec<u8>, Error> {
         let damaged = |why: &str| VolumeError::Damaged { source: io::Error::other(why.to_owned()) };
         let Kind::Fat { len, .. } = self.kind else { return Err(damaged("it is an ISO 9660").into()) };
         if len > MAX_READ || self.start.saturating_add(len) > disk.len() {
@@ -74,7 +80,7 @@ impl Found {
         }
         let mut bytes = vec![0; usize::try_from(len).map_err(io::Error::other)?];
         disk.read_at(&mut bytes, self.start)?;
-        Ok(Volume::open(bytes)?)
+        Ok(bytes)
     }
 }
 
@@ -108,6 +114,22 @@ pub fn refuse_present(disk: &dyn ReadAt) -> Result<(), Error> {
         Some(found) => Err(PlaceError::Present { at: found.to_string() }.into()),
         None => Ok(()),
     }
+}
+
+/// `old`, a volume with `contents`, made anew for the serial number `serial` with `files`. What would get lost by that is
+/// an error.
+pub fn rebuild(
+    old: &[u8],
+    contents: &Contents,
+    serial: u32,
+    files: &[(String, Vec<u8>)],
+) -> Result<Vec<u8>, VolumeError> {
+    if let Some(folder) = contents.folders.first() {
+        let source = io::Error::other(format!("it holds a folder, {}, which is not ours", folder.escape_default()));
+        return Err(VolumeError::Damaged { source });
+    }
+    let sector = u64::from(u16::from_le_bytes([old[11], old[12]]));
+    format(old.len() as u64, sector, serial, files.iter().map(|(name, content)| (name, content)))
 }
 
 /// Writes the blocks in which `new` differs from `old`, both of them what lies at `start` of the disk.

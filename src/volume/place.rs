@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::fat::LEN;
 use super::{PlaceError, boot_area};
-use crate::device::WriteAt;
+use crate::device::{ReadAt, WriteAt};
 use crate::partition::{Attributes, Gpt, Mbr, NewEntry, SECTOR, Table, TableError};
 use crate::size::{ByteSize, MIB};
 
@@ -110,13 +110,29 @@ pub fn add_partition(
     Ok(number)
 }
 
+/// The disk's table, in which partition `number` is one that can be removed.
+fn table_of(disk: &dyn ReadAt, number: u32) -> io::Result<Table> {
+    let table = Table::parse(&boot_area(disk)?).map_err(io::Error::other)?;
+    match &table {
+        Table::Gpt(gpt) if !ends_the_disk(gpt, disk.len()) => {
+            Err(io::Error::other("the backup of its GPT is not at the disk's end (sgdisk -e moves it there)"))
+        }
+        Table::Mbr(_) if number > 4 => {
+            Err(io::Error::other("it is in a logical partition, which simpleimage does not change (use fdisk)"))
+        }
+        _ => Ok(table),
+    }
+}
+
+/// An error if partition `number` can't be removed.
+pub fn check_removable(disk: &dyn ReadAt, number: u32) -> io::Result<()> {
+    table_of(disk, number).map(drop)
+}
+
 /// Frees partition `number`.
 pub fn remove_partition(disk: &mut dyn WriteAt, number: u32) -> io::Result<()> {
-    let mut table = Table::parse(&boot_area(disk)?).map_err(io::Error::other)?;
+    let mut table = table_of(disk, number)?;
     match &mut table {
-        Table::Gpt(gpt) if !ends_the_disk(gpt, disk.len()) => {
-            return Err(io::Error::other("its backup GPT is not at its end (sgdisk -e moves it there)"));
-        }
         Table::Gpt(gpt) => gpt.remove(number),
         Table::Mbr(mbr) => mbr.remove(number),
     }

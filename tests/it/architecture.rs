@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// down: the first line is the top.
 const MODULES: [(&str, &[&str]); 23] = [
     ("main", &["applet", "cli", "env", "report", "script"]),
-    ("cli", &["applet", "cache", "config", "image", "ops", "report", "request", "script", "size"]),
+    ("cli", &["applet", "cache", "config", "image", "ops", "report", "request", "script", "size", "volume"]),
     ("script", &["applet", "config", "env", "ops", "process", "report", "request", "signals"]),
     ("applet", &[]),
     (
@@ -23,15 +23,17 @@ const MODULES: [(&str, &[&str]); 23] = [
             "process",
             "report",
             "request",
+            "seed",
             "signals",
             "signature",
             "size",
             "sys",
+            "volume",
             "write",
         ],
     ),
-    ("request", &["cache", "config", "env", "http", "image"]),
-    ("seed", &["http"]),
+    ("request", &["cache", "config", "env", "http", "image", "seed"]),
+    ("seed", &["env", "http", "size"]),
     ("env", &[]),
     ("config", &["http", "size"]),
     ("image", &["cache", "http", "size"]),

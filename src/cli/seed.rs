@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! `simpleimage seed`: the first-boot seed of a disk, for people and, as JSON, for programs.
+
+use std::fmt::Write as _;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use crate::ops::{self, SeedDisk};
+use crate::size::ByteSize;
+use crate::volume::{Contents, Found, Kind, VolumeError};
+
+/// The file with the instance's identity, and what is no secret in it.
+const META_DATA: &str = "meta-data";
+const PLAIN_KEYS: [&str; 2] = ["instance-id", "local-hostname"];
+
+/// The file with addresses only.
+const NETWORK: &str = "network-config";
+
+/// The arguments.
+#[derive(Debug, clap::Args)]
+pub(super) struct SeedArgs {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Tell what cloud-init would find on a disk. SSH keys, user-data and vendor-data are not shown.
+    Show {
+        /// The disk of an instance, or an image file in raw format.
+        disk: PathBuf,
+        /// Show all of every file. They may hold passwords.
+        #[arg(long)]
+        secrets: bool,
+        /// Write the result as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove the seed from a disk that is not in use: its bytes read zero, and its partition is free.
+    Remove {
+        /// The disk of a stopped instance, or an image file in raw format.
+        disk: PathBuf,
+        /// Remove one that another program made, too.
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+/// Does it; results go to `out`.
+pub(super) fn seed(args: SeedArgs, out: &mut dyn Write) -> anyhow::Result<()> {
+    let text = match args.verb {
+        Verb::Show { disk, secrets, json } => {
+            let found = ops::show_seeds(&disk)?;
+            if json { as_json(&disk, &found, secrets)? } else { as_text(&disk, &found, secrets) }
+        }
+        Verb::Remove { disk, force } => {
+            let found = ops::remove_seed(&disk, force)?;
+            format!("removed the seed from disk {}: {found}\n", disk.display())
+        }
+    };
+    out.write_all(text.as_bytes()).context("writing the result")
+}
+
+fn as_text(path: &Path, disk: &SeedDisk, secrets: bool) -> String {
+    if disk.seeds.is_empty() {
+        return format!("disk {} holds no seed\n", path.display());
+    }
+    let mut text = format!("disk:     {}, {}\n", path.display(), ByteSize(disk.size));
+    for (found, contents) in &disk.seeds {
+        // Writing to a String can't fail.
+        let _ = write!(text, "\nplace:    {found}\nmade by:  {}\nserial:   {}\n", maker(found), serial(found));
+        match contents {
+            Ok(contents) => text += &files_text(contents, secrets),
+            Err(error) => text += &format!("contents: {}\n", chain(error)),
+        }
+    }
+    text
+}
+
+fn files_text(contents: &Contents, secrets: bool) -> String {
+    let mut text = String::new();
+    for (name, content) in &contents.files {
+        let _ = writeln!(text, "file:     {}, {} bytes", printable(name), content.len());
+        match shown(name, content, secrets) {
+            Shown::All => printable_lines(&mut text, &String::from_utf8_lossy(content)),
+            Shown::Keys(keys) => keys.iter().for_each(|(key, value)| {
+                let _ = writeln!(text, "  {key}: {}", printable(value));
+            }),
+        }
+    }
+    for name in &contents.folders {
+        let _ = writeln!(text, "folder:   {}", printable(name));
+    }
+    text
+}
+
+fn printable_lines(text: &mut String, content: &str) {
+    for line in content.lines() {
+        let _ = writeln!(text, "  {}", printable(line));
+    }
+}
+
+/// Without anything that a terminal would take for a command: an instance may have written it.
+fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() && c != '\t' { c.escape_default().to_string() } else { c.to_string() })
+        .collect()
+}
+
+/// What of a file is shown.
+enum Shown {
+    All,
+    Keys(Vec<(&'static str, String)>),
+}
+
+fn shown(name: &str, content: &[u8], secrets: bool) -> Shown {
+    if secrets || name.eq_ignore_ascii_case(NETWORK) {
+        return Shown::All;
+    }
+    let meta_data: Option<Value> =
+        name.eq_ignore_ascii_case(META_DATA).then(|| serde_json::from_slice(content).ok()).flatten();
+    let value = |key: &'static str| Some((key, meta_data.as_ref()?.get(key)?.as_str()?.to_owned()));
+    Shown::Keys(PLAIN_KEYS.into_iter().filter_map(value).collect())
+}
+
+fn as_json(path: &Path, disk: &SeedDisk, secrets: bool) -> anyhow::Result<String> {
+    let seeds: Vec<_> = disk.seeds.iter().map(|(found, contents)| seed_json(found, contents, secrets)).collect();
+    let all = json!({ "disk": path.display().to_string(), "size": disk.size, "seeds": seeds });
+    Ok(serde_json::to_string_pretty(&all).context("writing the result")? + "\n")
+}
+
+fn seed_json(found: &Found, contents: &Result<Contents, VolumeError>, secrets: bool) -> Value {
+    let files = contents.as_ref().map(|contents| {
+        contents.files.iter().map(|(name, content)| file_json(name, content, secrets)).collect::<Vec<_>>()
+    });
+    json!({
+        "partition": found.partition,
+        "start": found.start,
+        "ours": found.our_serial().is_some(),
+        "made_by": maker(found),
+        "serial": serial(found),
+        "files": files.as_ref().ok(),
+        "folders": contents.as_ref().ok().map(|contents| &contents.folders),
+        "error": contents.as_ref().err().map(chain),
+    })
+}
+
+/// What is shown of a file: `content` (`base64` if it is no text), or, of meta-data, the keys that are no secret.
+fn file_json(name: &str, content: &[u8], secrets: bool) -> Value {
+    let mut file = json!({ "name": name, "size": content.len() });
+    match (shown(name, content, secrets), std::str::from_utf8(content)) {
+        (Shown::All, Ok(text)) => file["content"] = text.into(),
+        (Shown::All, Err(_)) => file["base64"] = STANDARD.encode(content).into(),
+        (Shown::Keys(keys), _) => keys.into_iter().for_each(|(key, value)| file[key] = value.into()),
+    }
+    file
+}
+
+fn maker(found: &Found) -> String {
+    match found.kind {
+        _ if found.our_serial().is_some() => "simpleimage".to_owned(),
+        Kind::Fat { maker, .. } => {
+            format!("another program ({})", printable(String::from_utf8_lossy(&maker).trim_end()))
+        }
+        Kind::Iso => "another program (ISO 9660)".to_owned(),
+    }
+}
+
+/// As blkid shows it.
+fn serial(found: &Found) -> String {
+    match found.kind {
+        Kind::Fat { serial, .. } => format!("{:04X}-{:04X}", serial >> 16, serial & 0xffff),
+        Kind::Iso => "none".to_owned(),
+    }
+}
+
+fn chain(error: &VolumeError) -> String {
+    let source = std::error::Error::source(error).map(|source| format!(": {source}")).unwrap_or_default();
+    format!("{error}{source}")
+}

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! The files of an instance's seed, from wherever they come.
+
+use std::fs::File;
+use std::io::{self, Read};
+
+use anyhow::{Context as _, anyhow, bail};
+
+use super::Context;
+use crate::http::{Client, HttpSettings};
+use crate::seed::{self, NetworkPlan, Plan, SeedFiles, Source, UserData};
+use crate::size::{ByteSize, MIB};
+
+/// What one source may have, in bytes: as much as a small file from a server.
+const MAX_SOURCE: u64 = MIB;
+/// What meta-data and network-config may have, in bytes. With the user-data they have to fit into a FAT volume of 4 MiB.
+const MAX_OTHER: usize = 512 << 10;
+
+/// Fetches what `plan` names, and makes a seed of it. Nothing of its content is reported but sizes.
+///
+/// # Errors
+/// What can't be had, is no key, or is too large; the content is not repeated.
+pub fn seed_files(plan: &Plan, http: &HttpSettings, context: &Context) -> anyhow::Result<SeedFiles> {
+    let sources = Sources { http, context };
+    let network_config = match &plan.network {
+        NetworkPlan::Ganeti(network) => network.document(),
+        NetworkPlan::Given(source) => Some(sources.network_config(source)?),
+        NetworkPlan::Off => None,
+    };
+    let files = SeedFiles {
+        meta_data: sources.meta_data(plan)?,
+        user_data: sources.user_data(plan)?,
+        network_config,
+        vendor_data: plan.persist.then(|| seed::vendor_data(&plan.identity)),
+    };
+    check_size("meta-data (with the keys)", &files.meta_data)?;
+    check_size("network-config", files.network_config.as_deref().unwrap_or_default())?;
+    let sizes: Vec<_> = files.iter().map(|(name, file)| format!("{name} {} bytes", file.len())).collect();
+    context.report.info(format_args!("first-boot seed: {}", sizes.join(", ")));
+    Ok(files)
+}
+
+/// How sources are read.
+struct Sources<'s> {
+    http: &'s HttpSettings,
+    context: &'s Context,
+}
+
+impl Sources<'_> {
+    fn meta_data(&self, plan: &Plan) -> anyhow::Result<Vec<u8>> {
+        let mut keys = Vec::new();
+        for (number, source) in (1..).zip(&plan.keys) {
+            let entry = || format!("ssh_keys, entry {number}{}", shown(source));
+            let content = self.read(source).with_context(entry)?;
+            keys.extend(seed::parse_keys(&content).map_err(|error| anyhow!("{}: {error}", entry()))?);
+        }
+        Ok(seed::meta_data(&plan.identity, keys))
+    }
+
+    fn user_data(&self, plan: &Plan) -> anyhow::Result<Vec<u8>> {
+        let mut parts = Vec::with_capacity(plan.user_data.len());
+        for (number, source) in (1..).zip(&plan.user_data) {
+            parts.push(self.read(source).with_context(|| format!("user_data, entry {number}{}", shown(source)))?);
+        }
+        let UserData { document, unknown } = seed::user_data(parts)?;
+        for number in unknown {
+            self.context.report.warn(format_args!(
+                "part {number} of user_data begins with nothing that cloud-init knows, such as #cloud-config or #!: it will not use it"
+            ));
+        }
+        Ok(document)
+    }
+
+    fn network_config(&self, source: &Source) -> anyhow::Result<Vec<u8>> {
+        let content = self.read(source).with_context(|| format!("network_config{}", shown(source)))?;
+        if content.trim_ascii().is_empty() {
+            bail!("network_config{} is empty (use network_config=off for none)", shown(source));
+        }
+        if seed::is_html(&content) || std::str::from_utf8(&content).is_err() {
+            bail!("network_config{} is an HTML page or not text", shown(source));
+        }
+        Ok(content)
+    }
+
+    fn read(&self, source: &Source) -> anyhow::Result<Vec<u8>> {
+        match source {
+            Source::Inline(content) => Ok(content.clone()),
+            Source::File { file, .. } => Ok(read_file(file)?),
+            Source::Url(url) => Ok(Client::new(self.http)?.get_small(url, &self.context.report)?),
+        }
+    }
+}
+
+/// Which file it was, for messages; a URL's errors name it themselves.
+fn shown(source: &Source) -> String {
+    match source {
+        Source::File { path, .. } => format!(" ({})", path.display()),
+        Source::Inline(_) | Source::Url(_) => String::new(),
+    }
+}
+
+fn read_file(file: &File) -> io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    file.take(MAX_SOURCE + 1).read_to_end(&mut content)?;
+    if content.len() as u64 > MAX_SOURCE {
+        return Err(io::Error::other(format!("larger than {}", ByteSize(MAX_SOURCE))));
+    }
+    Ok(content)
+}
+
+fn check_size(what: &str, content: &[u8]) -> anyhow::Result<()> {
+    if content.len() > MAX_OTHER {
+        let size = ByteSize(content.len() as u64);
+        bail!("the {what} has {size} and may have {} at most", ByteSize(MAX_OTHER as u64));
+    }
+    Ok(())
+}

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! The seed of an instance that got another name, or that was made from another one's dump.
+
+use std::fmt::Display;
+use std::path::Path;
+
+use anyhow::{Context as _, anyhow};
+
+use super::Context;
+use crate::device::{ReadAt, SourceDisk, Target, WriteAt};
+use crate::request::ImportRequest;
+use crate::seed::{self, Identity};
+use crate::volume::{self, Contents, Error, Found};
+
+/// Writes the instance's name into its own seed, if the disk at `path` holds it. Touches nothing else, and no other disk.
+pub(super) fn rename_seed(path: &Path, identity: &Identity, context: &Context) -> anyhow::Result<()> {
+    let disk = SourceDisk::open(path)?;
+    let Some(found) = own_seed(&disk, identity)? else {
+        context.report.debug(format_args!("disk {} holds no seed of this instance", path.display()));
+        return Ok(());
+    };
+    let (old, contents) = read(&found, &disk)?;
+    let meta_data = contents.file("meta-data").and_then(|old| Some((old, seed::renamed(old, identity)?)));
+    let Some((_, new)) = meta_data.filter(|(old, new)| old != new) else { return Ok(()) };
+    let mut files = contents.files.clone();
+    for (_, content) in files.iter_mut().filter(|(name, _)| name == "meta-data") {
+        content.clone_from(&new);
+    }
+    let new = volume::rebuild(&old, &contents, identity.volume_serial(), &files)?;
+    drop(disk);
+    let mut disk = Target::open(path)?;
+    let writing = || format!("writing the new name into the seed on disk {}", path.display());
+    volume::write_changes(&mut disk, found.start, &old, &new).with_context(writing)?;
+    disk.sync().with_context(writing)?;
+    context.report.info(format_args!("the first-boot seed on disk {} has the new name", path.display()));
+    Ok(())
+}
+
+fn own_seed(disk: &dyn ReadAt, identity: &Identity) -> std::io::Result<Option<Found>> {
+    let found = volume::survey(disk)?;
+    Ok(found.into_iter().find(|found| found.our_serial() == Some(identity.volume_serial())))
+}
+
+/// Its bytes, and what is in them.
+fn read(found: &Found, disk: &dyn ReadAt) -> Result<(Vec<u8>, Contents), Error> {
+    let bytes = found.load(disk)?;
+    let contents = Contents::read(&bytes)?;
+    Ok((bytes, contents))
+}
+
+/// Makes every seed of ours on the restored disk the new instance's, so that a clone has a first boot of its own. What
+/// hinders that is told, but no reason to lose the dump; only an error of the disk is one.
+pub(super) fn adopt_seeds(disk: &mut dyn WriteAt, request: &ImportRequest, context: &Context) -> anyhow::Result<()> {
+    for found in volume::survey(disk)?.iter().filter(|found| found.our_serial().is_some()) {
+        match adopt(disk, found, request, context) {
+            Err(err) if !matches!(err.downcast_ref(), Some(Error::Disk(_))) => context
+                .report
+                .warn(format_args!("the first-boot seed of the instance in the dump stays as it is: {err:#}")),
+            adopted => adopted?,
+        }
+    }
+    Ok(())
+}
+
+fn adopt(disk: &mut dyn WriteAt, found: &Found, request: &ImportRequest, context: &Context) -> anyhow::Result<()> {
+    let unknown = |err: &dyn Display| anyhow!("Ganeti does not say enough of the new instance: {err}");
+    let identity = request.identity.as_ref().map_err(|err| unknown(err))?;
+    if found.our_serial() == Some(identity.volume_serial()) {
+        return Ok(());
+    }
+    let nics = request.nics.as_ref().map_err(|err| unknown(err))?;
+    let (old, contents) = read(found, disk)?;
+    let (files, kept) = seed::adopted(&contents.files, identity, nics);
+    let new = volume::rebuild(&old, &contents, identity.volume_serial(), &files)?;
+    volume::write_changes(disk, found.start, &old, &new).map_err(Error::Disk)?;
+    for kept in kept {
+        let name = kept.name();
+        context
+            .report
+            .warn(format_args!("{name} of the first-boot seed was written by hand, and stays the old instance's"));
+    }
+    context.report.info(format_args!("the first-boot seed in {found} is the new instance's now"));
+    Ok(())
+}

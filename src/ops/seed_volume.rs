@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! create: the first-boot seed onto its volume, before the image can boot.
+
+use std::io::{self, Cursor, Read};
+use std::path::Path;
+
+use anyhow::{Context as _, bail};
+
+use super::Context;
+use super::install::ImageDisk;
+use super::seed::seed_files;
+use crate::device::{FileBytes, ReadAt, Target, WriteAt};
+use crate::image::reference::ImageRef;
+use crate::process::Children;
+use crate::request::CreateRequest;
+use crate::seed::{Identity, Placement, Plan, SeedFiles};
+use crate::size::{ByteSize, MIB};
+use crate::volume::{self, PlaceError};
+use crate::write::{self, Whole, WriteError};
+
+/// A seed that is ready to be written.
+pub(super) struct Seed<'p> {
+    identity: &'p Identity,
+    files: SeedFiles,
+    /// The disk that is to be the volume; none for a partition of the first disk.
+    disk: Option<Target>,
+}
+
+impl<'p> Seed<'p> {
+    /// Decides where it goes, and gets all that it says. Holds the disk for it; that of a new instance, which may hold
+    /// another tenant's seed, holds none any more.
+    pub(super) fn prepare(plan: &'p Plan, request: &CreateRequest, context: &Context) -> anyhow::Result<Self> {
+        let disk = own_disk(plan.placement, request)?;
+        if let Some(disk) = &disk {
+            if matches!(&request.image, ImageRef::Path(path) if disk.is_same_file(path)) {
+                bail!("image {} is the instance's disk for the seed", request.image);
+            }
+            if disk.size() < MIB {
+                let size = ByteSize(disk.size());
+                return Err(PlaceError::SmallDisk { disk: disk.path().to_owned(), size }.into());
+            }
+            if !request.reinstall {
+                write::invalidate(disk.held())?;
+            }
+        }
+        let seed = Seed { identity: &plan.identity, files: seed_files(plan, &request.http, context)?, disk };
+        // What does not fit shall be known before anything is written.
+        let len = seed.disk.as_ref().map_or(volume::LEN, volume_len);
+        seed.format(len, volume::SECTOR)?;
+        Ok(seed)
+    }
+
+    /// Whether the image leaves room for it, as far as that is known before anything is written to `target`.
+    pub(super) fn check(&self, disk: &mut ImageDisk<'_>, target: &Target, children: &Children) -> anyhow::Result<()> {
+        let head = match disk {
+            ImageDisk::RawFile(file, len) => {
+                let image = FileBytes::new(file, *len);
+                volume::refuse_present(&image)?;
+                volume::boot_area(&image)?
+            }
+            ImageDisk::RawStream(decoded) => {
+                let mut head = Vec::new();
+                decoded.by_ref().take(MIB).read_to_end(&mut head).map_err(WriteError::Image)?;
+                let rest = std::mem::replace(decoded, Box::new(io::empty()));
+                *decoded = Box::new(Cursor::new(head.clone()).chain(rest));
+                head
+            }
+            ImageDisk::Qcow2(file, size) => write::qcow2_head(file, *size, children)?,
+        };
+        if self.disk.is_none() {
+            volume::find_space(&head, target.size(), target.path())?;
+        }
+        Ok(())
+    }
+
+    /// Writes it: onto its own disk, synced, or to the end of the first disk, which holds the image by now.
+    pub(super) fn write(&self, whole: &mut Whole<'_>, target: &Target, context: &Context) -> anyhow::Result<()> {
+        volume::refuse_present(&*whole)?;
+        if let Some(disk) = &self.disk {
+            self.write_disk(disk).with_context(|| format!("writing the seed to disk {}", disk.path().display()))?;
+            context.report.info(format_args!("the first-boot seed is on disk {}", disk.path().display()));
+            return Ok(());
+        }
+        let number = self.write_partition(whole, target.path())?;
+        context.report.info(format_args!("the first-boot seed is in partition {number} of the disk"));
+        Ok(())
+    }
+
+    fn write_disk(&self, disk: &Target) -> anyhow::Result<()> {
+        let len = volume_len(disk);
+        let bytes = self.format(len, volume::SECTOR)?;
+        disk.zero(len, disk.size() - len)?;
+        disk.write_at(&bytes, 0)?;
+        disk.held().set_unbootable(false);
+        disk.sync()?;
+        Ok(disk.check_size()?)
+    }
+
+    fn write_partition(&self, whole: &mut Whole<'_>, path: &Path) -> anyhow::Result<u32> {
+        let space = volume::find_space(&volume::boot_area(whole)?, ReadAt::len(whole), path)?;
+        let bytes = self.format(volume::LEN, space.sector)?;
+        whole.write_at(&bytes, space.start)?;
+        Ok(volume::add_partition(whole, space, self.identity.uuid(), path)?)
+    }
+
+    fn format(&self, len: u64, sector: u64) -> Result<Vec<u8>, volume::VolumeError> {
+        volume::format(len, sector, self.identity.volume_serial(), self.files.iter())
+    }
+}
+
+/// The disk named cidata, if the seed is to go there.
+fn own_disk(placement: Placement, request: &CreateRequest) -> anyhow::Result<Option<Target>> {
+    let named = || request.seed_disk.clone().map_err(anyhow::Error::new);
+    let path = match placement {
+        Placement::Partition => None,
+        Placement::Auto => named()?,
+        Placement::Disk => Some(named()?.context(
+            "cloud_init=disk, but the instance has no disk named cidata (gnt-instance modify --disk add:size=16M,name=cidata)",
+        )?),
+    };
+    Ok(path.as_deref().map(Target::open).transpose()?)
+}
+
+/// How much of a disk of its own the seed's file system takes, in bytes; the rest of the disk is zero.
+fn volume_len(disk: &Target) -> u64 {
+    (disk.size() - disk.size() % MIB).min(volume::LEN)
+}

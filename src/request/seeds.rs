@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! What an instance gets for its first boot: from the OS parameters or else the variant's settings.
+
+use std::path::Path;
+
+use anyhow::{Context, anyhow, bail};
+
+use crate::config::{self, Paths, Settings, VariantName};
+use crate::env::{Environment, SeedParams};
+use crate::http::Secret;
+use crate::seed::{Dns, Identity, Network, NetworkPlan, Placement, Plan, Source, SourceError, SourceName, user_data};
+
+/// The seed as it is named, each part well-formed.
+pub(super) struct NamedSeed {
+    /// None: there is no seed.
+    placement: Option<Placement>,
+    persist: bool,
+    keys: Vec<SourceName>,
+    user_data: Vec<SourceName>,
+    network: NamedNetwork,
+    dns: Dns,
+}
+
+enum NamedNetwork {
+    Ganeti,
+    Given(SourceName),
+    Off,
+}
+
+impl NamedSeed {
+    pub(super) fn new(params: &SeedParams, settings: &Settings) -> anyhow::Result<Self> {
+        let defaults = &settings.seed;
+        let secret = |secret: &'_ Option<Secret>| secret.as_ref().map(|secret| secret.0.clone());
+        let keys = params.ssh_keys.clone().or_else(|| secret(&defaults.ssh_keys));
+        let documents = params.user_data.clone().or_else(|| secret(&defaults.user_data));
+        let network = params.network_config.clone().or_else(|| secret(&defaults.network_config));
+        let servers = params.dns_servers.as_ref().or(defaults.dns_servers.as_ref());
+        let search = params.dns_search.as_ref().or(defaults.dns_search.as_ref());
+        let dns = Dns::new(servers.map(String::as_str), search.map(String::as_str));
+        let persist = params.seed_persist.as_deref().map(yes_or_no).transpose()?;
+        let mut seed = NamedSeed {
+            placement: None,
+            persist: persist.unwrap_or(defaults.seed_persist),
+            keys: entries("ssh_keys", SourceName::keys, keys.as_deref())?,
+            user_data: entries("user_data", SourceName::documents, documents.as_deref())?,
+            network: NamedNetwork::parse(network.as_deref()).context("parameter network_config")?,
+            dns: dns.map_err(|(parameter, error)| anyhow!("parameter {parameter}: {error}"))?,
+        };
+        let mode = params.cloud_init.as_ref().or(defaults.cloud_init.as_ref());
+        seed.placement = seed.placement(mode.map(String::as_str))?;
+        seed.check(settings)?;
+        Ok(seed)
+    }
+
+    /// Where the seed goes. Without a word about that there is one if there is something to say in it.
+    fn placement(&self, mode: Option<&str>) -> anyhow::Result<Option<Placement>> {
+        let network = !matches!(self.network, NamedNetwork::Ganeti);
+        let given = network || !self.keys.is_empty() || !self.user_data.is_empty() || self.dns != Dns::default();
+        match mode {
+            None => Ok((given || self.persist).then_some(Placement::Auto)),
+            Some("off") => Ok(None),
+            Some("auto") => Ok(Some(Placement::Auto)),
+            Some("disk") => Ok(Some(Placement::Disk)),
+            Some("partition") => Ok(Some(Placement::Partition)),
+            Some(_) => bail!("parameter cloud_init: not one of off, auto, disk and partition"),
+        }
+    }
+
+    /// Policy, and what can be known of the content before anything is fetched.
+    fn check(&self, settings: &Settings) -> anyhow::Result<()> {
+        let network = match &self.network {
+            NamedNetwork::Given(name) => Some(name),
+            NamedNetwork::Ganeti | NamedNetwork::Off => None,
+        };
+        for name in self.keys.iter().chain(&self.user_data).chain(network) {
+            if let SourceName::Url(url) = name {
+                settings.http.check_allowed(url)?;
+            }
+        }
+        let inline = self.user_data.iter().map(|name| match name {
+            SourceName::Inline(content) => Some(content.clone()),
+            SourceName::File(_) | SourceName::Url(_) => None,
+        });
+        inline.collect::<Option<Vec<_>>>().map_or(Ok(()), |parts| user_data(parts).map(drop))?;
+        Ok(())
+    }
+
+    /// Opens the files, and reads Ganeti's variables; none if there shall be no seed.
+    pub(super) fn resolve(
+        self,
+        env: &Environment,
+        paths: &Paths,
+        variant: &VariantName,
+    ) -> anyhow::Result<Option<Plan>> {
+        let Some(placement) = self.placement else { return Ok(None) };
+        let folder = paths.user_data_dir(variant);
+        let network = match self.network {
+            NamedNetwork::Ganeti => NetworkPlan::Ganeti(Network::new(&env.nics()?, &self.dns)?),
+            NamedNetwork::Given(name) => NetworkPlan::Given(open("network_config", name, &folder)?),
+            NamedNetwork::Off => NetworkPlan::Off,
+        };
+        let all = |parameter: &str, names: Vec<SourceName>| -> anyhow::Result<Vec<Source>> {
+            names.into_iter().map(|name| open(parameter, name, &folder)).collect()
+        };
+        Ok(Some(Plan {
+            placement,
+            persist: self.persist,
+            identity: Identity::new(env.instance_name()?, env.instance_uuid()?)?,
+            keys: all("ssh_keys", self.keys)?,
+            user_data: all("user_data", self.user_data)?,
+            network,
+        }))
+    }
+}
+
+impl NamedNetwork {
+    fn parse(text: Option<&str>) -> Result<Self, SourceError> {
+        match text {
+            None | Some("auto") => Ok(NamedNetwork::Ganeti),
+            Some("off") => Ok(NamedNetwork::Off),
+            Some(name) => SourceName::parse(name).map(NamedNetwork::Given),
+        }
+    }
+}
+
+/// The entries of a list, which are in errors by their number only.
+fn entries(
+    parameter: &str,
+    parse: fn(&str) -> Result<Vec<SourceName>, (usize, SourceError)>,
+    text: Option<&str>,
+) -> anyhow::Result<Vec<SourceName>> {
+    let parsed = text.map_or(Ok(Vec::new()), parse);
+    parsed.map_err(|(number, error)| anyhow!("parameter {parameter}, entry {number}: {error}"))
+}
+
+fn yes_or_no(text: &str) -> anyhow::Result<bool> {
+    match text {
+        "yes" => Ok(true),
+        "no" => Ok(false),
+        _ => bail!("parameter seed_persist: not yes or no"),
+    }
+}
+
+fn open(parameter: &str, name: SourceName, folder: &Path) -> anyhow::Result<Source> {
+    Ok(match name {
+        SourceName::Inline(content) => Source::Inline(content),
+        SourceName::Url(url) => Source::Url(url),
+        SourceName::File(name) => {
+            let file = config::open_below(folder, &name).with_context(|| format!("parameter {parameter}"))?;
+            Source::File { file, path: folder.join(name) }
+        }
+    })
+}

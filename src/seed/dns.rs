@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! The name servers and search domains of an instance.
+
+use std::net::IpAddr;
+
+use serde::Serialize;
+
+/// More than a resolver looks at (resolv.conf(5) says 3 and 6), in entries.
+const MAX_ENTRIES: usize = 16;
+/// The longest name that DNS can hold, in bytes (RFC 1035, section 2.3.4).
+const MAX_DOMAIN: usize = 253;
+/// The longest label of a name, in bytes.
+const MAX_LABEL: usize = 63;
+
+/// What an instance's resolver asks, as it stands in a network-config.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Dns {
+    /// The name servers.
+    #[serde(rename = "addresses", skip_serializing_if = "Vec::is_empty")]
+    servers: Vec<IpAddr>,
+    /// The domains in which short names are looked up.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    search: Vec<String>,
+}
+
+/// Why a text is no list for a resolver. The text is not repeated: it may be a misplaced secret.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum DnsError {
+    /// Something else than addresses.
+    #[error("not a list of IP addresses (use addresses with blanks between them, or none)")]
+    Servers,
+    /// Something else than domains.
+    #[error("not a list of domain names (use names with blanks between them, or none)")]
+    Search,
+    /// More than anybody looks at.
+    #[error("more than {MAX_ENTRIES} entries")]
+    Many,
+}
+
+impl Dns {
+    /// From two lists, whose entries stand between blanks or commas; `none` stands for no entries.
+    ///
+    /// # Errors
+    /// [`DnsError`] for a server that is no address, and for a domain that is no name.
+    pub fn new(servers: Option<&str>, search: Option<&str>) -> Result<Self, (&'static str, DnsError)> {
+        let servers = list(servers, |text| text.parse().map_err(|_not_an_address| DnsError::Servers));
+        let search = list(search, domain);
+        Ok(Dns {
+            servers: servers.map_err(|error| ("dns_servers", error))?,
+            search: search.map_err(|error| ("dns_search", error))?,
+        })
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.servers.is_empty() && self.search.is_empty()
+    }
+}
+
+fn list<T>(text: Option<&str>, parse: impl Fn(&str) -> Result<T, DnsError>) -> Result<Vec<T>, DnsError> {
+    let text = text.filter(|text| *text != "none").unwrap_or_default();
+    let entries = text.split(|c: char| c.is_ascii_whitespace() || c == ',').filter(|entry| !entry.is_empty());
+    let entries: Vec<_> = entries.map(parse).collect::<Result<_, _>>()?;
+    if entries.len() > MAX_ENTRIES { Err(DnsError::Many) } else { Ok(entries) }
+}
+
+fn domain(text: &str) -> Result<String, DnsError> {
+    let name = text.strip_suffix('.').unwrap_or(text);
+    let inside = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    let label = |label: &str| (1..=MAX_LABEL).contains(&label.len()) && label.bytes().all(inside);
+    let edges = |label: &str| !label.starts_with('-') && !label.ends_with('-');
+    if name.len() <= MAX_DOMAIN && name.split('.').all(|part| label(part) && edges(part)) {
+        Ok(name.to_ascii_lowercase())
+    } else {
+        Err(DnsError::Search)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Dns, DnsError};
+
+    #[test]
+    fn lists_are_addresses_and_domains() {
+        let dns = Dns::new(Some("192.0.2.53, 2001:db8::53"), Some("Example.org. sub.example.org")).unwrap();
+        assert_eq!(dns.servers, ["192.0.2.53", "2001:db8::53"].map(|text| text.parse::<std::net::IpAddr>().unwrap()));
+        assert_eq!(dns.search, ["example.org", "sub.example.org"]);
+        assert!(
+            [Dns::new(None, None), Dns::new(Some("none"), Some("none"))]
+                .iter()
+                .all(|dns| dns.as_ref().unwrap().is_empty())
+        );
+        for text in ["192.0.2.256", "dns.example.org", "192.0.2.1;192.0.2.2", "192.0.2.1 none"] {
+            assert_eq!(Dns::new(Some(text), None), Err(("dns_servers", DnsError::Servers)), "{text}");
+        }
+        for text in [".", "a..b", "-a", "a_b-", "caf\u{e9}", "a/b", &"a".repeat(64)] {
+            assert_eq!(Dns::new(None, Some(text)), Err(("dns_search", DnsError::Search)), "{text}");
+        }
+        let many = "192.0.2.1 ".repeat(17);
+        assert_eq!(Dns::new(Some(&many), None), Err(("dns_servers", DnsError::Many)));
+    }
+}

@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! Public SSH keys: one a line, as in authorized_keys (sshd(8)), but without options.
+//!
+//! Options before a key are refused: where root may log in, cloud-init drops them, and a key that was meant for one
+//! command opens everything.
+
+use std::collections::HashSet;
+use std::str;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+/// The types of keys that OpenSSH takes for logins (ssh-keygen(1)), and how many strings follow the type in each
+/// (RFC 4253, section 6.6; RFC 5656; RFC 8709; PROTOCOL.u2f). ssh-dss is left out: OpenSSH has refused it since 2015.
+const TYPES: [(&str, usize); 7] = [
+    ("ssh-ed25519", 1),
+    ("ssh-rsa", 2),
+    ("ecdsa-sha2-nistp256", 2),
+    ("ecdsa-sha2-nistp384", 2),
+    ("ecdsa-sha2-nistp521", 2),
+    ("sk-ssh-ed25519@openssh.com", 2),
+    ("sk-ecdsa-sha2-nistp256@openssh.com", 3),
+];
+
+/// Why a text holds no keys. The text is not repeated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// Not text.
+    #[error("it is not UTF-8 text")]
+    Encoding,
+    /// A wrong line.
+    #[error("line {line} {reason}")]
+    Line {
+        /// Which, from 1.
+        line: usize,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// No key in it.
+    #[error("it has no key in it")]
+    Empty,
+}
+
+/// One public key, well-formed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Key {
+    /// Type and key, which are what makes two keys the same.
+    key: String,
+    comment: String,
+}
+
+impl Key {
+    /// As a line of authorized_keys, without the newline.
+    pub(super) fn line(&self) -> String {
+        if self.comment.is_empty() { self.key.clone() } else { format!("{} {}", self.key, self.comment) }
+    }
+}
+
+/// Whether `text` looks like a key, and not like where keys are.
+pub(super) fn is_key(text: &str) -> bool {
+    let first = text.split_ascii_whitespace().next().unwrap_or_default();
+    text.contains(' ') || text.starts_with("-----") || first.starts_with("ssh-") || first.starts_with("ecdsa-")
+}
+
+/// The keys in `text`; blank lines and those that begin with `#` do not count.
+///
+/// # Errors
+/// [`KeyError`] for a line that is no key, and for no key at all.
+pub fn parse(text: &[u8]) -> Result<Vec<Key>, KeyError> {
+    let text = str::from_utf8(text).map_err(|_not_text| KeyError::Encoding)?;
+    let lines = text.lines().map(str::trim).enumerate();
+    let lines = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
+    let keys = lines.map(|(index, line)| key(line).map_err(|reason| KeyError::Line { line: index + 1, reason }));
+    let keys: Vec<_> = keys.collect::<Result<_, _>>()?;
+    if keys.is_empty() { Err(KeyError::Empty) } else { Ok(keys) }
+}
+
+/// `keys` without those that are there already; the first one's comment stays.
+pub(super) fn unique(keys: impl IntoIterator<Item = Key>) -> Vec<Key> {
+    let mut seen = HashSet::new();
+    keys.into_iter().filter(|key| seen.insert(key.key.clone())).collect()
+}
+
+fn key(line: &str) -> Result<Key, &'static str> {
+    let (kind, rest) = word(line);
+    if line.starts_with("-----BEGIN") || line.starts_with("PuTTY") {
+        return Err("is a key file of another kind, perhaps a private key (use the line of the .pub file)");
+    }
+    let Some((_, strings)) = TYPES.iter().find(|(name, _)| *name == kind) else {
+        let known = |word: &str| TYPES.iter().any(|(name, _)| *name == word);
+        return Err(match line.split_ascii_whitespace().any(known) {
+            true => "has options before the key, which cloud-init would not keep (take them away)",
+            false => "is not a public SSH key (use ssh-ed25519, ssh-rsa, ecdsa-sha2-nistp* or sk-* and the key)",
+        });
+    };
+    let (encoded, comment) = word(rest);
+    let blob = STANDARD.decode(encoded).map_err(|_not_base64| "has a key that is cut or damaged (not base64)")?;
+    check(&blob, kind, *strings)?;
+    // Line separators of YAML, and what YAML does not take at all.
+    let unprintable = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{fffe}' | '\u{ffff}');
+    if comment.contains(unprintable) {
+        return Err("has control characters in its comment");
+    }
+    Ok(Key { key: format!("{kind} {encoded}"), comment: comment.to_owned() })
+}
+
+/// The first word of `text`, and what follows it.
+fn word(text: &str) -> (&str, &str) {
+    let (word, rest) = text.split_at(text.find([' ', '\t']).unwrap_or(text.len()));
+    (word, rest.trim())
+}
+
+/// Whether the decoded key says that it is one of `kind`, and has as many strings as those have.
+fn check(blob: &[u8], kind: &str, strings: usize) -> Result<(), &'static str> {
+    const CUT: &str = "has a key that is cut or damaged";
+    let (named, mut rest) = string(blob).ok_or(CUT)?;
+    if named != kind.as_bytes() {
+        return Err("has a key of another type than it says");
+    }
+    for _ in 0..strings {
+        let (value, after) = string(rest).ok_or(CUT)?;
+        if value.is_empty() {
+            return Err(CUT);
+        }
+        rest = after;
+    }
+    if rest.is_empty() { Ok(()) } else { Err(CUT) }
+}
+
+/// The first string of RFC 4251, section 5 (its length in four bytes, and as many bytes), and what follows it.
+fn string(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (len, rest) = bytes.split_first_chunk()?;
+    rest.split_at_checked(usize::try_from(u32::from_be_bytes(*len)).ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{KeyError, STANDARD, parse, unique};
+    use base64::Engine as _;
+    use proptest::prelude::{any, proptest};
+
+    /// A key of `kind` with these strings, as ssh-keygen would write it.
+    fn encoded(kind: &str, strings: &[&[u8]]) -> String {
+        let all = std::iter::once(kind.as_bytes()).chain(strings.iter().copied());
+        let blob = all.flat_map(|part| [&u32::try_from(part.len()).unwrap().to_be_bytes()[..], part].concat());
+        format!("{kind} {}", STANDARD.encode(blob.collect::<Vec<u8>>()))
+    }
+
+    fn lines(text: &str) -> Result<Vec<String>, KeyError> {
+        parse(text.as_bytes()).map(|keys| unique(keys).iter().map(super::Key::line).collect())
+    }
+
+    fn reason(line: &str) -> String {
+        lines(line).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn keys_of_every_type_keep_their_comments_and_come_once() {
+        let ed = encoded("ssh-ed25519", &[&[7; 32]]);
+        let all = [
+            format!("{ed} joe@example.org  second"),
+            encoded("ssh-rsa", &[&[1, 0, 1], &[0; 257]]),
+            encoded("ecdsa-sha2-nistp384", &[b"nistp384", &[4; 97]]),
+            encoded("sk-ssh-ed25519@openssh.com", &[&[7; 32], b"ssh:"]),
+            encoded("sk-ecdsa-sha2-nistp256@openssh.com", &[b"nistp256", &[4; 65], b"ssh:"]) + " caf\u{e9}",
+        ];
+        let text = format!("# keys\r\n\r\n  {}\r\n{ed} again\n", all.join("\n"));
+        assert_eq!(lines(&text), Ok(all.to_vec()));
+    }
+
+    #[test]
+    fn what_is_no_key_is_refused_by_line_and_never_repeated() {
+        let ed = encoded("ssh-ed25519", &[&[7; 32]]);
+        let no_key = "is not a public SSH key (use ssh-ed25519, ssh-rsa, ecdsa-sha2-nistp* or sk-* and the key)";
+        let cut = "has a key that is cut or damaged";
+        let options = "has options before the key, which cloud-init would not keep (take them away)";
+        for (line, expected) in [
+            ("s3cret", no_key),
+            ("ssh-dss AAAA", no_key),
+            (&encoded("ssh-rsa-cert-v01@openssh.com", &[]), no_key),
+            (&format!("restrict,command=\"x\" {ed}"), options),
+            (
+                "-----BEGIN OPENSSH PRIVATE KEY-----",
+                "is a key file of another kind, perhaps a private key (use the line of the .pub file)",
+            ),
+            ("ssh-ed25519", cut),
+            ("ssh-ed25519 s3cret!", "has a key that is cut or damaged (not base64)"),
+            (&ed[..ed.len() - 4], cut),
+            (&encoded("ssh-ed25519", &[&[7; 32], b"more"]), cut),
+            (&encoded("ssh-ed25519", &[]), cut),
+            (&ed.replace("ssh-ed25519", "ssh-rsa"), "has a key of another type than it says"),
+            (&format!("{ed} a\u{2028}b"), "has control characters in its comment"),
+        ] {
+            assert_eq!(reason(&format!("\n{line}")), format!("line 2 {expected}"), "{line}");
+        }
+        assert_eq!(parse(b"\xff"), Err(KeyError::Encoding));
+        assert_eq!(parse(b"\n# none\n"), Err(KeyError::Empty));
+    }
+
+    proptest! {
+        #[test]
+        fn no_key_panics(blob in any::<Vec<u8>>()) {
+            let _ = lines(&format!("ssh-rsa {}", STANDARD.encode(blob)));
+        }
+    }
+}

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! How the OS parameters name what goes into a seed.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use base64::Engine as _;
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+
+use super::keys;
+use crate::http::ImageUrl;
+
+/// The longest name of a file, in bytes: more is rather a document whose `base64:` was forgotten.
+const MAX_NAME: usize = 128;
+/// Base64 with or without the padding at its end, which people lose when they copy.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// Where a part of the seed comes from, by name. `Debug` shows no secret.
+#[derive(Clone, PartialEq, Eq)]
+pub enum SourceName {
+    /// It stands there itself.
+    Inline(Vec<u8>),
+    /// A file below the variant's `user-data` folder.
+    File(PathBuf),
+    /// A file on a server.
+    Url(ImageUrl),
+}
+
+/// Why a text names nothing for a seed. The text is not repeated: it may be a secret.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SourceError {
+    /// Wrong after `base64:`.
+    #[error("what follows base64: is not base64")]
+    Base64,
+    /// A URL that can't be used.
+    #[error("it is not a valid http or https URL")]
+    Url,
+    /// A path that may lead out of the folder, or no path.
+    #[error(
+        "it is neither an http or https URL, nor base64: and a document, nor the name of a file below the variant's user-data folder (letters, digits, '.', '_', '-' and '/', without '..')"
+    )]
+    Neither,
+    /// A key that is none.
+    #[error("it is not a key: {0}")]
+    Key(#[from] keys::KeyError),
+}
+
+/// The entries of a list, of which the one with the given number, from 1, is wrong.
+type Entries = Result<Vec<SourceName>, (usize, SourceError)>;
+
+impl SourceName {
+    /// A path, a URL, or `base64:` and the content.
+    ///
+    /// # Errors
+    /// [`SourceError`] for anything else.
+    pub fn parse(text: &str) -> Result<Self, SourceError> {
+        if let Some(encoded) = text.strip_prefix("base64:") {
+            return BASE64.decode(encoded).map(SourceName::Inline).map_err(|_not_base64| SourceError::Base64);
+        }
+        if text.contains("://") {
+            return ImageUrl::parse(text).map(SourceName::Url).map_err(|_not_a_url| SourceError::Url);
+        }
+        let word = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+        let part = |part: &str| !part.is_empty() && part != "." && part != ".." && part.bytes().all(word);
+        if text.len() > MAX_NAME || !text.split('/').all(part) {
+            return Err(SourceError::Neither);
+        }
+        Ok(SourceName::File(PathBuf::from(text)))
+    }
+
+    /// The documents of `user_data`: entries with `;` or a line break between them. `none` stands for no entries.
+    ///
+    /// # Errors
+    /// The number of the wrong entry, and what is wrong with it.
+    pub fn documents(text: &str) -> Entries {
+        entries(text, SourceName::parse)
+    }
+
+    /// The sources of `ssh_keys`, in which a key may also stand itself.
+    ///
+    /// # Errors
+    /// The number of the wrong entry, and what is wrong with it.
+    pub fn keys(text: &str) -> Entries {
+        entries(text, |entry| {
+            let name = if keys::is_key(entry) {
+                SourceName::Inline(entry.as_bytes().to_vec())
+            } else {
+                SourceName::parse(entry)?
+            };
+            if let SourceName::Inline(content) = &name {
+                keys::parse(content)?;
+            }
+            Ok(name)
+        })
+    }
+}
+
+fn entries(text: &str, parse: impl Fn(&str) -> Result<SourceName, SourceError>) -> Entries {
+    if text == "none" {
+        return Ok(Vec::new());
+    }
+    let all = text.split([';', '\n']).map(str::trim).filter(|entry| !entry.is_empty());
+    (1..).zip(all).map(|(number, entry)| parse(entry).map_err(|error| (number, error))).collect()
+}
+
+impl fmt::Debug for SourceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SourceName::Inline(_) => f.write_str("Inline(...)"),
+            SourceName::File(path) => write!(f, "File({})", path.display()),
+            SourceName::Url(url) => write!(f, "Url({url})"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{SourceError, SourceName};
+    use crate::http::ImageUrl;
+    use crate::seed::keys::KeyError;
+    use proptest::prelude::proptest;
+
+    const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcH joe";
+
+    fn inline(text: &str) -> SourceName {
+        SourceName::Inline(text.as_bytes().to_vec())
+    }
+
+    #[test]
+    fn a_document_is_a_file_a_url_or_stands_there() {
+        let url = "https://joe:pw@h/x?a=b,c%3Bd";
+        let list = format!("base.yaml;\n web/site-1.yaml;base64:I2Nsb3VkLWNvbmZpZwo=;base64:eA; {url}\n;\n");
+        let expected = [
+            SourceName::File("base.yaml".into()),
+            SourceName::File("web/site-1.yaml".into()),
+            inline("#cloud-config\n"),
+            inline("x"),
+            SourceName::Url(ImageUrl::parse(url).unwrap()),
+        ];
+        let documents = SourceName::documents(&list).unwrap();
+        assert_eq!(documents, expected);
+        let shown = format!("{documents:?}");
+        assert!(!shown.contains("pw") && !shown.contains("cloud"), "{shown}");
+        assert_eq!(SourceName::documents("none"), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn anything_else_is_refused_by_number() {
+        for (text, number, error) in [
+            ("a;;b c", 2, SourceError::Neither),
+            ("base64:s3cret!", 1, SourceError::Base64),
+            ("a\nftp://joe:s3cret@h/x", 2, SourceError::Url),
+            ("/etc/shadow", 1, SourceError::Neither),
+            ("../config.toml", 1, SourceError::Neither),
+            ("a/../../b", 1, SourceError::Neither),
+            ("a//b", 1, SourceError::Neither),
+            ("a b", 1, SourceError::Neither),
+            ("#cloud-config", 1, SourceError::Neither),
+            (&"s3cret".repeat(22), 1, SourceError::Neither),
+        ] {
+            assert_eq!(SourceName::documents(text), Err((number, error)), "{text}");
+            assert!(!error.to_string().contains("s3cret"));
+        }
+    }
+
+    #[test]
+    fn keys_may_stand_there_themselves() {
+        let list = format!("{KEY}\nteam.keys; https://h/joe.keys;base64:{}", "eA");
+        let no_key = SourceError::Key(KeyError::Line { line: 1, reason: NO_KEY });
+        assert_eq!(SourceName::keys(&list), Err((4, no_key)));
+        let names = SourceName::keys(list.rsplit_once(';').unwrap().0).unwrap();
+        let url = SourceName::Url(ImageUrl::parse("https://h/joe.keys").unwrap());
+        assert_eq!(names, [inline(KEY), SourceName::File("team.keys".into()), url]);
+        assert!(matches!(SourceName::keys("ssh-ed25519"), Err((1, SourceError::Key(_)))));
+    }
+
+    const NO_KEY: &str = "is not a public SSH key (use ssh-ed25519, ssh-rsa, ecdsa-sha2-nistp* or sk-* and the key)";
+
+    proptest! {
+        #[test]
+        fn no_name_leaves_its_folder(text in "\\PC{0,8}|[./a-]{0,8}") {
+            if let Ok(SourceName::File(path)) = SourceName::parse(&text) {
+                let normal = |part| matches!(part, std::path::Component::Normal(_));
+                assert!(path.components().all(normal), "{}", path.display());
+            }
+        }
+    }
+}
