@@ -25,8 +25,8 @@ OSDIR ?= $(PREFIX)/$(if $(filter /usr/local,$(PREFIX)),lib,share)/ganeti/os
 # Debian packages, by what needs them. `make setup` installs those that are missing.
 BUILD_NEEDS = gcc libc6-dev libclang-dev
 RUN_NEEDS = debianutils qemu-utils util-linux
-TEST_NEEDS = busybox bzip2 e2fsprogs extlinux fdisk ganeti ganeti-3.0 gdisk gpg gpg-agent gpgconf gpgv gzip iproute2 lbzip2 \
-	mmdebstrap mount nginx pbzip2 qemu-system-x86 strace tinyproxy xz-utils zstd
+TEST_NEEDS = btrfs-progs busybox bzip2 e2fsprogs extlinux fdisk ganeti ganeti-3.0 gdisk gpg gpg-agent gpgconf gpgv gzip iproute2 lbzip2 \
+	mmdebstrap mount nginx pbzip2 qemu-system-x86 strace tinyproxy xfsprogs xz-utils zstd
 LINT_NEEDS = mandoc shellcheck
 BENCH_NEEDS = bmap-tools bzip2 curl e2fsprogs gzip isal lbzip2 mount xz-utils zstd
 
@@ -41,7 +41,7 @@ BENCH_DATA ?= 1G
 SHELL_SCRIPTS = $(shell grep --recursive --files-with-matches --exclude='*.rs' --exclude='*.md' \
 	--extended-regexp '^\#! ?/(usr/)?bin/(env )?(ba|da)?sh' .ci debian demo example-hooks tests 2>/dev/null)
 MAN_PAGES = $(wildcard man/*.[1-8])
-EXAMPLE_HOOKS = $(filter-out %.md,$(wildcard example-hooks/*))
+EXAMPLE_HOOKS = $(filter-out %.md %.sh,$(wildcard example-hooks/*))
 
 # Installs those of the packages $(1) that are missing; when none is, it needs neither root nor the network.
 define install-missing
@@ -143,7 +143,7 @@ install: ## Install the built provider; DESTDIR= and PREFIX= (/usr/local) are ho
 	$(foreach page,$(MAN_PAGES),install -D -m 0644 $(page) \
 		'$(DESTDIR)$(MANDIR)/man$(patsubst .%,%,$(suffix $(page)))/$(notdir $(page))' &&) :
 	install -m 0755 $(EXAMPLE_HOOKS) '$(DESTDIR)$(EXAMPLEDIR)/'
-	install -m 0644 example-hooks/README.md '$(DESTDIR)$(EXAMPLEDIR)/'
+	install -m 0644 example-hooks/README.md example-hooks/guest-root.sh '$(DESTDIR)$(EXAMPLEDIR)/'
 
 .PHONY: clean
 clean: ## Remove what was built

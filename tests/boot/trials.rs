@@ -61,7 +61,7 @@ fn check_network(report: &Report) {
     let starts = |name: &str, start: &str| report.all(name).iter().any(|value| value.starts_with(start));
     assert!(starts("route4", "default via 192.0.2.1 dev eth0 "), "{report:?}");
     assert!(starts("route6", "default via 2001:db8::1 dev eth0 "), "{report:?}");
-    let dns: Vec<_> = report.all("dns").iter().flat_map(|line| line.split(' ')).collect();
-    assert_eq!(dns, ["192.0.2.53", "2001:db8::53"]);
-    assert_eq!(report.all("search"), ["example.org"]);
+    let words = |name: &str| report.all(name).into_iter().flat_map(str::split_whitespace).collect::<Vec<_>>();
+    assert_eq!(words("dns"), ["192.0.2.53", "2001:db8::53"]);
+    assert_eq!(words("search"), ["example.org"]);
 }
