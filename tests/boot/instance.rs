@@ -13,7 +13,7 @@ use crate::report::Report;
 use crate::support::server::{Reply, Server};
 use crate::support::world::{Outcome, Script, World};
 
-const MIB: u64 = 1 << 20;
+pub(crate) const MIB: u64 = 1 << 20;
 
 /// Larger than the image, so that there is room to grow into.
 pub(crate) const DISK_LEN: u64 = 1200 * MIB;
