@@ -41,7 +41,7 @@ fn machine(disks: &[&Path], macs: &[&str]) -> Command {
     for (index, mac) in macs.iter().enumerate() {
         // The first has its IPv6 address and route from its configuration: no router advertises others.
         let ipv6 = if index == 0 { "off" } else { "on" };
-        command.args(["-netdev", &format!("user,id=net{index},restrict=on,ipv6={ipv6}")]);
+        command.args(["-netdev", &format!("user,id=net{index},restrict=on,ipv4=on,ipv6={ipv6}")]);
         command.args(["-device", &format!("virtio-net-pci,netdev=net{index},mac={mac},romfile=")]);
     }
     command
