@@ -14,7 +14,8 @@ use crate::device::ReadAt;
 use crate::size::MIB;
 
 /// Sector size of every disk with an MBR, and of most with a GPT, in bytes.
-pub const SECTOR: u64 = 512;
+pub const SECTOR: u64 = SECTOR_LEN as u64;
+const SECTOR_LEN: usize = 512;
 
 /// Linux counts logical partitions from here on, and never as many as this: a chain may be a circle.
 const FIRST_LOGICAL: u32 = 5;
@@ -109,7 +110,7 @@ pub fn everywhere(disk: &dyn ReadAt, table: &Table) -> io::Result<Vec<Partition>
     let mut all = table.partitions();
     let mut number = FIRST_LOGICAL;
     for extended in all.clone().iter().filter(|partition| partition.extended) {
-        let (mut at, mut sector) = (extended.start, [0; SECTOR as usize]);
+        let (mut at, mut sector) = (extended.start, [0; SECTOR_LEN]);
         while number < MAX_LOGICAL && at.saturating_add(SECTOR) <= disk.len() {
             disk.read_at(&mut sector, at)?;
             let (logical, next) = mbr::extended_record(&sector, extended.start, at);

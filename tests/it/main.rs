@@ -19,6 +19,7 @@ mod predecessor;
 mod real_servers;
 mod scripts;
 mod secrets;
+mod seed_volume;
 mod signature;
 mod support;
 mod tool;
