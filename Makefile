@@ -40,7 +40,7 @@ BENCH_DATA ?= 1G
 
 # Recursive: looked up only when a recipe asks.
 SHELL_SCRIPTS = $(shell grep --recursive --files-with-matches --exclude='*.rs' --exclude='*.md' \
-	--extended-regexp '^\#! ?/(usr/)?bin/(env )?(ba|da)?sh' .ci debian demo example-hooks tests 2>/dev/null)
+	--extended-regexp '^\#! ?/(usr/)?bin/(env )?(ba|da)?sh' .ci debian demo example-hooks src tests 2>/dev/null)
 MAN_PAGES = $(wildcard man/*.[1-8])
 EXAMPLE_HOOKS = $(filter-out %.md %.sh,$(wildcard example-hooks/*))
 

@@ -141,8 +141,7 @@ pub fn remove_partition(disk: &mut dyn WriteAt, number: u32) -> io::Result<()> {
 
 /// Whether the backup is where we write it: header last, entries before it and behind every partition.
 fn ends_the_disk(gpt: &Gpt, size: u64) -> bool {
-    let last = size / gpt.sector();
-    gpt.alternate() + 1 == last
+    Some(gpt.alternate()) == (size / gpt.sector()).checked_sub(1)
         && gpt.alternate().checked_sub(gpt.entries_sectors()).is_some_and(|at| at > gpt.last_usable())
 }
 
@@ -161,4 +160,142 @@ fn store(table: &Table, disk: &mut dyn WriteAt) -> io::Result<()> {
 fn store_mbr(mbr: &Mbr, disk: &mut dyn WriteAt) -> io::Result<()> {
     let (entries, at) = mbr.bytes();
     disk.write_at(entries, at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{add_partition, ends_the_disk, find_space, remove_partition};
+    use crate::device::{ReadAt, WriteAt};
+    use crate::partition::{Table, TableError};
+    use crate::size::MIB;
+    use crate::volume::{PlaceError, survey};
+    use flate2::Crc;
+    use proptest::prelude::{any, prop, proptest};
+    use std::io;
+    use std::path::Path;
+
+    struct Memory(Vec<u8>);
+
+    impl ReadAt for Memory {
+        fn len(&self) -> u64 {
+            self.0.len() as u64
+        }
+
+        fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+            let at = usize::try_from(offset).map_err(io::Error::other)?;
+            let end = at.checked_add(buf.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+            buf.copy_from_slice(self.0.get(at..end).ok_or(io::ErrorKind::UnexpectedEof)?);
+            Ok(())
+        }
+    }
+
+    impl WriteAt for Memory {
+        fn write_at(&mut self, data: &[u8], offset: u64) -> io::Result<()> {
+            let at = usize::try_from(offset).map_err(io::Error::other)?;
+            let end = at.checked_add(data.len()).ok_or(io::ErrorKind::StorageFull)?;
+            self.0.get_mut(at..end).ok_or(io::ErrorKind::StorageFull)?.copy_from_slice(data);
+            Ok(())
+        }
+
+        fn sync(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn crc(bytes: &[u8]) -> [u8; 4] {
+        let mut crc = Crc::new();
+        crc.update(bytes);
+        crc.sum().to_le_bytes()
+    }
+
+    /// A disk whose GPT has right checksums and any numbers: alternate and last usable sector, and one partition.
+    fn with_gpt(len: usize, alternate: u64, last_usable: u64, first: u64, last: u64) -> Memory {
+        let mut disk = vec![0; len];
+        disk[450] = 0xee;
+        disk[454] = 1;
+        disk[458..462].fill(0xff);
+        disk[510..512].copy_from_slice(&[0x55, 0xaa]);
+        let entries = &mut disk[1024..1024 + 16384];
+        entries[..16].fill(1);
+        entries[32..40].copy_from_slice(&first.to_le_bytes());
+        entries[40..48].copy_from_slice(&last.to_le_bytes());
+        let entries_crc = crc(entries);
+        let header = &mut disk[512..512 + 92];
+        header[..16].copy_from_slice(b"EFI PART\0\0\x01\0\x5c\0\0\0");
+        for (at, value) in [(24, 1), (32, alternate), (40, 34), (48, last_usable), (72, 2)] {
+            header[at..at + 8].copy_from_slice(&value.to_le_bytes());
+        }
+        header[80..84].copy_from_slice(&128_u32.to_le_bytes());
+        header[84..88].copy_from_slice(&128_u32.to_le_bytes());
+        header[88..92].copy_from_slice(&entries_crc);
+        let header_crc = crc(header);
+        header[16..20].copy_from_slice(&header_crc);
+        Memory(disk)
+    }
+
+    const LEN: usize = 12 << 20;
+    const LAST: u64 = (LEN / 512) as u64 - 1;
+
+    #[test]
+    fn a_partition_is_added_and_removed_again() {
+        let mut disk = with_gpt(LEN, LAST, LAST - 33, 2048, 4095);
+        let before = disk.0.clone();
+        let path = Path::new("/disk");
+        let space = find_space(&disk.0[..1 << 20], LEN as u64, path).unwrap();
+        assert_eq!((space.start, space.sector), (7 * MIB, 512));
+        assert_eq!(add_partition(&mut disk, space, "uuid", path).unwrap(), 2);
+        let Ok(Table::Gpt(gpt)) = Table::parse(&disk.0) else { panic!("no GPT") };
+        assert!(ends_the_disk(&gpt, LEN as u64));
+        assert_eq!(gpt.partitions()[1].start..gpt.partitions()[1].end, 7 * MIB..11 * MIB);
+        remove_partition(&mut disk, 2).unwrap();
+        // The backup was not there before.
+        let backup = LEN - 33 * 512;
+        assert!(disk.0[..backup] == before[..backup]);
+    }
+
+    #[test]
+    fn a_gpt_that_does_not_end_the_disk_is_not_changed() {
+        let mut disk = with_gpt(LEN, LAST - 100, LAST - 133, 2048, 4095);
+        let before = disk.0.clone();
+        let space = find_space(&disk.0, LEN as u64, Path::new("/disk")).unwrap();
+        let error = add_partition(&mut disk, space, "uuid", Path::new("/disk")).unwrap_err();
+        let damaged =
+            matches!(error, crate::volume::Error::Place(PlaceError::Table { reason: TableError::Damaged, .. }));
+        assert!(damaged && disk.0 == before);
+    }
+
+    proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+
+        /// Dumps and images hold any numbers.
+        #[test]
+        fn no_gpt_panics(alternate in any::<u64>(), last_usable in any::<u64>(), first in any::<u64>(), last in any::<u64>(), at_end in 0..4_u8) {
+            let alternate = if at_end & 1 == 1 { LAST } else { alternate };
+            let last_usable = if at_end & 2 == 2 { LAST - 33 } else { last_usable };
+            let mut disk = with_gpt(LEN, alternate, last_usable, first, last);
+            let _ = survey(&disk);
+            let path = Path::new("/disk");
+            if let Ok(space) = find_space(&disk.0[..1 << 20], LEN as u64, path) {
+                let _ = add_partition(&mut disk, space, "uuid", path);
+            }
+            let _ = remove_partition(&mut disk, 1);
+        }
+
+        #[test]
+        fn no_mbr_panics(entries in prop::collection::vec(any::<u8>(), 64), extended in 0..4_usize) {
+            let mut disk = vec![0; 8 << 20];
+            disk[446..510].copy_from_slice(&entries);
+            for (index, status) in [446, 462, 478, 494].into_iter().enumerate() {
+                disk[status] &= 0x80;
+                disk[status + 4] = if index == extended { 5 } else { disk[status + 4] };
+            }
+            // A small start, so that the chain of logical partitions is on the disk.
+            disk[446 + 16 * extended + 9..446 + 16 * extended + 12].fill(0);
+            disk[510..512].copy_from_slice(&[0x55, 0xaa]);
+            let mut disk = Memory(disk);
+            let _ = survey(&disk);
+            let _ = find_space(&disk.0[..1 << 20], 8 << 20, Path::new("/disk"));
+            let _ = remove_partition(&mut disk, 1);
+        }
+    }
 }

@@ -19,6 +19,7 @@ mod predecessor;
 mod real_servers;
 mod scripts;
 mod secrets;
+mod seed;
 mod seed_volume;
 mod signature;
 mod support;

@@ -4,7 +4,11 @@
 use std::fs;
 use std::path::Path;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
 use crate::checks::{Published, sums};
+use crate::seed::{KEY, UUID};
 use crate::support::disk::{Disk, Kind};
 use crate::support::gpg::Key;
 use crate::support::images::{MIB, disk};
@@ -123,6 +127,59 @@ fn no_secret_reaches_an_output_or_a_file() {
     site.configure(&format!("proxy = \"http://joe:{SECRET}@127.0.0.1:1\"\n"));
     assert!(!site.create(&url("/other"), "none", "none"));
     assert_no_secret_below(&site.world.path("var"));
+}
+
+/// Keys, user-data and network-configs may be secret parameters: what is in them is as secret as what is in a URL.
+#[test]
+fn nothing_of_a_seed_reaches_an_output_or_a_file() {
+    let site = Site::new();
+    let document = |text: &str| format!("base64:{}", STANDARD.encode(text));
+    let key = format!("{KEY} {SECRET}");
+    site.server.put("/user-data", format!("#cloud-config\npassword: {SECRET}\n"));
+    site.server.put("/html", format!("<html>{SECRET}"));
+    site.server.put("/keys", format!("{key}\n"));
+    fs::write(site.world.variant_file("user-data/wrong", ""), format!("{SECRET}\n")).unwrap();
+    let image = site.world.path("disk.raw");
+    let run = |name: &str, value: &str| {
+        let verify = site.world.script("verify").arg("parameters").env(name, value);
+        assert_silent(&verify.env("DEBUG_LEVEL", "1").run());
+        let create = site.world.create(site.target.path(), image.to_str().unwrap(), "").env("DEBUG_LEVEL", "1");
+        let create = create.env("INSTANCE_UUID", UUID).env("NIC_COUNT", "1").env("NIC_0_MAC", "aa:00:00:00:00:01");
+        assert_silent(&create.env(name, value).run())
+    };
+    for (name, value) in [
+        ("OSP_SSH_KEYS", format!("{key};{}", site.url("/keys"))),
+        ("OSP_USER_DATA", format!("{};{}", site.url("/user-data"), document(&format!("#!/bin/sh\n: {SECRET}\n")))),
+        ("OSP_USER_DATA", document(SECRET)),
+        ("OSP_NETWORK_CONFIG", document(&format!("version: 2 # {SECRET}"))),
+    ] {
+        assert!(run(name, &value), "{name}");
+    }
+    for (name, value) in [
+        ("OSP_SSH_KEYS", format!("ssh-rsa {SECRET} {SECRET}")),
+        ("OSP_SSH_KEYS", format!("command=\"{SECRET}\" {key}")),
+        ("OSP_SSH_KEYS", format!("{key}\u{2028}x")),
+        ("OSP_SSH_KEYS", document(SECRET)),
+        ("OSP_SSH_KEYS", site.url("/none")),
+        ("OSP_SSH_KEYS", "wrong".to_owned()),
+        ("OSP_SSH_KEYS", SECRET.to_owned()),
+        ("OSP_USER_DATA", SECRET.to_owned()),
+        ("OSP_USER_DATA", format!("#cloud-config {SECRET}")),
+        ("OSP_USER_DATA", format!("base64:{SECRET}!")),
+        ("OSP_USER_DATA", format!("ftp://joe:{SECRET}@h/")),
+        ("OSP_USER_DATA", site.url("/html")),
+        ("OSP_USER_DATA", site.url("/broken")),
+        ("OSP_USER_DATA", document(&format!("<html>{SECRET}"))),
+        ("OSP_NETWORK_CONFIG", site.url("/html")),
+        ("OSP_NETWORK_CONFIG", SECRET.to_owned()),
+        ("OSP_DNS_SERVERS", SECRET.to_owned()),
+        ("OSP_DNS_SEARCH", format!("{SECRET}!")),
+        ("OSP_CLOUD_INIT", SECRET.to_owned()),
+        ("OSP_SEED_PERSIST", SECRET.to_owned()),
+    ] {
+        assert!(!run(name, &value), "{name} {value}");
+    }
+    assert!(!site.world.cache().exists(), "something of a seed was kept");
 }
 
 #[test]

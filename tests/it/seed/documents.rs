@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! meta-data, user-data and vendor-data, as cloud-init and Python's MIME parser take them.
+
+use std::fs;
+use std::io::Write;
+use std::process::Command;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use super::{KEY, UUID, cloud_init, files, save};
+use crate::checks::Published;
+use crate::support::world::{World, tool};
+
+fn gzip(text: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(text).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// A part of every kind that cloud-init knows by its first line, and what it takes each for.
+fn kinds() -> [(&'static str, Vec<u8>); 9] {
+    [
+        ("text/cloud-config", b"#cloud-config\n{\"hostname\": \"caf\xc3\xa9\"}\n".to_vec()),
+        ("text/x-shellscript", b"#!/bin/sh\nprintf '\\377'\n--===============simpleimage==--\n".to_vec()),
+        ("text/jinja2", b"## template: jinja\n#cloud-config\n{}\n".to_vec()),
+        ("text/cloud-boothook", b"\n#cloud-boothook\n#!/bin/sh\n".to_vec()),
+        ("text/part-handler", b"#part-handler\ndef list_types(): return []\n".to_vec()),
+        ("text/cloud-config-jsonp", b"#cloud-config-jsonp\n[]\n".to_vec()),
+        ("text/x-include-url", b"#include\nhttps://h.example/x\n".to_vec()),
+        ("text/cloud-config-archive", b"#cloud-config-archive\n[{type: text/cloud-config, content: '{}'}]\n".to_vec()),
+        ("application/gzip", gzip(b"#!/bin/sh\n: packed\n")),
+    ]
+}
+
+#[test]
+fn parts_from_everywhere_become_one_document() {
+    let world = World::new();
+    let kinds = kinds();
+    let server = Published::new(&[("/part", &kinds[2].1)]);
+    world.variant_file("user-data/base.yaml", std::str::from_utf8(&kinds[0].1).unwrap());
+    world.variant_file("user-data/sub/script", std::str::from_utf8(&kinds[1].1).unwrap());
+    let mut names = vec!["base.yaml".to_owned(), "sub/script".to_owned(), server.url("/part") + "?token=x"];
+    names.extend(kinds[3..].iter().map(|(_, content)| format!("base64:{}", STANDARD.encode(content))));
+    let (seed, _) = files(&world, &[("OSP_USER_DATA", &names.join(";"))]).unwrap();
+    let folder = save(&world, &seed);
+    let expected: String =
+        kinds.iter().map(|(kind, content)| format!("{kind} {}\n", STANDARD.encode(content))).collect();
+    assert_eq!(cloud_init("mime.py", &[&folder.join("user-data")]), expected);
+}
+
+#[test]
+fn cloud_init_reads_the_seed_as_it_was_meant() {
+    let world = World::new();
+    world.variant_file("user-data/team.keys", &format!("# team\n{KEY} again\n{KEY}\n"));
+    let variables = [
+        ("OSP_SSH_KEYS", &*format!("{KEY} caf\u{e9} \u{1f511}: joe's;team.keys")),
+        ("OSP_USER_DATA", "base64:I2Nsb3VkLWNvbmZpZwpob3N0bmFtZTogd2ViMQo="),
+        ("OSP_SEED_PERSIST", "yes"),
+        ("NIC_COUNT", "1"),
+        ("NIC_0_MAC", "12:34:56:12:34:56"),
+    ];
+    let (seed, log) = files(&world, &variables).unwrap();
+    assert!(log.contains("first-boot seed: meta-data "), "{log}");
+    let folder = save(&world, &seed);
+    let said = cloud_init("seed.py", &[&folder]);
+    let expected = format!(
+        "instance-id {UUID}\nlocal-hostname web1.example.org\nkey {KEY} caf\u{e9} \u{1f511}: joe's\n\
+         user-data text/cloud-config\nvendor-data text/x-shellscript\nmac 12:34:56:12:34:56\n"
+    );
+    assert_eq!(said, expected);
+    tool("cloud-init", &["schema", "--config-file", folder.join("user-data").to_str().unwrap()]);
+}
+
+#[test]
+fn without_anything_to_say_the_files_are_there_all_the_same() {
+    let world = World::new();
+    let (seed, _) = files(&world, &[("OSP_CLOUD_INIT", "partition")]).unwrap();
+    let names: Vec<_> = seed.iter().map(|(name, content)| (name, content.len())).collect();
+    assert_eq!(names[1..], [("user-data", 0)]);
+    assert_eq!(names[0].0, "meta-data");
+    let shown = format!("{seed:?}");
+    assert!(!shown.contains("web1") && shown.contains("\"user-data\": 0"), "{shown}");
+}
+
+#[test]
+fn what_cloud_init_will_not_use_is_said() {
+    let world = World::new();
+    let (seed, log) = files(&world, &[("OSP_USER_DATA", "base64:I3BzMV9zeXNuYXRpdmUK")]).unwrap();
+    assert_eq!(seed.user_data, b"#ps1_sysnative\n");
+    assert!(log.contains("warning: part 1 of user_data begins with nothing that cloud-init knows"), "{log}");
+}
+
+/// The script on a machine without the volume, as at every later run.
+#[test]
+fn the_script_of_seed_persist_does_nothing_without_its_volume() {
+    let world = World::new();
+    let (seed, _) = files(&world, &[("OSP_SEED_PERSIST", "yes")]).unwrap();
+    let script = world.path("script");
+    fs::write(&script, seed.vendor_data.unwrap()).unwrap();
+    let script = script.to_str().unwrap();
+    tool("shellcheck", &[script]);
+    for shell in [&["dash", script][..], &["bash", "--posix", script], &["busybox", "sh", script]] {
+        let output = Command::new(shell[0]).args(&shell[1..]).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(text, "simpleimage: there is no seed volume, nothing to do\n", "{shell:?}");
+        assert!(output.status.success() && output.stderr.is_empty(), "{shell:?}");
+    }
+}
