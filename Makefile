@@ -25,7 +25,7 @@ OSDIR ?= $(PREFIX)/$(if $(filter /usr/local,$(PREFIX)),lib,share)/ganeti/os
 # Debian packages, by what needs them. `make setup` installs those that are missing.
 BUILD_NEEDS = gcc libc6-dev libclang-dev
 RUN_NEEDS = debianutils qemu-utils util-linux
-TEST_NEEDS = btrfs-progs busybox bzip2 cloud-init dosfstools e2fsprogs extlinux fdisk ganeti ganeti-3.0 gdisk genisoimage \
+TEST_NEEDS = btrfs-progs busybox bzip2 cloud-init dash dosfstools e2fsprogs extlinux fdisk ganeti ganeti-3.0 gdisk genisoimage \
 	gpg gpg-agent gpgconf gpgv gzip iproute2 lbzip2 mmdebstrap mount mtools nginx pbzip2 qemu-system-x86 strace tinyproxy \
 	xfsprogs xz-utils zstd
 LINT_NEEDS = mandoc shellcheck
