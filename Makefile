@@ -25,8 +25,9 @@ OSDIR ?= $(PREFIX)/$(if $(filter /usr/local,$(PREFIX)),lib,share)/ganeti/os
 # Debian packages, by what needs them. `make setup` installs those that are missing.
 BUILD_NEEDS = gcc libc6-dev libclang-dev
 RUN_NEEDS = debianutils qemu-utils util-linux
-TEST_NEEDS = btrfs-progs busybox bzip2 cloud-init dash dosfstools e2fsprogs fdisk ganeti ganeti-3.0 gdisk genisoimage \
-	gpg gpg-agent gpgconf gpgv gzip iproute2 lbzip2 mount mtools nginx pbzip2 strace tinyproxy xz-utils zip zstd
+TEST_NEEDS = btrfs-progs busybox bzip2 cloud-init dash dosfstools e2fsprogs extlinux fdisk ganeti ganeti-3.0 gdisk genisoimage \
+	gpg gpg-agent gpgconf gpgv gzip iproute2 lbzip2 mmdebstrap mount mtools nginx pbzip2 qemu-system-x86 strace tinyproxy \
+	xfsprogs xz-utils zip zstd
 LINT_NEEDS = mandoc shellcheck
 FUZZ_NEEDS = g++
 BENCH_NEEDS = bmap-tools bzip2 curl e2fsprogs gzip isal lbzip2 mount xz-utils zstd
@@ -46,10 +47,9 @@ TARGETS ?=
 # Recursive: looked up only when a recipe asks.
 SHELL_SCRIPTS = $(shell grep --recursive --files-with-matches --exclude='*.rs' --exclude='*.md' \
 	--exclude-dir=target --extended-regexp '^\#! ?/(usr/)?bin/(env )?(ba|da)?sh' \
-	.ci debian demo example-hooks fuzz tests 2>/dev/null)
-	--extended-regexp '^\#! ?/(usr/)?bin/(env )?(ba|da)?sh' .ci debian demo example-hooks src tests 2>/dev/null)
+	.ci debian demo example-hooks fuzz src tests 2>/dev/null)
 MAN_PAGES = $(wildcard man/*.[1-8])
-EXAMPLE_HOOKS = $(filter-out %.md,$(wildcard example-hooks/*))
+EXAMPLE_HOOKS = $(filter-out %.md %.sh,$(wildcard example-hooks/*))
 
 # Installs those of the packages $(1) that are missing; when none is, it needs neither root nor the network.
 define install-missing
@@ -117,6 +117,10 @@ test-it: setup ## Run the scripts against real disks, tools and servers (as root
 test-ganeti: setup ## Run the tests against a real Ganeti (as root)
 	$(CARGO) test --locked --test ganeti
 
+.PHONY: test-boot
+test-boot: setup ## Install a real Debian, boot it, and compare what it got (as root)
+	$(CARGO) test --locked --test boot
+
 .PHONY: setup-bench
 setup-bench: setup-build
 	$(call install-missing,$(RUN_NEEDS) $(BENCH_NEEDS))
@@ -160,7 +164,7 @@ install: ## Install the built provider; DESTDIR= and PREFIX= (/usr/local) are ho
 	$(foreach page,$(MAN_PAGES),install -D -m 0644 $(page) \
 		'$(DESTDIR)$(MANDIR)/man$(patsubst .%,%,$(suffix $(page)))/$(notdir $(page))' &&) :
 	install -m 0755 $(EXAMPLE_HOOKS) '$(DESTDIR)$(EXAMPLEDIR)/'
-	install -m 0644 example-hooks/README.md '$(DESTDIR)$(EXAMPLEDIR)/'
+	install -m 0644 example-hooks/README.md example-hooks/guest-root.sh '$(DESTDIR)$(EXAMPLEDIR)/'
 
 .PHONY: clean
 clean: ## Remove what was built

@@ -3,7 +3,7 @@
 
 mod worker;
 
-pub use worker::apart;
+pub use worker::{Answer, apart};
 
 use std::io::{self, BufRead, BufReader, PipeWriter, Read, Write};
 use std::os::fd::BorrowedFd;

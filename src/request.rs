@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 
 use crate::cache::CacheSettings;
-use crate::config::{self, HookPhase, Paths, Settings, VariantName};
+use crate::config::{self, HookPhase, Paths, Settings, VariantName, VariantNameError};
 use crate::env::{EnvError, Environment, Nic, OsParams};
 use crate::http::{HttpSettings, ImageUrl};
 use crate::image::format::{Formats, ImageType};
@@ -34,6 +34,8 @@ const SEED_DISK: &str = "cidata";
 pub struct HookPlan {
     /// Their folder, which may be missing.
     pub folder: PathBuf,
+    /// When they run, in one word.
+    pub phase: &'static str,
     /// All variables that Ganeti gave.
     pub environment: Vec<(OsString, OsString)>,
 }
@@ -67,6 +69,8 @@ pub struct CreateRequest {
     pub seed: Option<Plan>,
     /// The disk named cidata, if the instance has one besides its first.
     pub seed_disk: Result<Option<PathBuf>, EnvError>,
+    /// The hooks before anything of the image is fetched.
+    pub pre_hooks: HookPlan,
     /// The hooks after the image is on the disk.
     pub hooks: HookPlan,
 }
@@ -94,6 +98,7 @@ impl CreateRequest {
             cache: cache_settings(&settings),
             local: LocalPolicy { allowed: settings.allowed_paths, storage },
             http: settings.http,
+            pre_hooks: HookPlan::new(env, paths, &variant, HookPhase::Pre),
             hooks: HookPlan::new(env, paths, &variant, HookPhase::Create),
             variant,
         })
@@ -101,8 +106,21 @@ impl CreateRequest {
 }
 
 impl HookPlan {
+    /// None for an OS without a variant.
+    fn of_variant(
+        env: &Environment,
+        paths: &Paths,
+        variant: &str,
+        phase: HookPhase,
+    ) -> Result<Option<Self>, VariantNameError> {
+        match variant {
+            "" => Ok(None),
+            variant => Ok(Some(HookPlan::new(env, paths, &VariantName::parse(variant)?, phase))),
+        }
+    }
+
     fn new(env: &Environment, paths: &Paths, variant: &VariantName, phase: HookPhase) -> Self {
-        HookPlan { folder: paths.hooks_dir(variant, phase), environment: env.to_vec() }
+        HookPlan { folder: paths.hooks_dir(variant, phase), phase: phase.name(), environment: env.to_vec() }
     }
 }
 
@@ -250,14 +268,17 @@ pub struct ImportRequest {
     pub identity: Result<Identity, IdentityError>,
     /// Its NICs, likewise.
     pub nics: Result<Vec<Nic>, EnvError>,
+    /// The hooks after that; none for an OS without a variant. A broken name of one only keeps hooks from running.
+    pub hooks: Result<Option<HookPlan>, VariantNameError>,
 }
 
 impl ImportRequest {
-    /// From Ganeti's variables.
-    pub fn new(env: &Environment) -> anyhow::Result<Self> {
-        env.core()?;
+    /// From Ganeti's variables. Of the variant only the name is looked at: hooks are found by it.
+    pub fn new(env: &Environment, paths: &Paths) -> anyhow::Result<Self> {
+        let hooks = HookPlan::of_variant(env, paths, &env.core()?.variant, HookPhase::Import);
         let (name, uuid) = (env.instance_name().unwrap_or_default(), env.instance_uuid().unwrap_or_default());
-        Ok(ImportRequest { device: env.import_device()?, identity: Identity::new(name, uuid), nics: env.nics() })
+        let (identity, nics) = (Identity::new(name, uuid), env.nics());
+        Ok(ImportRequest { device: env.import_device()?, identity, nics, hooks })
     }
 }
 
@@ -277,10 +298,7 @@ pub struct RenameRequest {
 impl RenameRequest {
     /// From Ganeti's variables. The variant needs no config, but hooks are found by its name.
     pub fn new(env: &Environment, paths: &Paths) -> anyhow::Result<Self> {
-        let hooks = match env.core()?.variant.as_str() {
-            "" => None,
-            variant => Some(HookPlan::new(env, paths, &VariantName::parse(variant)?, HookPhase::Rename)),
-        };
+        let hooks = HookPlan::of_variant(env, paths, &env.core()?.variant, HookPhase::Rename)?;
         let identity = Identity::new(env.instance_name()?, env.instance_uuid().unwrap_or_default());
         Ok(RenameRequest { disk: env.first_disk(), seed_disk: env.other_disk(SEED_DISK), identity, hooks })
     }

@@ -71,7 +71,7 @@ fn perform(script: Script, invocation: &Invocation, report: &Report) -> anyhow::
     match script {
         Script::Create => ops::create(&CreateRequest::new(env, &paths)?, &context),
         Script::Export => ops::export(&ExportRequest::new(env)?, &context),
-        Script::Import => ops::import(&ImportRequest::new(env)?, &context),
+        Script::Import => ops::import(&ImportRequest::new(env, &paths)?, &context),
         Script::Rename => ops::rename(RenameRequest::new(env, &paths)?, &context),
         Script::Verify => request::verify(env, &paths),
     }
@@ -81,7 +81,9 @@ fn usage(script: Script) -> String {
     let (args, what) = match script {
         Script::Create => ("", "installs the image OSP_IMAGE onto DISK_0_PATH and runs the hooks of OS_VARIANT"),
         Script::Export => ("", "writes the disk EXPORT_DEVICE to standard output"),
-        Script::Import => ("", "writes standard input to the disk IMPORT_DEVICE"),
+        Script::Import => {
+            ("", "writes standard input to the disk IMPORT_DEVICE and runs the import hooks of OS_VARIANT")
+        }
         Script::Rename => ("", "runs the rename hooks of OS_VARIANT"),
         Script::Verify => (" parameters", "checks OSP_IMAGE and OSP_IMAGE_TYPE"),
     };

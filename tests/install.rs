@@ -53,6 +53,10 @@ fn usr_has_the_packaged_layout() {
     assert_eq!(fs::read_to_string(at(CONFFILE)).unwrap(), "default\n");
     assert_eq!(mode(&at("etc/ganeti/instance-simpleimage/default")), 0o755);
     assert_eq!(mode(&at("var/cache/ganeti-instance-simpleimage")), 0o700);
+    let examples = "usr/share/doc/ganeti-instance-simpleimage/examples";
+    assert_eq!(mode(&at(examples).join("grow-root")), 0o755);
+    // Sourced by the others, and not one that run-parts would take.
+    assert_eq!(mode(&at(examples).join("guest-root.sh")), 0o644);
     let mut files: Vec<_> = fs::read_dir(at(os)).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     files.sort();
     let expected =

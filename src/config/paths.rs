@@ -22,8 +22,12 @@ pub struct Paths {
 /// When hooks run: each phase has a folder of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HookPhase {
+    /// Before anything of an image is fetched.
+    Pre,
     /// After the image is on the disk.
     Create,
+    /// After a dump is on a disk.
+    Import,
     /// After the instance has got a new name.
     Rename,
 }
@@ -32,8 +36,20 @@ impl HookPhase {
     /// The name of the phase's folder in a variant's.
     pub fn dir_name(self) -> &'static str {
         match self {
+            HookPhase::Pre => "hooks.pre",
             HookPhase::Create => "hooks",
+            HookPhase::Import => "hooks.import",
             HookPhase::Rename => "hooks.rename",
+        }
+    }
+
+    /// What hooks are told that it is.
+    pub fn name(self) -> &'static str {
+        match self {
+            HookPhase::Pre => "pre",
+            HookPhase::Create => "create",
+            HookPhase::Import => "import",
+            HookPhase::Rename => "rename",
         }
     }
 }
@@ -99,8 +115,14 @@ mod tests {
         assert_eq!(paths.cache_dir, Path::new("/var/cache/ganeti-instance-simpleimage"));
         assert_eq!(paths.file_storage_paths, Path::new("/etc/ganeti/file-storage-paths"));
         let variant = VariantName::parse("default").unwrap();
-        let hooks = [HookPhase::Create, HookPhase::Rename].map(|phase| paths.hooks_dir(&variant, phase));
-        assert_eq!(hooks[0], Path::new("/etc/ganeti/instance-simpleimage/default/hooks"));
-        assert_eq!(hooks[1], Path::new("/etc/ganeti/instance-simpleimage/default/hooks.rename"));
+        for (phase, folder) in [
+            (HookPhase::Pre, "hooks.pre"),
+            (HookPhase::Create, "hooks"),
+            (HookPhase::Import, "hooks.import"),
+            (HookPhase::Rename, "hooks.rename"),
+        ] {
+            let expected = Path::new("/etc/ganeti/instance-simpleimage/default").join(folder);
+            assert_eq!(paths.hooks_dir(&variant, phase), expected);
+        }
     }
 }

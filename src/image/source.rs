@@ -130,6 +130,11 @@ impl ImageFile {
         &self.file
     }
 
+    /// The same, and nothing else: who keeps it open keeps an image of the cache there.
+    pub fn into_file(self) -> File {
+        self.file
+    }
+
     /// What the cache knows about it; none for a file on the node.
     pub fn download(&self) -> Option<&Downloaded> {
         self.download.as_ref()

@@ -4,7 +4,7 @@
 use anyhow::{Context as _, anyhow};
 
 use super::Context;
-use crate::process;
+use crate::process::{self, Answer};
 use crate::sandbox::{Needs, Sandbox};
 
 /// Does `work` in a confined copy of this process, and gives its answer. What needs root afterwards, hooks above all,
@@ -12,8 +12,8 @@ use crate::sandbox::{Needs, Sandbox};
 pub(super) fn confined(
     needs: Needs<'_>,
     context: &Context,
-    work: impl FnOnce(&Context) -> anyhow::Result<Vec<u8>>,
-) -> anyhow::Result<Vec<u8>> {
+    work: impl FnOnce(&Context) -> anyhow::Result<Answer>,
+) -> anyhow::Result<Answer> {
     let sandbox = Sandbox::for_worker(needs).context("preparing the sandbox")?;
     if !sandbox.has_landlock() {
         context.report.debug("this kernel has no Landlock: what reads images can open other files too");

@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! create: the image onto the instance's first disk, then the variant's hooks.
+//! create: the variant's first hooks, the image onto the instance's first disk, the variant's other hooks.
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
 
@@ -12,14 +16,16 @@ use super::seed_volume::{self, Seed};
 use super::verify_image::Proof;
 use crate::cache::Cache;
 use crate::device::Target;
+use crate::hooks::variables;
 use crate::image::reference::ImageRef;
 use crate::image::source::ImageFile;
+use crate::process::Answer;
 use crate::request::CreateRequest;
 use crate::sandbox::Needs;
 use crate::write;
 
-/// Installs the image, then runs the hooks. All but the first MiB and the hooks is a confined
-/// process's business. Whatever fails after the disk was touched leaves it unbootable: its first
+/// Runs the hooks that may veto, installs the image, then runs the other hooks. All but the first MiB and the hooks is a
+/// confined process's business. Whatever fails after the disk was touched leaves it unbootable: its first
 /// MiB reads zero. A new instance's disk is made so at once, for it may hold another tenant's system; a reinstall
 /// touches the old system only when the new image is at hand and has passed every check.
 pub fn create(request: &CreateRequest, context: &Context) -> anyhow::Result<()> {
@@ -40,6 +46,9 @@ pub fn create(request: &CreateRequest, context: &Context) -> anyhow::Result<()> 
     if !request.reinstall {
         write::invalidate(target.held())?;
     }
+    let name = variables::image(&request.image);
+    // No device: what they would write there is overwritten, and a reinstall's disk is still in use as it is.
+    run_hooks(&request.pre_hooks, None, name.clone(), context)?;
     let seed_disk = request.seed.as_ref().map(|plan| seed_volume::own_disk(plan, request)).transpose()?.flatten();
     // Made here, as the confined process can't. Where that fails, it will say so if it needs it.
     let folder = Cache::open(&request.cache).ok().map(|cache| cache.dir().to_owned());
@@ -49,19 +58,22 @@ pub fn create(request: &CreateRequest, context: &Context) -> anyhow::Result<()> 
     };
     let disks: Vec<_> = [Some(&target), seed_disk.as_ref()].into_iter().flatten().map(Target::file).collect();
     let needs = Needs { image, disks: &disks, folder: folder.as_deref(), network: true };
-    let installed = confined(needs, context, |context| {
+    let answer = confined(needs, context, |context| {
         // Before a reinstall touches the old system: a seed that can't be had is no reason to lose it.
         let plan = request.seed.as_ref();
         let seed = plan.map(|plan| Seed::prepare(plan, seed_disk.as_ref(), request, context)).transpose()?;
         let job = Job { request, target: &target, context, seed: seed.as_ref() };
-        install(&job).map(|installed| installed.to_bytes())
+        install(&job)
     })?;
     drop(seed_disk);
-    Installed::from_bytes(&installed, &target, request.write)?
+    let installed = Installed::from_bytes(&answer.bytes, &target, request.write)?;
+    // Open until the hooks have run, and the image in the cache with it.
+    let told = variables::installed(&image_file(request, answer.file.as_ref()), installed.sha256());
+    installed
         .commit(&Job { request, target: &target, context, seed: None })
         .with_context(|| format!("installing image {}", request.image))?;
     let disk = target.release();
-    let hooked = run_hooks(&request.hooks, Some(&disk), context);
+    let hooked = run_hooks(&request.hooks, Some(&disk), [name, told].concat(), context);
     // First of all, so that nothing that ends us comes in between.
     if hooked.is_err() {
         write::invalidate(&disk).context("making the disk unbootable after its hooks failed")?;
@@ -70,14 +82,30 @@ pub fn create(request: &CreateRequest, context: &Context) -> anyhow::Result<()> 
     hooked
 }
 
-fn install<'j>(job: &Job<'j>) -> anyhow::Result<Installed<'j>> {
+/// Installs the image, in the confined process; gives what the other one needs.
+fn install(job: &Job<'_>) -> anyhow::Result<Answer> {
     let Job { request, context, .. } = *job;
     match &request.image {
-        ImageRef::Url(url) => install_url(url, job),
+        ImageRef::Url(url) => {
+            let (image, installed) = install_url(url, job)?;
+            let bytes = installed.to_bytes(image.download().map(|known| known.sha256.as_str()));
+            Ok(Answer { bytes, file: Some(image.into_file()) })
+        }
         ImageRef::Path(path) => {
             let image = ImageFile::open_allowed(path, &request.local)?;
             let proof = Proof::gather(&request.checks, &request.image, &request.http, context)?;
-            install_checked(&image, &proof, job)
+            let installed = install_checked(&image, &proof, job)?;
+            Ok(Answer { bytes: installed.to_bytes(proof.sha256()), file: None })
         }
+    }
+}
+
+/// Where hooks find the image: another create may put another one under its name in the cache meanwhile.
+fn image_file(request: &CreateRequest, kept: Option<&File>) -> PathBuf {
+    match (&request.image, kept) {
+        (ImageRef::Path(path), _) => path.clone(),
+        (ImageRef::Url(_), Some(file)) => format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()).into(),
+        // The confined process always gives it.
+        (ImageRef::Url(_), None) => PathBuf::new(),
     }
 }

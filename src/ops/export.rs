@@ -9,6 +9,7 @@ use super::Context;
 use super::confined::confined;
 use super::standard::unbuffered;
 use crate::device::SourceDisk;
+use crate::process::Answer;
 use crate::request::ExportRequest;
 use crate::sandbox::Needs;
 use crate::size::ByteSize;
@@ -28,7 +29,7 @@ pub fn export(request: &ExportRequest, context: &Context) -> anyhow::Result<()> 
     let mut out = unbuffered(io::stdout()).context("opening standard output")?;
     confined(Needs::default(), context, |_| {
         write::dump(&disk, &mut out).with_context(|| format!("exporting disk {}", disk.path.display()))?;
-        Ok(Vec::new())
+        Ok(Answer::default())
     })
     .map(drop)
 }

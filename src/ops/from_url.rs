@@ -24,22 +24,28 @@ enum Followed<'j> {
 
 /// Installs what the URL names. While an image comes over the network for the first time, a new instance's disk is
 /// written at the same time; there is something to make bootable only when the download was whole and is the image that
-/// was meant. A reinstall waits for all of that first: its disk holds a system until then.
-pub(super) fn install_url<'j>(url: &ImageUrl, job: &Job<'j>) -> anyhow::Result<Installed<'j>> {
+/// was meant. A reinstall waits for all of that first: its disk holds a system until then. Gives the image too, which
+/// stays in the cache while its file is open.
+pub(super) fn install_url<'j>(url: &ImageUrl, job: &Job<'j>) -> anyhow::Result<(ImageFile, Installed<'j>)> {
     let CreateRequest { http, cache, checks, .. } = job.request;
     let remote = Remote { url, http, cache, checks, context: job.context };
     remote.with_image(
         |means| if job.request.reinstall { fetch_first(url, means, job) } else { fetch_along(url, means, job) },
-        |kept, proof| install_checked(&ImageFile::cached(url, kept), proof, job),
+        |kept, proof| {
+            let image = ImageFile::cached(url, kept);
+            install_checked(&image, proof, job).map(|installed| (image, installed))
+        },
     )
 }
 
-fn fetch_first<'j>(url: &ImageUrl, means: &Means, job: &Job<'j>) -> anyhow::Result<Used<Installed<'j>>> {
+fn fetch_first<'j>(url: &ImageUrl, means: &Means, job: &Job<'j>) -> anyhow::Result<Used<(ImageFile, Installed<'j>)>> {
     let image = means.cache.fetch(url, &means.client, job.context.now, &job.context.report)?;
-    Ok((image.id.clone(), install_checked(&ImageFile::cached(url, image), &means.proof, job)))
+    let (id, image) = (image.id.clone(), ImageFile::cached(url, image));
+    let outcome = install_checked(&image, &means.proof, job);
+    Ok((id, outcome.map(|installed| (image, installed))))
 }
 
-fn fetch_along<'j>(url: &ImageUrl, means: &Means, job: &Job<'j>) -> anyhow::Result<Used<Installed<'j>>> {
+fn fetch_along<'j>(url: &ImageUrl, means: &Means, job: &Job<'j>) -> anyhow::Result<Used<(ImageFile, Installed<'j>)>> {
     let follow = Follow::default();
     let (now, report) = (job.context.now, &job.context.report);
     let (fetched, followed) = thread::scope(|scope| {
@@ -66,7 +72,7 @@ fn fetch_along<'j>(url: &ImageUrl, means: &Means, job: &Job<'j>) -> anyhow::Resu
         // The download failed once, and what was read of it may be another image's; or there was none.
         _ => install_checked(&image, &means.proof, job),
     };
-    Ok((id, outcome))
+    Ok((id, outcome.map(|installed| (image, installed))))
 }
 
 /// Reads along with the download and copies the image; what stops that ends the download too, unless it was the

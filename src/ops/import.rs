@@ -1,33 +1,45 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! import: a dump from standard input onto a disk, which may be larger than the one it came from.
+//! import: a dump from standard input onto a disk, which may be larger than the one it came from, then the variant's
+//! import hooks.
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::sync::Arc;
 
 use anyhow::Context as _;
 
 use super::Context;
 use super::confined::confined;
+use super::run_hooks::run_hooks;
 use super::seed_identity::adopt_seeds;
 use super::standard::unbuffered;
-use crate::device::Target;
+use crate::device::{HeldDisk, Target};
+use crate::process::Answer;
 use crate::request::ImportRequest;
 use crate::sandbox::Needs;
 use crate::size::ByteSize;
 use crate::write::{self, BootArea, DiskWriter, Whole, WriteError, WriteOptions};
 
 /// Restores the dump. Whatever fails, standard input is read to its end: Ganeti's pipeline would else fail with a
-/// broken pipe, and its error would hide ours.
+/// broken pipe, and its error would hide ours. Hooks that fail leave the disk as it is: it is the user's own system.
 pub fn import(request: &ImportRequest, context: &Context) -> anyhow::Result<()> {
     let mut input = unbuffered(io::stdin()).context("opening standard input")?;
     let restored = restore(&mut input, request, context);
     if restored.is_err() {
         drain(&mut input);
     }
-    restored
+    let disk = restored?;
+    match &request.hooks {
+        Ok(None) => Ok(()),
+        Ok(Some(plan)) => run_hooks(plan, Some(&disk), Vec::new(), context),
+        Err(error) => {
+            context.report.warn(format_args!("no import hooks were looked for: {error}"));
+            Ok(())
+        }
+    }
 }
 
-fn restore(input: &mut File, request: &ImportRequest, context: &Context) -> anyhow::Result<()> {
+fn restore(input: &mut File, request: &ImportRequest, context: &Context) -> anyhow::Result<Arc<HeldDisk>> {
     let target = Target::open(&request.device)?;
     context.report.info(format_args!("importing to disk {}, {}", target.path().display(), ByteSize(target.size())));
     let importing = || format!("importing to disk {}", target.path().display());
@@ -37,9 +49,9 @@ fn restore(input: &mut File, request: &ImportRequest, context: &Context) -> anyh
         adopt_seeds(&mut whole, request, context).with_context(importing)?;
         whole.sync().and_then(BootArea::commit).with_context(importing)?;
         context.report.info(format_args!("the dump is on the disk: {}", ByteSize(len)));
-        Ok(Vec::new())
-    })
-    .map(drop)
+        Ok(Answer::default())
+    })?;
+    Ok(target.release())
 }
 
 fn write<'t>(input: &mut File, target: &'t Target) -> Result<(Whole<'t>, u64), WriteError> {

@@ -20,6 +20,9 @@ use crate::request::CreateRequest;
 use crate::size::ByteSize;
 use crate::write::{self, BootArea, DiskWriter, WriteOptions};
 
+/// A SHA-256 in hex.
+const SHA256_DIGITS: usize = 64;
+
 /// What every step of an installation needs.
 #[derive(Clone, Copy)]
 pub(super) struct Job<'j> {
@@ -42,6 +45,8 @@ pub(super) struct Installed<'j> {
     boot: BootArea<'j>,
     /// Size of the disk in the image, in bytes.
     len: u64,
+    /// The image's SHA-256 in hex digits, where it is known.
+    sha256: Option<String>,
 }
 
 /// Examines and checks the image, and makes the disk it but for the boot area. What has to be read for the check is read while a new
@@ -142,20 +147,31 @@ impl<'j> Copied<'j> {
         if let Some(seed) = seed {
             seed.write(&mut whole, target, context)?;
         }
-        Ok(Installed { boot: whole.sync()?, len: self.len })
+        Ok(Installed { boot: whole.sync()?, len: self.len, sha256: None })
     }
 }
 
 impl<'j> Installed<'j> {
     /// For the process that commits it.
-    pub(super) fn to_bytes(&self) -> Vec<u8> {
-        [&self.len.to_le_bytes(), self.boot.bytes()].concat()
+    /// `sha256` is the image's, in hex digits, where it is known.
+    pub(super) fn to_bytes(&self, sha256: Option<&str>) -> Vec<u8> {
+        let sha256 = format!("{:1$}", sha256.unwrap_or_default(), SHA256_DIGITS);
+        [&self.len.to_le_bytes(), sha256.as_bytes(), self.boot.bytes()].concat()
     }
 
     /// What another process made of the disk.
     pub(super) fn from_bytes(bytes: &[u8], target: &'j Target, options: WriteOptions) -> anyhow::Result<Self> {
-        let (len, boot) = bytes.split_first_chunk().context("the working process gave no answer")?;
-        Ok(Installed { boot: BootArea::handed_over(target, boot, options), len: u64::from_le_bytes(*len) })
+        let incomplete = "the working process gave no answer";
+        let (len, rest) = bytes.split_first_chunk().context(incomplete)?;
+        let (sha256, boot) = rest.split_first_chunk::<SHA256_DIGITS>().context(incomplete)?;
+        let sha256 = String::from_utf8_lossy(sha256).trim_end().to_owned();
+        let boot = BootArea::handed_over(target, boot, options);
+        Ok(Installed { boot, len: u64::from_le_bytes(*len), sha256: Some(sha256).filter(|digits| !digits.is_empty()) })
+    }
+
+    /// The image's, in hex digits, where it is known.
+    pub(super) fn sha256(&self) -> Option<&str> {
+        self.sha256.as_deref()
     }
 
     /// Makes the disk bootable. Until the hooks have run, a signal makes it unbootable again.

@@ -103,6 +103,11 @@ impl Proof {
         Proof { digest, signature: None, verify_cached: checks.verify_cached }
     }
 
+    /// The SHA-256 that an image has to have, as hex digits, where one was given.
+    pub(super) fn sha256(&self) -> Option<&str> {
+        self.digest.as_ref().filter(|digest| digest.algorithm() == Algorithm::Sha256).map(Digest::hex)
+    }
+
     /// Whether [`Proof::check`] has to read all of the image.
     pub(super) fn reads(&self, image: &ImageFile) -> bool {
         let recorded = image.download().is_some();

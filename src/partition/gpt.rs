@@ -5,7 +5,7 @@ use std::io;
 
 use flate2::Crc;
 
-use super::{Partition, get4, get8};
+use super::{Partition, PartitionType, get4, get8};
 use crate::device::WriteAt;
 
 /// Sector sizes a GPT may have been made for, in bytes.
@@ -120,7 +120,9 @@ impl Gpt {
             let (first, last) = (get8(entry, 32), get8(entry, 40));
             let start = first.saturating_mul(self.sector());
             let end = last.saturating_add(1).saturating_mul(self.sector()).max(start);
-            Partition { number, start, end, extended: false }
+            let mut guid = [0; 16];
+            guid.copy_from_slice(&entry[..16]);
+            Partition { number, start, end, extended: false, kind: PartitionType::Gpt(guid) }
         })
         .collect()
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! The master boot record and its four primary entries. Addresses count sectors of 512 bytes.
 
-use super::{Partition, SECTOR, get2, get4};
+use super::{Partition, PartitionType, SECTOR, get2, get4};
 
 /// Where the entries begin in the first sector, and how long one is, in bytes.
 const ENTRIES: std::ops::Range<usize> = 446..510;
@@ -41,7 +41,8 @@ impl Mbr {
         let used = self.0.chunks_exact(ENTRY).zip(1..).filter(|(entry, _)| is_used(entry));
         used.map(|(entry, number)| {
             let (start, len) = (u64::from(get4(entry, 8)) * SECTOR, u64::from(get4(entry, 12)) * SECTOR);
-            Partition { number, start, end: start + len, extended: EXTENDED.contains(&entry[4]) }
+            let kind = PartitionType::Mbr(entry[4]);
+            Partition { number, start, end: start + len, extended: EXTENDED.contains(&entry[4]), kind }
         })
         .collect()
     }
@@ -116,7 +117,8 @@ pub(super) fn extended_record(sector: &[u8], base: u64, at: u64) -> (Option<Part
     let entry = |index: usize| &sector[ENTRIES.start + index * ENTRY..][..ENTRY];
     let logical = Some(entry(0)).filter(|entry| is_used(entry)).map(|entry| {
         let start = at + u64::from(get4(entry, 8)) * SECTOR;
-        Partition { number: 0, start, end: start + u64::from(get4(entry, 12)) * SECTOR, extended: false }
+        let end = start + u64::from(get4(entry, 12)) * SECTOR;
+        Partition { number: 0, start, end, extended: false, kind: PartitionType::Mbr(entry[4]) }
     });
     let next = Some(entry(1)).filter(|entry| is_used(entry)).map(|entry| base + u64::from(get4(entry, 8)) * SECTOR);
     (logical, next)

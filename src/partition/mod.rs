@@ -10,9 +10,11 @@ pub(crate) use gpt::{crc32, seal};
 pub use gpt::{Attributes, Gpt, NewEntry};
 pub use mbr::Mbr;
 
+use std::fmt;
 use std::io;
 
 use crate::device::ReadAt;
+use crate::size::MIB;
 
 /// Sector size of every disk with an MBR, and of most with a GPT, in bytes.
 pub const SECTOR: u64 = SECTOR_LEN as u64;
@@ -33,6 +35,30 @@ pub struct Partition {
     pub end: u64,
     /// Whether it only holds logical partitions of an MBR.
     pub extended: bool,
+    /// What its table says it is for.
+    pub kind: PartitionType,
+}
+
+/// What a partition is for. Its text is that of lsblk(8): `0x83`, `0fc63daf-8483-4772-8e79-3d69d8477de4`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PartitionType {
+    /// The byte of an MBR entry.
+    Mbr(u8),
+    /// The GUID of a GPT entry, as it lies on the disk: its first three fields are little-endian.
+    Gpt([u8; 16]),
+}
+
+impl fmt::Display for PartitionType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PartitionType::Mbr(byte) => write!(f, "{byte:#x}"),
+            PartitionType::Gpt(guid) => {
+                let (first, second, third) = (get4(guid, 0), get2(guid, 4), get2(guid, 6));
+                write!(f, "{first:08x}-{second:04x}-{third:04x}-{:02x}{:02x}-", guid[8], guid[9])?;
+                guid[10..].iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+            }
+        }
+    }
 }
 
 /// A disk's partition table.
@@ -98,6 +124,13 @@ pub fn everywhere(disk: &dyn ReadAt, table: &Table) -> io::Result<Vec<Partition>
         }
     }
     Ok(all)
+}
+
+/// The disk's first MiB, or all of a smaller one.
+pub fn boot_area<D: ReadAt + ?Sized>(disk: &D) -> io::Result<Vec<u8>> {
+    let mut head = vec![0; usize::try_from(disk.len().min(MIB)).map_err(io::Error::other)?];
+    disk.read_at(&mut head, 0)?;
+    Ok(head)
 }
 
 fn get2(bytes: &[u8], at: usize) -> u16 {

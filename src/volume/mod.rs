@@ -8,6 +8,7 @@ mod label;
 mod place;
 mod read;
 
+pub use crate::partition::boot_area;
 pub use error::{PlaceError, VolumeError};
 pub use fat::{LEN, format};
 pub use label::Kind;
@@ -18,7 +19,7 @@ use std::fmt;
 use std::io;
 
 use crate::device::{ReadAt, WriteAt};
-use crate::partition::{self, Partition, Table};
+use crate::partition::{self, Table};
 use crate::size::{ByteSize, MIB};
 
 /// The label of every seed, as FAT stores it.
@@ -95,14 +96,13 @@ impl fmt::Display for Found {
 
 /// Every seed on the disk: the disk itself, and each partition.
 pub fn survey(disk: &dyn ReadAt) -> io::Result<Vec<Found>> {
-    let whole = Partition { number: 0, start: 0, end: disk.len(), extended: false };
-    let mut places = vec![whole];
+    let mut places = vec![(None, 0)];
     if let Ok(table) = Table::parse(&boot_area(disk)?) {
-        places.extend(partition::everywhere(disk, &table)?);
+        let partitions = partition::everywhere(disk, &table)?.into_iter().filter(|partition| !partition.extended);
+        places.extend(partitions.map(|partition| (Some(partition.number), partition.start)));
     }
     let mut found = Vec::new();
-    for Partition { number, start, .. } in places.into_iter().filter(|place| !place.extended) {
-        let partition = (number > 0).then_some(number);
+    for (partition, start) in places {
         found.extend(label::seed_at(disk, start)?.map(|kind| Found { start, partition, kind }));
     }
     Ok(found)
@@ -140,11 +140,4 @@ pub fn write_changes(disk: &mut dyn WriteAt, start: u64, old: &[u8], new: &[u8])
         }
     }
     Ok(())
-}
-
-/// The disk's first MiB, or all of a smaller one.
-pub fn boot_area<D: ReadAt + ?Sized>(disk: &D) -> io::Result<Vec<u8>> {
-    let mut head = vec![0; usize::try_from(disk.len().min(MIB)).map_err(io::Error::other)?];
-    disk.read_at(&mut head, 0)?;
-    Ok(head)
 }

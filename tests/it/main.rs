@@ -14,6 +14,7 @@ mod crowd;
 mod example_hooks;
 mod faults;
 mod holders;
+mod hook_phases;
 mod hooks;
 mod hostile;
 mod http;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::sys::stat::Mode;
-use simpleimage::process::{Children, apart};
+use simpleimage::process::{Answer, Children, apart};
 use simpleimage::sandbox::{Needs, Sandbox};
 
 use crate::support::disk::{Disk, KINDS, Kind};
@@ -335,11 +335,12 @@ fn a_worker_writes_its_folder_and_its_disk_only() {
                 TcpStream::connect(tcp.local_addr().unwrap()).map(drop),
             ]
             .map(|done| done.map_or_else(|err| err.raw_os_error().unwrap_or_default(), |()| 0));
-            Ok(words.map(|code| u8::try_from(code).unwrap_or(255)).to_vec())
+            let bytes = words.map(|code| u8::try_from(code).unwrap_or(255)).to_vec();
+            Ok(Answer { bytes, file: None })
         });
         let (denied, absent) = (13, 38);
         let tcp = if network { 0 } else { absent };
-        assert_eq!(answer.unwrap(), Ok(vec![0, 0, 0, denied, denied, denied, absent, absent, tcp]));
+        assert_eq!(answer.unwrap().unwrap().bytes, [0, 0, 0, denied, denied, denied, absent, absent, tcp]);
     }
 }
 

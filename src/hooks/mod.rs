@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! The variant's hooks, run by run-parts(8).
+//! The variant's hooks, run by run-parts(8), and what they are told.
+
+pub mod variables;
 
 use std::ffi::OsString;
 use std::io;

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! What hooks are told beside all that Ganeti says.
+
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::io;
+use std::path::Path;
+
+use crate::device::ReadAt;
+use crate::partition::{self, Partition, Table, TableError, boot_area};
+use crate::report::Report;
+
+/// Names and values for an environment.
+pub type Variables = Vec<(OsString, OsString)>;
+
+/// When hooks run.
+pub fn phase(name: &str) -> Variables {
+    vec![("SIMPLEIMAGE_PHASE".into(), name.into())]
+}
+
+/// The block device that hooks may change.
+pub fn device(path: &Path) -> Variables {
+    vec![("TARGET_DISK_DEVICE".into(), path.into())]
+}
+
+/// What create installs: a path, or a URL without its secrets.
+pub fn image(name: &dyn Display) -> Variables {
+    vec![("SIMPLEIMAGE_IMAGE".into(), name.to_string().into())]
+}
+
+/// What was installed: a name under which the image can be opened as it was published, and its SHA-256 as hex digits
+/// where that is known.
+pub fn installed(file: &Path, sha256: Option<&str>) -> Variables {
+    let sha256 = sha256.map(|hex| ("SIMPLEIMAGE_IMAGE_SHA256".into(), hex.into()));
+    [("SIMPLEIMAGE_IMAGE_FILE".into(), file.into())].into_iter().chain(sha256).collect()
+}
+
+/// The disk's partitions in the order of their numbers: the kind of their table, how many they are, and of each its
+/// number, first byte, length in bytes and type. `report` is warned of what is left out.
+pub fn partitions(disk: &dyn ReadAt, report: &Report) -> io::Result<Variables> {
+    let table = match Table::parse(&boot_area(disk)?) {
+        Ok(table) => Some(table),
+        Err(TableError::None) => None,
+        Err(error @ TableError::Damaged) => {
+            report.warn(format_args!("the disk has {error}: its hooks are told of no partitions"));
+            None
+        }
+    };
+    let all = table.as_ref().map_or(Ok(Vec::new()), |table| partition::everywhere(disk, table))?;
+    let (mut known, outside): (Vec<_>, Vec<_>) =
+        all.into_iter().partition(|partition| partition.start < partition.end && partition.end <= disk.len());
+    for Partition { number, .. } in outside {
+        report.warn(format_args!("partition {number} does not lie on the disk: its hooks are not told of it"));
+    }
+    known.sort_by_key(|partition| partition.number);
+    let kind = table.map(|table| if matches!(table, Table::Gpt(_)) { "gpt" } else { "dos" });
+    let kind = kind.map(|kind| ("SIMPLEIMAGE_PARTITION_TABLE".into(), kind.into()));
+    let count = ("SIMPLEIMAGE_PARTITION_COUNT".into(), known.len().to_string().into());
+    let each = known.iter().zip(1_usize..).flat_map(|(partition, index)| describe(partition, index));
+    Ok(kind.into_iter().chain([count]).chain(each).collect())
+}
+
+fn describe(partition: &Partition, index: usize) -> [(OsString, OsString); 4] {
+    let Partition { number, start, end, kind, .. } = partition;
+    let say = |what: &str, value: &dyn Display| {
+        (format!("SIMPLEIMAGE_PARTITION_{index}_{what}").into(), value.to_string().into())
+    };
+    [say("NUMBER", number), say("OFFSET", start), say("SIZE", &(end - start)), say("TYPE", kind)]
+}
