@@ -184,7 +184,7 @@ fn other_dumps_are_restored_as_they_are() {
     assert!(!import(&world, target.path()).run_with(&foreign).succeeds().contains("seed"));
     target.assert_holds(&foreign, "another program's");
     // The table of clusters, all of it pointing nowhere.
-    let broken = with(&[(512, &[0x55; 3000])]);
+    let broken = with(&[(512, &[0xee; 3000])]);
     let log = import(&world, target.path()).run_with(&broken).succeeds();
     assert!(log.contains("warning: the first-boot seed of the instance in the dump stays as it is"), "{log}");
     target.assert_holds(&broken, "broken");
