@@ -25,8 +25,8 @@ OSDIR ?= $(PREFIX)/$(if $(filter /usr/local,$(PREFIX)),lib,share)/ganeti/os
 # Debian packages, by what needs them. `make setup` installs those that are missing.
 BUILD_NEEDS = gcc libc6-dev libclang-dev
 RUN_NEEDS = debianutils qemu-utils util-linux
-TEST_NEEDS = busybox bzip2 cloud-init dash e2fsprogs fdisk ganeti ganeti-3.0 gdisk gpg gpg-agent gpgconf gpgv gzip iproute2 lbzip2 \
-	mount nginx pbzip2 strace tinyproxy xz-utils zstd
+TEST_NEEDS = busybox bzip2 cloud-init dash e2fsprogs fdisk ganeti ganeti-3.0 gdisk gpg gpg-agent gpgconf gpgv gzip \
+	iproute2 lbzip2 mount nginx pbzip2 strace tinyproxy xz-utils zstd
 LINT_NEEDS = mandoc shellcheck
 BENCH_NEEDS = bmap-tools bzip2 curl e2fsprogs gzip isal lbzip2 mount xz-utils zstd
 

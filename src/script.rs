@@ -78,7 +78,7 @@ fn usage(script: Script) -> String {
         Script::Export => ("", "writes the disk EXPORT_DEVICE to standard output"),
         Script::Import => ("", "writes standard input to the disk IMPORT_DEVICE"),
         Script::Rename => ("", "runs the rename hooks of OS_VARIANT"),
-        Script::Verify => (" parameters", "checks OSP_IMAGE and OSP_IMAGE_TYPE"),
+        Script::Verify => (" parameters", "checks the OS parameters"),
     };
     let name = script.name();
     format!(
