@@ -77,8 +77,8 @@ fn usage(script: Script) -> String {
         Script::Create => ("", "installs the image OSP_IMAGE onto DISK_0_PATH and runs the hooks of OS_VARIANT"),
         Script::Export => ("", "writes the disk EXPORT_DEVICE to standard output"),
         Script::Import => ("", "writes standard input to the disk IMPORT_DEVICE"),
-        Script::Rename => ("", "runs the rename hooks of OS_VARIANT"),
-        Script::Verify => (" parameters", "checks OSP_IMAGE and OSP_IMAGE_TYPE"),
+        Script::Rename => ("", "writes INSTANCE_NAME into the instance's seed and runs the rename hooks of OS_VARIANT"),
+        Script::Verify => (" parameters", "checks the OS parameters"),
     };
     let name = script.name();
     format!(

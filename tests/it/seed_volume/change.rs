@@ -77,7 +77,6 @@ fn a_rename_reaches_the_disk_named_cidata() {
     let world = World::new();
     let (root, own) =
         (Disk::stale(&world, "disk0", Kind::File, SIZE), Disk::stale(&world, "disk1", Kind::Block, 8 * MIB));
-    let own_path = own.path().to_str().unwrap();
     let with = |script: Script| script.env("DISK_COUNT", "2").env("DISK_1_NAME", "cidata").env("DISK_1_PATH", own_path);
     with(seeded(&world, root.path(), &gpt_image(&world), "raw")).run().succeeds();
     let before = root.bytes();
