@@ -77,7 +77,7 @@ fn a_rename_reaches_the_disk_named_cidata() {
     let world = World::new();
     let (root, own) =
         (Disk::stale(&world, "disk0", Kind::File, SIZE), Disk::stale(&world, "disk1", Kind::Block, 8 * MIB));
-    let with = |script: Script| script.env("DISK_COUNT", "2").env("DISK_1_NAME", "cidata").env("DISK_1_PATH", own_path);
+    let with = |script: Script| script.seed_disk(own.path());
     with(seeded(&world, root.path(), &gpt_image(&world), "raw")).run().succeeds();
     let before = root.bytes();
     with(rename(&world, root.path(), "db1.example.org", UUID)).run().succeeds();
@@ -135,8 +135,7 @@ fn a_cloned_disk_of_its_own_gets_it_too() {
     let world = World::new();
     let (root, own) =
         (Disk::stale(&world, "disk0", Kind::File, SIZE), Disk::stale(&world, "disk1", Kind::File, 8 * MIB));
-    let script = seeded(&world, root.path(), &gpt_image(&world), "raw").env("DISK_COUNT", "2");
-    script.env("DISK_1_NAME", "cidata").env("DISK_1_PATH", own.path().to_str().unwrap()).run().succeeds();
+    seeded(&world, root.path(), &gpt_image(&world), "raw").seed_disk(own.path()).run().succeeds();
     for kind in KINDS {
         let clone = Disk::stale(&world, "disk2", kind, 9 * MIB);
         import(&world, clone.path()).env("IMPORT_INDEX", "1").run_with(&own.bytes()).succeeds();
