@@ -84,8 +84,8 @@ fn usage(script: Script) -> String {
         Script::Import => {
             ("", "writes standard input to the disk IMPORT_DEVICE and runs the import hooks of OS_VARIANT")
         }
-        Script::Rename => ("", "runs the rename hooks of OS_VARIANT"),
-        Script::Verify => (" parameters", "checks OSP_IMAGE and OSP_IMAGE_TYPE"),
+        Script::Rename => ("", "writes INSTANCE_NAME into the instance's seed and runs the rename hooks of OS_VARIANT"),
+        Script::Verify => (" parameters", "checks the OS parameters"),
     };
     let name = script.name();
     format!(

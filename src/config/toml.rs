@@ -77,6 +77,16 @@ mod tests {
         Some(Secret(text.to_owned()))
     }
 
+    fn full_cache() -> PartialCache {
+        PartialCache {
+            dir: Some("/srv/simpleimage-cache".into()),
+            max_age: Some(Duration::from_secs(14 * 86_400)),
+            stale_if_error: Some(false),
+            max_size: Some(ByteSize(50 << 30)),
+            verify_cached: Some(true),
+        }
+    }
+
     #[test]
     fn golden_every_key() {
         let header = |name: &str, value: &str| (name.to_owned(), Secret(value.to_owned()));
@@ -128,13 +138,7 @@ mod tests {
                 retries: Some(3),
                 limit_rate: Some(ByteSize(10 << 20)),
             },
-            cache: PartialCache {
-                dir: Some("/srv/simpleimage-cache".into()),
-                max_age: Some(Duration::from_secs(14 * 86_400)),
-                stale_if_error: Some(false),
-                max_size: Some(ByteSize(50 << 30)),
-                verify_cached: Some(true),
-            },
+            cache: full_cache(),
         };
         let settings = parse_toml(FULL).unwrap();
         assert_eq!(settings, expected);

@@ -8,7 +8,9 @@ use anyhow::{Context, anyhow, bail};
 use crate::config::{self, Paths, Settings, VariantName};
 use crate::env::{Environment, SeedParams};
 use crate::http::Secret;
-use crate::seed::{Dns, Identity, Network, NetworkPlan, Placement, Plan, Source, SourceError, SourceName, user_data};
+use crate::seed::{
+    Dns, Entries, Identity, Network, NetworkPlan, Placement, Plan, Source, SourceError, SourceName, user_data,
+};
 
 /// The seed as it is named, each part well-formed.
 pub(super) struct NamedSeed {
@@ -124,11 +126,7 @@ impl NamedNetwork {
 }
 
 /// The entries of a list, which are in errors by their number only.
-fn entries(
-    parameter: &str,
-    parse: fn(&str) -> Result<Vec<SourceName>, (usize, SourceError)>,
-    text: Option<&str>,
-) -> anyhow::Result<Vec<SourceName>> {
+fn entries(parameter: &str, parse: fn(&str) -> Entries, text: Option<&str>) -> anyhow::Result<Vec<SourceName>> {
     let parsed = text.map_or(Ok(Vec::new()), parse);
     parsed.map_err(|(number, error)| anyhow!("parameter {parameter}, entry {number}: {error}"))
 }

@@ -22,7 +22,7 @@ pub use keys::{Key, KeyError, parse as parse_keys};
 pub use metadata::{meta_data, renamed};
 pub use network::{Network, NetworkError};
 pub use plan::{NetworkPlan, Placement, Plan, Source};
-pub use source::{SourceError, SourceName};
+pub use source::{Entries, SourceError, SourceName};
 pub use userdata::{MAX_USER_DATA, UserData, UserDataError, is_html, user_data};
 pub use vendor::vendor_data;
 

@@ -49,8 +49,8 @@ pub enum SourceError {
     Key(#[from] keys::KeyError),
 }
 
-/// The entries of a list, of which the one with the given number, from 1, is wrong.
-type Entries = Result<Vec<SourceName>, (usize, SourceError)>;
+/// The entries of a list; or the number, from 1, of the one that is wrong, and what is wrong with it.
+pub type Entries = Result<Vec<SourceName>, (usize, SourceError)>;
 
 impl SourceName {
     /// A path, a URL, or `base64:` and the content.

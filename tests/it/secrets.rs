@@ -140,10 +140,12 @@ fn nothing_of_a_seed_reaches_an_output_or_a_file() {
     site.server.put("/keys", format!("{key}\n"));
     fs::write(site.world.variant_file("user-data/wrong", ""), format!("{SECRET}\n")).unwrap();
     let image = site.world.path("disk.raw");
+    let seed = Disk::stale(&site.world, "seed", Kind::File, 4 * MIB);
     let run = |name: &str, value: &str| {
         let verify = site.world.script("verify").arg("parameters").env(name, value);
         assert_silent(&verify.env("DEBUG_LEVEL", "1").run());
         let create = site.world.create(site.target.path(), image.to_str().unwrap(), "").env("DEBUG_LEVEL", "1");
+        let create = create.seed_disk(seed.path());
         let create = create.env("INSTANCE_UUID", UUID).env("NIC_COUNT", "1").env("NIC_0_MAC", "aa:00:00:00:00:01");
         assert_silent(&create.env(name, value).run())
     };

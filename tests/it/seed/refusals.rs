@@ -15,7 +15,9 @@ use crate::support::world::{Script, World};
 fn create(world: &World, variables: &[(&str, &str)]) -> Script {
     let (image, target) = (world.path("disk.raw"), Disk::stale(world, "disk0", Kind::File, 3 * MIB));
     fs::write(&image, disk(2 * MIB)).unwrap();
+    let seed = Disk::stale(world, "disk1", Kind::File, 4 * MIB);
     let script = world.create(target.path(), image.to_str().unwrap(), "").env("INSTANCE_UUID", UUID);
+    let script = script.seed_disk(seed.path());
     variables.iter().fold(script, |script, (name, value)| script.env(name, value))
 }
 

@@ -77,8 +77,7 @@ fn a_rename_reaches_the_disk_named_cidata() {
     let world = World::new();
     let (root, own) =
         (Disk::stale(&world, "disk0", Kind::File, SIZE), Disk::stale(&world, "disk1", Kind::Block, 8 * MIB));
-    let own_path = own.path().to_str().unwrap();
-    let with = |script: Script| script.env("DISK_COUNT", "2").env("DISK_1_NAME", "cidata").env("DISK_1_PATH", own_path);
+    let with = |script: Script| script.seed_disk(own.path());
     with(seeded(&world, root.path(), &gpt_image(&world), "raw")).run().succeeds();
     let before = root.bytes();
     with(rename(&world, root.path(), "db1.example.org", UUID)).run().succeeds();
@@ -136,8 +135,7 @@ fn a_cloned_disk_of_its_own_gets_it_too() {
     let world = World::new();
     let (root, own) =
         (Disk::stale(&world, "disk0", Kind::File, SIZE), Disk::stale(&world, "disk1", Kind::File, 8 * MIB));
-    let script = seeded(&world, root.path(), &gpt_image(&world), "raw").env("DISK_COUNT", "2");
-    script.env("DISK_1_NAME", "cidata").env("DISK_1_PATH", own.path().to_str().unwrap()).run().succeeds();
+    seeded(&world, root.path(), &gpt_image(&world), "raw").seed_disk(own.path()).run().succeeds();
     for kind in KINDS {
         let clone = Disk::stale(&world, "disk2", kind, 9 * MIB);
         import(&world, clone.path()).env("IMPORT_INDEX", "1").run_with(&own.bytes()).succeeds();
@@ -184,7 +182,7 @@ fn other_dumps_are_restored_as_they_are() {
     assert!(!import(&world, target.path()).run_with(&foreign).succeeds().contains("seed"));
     target.assert_holds(&foreign, "another program's");
     // The table of clusters, all of it pointing nowhere.
-    let broken = with(&[(512, &[0x55; 3000])]);
+    let broken = with(&[(512, &[0xee; 3000])]);
     let log = import(&world, target.path()).run_with(&broken).succeeds();
     assert!(log.contains("warning: the first-boot seed of the instance in the dump stays as it is"), "{log}");
     target.assert_holds(&broken, "broken");

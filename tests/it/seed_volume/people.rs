@@ -124,8 +124,7 @@ fn remove_empties_a_disk_that_is_a_seed() {
     let world = World::new();
     for kind in KINDS {
         let (root, own) = (Disk::stale(&world, "disk0", Kind::File, SIZE), Disk::stale(&world, "disk1", kind, 8 * MIB));
-        let script = seeded(&world, root.path(), &gpt_image(&world), "raw").env("DISK_COUNT", "2");
-        script.env("DISK_1_NAME", "cidata").env("DISK_1_PATH", own.path().to_str().unwrap()).run().succeeds();
+        seeded(&world, root.path(), &gpt_image(&world), "raw").seed_disk(own.path()).run().succeeds();
         assert!(seed(&world, "remove", own.path(), &[]).contains("the whole disk"));
         assert!(own.bytes().iter().all(|byte| *byte == 0));
     }

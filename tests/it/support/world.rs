@@ -89,6 +89,12 @@ impl Script {
         self
     }
 
+    /// The instance has a second disk, which is its seed's.
+    pub(crate) fn seed_disk(self, disk: &Path) -> Self {
+        let script = self.env("DISK_COUNT", "2").env("DISK_1_NAME", "cidata");
+        script.env("DISK_1_PATH", disk.to_str().unwrap())
+    }
+
     pub(crate) fn without(mut self, name: &str) -> Self {
         self.command.env_remove(name);
         self
