@@ -28,6 +28,7 @@ RUN_NEEDS = debianutils qemu-utils util-linux
 TEST_NEEDS = busybox bzip2 e2fsprogs fdisk ganeti ganeti-3.0 gdisk gpg gpg-agent gpgconf gpgv gzip iproute2 lbzip2 \
 	mount nginx pbzip2 strace tinyproxy xz-utils zstd
 LINT_NEEDS = mandoc shellcheck
+DEB_NEEDS = debhelper dpkg-dev lintian
 BENCH_NEEDS = bmap-tools bzip2 curl e2fsprogs gzip isal lbzip2 mount xz-utils zstd
 
 # What `make bench` measures: the cases by name (all when empty), runs of each contender, size of the disk in the image
@@ -140,6 +141,23 @@ install: ## Install the built provider; DESTDIR= and PREFIX= (/usr/local) are ho
 		'$(DESTDIR)$(MANDIR)/man$(patsubst .%,%,$(suffix $(page)))/$(notdir $(page))' &&) :
 	install -m 0755 $(EXAMPLE_HOOKS) '$(DESTDIR)$(EXAMPLEDIR)/'
 	install -m 0644 example-hooks/README.md '$(DESTDIR)$(EXAMPLEDIR)/'
+
+# Where the package is built, and where it is found then.
+DEB_DIR ?= target/deb
+
+.PHONY: setup-deb
+setup-deb: setup-build
+	$(call install-missing,$(DEB_NEEDS))
+
+# All crates are put beside the source first; the build itself fetches nothing.
+.PHONY: deb
+deb: setup-deb ## Build the Debian package: target/deb/*.deb
+	rm -rf '$(DEB_DIR)'
+	mkdir -p '$(DEB_DIR)/source'
+	git ls-files -z | xargs -0 cp --parents --no-dereference --preserve=mode --target-directory='$(DEB_DIR)/source'
+	$(CARGO) vendor --quiet --locked --versioned-dirs '$(DEB_DIR)/source/vendor' >/dev/null
+	cd '$(DEB_DIR)/source' && dpkg-buildpackage --build=binary --no-sign
+	lintian --fail-on=error,warning --no-tag-display-limit --info '$(DEB_DIR)'/*.changes
 
 .PHONY: clean
 clean: ## Remove what was built

@@ -70,8 +70,19 @@ fn run_parts(folder: &Path, option: &str) -> Command {
     command
 }
 
-/// run-parts takes only executable files whose names have letters, digits, `-` and `_`.
 fn warn_of_skipped(folder: &Path, children: &Children, report: &Report) -> io::Result<()> {
+    for path in skipped(folder, children)? {
+        report.warn(format_args!(
+            "hook {} is skipped by run-parts: it must be an executable file with only letters, digits, - and _ in its name",
+            path.display()
+        ));
+    }
+    Ok(())
+}
+
+/// What is in `folder` but that run-parts would skip, in name order. It takes only executable files whose names have
+/// letters, digits, `-` and `_`.
+pub fn skipped(folder: &Path, children: &Children) -> io::Result<Vec<PathBuf>> {
     let mut taken = Vec::new();
     let status = process::run(run_parts(folder, "--test"), &[], Lifetime::Child, children, |line| {
         taken.push(PathBuf::from(line))
@@ -83,11 +94,5 @@ fn warn_of_skipped(folder: &Path, children: &Children, report: &Report) -> io::R
     let mut skipped = entries.collect::<io::Result<Vec<_>>>()?;
     skipped.retain(|path| !taken.contains(path));
     skipped.sort();
-    for path in skipped {
-        report.warn(format_args!(
-            "hook {} is skipped by run-parts: it must be an executable file with only letters, digits, - and _ in its name",
-            path.display()
-        ));
-    }
-    Ok(())
+    Ok(skipped)
 }

@@ -43,7 +43,11 @@ pub fn stream(reader: &mut dyn Read, writer: &DiskWriter<'_>) -> Result<u64, Wri
     })
 }
 
-fn write_all(parts: &Receiver<Part>, empty: &SyncSender<AlignedBuf>, writer: &DiskWriter<'_>) -> Result<(), WriteError> {
+fn write_all(
+    parts: &Receiver<Part>,
+    empty: &SyncSender<AlignedBuf>,
+    writer: &DiskWriter<'_>,
+) -> Result<(), WriteError> {
     for part in parts {
         match part {
             Part::Zeros { offset, len } => writer.zero(offset, len)?,

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 
 /// Every module directly below `src/`, with the modules that it imports. A module may only import what stands further
 /// down: the first line is the top.
-const MODULES: [(&str, &[&str]); 20] = [
+const MODULES: [(&str, &[&str]); 21] = [
     ("main", &["applet", "cli", "env", "report", "script"]),
-    ("cli", &["applet", "cache", "config", "image", "ops", "report", "request", "script", "size"]),
+    ("cli", &["applet", "cache", "check", "config", "image", "ops", "process", "report", "request", "script", "size"]),
+    ("check", &["applet", "cache", "config", "env", "hooks", "process", "request", "size"]),
     ("script", &["applet", "config", "env", "ops", "process", "report", "request", "signals"]),
     ("applet", &[]),
     (
