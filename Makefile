@@ -159,6 +159,14 @@ deb: setup-deb ## Build the Debian package: target/deb/*.deb
 	cd '$(DEB_DIR)/source' && dpkg-buildpackage --build=binary --no-sign
 	lintian --fail-on=error,warning --no-tag-display-limit --info '$(DEB_DIR)'/*.changes
 
+# Not in `make test`: it builds the package twice and a Debian, ten minutes in all.
+.PHONY: test-deb
+test-deb: deb ## Build the package twice, compare, and try it on a bare Debian with Ganeti (as root)
+	$(call install-missing,mmdebstrap)
+	$(MAKE) deb DEB_DIR='$(abspath $(DEB_DIR))-again'
+	cmp '$(DEB_DIR)'/*.deb '$(DEB_DIR)-again'/*.deb
+	tests/package/run '$(DEB_DIR)'/*.deb
+
 .PHONY: clean
 clean: ## Remove what was built
 	$(CARGO) clean
