@@ -6,6 +6,7 @@
 
 pub mod applet;
 pub mod cache;
+pub mod check;
 pub mod cli;
 pub mod config;
 pub mod device;

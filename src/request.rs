@@ -124,7 +124,8 @@ impl HookPlan {
     }
 }
 
-fn cache_settings(settings: &Settings) -> CacheSettings {
+/// Where and how long images are kept.
+pub fn cache_settings(settings: &Settings) -> CacheSettings {
     CacheSettings {
         dir: settings.cache_dir.clone(),
         max_age: settings.cache_max_age,

@@ -2,6 +2,7 @@
 //! The tool for people: thin calls of the same library code that the scripts use.
 
 mod cache;
+mod check;
 mod cleanup;
 mod fetch;
 mod inspect;
@@ -13,7 +14,9 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use anyhow::Context as _;
+use clap::{CommandFactory as _, Parser, Subcommand};
+use clap_complete::Shell;
 
 use crate::applet::Script;
 use crate::report::Report;
@@ -41,6 +44,8 @@ enum Command {
     },
     /// Fetch an image into the cache, so that no create has to wait for it.
     Fetch(fetch::Fetch),
+    /// Look whether this node is ready to install instances: programs, OS folder, configuration, hooks, cache.
+    Check(check::Check),
     /// Look at the kept images, check and remove them.
     Cache(cache::CacheArgs),
     /// Remove what killed runs and power cuts left on this machine.
@@ -53,6 +58,11 @@ enum Command {
         name: Script,
         /// Its arguments: `parameters` for verify.
         args: Vec<OsString>,
+    },
+    /// Write the completions for a shell.
+    Completions {
+        /// Which one.
+        shell: Shell,
     },
 }
 
@@ -83,7 +93,16 @@ pub fn run(argv0: OsString, invocation: Invocation, out: &mut dyn Write) -> Exit
         Command::Seed(args) => exit_code(&report, seed::seed(args, out)),
         Command::Cache(args) => exit_code(&report, cache::cache(args, &tool.root, out)),
         Command::Cleanup(args) => exit_code(&report, cleanup::cleanup(&args, &tool.root, out)),
+        Command::Check(args) => exit_code(&report, check::check(&args, &tool.root, out)),
+        Command::Completions { shell } => exit_code(&report, completions(shell, out)),
     }
+}
+
+/// Writes the completions of `shell` to `out`. They are collected first: clap_complete panics when it can't write.
+fn completions(shell: Shell, out: &mut dyn Write) -> anyhow::Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Tool::command(), "simpleimage", &mut script);
+    out.write_all(&script).context("writing the completions")
 }
 
 fn exit_code(report: &Report, result: anyhow::Result<()>) -> ExitCode {

@@ -33,6 +33,9 @@ pub enum HookPhase {
 }
 
 impl HookPhase {
+    /// Every phase, in the order of an instance's life.
+    pub const ALL: [HookPhase; 4] = [HookPhase::Pre, HookPhase::Create, HookPhase::Import, HookPhase::Rename];
+
     /// The name of the phase's folder in a variant's.
     pub fn dir_name(self) -> &'static str {
         match self {

@@ -97,17 +97,26 @@ fn list(folder: &Path, children: &Children) -> io::Result<Vec<PathBuf>> {
     Ok(hooks)
 }
 
-/// run-parts takes only executable files whose names have letters, digits, `-` and `_`.
 fn warn_of_skipped(folder: &Path, taken: &[PathBuf], report: &Report) -> io::Result<()> {
-    let entries = std::fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.path()));
-    let mut skipped = entries.collect::<io::Result<Vec<_>>>()?;
-    skipped.retain(|path| !taken.contains(path));
-    skipped.sort();
-    for path in skipped {
+    for path in others(folder, taken)? {
         report.warn(format_args!(
             "hook {} is skipped by run-parts: it must be an executable file with only letters, digits, - and _ in its name",
             path.display()
         ));
     }
     Ok(())
+}
+
+/// What is in `folder` but that run-parts would skip, in name order. It takes only executable files whose names have
+/// letters, digits, `-` and `_`.
+pub fn skipped(folder: &Path, children: &Children) -> io::Result<Vec<PathBuf>> {
+    others(folder, &list(folder, children)?)
+}
+
+fn others(folder: &Path, taken: &[PathBuf]) -> io::Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.path()));
+    let mut others = entries.collect::<io::Result<Vec<_>>>()?;
+    others.retain(|path| !taken.contains(path));
+    others.sort();
+    Ok(others)
 }

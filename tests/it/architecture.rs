@@ -7,10 +7,17 @@ use std::path::{Path, PathBuf};
 
 /// Every module directly below `src/`, with the modules that it imports. A module may only import what stands further
 /// down: the first line is the top.
-const MODULES: [(&str, &[&str]); 25] = [
+const MODULES: [(&str, &[&str]); 26] = [
     ("main", &["applet", "cli", "env", "report", "sandbox", "script"]),
     ("fuzzing", &["cache", "config", "env", "http", "image", "report", "request", "signature", "write"]),
-    ("cli", &["applet", "cache", "config", "image", "ops", "report", "request", "script", "signals", "size", "volume"]),
+    (
+        "cli",
+        &[
+            "applet", "cache", "check", "config", "image", "ops", "process", "report", "request", "script", "signals",
+            "size", "volume",
+        ],
+    ),
+    ("check", &["applet", "cache", "config", "env", "hooks", "process", "request", "size"]),
     ("script", &["applet", "config", "env", "ops", "process", "report", "request", "sandbox", "signals"]),
     ("applet", &[]),
     (

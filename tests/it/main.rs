@@ -6,6 +6,7 @@
 mod architecture;
 mod bzip2;
 mod cache;
+mod check;
 mod checks;
 mod cleanup;
 mod cold;

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! The configuration of a variant, as an installation would meet it.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use super::machine;
+use super::{Checkup, Node};
+use crate::cache::Cache;
+use crate::config::{self, HookPhase, Settings, VariantName};
+use crate::env::Environment;
+use crate::hooks;
+use crate::request;
+use crate::size::ByteSize;
+
+/// Less free space than this is worth a warning, in bytes: most images do not fit.
+const LITTLE_SPACE: u64 = 1 << 30;
+
+/// Looks at the variant's settings, at the files that they name, at its cache folder and its hooks.
+pub(super) fn check(node: &Node<'_>, variant: &VariantName, checkup: &mut Checkup) {
+    let before = checkup.findings.len();
+    match config::load(node.paths, variant) {
+        Ok(settings) => {
+            // The same as for an instance without OS parameters.
+            let environment = Environment::new([("OS_VARIANT".into(), variant.as_str().into())]);
+            if let Err(err) = request::verify(&environment, node.paths) {
+                let hint = "mend the defaults in its config.toml";
+                checkup.error(format!("variant {variant}"), format!("{err:#}"), hint);
+            }
+            files(node, variant, &settings, checkup);
+            cache(&settings, checkup);
+        }
+        Err(err) => {
+            let hint = "see simpleimage.toml(5); simpleimage variants show tells what holds";
+            checkup.error(format!("variant {variant}"), err.to_string(), hint);
+        }
+    }
+    for phase in HookPhase::ALL {
+        check_hooks(node, &node.paths.hooks_dir(variant, phase), checkup);
+    }
+    if checkup.findings.len() == before {
+        checkup.fine(format!("variant {variant}"));
+    }
+}
+
+/// Finds folders of variants that Ganeti does not offer.
+pub(super) fn check_offered(node: &Node<'_>, offered: &[VariantName], checkup: &mut Checkup) {
+    let Ok(entries) = fs::read_dir(&node.paths.config_dir) else { return };
+    let mut folders: Vec<_> = entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
+    folders.sort();
+    for folder in folders {
+        let name = folder.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if !offered.iter().any(|variant| variant.as_str() == name) {
+            let problem = "it is the folder of a variant that Ganeti does not offer";
+            let list = node.paths.config_dir.join("variants.list");
+            checkup.warn(folder.display(), problem, format!("add '{name}' to {}", list.display()));
+        }
+    }
+}
+
+/// The files that the settings name.
+fn files(node: &Node<'_>, variant: &VariantName, settings: &Settings, checkup: &mut Checkup) {
+    let http = &settings.http;
+    let named = [
+        ("ca_file", &http.ca_file),
+        ("client_cert", &http.client_cert),
+        ("client_key", &http.client_key),
+        ("netrc_file", &http.netrc_file),
+    ];
+    for (key, path) in named.into_iter().filter_map(|(key, path)| Some((key, path.as_ref()?))) {
+        if let Err(err) = fs::File::open(path) {
+            let problem = format!("http.{key} of variant {variant} names it, but it can't be read: {err}");
+            checkup.error(path.display(), problem, "put the file there, or mend the setting");
+        }
+    }
+    if settings.require_signature || settings.image_signature.is_some() {
+        let keyring = settings.keyring.clone().unwrap_or_else(|| node.paths.keyring(variant));
+        let hint = "gpg --export KEY writes one";
+        match config::open_trusted(&keyring) {
+            Ok(Some(_)) => {}
+            Ok(None) => checkup.error(keyring.display(), format!("variant {variant} needs this keyring"), hint),
+            Err(err) => checkup.error(keyring.display(), err.to_string(), hint),
+        }
+        machine::program("gpgv", "gpgv", checkup);
+    }
+    if let Some(image) = settings.image.as_ref().filter(|image| image.starts_with('/'))
+        && let Err(err) = fs::File::open(image)
+    {
+        let problem = format!("it is the image of variant {variant}, but can't be read: {err}");
+        checkup.warn(image, problem, "put it there, or mend the setting image");
+    }
+}
+
+/// A missing folder is fine: the first download makes it.
+fn cache(settings: &Settings, checkup: &mut Checkup) {
+    let dir = &settings.cache_dir;
+    match dir.symlink_metadata() {
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return,
+        Err(err) => return checkup.error(dir.display(), format!("the cache can't be looked at: {err}"), "run as root"),
+        Ok(_) => {}
+    }
+    if let Err(err) = Cache::open(&request::cache_settings(settings)) {
+        return checkup.error(dir.display(), err.to_string(), "chown root, chmod 0700, after looking at what is in it");
+    }
+    let free = nix::sys::statvfs::statvfs(dir).map(|stat| stat.blocks_available() * stat.fragment_size());
+    if let Ok(free) = free
+        && free < LITTLE_SPACE
+    {
+        let problem = format!("only {} are free for images", ByteSize(free).rounded());
+        checkup.warn(dir.display(), problem, "simpleimage cache prune, a cache.max_size, or another cache.dir");
+    }
+}
+
+fn check_hooks(node: &Node<'_>, folder: &Path, checkup: &mut Checkup) {
+    match hooks::present(folder) {
+        Ok(false) => return,
+        Ok(true) => {}
+        Err(err) => return checkup.error(folder.display(), format!("{err}"), "make it a folder, or remove it"),
+    }
+    match hooks::skipped(folder, node.children) {
+        Ok(skipped) => {
+            for hook in skipped {
+                let problem = "run-parts skips it in silence";
+                let hint = "give it a name of letters, digits, - and _ only, and chmod +x; or move it elsewhere";
+                checkup.error(hook.display(), problem, hint);
+            }
+        }
+        Err(err) => checkup.error(folder.display(), format!("run-parts can't list it: {err}"), "look at the folder"),
+    }
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    for path in entries.chain([folder.to_owned()]) {
+        if let Ok(metadata) = path.metadata()
+            && (metadata.mode() & 0o022 != 0 || metadata.uid() != 0)
+        {
+            let problem = "others than root can write what runs as root";
+            checkup.error(path.display(), problem, "check it, then chown root and chmod go-w");
+        }
+    }
+}
