@@ -2,6 +2,7 @@
 //! Passwords, tokens and query strings: planted everywhere, found nowhere.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use base64::Engine as _;
@@ -11,9 +12,9 @@ use crate::checks::{Published, sums};
 use crate::seed::{KEY, UUID};
 use crate::support::disk::{Disk, Kind};
 use crate::support::gpg::Key;
-use crate::support::images::{MIB, disk};
+use crate::support::images::{MIB, disk, encode};
 use crate::support::server::Reply;
-use crate::support::world::{Outcome, World};
+use crate::support::world::{Outcome, World, wait_until};
 
 /// Every secret has this in it.
 const SECRET: &str = "Zq7Zq7";
@@ -184,6 +185,55 @@ fn nothing_of_a_seed_reaches_an_output_or_a_file() {
     assert_no_secret_below(&site.world.path("var"));
     let kept = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name() != "CACHEDIR.TAG";
     assert!(!fs::read_dir(site.world.cache()).unwrap().any(kept), "something of a seed was kept");
+}
+
+/// What every process of this machine was called with.
+fn command_lines() -> Vec<String> {
+    let folders = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
+    let lines = folders.filter_map(|folder| fs::read(folder.join("cmdline")).ok());
+    lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " ")).collect()
+}
+
+/// Anybody on the node can list processes and what they were called with: ours, qemu-img, run-parts and the hooks.
+#[test]
+fn nothing_is_in_a_list_of_processes() {
+    // Of its own: other tests call the tool with secrets at the same time.
+    const HIDDEN: &str = "Yk4Yk4";
+    let world = World::new();
+    let image = encode(&world, &disk(3 * MIB), "qcow2");
+    let (seed, target) =
+        (Disk::stale(&world, "seed", Kind::File, 4 * MIB), Disk::stale(&world, "disk0", Kind::File, 4 * MIB));
+    let programs = world.path("programs");
+    fs::create_dir(&programs).unwrap();
+    let (fake, go) = (programs.join("qemu-img"), programs.join("go"));
+    fs::write(&fake, "#!/bin/sh\nwhile [ ! -e \"${0%/*}/go\" ]; do :; done; exec /usr/bin/qemu-img \"$@\"\n").unwrap();
+    fs::set_permissions(&fake, fs::Permissions::from_mode(0o755)).unwrap();
+    let fifo = world.path("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    world.hook("hooks/50-waits", &format!("read -r _ <'{}'", fifo.display()));
+    let script = world.create(target.path(), image.to_str().unwrap(), "qcow2").seed_disk(seed.path());
+    let mut script = script.env("PATH", &format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", programs.display()));
+    for (name, value) in [
+        ("INSTANCE_UUID", UUID.to_owned()),
+        ("NIC_COUNT", "1".to_owned()),
+        ("NIC_0_MAC", "aa:00:00:00:00:01".to_owned()),
+        ("OSP_SSH_KEYS", format!("{KEY} {HIDDEN}")),
+        ("OSP_USER_DATA", format!("base64:{}", STANDARD.encode(format!("#cloud-config\npassword: {HIDDEN}\n")))),
+        ("OSP_PASSWORD", HIDDEN.to_owned()),
+    ] {
+        script = script.env(name, &value);
+    }
+    let child = script.spawn();
+    let seen = |part: &str| command_lines().iter().any(|line| line.contains(part));
+    let absent = || assert!(!seen(HIDDEN) && !seen(&STANDARD.encode(HIDDEN)), "{:?}", command_lines());
+    wait_until("qemu-img runs", || seen(fake.to_str().unwrap()));
+    absent();
+    fs::write(go, "").unwrap();
+    wait_until("the hook runs", || seen("hooks/50-waits"));
+    absent();
+    fs::write(&fifo, "go\n").unwrap();
+    let outcome = Outcome(child.wait_with_output().unwrap());
+    assert!(!(outcome.succeeds() + &outcome.output()).contains(HIDDEN));
 }
 
 #[test]
