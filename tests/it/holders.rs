@@ -45,10 +45,10 @@ fn text(path: &Path) -> &str {
 }
 
 fn mount(device: &Path, at: &Path) -> Undo {
-    // Nothing is left to be written after the mount, by a thread of the kernel.
-    tool("mkfs.ext4", &["-qF", "-E", "lazy_itable_init=0,lazy_journal_init=0", text(device)]);
+    tool("mkfs.ext4", &["-qF", text(device)]);
     fs::create_dir(at).unwrap();
-    tool("mount", &[text(device), text(at)]);
+    // A file system that may be written to is, at any time, by a thread of the kernel.
+    tool("mount", &["-o", "ro", text(device), text(at)]);
     Undo("umount", vec![text(at).to_owned()])
 }
 
@@ -74,7 +74,7 @@ fn a_disk_mounted_in_another_mount_namespace() {
     let place = world.path("mnt");
     fs::create_dir(&place).unwrap();
     let script =
-        format!("mount {} {} && touch {} && exec cat", text(target.path()), text(&place), text(&world.path("ready")));
+        format!("mount -o ro {} {} && touch {} && exec cat", text(target.path()), text(&place), text(&world.path("ready")));
     let mut command = Command::new("unshare");
     command.args(["--mount", "sh", "-c", &script]).stdin(Stdio::piped());
     let running = Running(command.spawn().unwrap());
