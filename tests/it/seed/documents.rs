@@ -3,12 +3,13 @@
 
 use std::fs;
 use std::io::Write;
+use std::path::Path;
 use std::process::Command;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::{KEY, UUID, cloud_init, files, save};
+use super::{KEY, UUID, cloud_init, files, save, schema};
 use crate::checks::Published;
 use crate::support::world::{World, tool};
 
@@ -69,7 +70,17 @@ fn cloud_init_reads_the_seed_as_it_was_meant() {
          user-data text/cloud-config\nvendor-data text/x-shellscript\nmac 12:34:56:12:34:56\n"
     );
     assert_eq!(said, expected);
-    tool("cloud-init", &["schema", "--config-file", folder.join("user-data").to_str().unwrap()]);
+    let [user_data, vendor_data, network] =
+        ["user-data", "vendor-data", "network-config"].map(|name| folder.join(name));
+    tool("cloud-init", &["schema", "--config-file", user_data.to_str().unwrap()]);
+    let valid = |path: &Path| format!("Valid schema {}\n", path.display());
+    if let Some(said) = schema::said_of("cloud-config", &[&user_data, &vendor_data]) {
+        let script = "User-data type 'text/x-shellscript' not currently evaluated by cloud-init schema\n";
+        assert_eq!(said, valid(&user_data) + script);
+    }
+    if let Some(said) = schema::said_of("network-config", &[&network]) {
+        assert_eq!(said, valid(&network));
+    }
 }
 
 #[test]

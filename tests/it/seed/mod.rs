@@ -4,7 +4,9 @@
 mod documents;
 mod network;
 mod refusals;
+mod schema;
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -48,8 +50,16 @@ fn files(world: &World, variables: &[(&str, &str)]) -> anyhow::Result<(SeedFiles
 
 /// Runs one of the scripts beside this file with Debian's own Python, which knows Debian's cloud-init.
 fn cloud_init(script: &str, args: &[&Path]) -> String {
+    cloud_init_with(script, args, None)
+}
+
+/// The same with the cloud-init below `modules`, where given.
+fn cloud_init_with(script: &str, args: impl IntoIterator<Item: AsRef<OsStr>>, modules: Option<&Path>) -> String {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/seed").join(script);
-    let output = Command::new("/usr/bin/python3").arg(script).args(args).output().unwrap();
+    let mut command = Command::new("/usr/bin/python3");
+    // A kept package stays as it was packed.
+    command.arg("-B").arg(script).args(args).envs(modules.map(|modules| ("PYTHONPATH", modules)));
+    let output = command.output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{errors}");
     String::from_utf8(output.stdout).unwrap()
