@@ -20,15 +20,18 @@ use crate::image::qcow2::Qcow2Error;
 /// A file is not made larger than this to see what is behind its end, in bytes.
 const MAX_LEN: u64 = 1 << 40;
 
-/// The `len` bytes of `file`, an image in `format`; `sealed` gives a VHDX the checksums of what is in it.
-pub(crate) fn container(format: Format, file: &File, len: u64, sealed: bool) {
+/// The `len` bytes of `file`, an image in `format`; `sealed` gives a VHDX the checksums of what is in it. Gives
+/// whether it passed.
+pub(crate) fn container(format: Format, file: &File, len: u64, sealed: bool) -> bool {
     if sealed && format == Format::Vhdx {
         seal_vhdx(file, len).expect("memory does not fail");
     }
     let mut head = vec![0; usize::try_from(len.min(HEAD_LEN as u64)).expect("a short head")];
     file.read_exact_at(&mut head, 0).expect("reading memory");
     let first = check_head(format, &head);
-    match check_file(format, &head, file, len) {
+    let checked = check_file(format, &head, file, len);
+    let passed = checked.is_ok();
+    match checked {
         Ok(size) => {
             assert!(matches!(first, Ok(None)) || first.is_ok_and(|first| first == Some(size)), "two sizes");
             assert!(size > 0 && i64::try_from(size).is_ok());
@@ -51,6 +54,7 @@ pub(crate) fn container(format: Format, file: &File, len: u64, sealed: bool) {
             }
         }
     }
+    passed
 }
 
 /// The end of what was missing in a file.
