@@ -4,16 +4,24 @@
 //! Not part of the program. `fuzz/run` gives them the inputs that libFuzzer makes up, and the tests those in
 //! `fuzz/corpus`.
 
+mod disk;
+mod partitions;
+mod seeds;
+mod volumes;
+
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
+use self::disk::Disk;
 use crate::cache;
 use crate::config;
 use crate::config::Paths;
+use crate::device::ReadAt;
 use crate::env::Environment;
 use crate::http;
 use crate::image;
+use crate::image::format::Format;
 use crate::report::ascii_line;
 use crate::request;
 use crate::signature;
@@ -23,24 +31,48 @@ use crate::write;
 pub type Target = fn(&[u8]);
 
 /// Every function here, by its name.
-pub const TARGETS: [(&str, Target); 16] = [
+pub const TARGETS: [(&str, Target); 30] = [
+    ("adopt", adopt),
+    ("archive_size", archive_size),
     ("bzip2", bzip2),
     ("cache_files", cache_files),
     ("config_legacy", config_legacy),
     ("config_toml", config_toml),
     ("decode", decode),
     ("detect", detect),
+    ("ending", ending),
     ("environment", environment),
     ("gpgv_status", gpgv_status),
     ("gpt", gpt),
     ("http_answer", http_answer),
     ("names", names),
     ("netrc", netrc),
+    ("nics", nics),
     ("no_proxy", no_proxy),
+    ("partitions", partitions),
     ("qcow2", qcow2),
+    ("qcow2_file", qcow2_file),
+    ("seed_lists", seed_lists),
+    ("ssh_keys", ssh_keys),
     ("sums", sums),
     ("url", url),
+    ("user_data", user_data),
+    ("vdi", vdi),
+    ("vhdx", vhdx),
+    ("vmdk", vmdk),
+    ("volume", volume),
+    ("volume_files", volume_files),
 ];
+
+/// Files of a seed, which becomes another instance's.
+pub fn adopt(data: &[u8]) {
+    seeds::adopt(data);
+}
+
+/// What an archive says of its size before it is decoded.
+pub fn archive_size(data: &[u8]) {
+    image::fuzzing::archive_size(data);
+}
 
 /// The bzip2 decoder gives what the bzip2 crate gives. The first byte says what is made of the others.
 pub fn bzip2(data: &[u8]) {
@@ -72,14 +104,14 @@ pub fn detect(data: &[u8]) {
     image::fuzzing::detect(data);
 }
 
+/// The end of a raw image that comes as a stream.
+pub fn ending(data: &[u8]) {
+    image::fuzzing::ending(data);
+}
+
 /// Variables as in /proc/PID/environ, ended by zero bytes: no password in an error, which is one line of ASCII.
 pub fn environment(data: &[u8]) {
-    let bytes = |part: &[u8]| OsString::from_vec(part.to_vec());
-    let variables = data.split(|byte| *byte == 0).filter_map(|variable| {
-        let at = variable.iter().position(|byte| *byte == b'=')?;
-        Some((bytes(&variable[..at]), bytes(&variable[at + 1..])))
-    });
-    let env = Environment::new(variables);
+    let env = variables(data);
     let nowhere = Paths::below(Path::new("/nonexistent"));
     let core = env.core();
     let image = core.as_ref().ok().and_then(|core| core.params.image.clone()).unwrap_or_default();
@@ -145,14 +177,39 @@ pub fn netrc(data: &[u8]) {
     http::fuzzing::netrc(&text(data));
 }
 
+/// The NICs of an instance, in variables as in /proc/PID/environ.
+pub fn nics(data: &[u8]) {
+    seeds::nics(&variables(data));
+}
+
 /// An entry of a no-proxy list, and in the next line a URL.
 pub fn no_proxy(data: &[u8]) {
     http::fuzzing::no_proxy(&text(data));
 }
 
+/// A disk with any partition table.
+pub fn partitions(data: &[u8]) {
+    partitions::partitions(data);
+}
+
 /// A qcow2 header that passes names no other file.
 pub fn qcow2(data: &[u8]) {
     image::fuzzing::qcow2(data);
+}
+
+/// A qcow2 file with its tables.
+pub fn qcow2_file(data: &[u8]) {
+    let _ = container(Format::Qcow2, data);
+}
+
+/// Lists that OS parameters have for a seed: servers, domains, sources.
+pub fn seed_lists(data: &[u8]) {
+    seeds::seed_lists(&text(data));
+}
+
+/// Public SSH keys.
+pub fn ssh_keys(data: &[u8]) {
+    seeds::ssh_keys(data);
 }
 
 /// A SUMS file, with the name to look for in its first line.
@@ -165,13 +222,59 @@ pub fn url(data: &[u8]) {
     http::fuzzing::url(&text(data));
 }
 
+/// Parts of user-data, with zero bytes between them.
+pub fn user_data(data: &[u8]) {
+    seeds::user_data(data);
+}
+
+/// A VDI file with its tables.
+pub fn vdi(data: &[u8]) {
+    let _ = container(Format::Vdi, data);
+}
+
+/// A VHDX file with its tables.
+pub fn vhdx(data: &[u8]) {
+    let _ = container(Format::Vhdx, data);
+}
+
+/// A VMDK file with its tables.
+pub fn vmdk(data: &[u8]) {
+    let _ = container(Format::Vmdk, data);
+}
+
+/// A disk with any FAT, and that of a seed.
+pub fn volume(data: &[u8]) {
+    volumes::volume(data);
+}
+
+/// Files in a FAT of ours.
+pub fn volume_files(data: &[u8]) {
+    volumes::volume_files(data);
+}
+
+/// An image file; if the first byte is odd with checksums that fit. Gives whether it passed.
+fn container(format: Format, data: &[u8]) -> bool {
+    match data.split_first().map(|(flags, rest)| (flags, Disk::parse(rest))) {
+        Some((flags, Some(disk))) => image::fuzzing::container(format, &disk.file(), disk.len(), flags & 1 == 1),
+        _ => false,
+    }
+}
+
+fn variables(data: &[u8]) -> Environment {
+    let bytes = |part: &[u8]| OsString::from_vec(part.to_vec());
+    Environment::new(data.split(|byte| *byte == 0).filter_map(|variable| {
+        let at = variable.iter().position(|byte| *byte == b'=')?;
+        Some((bytes(&variable[..at]), bytes(&variable[at + 1..])))
+    }))
+}
+
 fn text(data: &[u8]) -> String {
     String::from_utf8_lossy(data).into_owned()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::TARGETS;
+    use super::{Format, TARGETS, container};
     use std::fs;
     use std::path::Path;
 
@@ -184,7 +287,6 @@ mod tests {
         let names: Vec<_> = folders.iter().map(|path| path.file_name().unwrap().to_str().unwrap()).collect();
         assert_eq!(names, TARGETS.map(|(name, _)| name));
         for ((name, target), folder) in TARGETS.iter().zip(&folders) {
-            assert!(fuzz.join("fuzz_targets").join(name).with_extension("rs").exists(), "{name}");
             let mut inputs = 0;
             for file in fs::read_dir(folder).unwrap() {
                 let path = file.unwrap().path();
@@ -194,6 +296,21 @@ mod tests {
                 inputs += 1;
             }
             assert!(inputs >= 3, "{name} has no corpus worth the name");
+        }
+    }
+
+    /// Else the corpus would lead nowhere.
+    #[test]
+    fn the_images_of_qemu_img_pass() {
+        let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+        for (name, format) in
+            [("qcow2_file", Format::Qcow2), ("vdi", Format::Vdi), ("vhdx", Format::Vhdx), ("vmdk", Format::Vmdk)]
+        {
+            for file in fs::read_dir(corpus.join(name)).unwrap() {
+                let path = file.unwrap().path();
+                let is_seed = path.file_name().unwrap().to_str().unwrap().starts_with("seed-");
+                assert!(!is_seed || container(format, &fs::read(&path).unwrap()), "{}", path.display());
+            }
         }
     }
 

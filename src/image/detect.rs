@@ -42,7 +42,9 @@ pub fn compression(head: &[u8]) -> Option<Compression> {
 pub fn content(head: &[u8]) -> Content {
     let at = |offset: usize, magic: &[u8]| head.get(offset..offset + magic.len()) == Some(magic);
     let known = |magics: &[(usize, &[u8])]| magics.iter().any(|(offset, magic)| at(*offset, magic));
-    if let Some((_, _, format)) = CONTAINERS.iter().find(|(offset, magic, _)| at(*offset, magic)) {
+    // VDI's magic is at 64, where an archive may have any bytes.
+    let container = CONTAINERS.iter().find(|(offset, magic, _)| at(*offset, magic));
+    if let Some((_, _, format)) = container.filter(|_| compression(head).is_none()) {
         return Content::Disk(*format);
     }
     if known(&[(32769, b"CD001")]) && known(&DISK_MAGICS[..2]) {

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! What has to hold for any head of an image, any archive, and any name.
 
+mod files;
+
+pub(crate) use files::{archive_size, container, ending};
+
 use std::io::{self, Read, Write};
 
 use super::bzip2;

@@ -114,12 +114,12 @@ pub(super) fn extended_record(sector: &[u8], base: u64, at: u64) -> (Option<Part
     if get2(sector, 510) != 0xaa55 {
         return (None, None);
     }
-    let entry = |index: usize| &sector[ENTRIES.start + index * ENTRY..][..ENTRY];
-    let logical = Some(entry(0)).filter(|entry| is_used(entry)).map(|entry| {
+    let entries = || sector[ENTRIES].chunks_exact(ENTRY).take(2).filter(|entry| is_used(entry));
+    let logical = entries().find(|entry| !EXTENDED.contains(&entry[4])).map(|entry| {
         let start = at + u64::from(get4(entry, 8)) * SECTOR;
         let end = start + u64::from(get4(entry, 12)) * SECTOR;
         Partition { number: 0, start, end, extended: false, kind: PartitionType::Mbr(entry[4]) }
     });
-    let next = Some(entry(1)).filter(|entry| is_used(entry)).map(|entry| base + u64::from(get4(entry, 8)) * SECTOR);
-    (logical, next)
+    let next = entries().find(|entry| EXTENDED.contains(&entry[4]));
+    (logical, next.map(|entry| base + u64::from(get4(entry, 8)) * SECTOR))
 }

@@ -10,6 +10,7 @@ pub(crate) use gpt::{crc32, seal};
 pub use gpt::{Attributes, Gpt, NewEntry};
 pub use mbr::Mbr;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 
@@ -20,9 +21,11 @@ use crate::size::MIB;
 pub const SECTOR: u64 = SECTOR_LEN as u64;
 const SECTOR_LEN: usize = 512;
 
-/// Linux counts logical partitions from here on, and never as many as this: a chain may be a circle.
+/// Linux counts logical partitions from here on, and never as many as this.
 const FIRST_LOGICAL: u32 = 5;
 const MAX_LOGICAL: u32 = 256;
+/// So many boot records of logical partitions are read at most, with and without one.
+const MAX_RECORDS: usize = 512;
 
 /// A part of the disk that a table gives to somebody.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,22 +111,34 @@ impl Table {
     }
 }
 
-/// All entries in use and all logical partitions of the table of `disk`.
+/// All entries in use and all logical partitions of the table of `disk`, these numbered as Linux does it
+/// (block/partitions/msdos.c): a boot record without a partition, which stays when the first one is deleted, does not count.
+/// A chain ends where it comes to itself. A logical partition that lies over one before it is left out.
 pub fn everywhere(disk: &dyn ReadAt, table: &Table) -> io::Result<Vec<Partition>> {
     let mut all = table.partitions();
+    let (mut logical, mut seen) = (Vec::<Partition>::new(), BTreeSet::new());
     let mut number = FIRST_LOGICAL;
-    for extended in all.clone().iter().filter(|partition| partition.extended) {
+    for extended in all.iter().filter(|partition| partition.extended) {
         let (mut at, mut sector) = (extended.start, [0; SECTOR_LEN]);
-        while number < MAX_LOGICAL && at.saturating_add(SECTOR) <= disk.len() {
+        while number < MAX_LOGICAL && seen.len() < MAX_RECORDS && seen.insert(at) && ends_in(disk, at) {
             disk.read_at(&mut sector, at)?;
-            let (logical, next) = mbr::extended_record(&sector, extended.start, at);
-            all.extend(logical.map(|logical| Partition { number, ..logical }));
-            number += 1;
+            let (found, next) = mbr::extended_record(&sector, extended.start, at);
+            if let Some(found) = found {
+                let apart = logical.iter().all(|other| found.end <= other.start || other.end <= found.start);
+                logical.extend(apart.then_some(Partition { number, ..found }));
+                number += 1;
+            }
             let Some(next) = next else { break };
             at = next;
         }
     }
+    all.append(&mut logical);
     Ok(all)
+}
+
+/// Whether the sector at `at` is on the disk.
+fn ends_in(disk: &dyn ReadAt, at: u64) -> bool {
+    at.checked_add(SECTOR).is_some_and(|end| end <= disk.len())
 }
 
 /// The disk's first MiB, or all of a smaller one.
@@ -143,4 +158,68 @@ pub(crate) fn get4(bytes: &[u8], at: usize) -> u32 {
 
 pub(crate) fn get8(bytes: &[u8], at: usize) -> u64 {
     u64::from(get4(bytes, at)) | u64::from(get4(bytes, at + 4)) << 32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ReadAt, SECTOR_LEN, Table, everywhere};
+    use std::io;
+
+    struct Memory(Vec<u8>);
+
+    impl ReadAt for Memory {
+        fn len(&self) -> u64 {
+            self.0.len() as u64
+        }
+
+        fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+            let at = usize::try_from(offset).map_err(io::Error::other)?;
+            let bytes = self.0.get(at..at + buf.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+            buf.copy_from_slice(bytes);
+            Ok(())
+        }
+    }
+
+    /// A disk of 100 sectors; each boot record has the sector where it lies, and the entries: type, start and length.
+    fn disk(records: &[(usize, &[(u8, u8, u8)])]) -> Memory {
+        let mut bytes = vec![0; 100 * SECTOR_LEN];
+        for (at, entries) in records {
+            let record = &mut bytes[at * SECTOR_LEN..][..SECTOR_LEN];
+            record[510..].copy_from_slice(&[0x55, 0xaa]);
+            for (entry, (kind, start, len)) in record[446..510].chunks_exact_mut(16).zip(*entries) {
+                (entry[4], entry[8], entry[12]) = (*kind, *start, *len);
+            }
+        }
+        Memory(bytes)
+    }
+
+    /// Numbers and first sectors of all partitions but the extended one.
+    fn found(disk: &Memory) -> Vec<(u32, u64)> {
+        let table = Table::parse(&disk.0[..SECTOR_LEN]).unwrap();
+        let all = everywhere(disk, &table).unwrap();
+        all.iter().filter(|one| !one.extended).map(|one| (one.number, one.start / SECTOR_LEN as u64)).collect()
+    }
+
+    #[test]
+    fn logical_partitions_count_as_linux_counts_them() {
+        let first: (usize, &[_]) = (0, &[(0x83, 1, 9), (5, 10, 90)]);
+        let whole = disk(&[first, (10, &[(0x83, 1, 9), (5, 20, 10)]), (30, &[(0x83, 1, 9)])]);
+        assert_eq!(found(&whole), [(1, 1), (5, 11), (6, 31)]);
+        let first_deleted = disk(&[first, (10, &[(0, 0, 0), (5, 20, 10)]), (30, &[(0x83, 1, 9)])]);
+        assert_eq!(found(&first_deleted), [(1, 1), (5, 31)]);
+    }
+
+    #[test]
+    fn a_chain_that_is_a_circle_ends_and_nothing_counts_twice() {
+        let first: (usize, &[_]) = (0, &[(5, 10, 90)]);
+        let circle = disk(&[first, (10, &[(0x83, 1, 9), (5, 20, 10)]), (30, &[(0x83, 1, 9), (5, 0, 10)])]);
+        assert_eq!(found(&circle), [(5, 11), (6, 31)]);
+        let overlap = disk(&[
+            first,
+            (10, &[(0x83, 1, 40), (5, 20, 9)]),
+            (30, &[(0x83, 1, 9), (5, 50, 9)]),
+            (60, &[(0x83, 1, 9)]),
+        ]);
+        assert_eq!(found(&overlap), [(5, 11), (7, 61)]);
+    }
 }

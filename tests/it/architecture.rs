@@ -9,7 +9,24 @@ use std::path::{Path, PathBuf};
 /// down: the first line is the top.
 const MODULES: [(&str, &[&str]); 26] = [
     ("main", &["applet", "cli", "env", "report", "sandbox", "script"]),
-    ("fuzzing", &["cache", "config", "env", "http", "image", "report", "request", "signature", "write"]),
+    (
+        "fuzzing",
+        &[
+            "cache",
+            "config",
+            "device",
+            "env",
+            "http",
+            "image",
+            "partition",
+            "report",
+            "request",
+            "seed",
+            "signature",
+            "volume",
+            "write",
+        ],
+    ),
     (
         "cli",
         &[

@@ -7,6 +7,9 @@ mod vdi;
 mod vhdx;
 mod vmdk;
 
+#[cfg(any(test, fuzzing))]
+pub(super) use vhdx::seal as seal_vhdx;
+
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
