@@ -73,8 +73,12 @@ fn a_disk_mounted_in_another_mount_namespace() {
     tool("mkfs.ext4", &["-qF", text(target.path())]);
     let place = world.path("mnt");
     fs::create_dir(&place).unwrap();
-    let script =
-        format!("mount -o ro {} {} && touch {} && exec cat", text(target.path()), text(&place), text(&world.path("ready")));
+    let script = format!(
+        "mount -o ro {} {} && touch {} && exec cat",
+        text(target.path()),
+        text(&place),
+        text(&world.path("ready"))
+    );
     let mut command = Command::new("unshare");
     command.args(["--mount", "sh", "-c", &script]).stdin(Stdio::piped());
     let running = Running(command.spawn().unwrap());

@@ -7,6 +7,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use simpleimage::cache::{Cache, CacheSettings, CachedImage};
@@ -61,6 +62,9 @@ struct Site {
     port: u16,
     tls_port: u16,
     log: Log,
+    /// How often was fetched: each time a second later, for who waits for a lock takes what the other one fetched, and a
+    /// child that another test starts holds ours for a moment.
+    fetches: AtomicU64,
 }
 
 impl Site {
@@ -73,7 +77,8 @@ impl Site {
         save_private(&dir.path().join("client.pem"), &authority.client_pem("node1"));
         save_private(&dir.path().join("users"), "joe:{PLAIN}hunter2\n");
         let (port, tls_port) = (free_port(), free_port());
-        let site = Site { dir, nginx: Mutex::default(), port, tls_port, log: Log::new() };
+        let log = Log::new();
+        let site = Site { dir, nginx: Mutex::default(), port, tls_port, log, fetches: AtomicU64::new(0) };
         fs::write(site.path("nginx.conf"), site.configuration()).unwrap();
         site.run();
         site
@@ -150,7 +155,8 @@ impl Site {
             .unwrap();
         let backoff = Backoff { first: Duration::from_millis(20), longest: Duration::from_millis(200) };
         let client = Client::with_backoff(settings, backoff).map_err(|error| error.to_string())?;
-        cache.fetch(url, &client, SystemTime::now(), &self.log.report()).map_err(|error| error.to_string())
+        let now = SystemTime::now() + Duration::from_secs(self.fetches.fetch_add(1, Ordering::Relaxed));
+        cache.fetch(url, &client, now, &self.log.report()).map_err(|error| error.to_string())
     }
 
     /// What nginx noted about its requests.
