@@ -54,7 +54,7 @@ pub(super) fn check_offered(node: &Node<'_>, offered: &[VariantName], checkup: &
         let name = folder.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         if !offered.iter().any(|variant| variant.as_str() == name) {
             let problem = "it is the folder of a variant that Ganeti does not offer";
-            let list = node.paths.config_dir.join("variants.list");
+            let list = node.paths.variants_list();
             checkup.warn(folder.display(), problem, format!("add '{name}' to {}", list.display()));
         }
     }

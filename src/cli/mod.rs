@@ -8,6 +8,7 @@ mod fetch;
 mod inspect;
 mod output;
 mod seed;
+mod variants;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -50,6 +51,8 @@ enum Command {
     Cache(cache::CacheArgs),
     /// Remove what killed runs and power cuts left on this machine.
     Cleanup(cleanup::Cleanup),
+    /// Tell which variants there are, and which settings hold for one.
+    Variants(variants::Variants),
     /// Look at the first-boot seed on a disk, or remove it.
     Seed(seed::SeedArgs),
     /// Run an OS script as Ganeti does, with its input in the environment (ganeti-os-interface(7)).
@@ -93,6 +96,7 @@ pub fn run(argv0: OsString, invocation: Invocation, out: &mut dyn Write) -> Exit
         Command::Seed(args) => exit_code(&report, seed::seed(args, out)),
         Command::Cache(args) => exit_code(&report, cache::cache(args, &tool.root, out)),
         Command::Cleanup(args) => exit_code(&report, cleanup::cleanup(&args, &tool.root, out)),
+        Command::Variants(args) => exit_code(&report, variants::variants(&args, &tool.root, out)),
         Command::Check(args) => exit_code(&report, check::check(&args, &tool.root, out)),
         Command::Completions { shell } => exit_code(&report, completions(shell, out)),
     }

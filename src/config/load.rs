@@ -24,8 +24,13 @@ pub struct Layer {
 /// # Errors
 /// As of [`layers`].
 pub fn load(paths: &Paths, variant: &VariantName) -> Result<Settings, ConfigError> {
-    let set = layers(paths, variant)?.into_iter().map(|layer| layer.settings);
-    Ok(Settings::resolve(paths, set.fold(PartialSettings::default(), PartialSettings::overlaid_by)))
+    Ok(resolve(paths, &layers(paths, variant)?))
+}
+
+/// The settings that `layers` make over the built-in values.
+pub fn resolve(paths: &Paths, layers: &[Layer]) -> Settings {
+    let set = layers.iter().map(|layer| layer.settings.clone());
+    Settings::resolve(paths, set.fold(PartialSettings::default(), PartialSettings::overlaid_by))
 }
 
 /// The config files that are there, the weakest first: the site's `config.toml`, then `config.toml` or the

@@ -26,6 +26,17 @@ pub enum RequireChecksum {
     Always,
 }
 
+impl RequireChecksum {
+    /// Its word in config.toml.
+    pub fn name(self) -> &'static str {
+        match self {
+            RequireChecksum::Never => "never",
+            RequireChecksum::Http => "http",
+            RequireChecksum::Always => "always",
+        }
+    }
+}
+
 /// What holds for one variant. `Default` is what a variant without a config gets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {

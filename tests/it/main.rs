@@ -34,4 +34,5 @@ mod signature;
 mod support;
 mod tool;
 mod transfer;
+mod variants;
 mod wipe;
