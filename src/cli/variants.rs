@@ -105,8 +105,8 @@ fn settings(paths: &Paths, variant: &VariantName) -> anyhow::Result<Vec<Setting>
     let layers = config::layers(paths, variant)?;
     let settings = config::resolve(paths, &layers);
     let shown = config::shown(&settings, paths, variant).into_iter().map(|(key, value)| {
-        let source = config::source_of(&layers, key).map(|file| file.display().to_string());
-        Setting { key: key.into(), value, source }
+        let source = config::source_of(&layers, &key).map(|file| file.display().to_string());
+        Setting { key, value, source }
     });
     Ok(shown.collect())
 }

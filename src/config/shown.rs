@@ -7,7 +7,7 @@ use std::time::Duration;
 use ::toml::{Table, Value};
 
 use super::settings::DAY;
-use super::{Paths, SeedDefaults, Settings, VariantName};
+use super::{ImageAlias, Paths, SeedDefaults, Settings, VariantName};
 use crate::http::{HttpSettings, ImageUrl, Secret};
 use crate::image::format::Format;
 use crate::size::ByteSize;
@@ -17,11 +17,12 @@ use crate::write::WriteOptions;
 const HIDDEN: &str = "<hidden>";
 
 /// A setting: its key as of [`super::PartialSettings::keys`], and its value as config.toml has it.
-pub type Shown = (&'static str, Value);
+type Shown = (&'static str, Value);
 
-/// All `settings` of `variant`, in the order of their keys; secrets hidden, URLs without user, password and query. What is
-/// not set is what would take it back: an empty text, list or table, or a zero.
-pub fn shown(settings: &Settings, paths: &Paths, variant: &VariantName) -> Vec<Shown> {
+/// All `settings` of `variant`, as keys and values of config.toml; secrets hidden, URLs without user, password and query.
+/// What is not set is what would take it back: an empty text, list or table, or a zero. Each image with a name has a key
+/// of its own.
+pub fn shown(settings: &Settings, paths: &Paths, variant: &VariantName) -> Vec<(String, Value)> {
     // Not a field may be forgotten.
     let Settings {
         image,
@@ -36,6 +37,7 @@ pub fn shown(settings: &Settings, paths: &Paths, variant: &VariantName) -> Vec<S
         image_formats,
         write: WriteOptions { wipe, verify_readback },
         allowed_paths,
+        images,
         http,
         cache_dir,
         cache_max_age,
@@ -68,7 +70,25 @@ pub fn shown(settings: &Settings, paths: &Paths, variant: &VariantName) -> Vec<S
         ("cache.max_size", size(*cache_max_size)),
         ("cache.verify_cached", (*verify_cached).into()),
     ];
-    [first, shown_seed(seed), policy, shown_http(http), cache].concat()
+    let owned = |settings: [Vec<Shown>; 3]| settings.into_iter().flatten().map(|(key, value)| (key.to_owned(), value));
+    let before = [first, shown_seed(seed), policy];
+    owned(before).chain(images.iter().map(shown_image)).chain(owned([shown_http(http), cache, Vec::new()])).collect()
+}
+
+fn shown_image((name, alias): (&String, &ImageAlias)) -> (String, Value) {
+    let ImageAlias { image, image_type, checksum, signature } = alias;
+    let secret = |value: &Option<Secret>| value.as_ref().map(|value| text(Some(&value.0)));
+    let place = if image.0.starts_with('/') { "path" } else { "url" };
+    let values = [
+        (place, Some(text(Some(&image.0)))),
+        ("type", image_type.as_ref().map(|image_type| text(Some(image_type)))),
+        ("checksum", secret(checksum)),
+        ("signature", secret(signature)),
+    ];
+    let set = values.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
+    // A dot would begin a table of its own.
+    let key = if name.contains('.') { format!("images.\"{name}\"") } else { format!("images.{name}") };
+    (key, Value::Table(set.collect::<Table>()))
 }
 
 fn shown_seed(seed: &SeedDefaults) -> Vec<Shown> {
@@ -208,7 +228,10 @@ mod tests {
     fn every_key_is_shown_in_its_place() {
         let (set, settings) = resolved(FULL);
         let (paths, variant) = (Paths::below(Path::new("/")), VariantName::parse("web").unwrap());
-        let keys: Vec<_> = shown(&settings, &paths, &variant).into_iter().map(|(key, _)| key).collect();
+        let shown = shown(&settings, &paths, &variant).into_iter();
+        let mut keys: Vec<_> =
+            shown.map(|(key, _)| if key.starts_with("images.") { "images".to_owned() } else { key }).collect();
+        keys.dedup();
         assert_eq!(keys, set.keys());
     }
 

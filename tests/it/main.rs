@@ -19,6 +19,7 @@ mod hook_phases;
 mod hooks;
 mod hostile;
 mod http;
+mod image_names;
 mod kill_matrix;
 mod policy;
 mod predecessor;
