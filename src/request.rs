@@ -69,10 +69,10 @@ pub struct CreateRequest {
     pub seed: Option<Plan>,
     /// The disk named cidata, if the instance has one besides its first.
     pub seed_disk: Result<Option<PathBuf>, EnvError>,
-    /// The hooks before anything of the image is fetched.
-    pub pre_hooks: HookPlan,
-    /// The hooks after the image is on the disk.
-    pub hooks: HookPlan,
+    /// The hooks before anything of the image is fetched; none: they shall not run.
+    pub pre_hooks: Option<HookPlan>,
+    /// The hooks after the image is on the disk, likewise.
+    pub hooks: Option<HookPlan>,
 }
 
 impl CreateRequest {
@@ -98,10 +98,16 @@ impl CreateRequest {
             cache: cache_settings(&settings),
             local: LocalPolicy { allowed: settings.allowed_paths, storage },
             http: settings.http,
-            pre_hooks: HookPlan::new(env, paths, &variant, HookPhase::Pre),
-            hooks: HookPlan::new(env, paths, &variant, HookPhase::Create),
+            pre_hooks: Some(HookPlan::new(env, paths, &variant, HookPhase::Pre)),
+            hooks: Some(HookPlan::new(env, paths, &variant, HookPhase::Create)),
             variant,
         })
+    }
+
+    /// The same without any hooks.
+    #[must_use]
+    pub fn without_hooks(self) -> Self {
+        CreateRequest { pre_hooks: None, hooks: None, ..self }
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::io::Write;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::Context as _;
@@ -35,11 +36,10 @@ pub(super) fn fetch(args: Fetch, root: &Path, out: &mut dyn Write) -> anyhow::Re
     let Fetch { image, image_type, checksum, variant } = args;
     let request = FetchRequest::new(image, image_type, checksum, &variant, &Paths::below(root))?;
     signals::make_file_size_limit_an_error().context("setting up signals")?;
-    let progress = Progress::stderr();
+    let progress = Arc::new(Progress::stderr());
     let context = ops::Context::new(progress.report().clone(), SystemTime::now());
-    let fetched = ops::fetch(&request, &context, &|received, expected| progress.update(received, expected));
-    progress.finish();
-    let ops::Fetched { image_type, len, sha256, disk_size, .. } = fetched?;
+    let fetched = ops::fetch(&request, &ops::Context { progress: Some(progress), ..context })?;
+    let ops::Fetched { image_type, len, sha256, disk_size, .. } = fetched;
     let size = ByteSize(len);
     write!(
         out,

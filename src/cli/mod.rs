@@ -6,6 +6,7 @@ mod check;
 mod cleanup;
 mod fetch;
 mod inspect;
+mod install;
 mod output;
 mod seed;
 mod variants;
@@ -45,6 +46,8 @@ enum Command {
     },
     /// Fetch an image into the cache, so that no create has to wait for it.
     Fetch(fetch::Fetch),
+    /// Install an image onto a disk as create does, without Ganeti.
+    Install(install::Install),
     /// Look whether this node is ready to install instances: programs, OS folder, configuration, hooks, cache.
     Check(check::Check),
     /// Look at the kept images, check and remove them.
@@ -93,6 +96,7 @@ pub fn run(argv0: OsString, invocation: Invocation, out: &mut dyn Write) -> Exit
         }
         Command::Inspect { image } => exit_code(&report, inspect::inspect(&image, out)),
         Command::Fetch(args) => exit_code(&report, fetch::fetch(args, &tool.root, out)),
+        Command::Install(args) => exit_code(&report, install::install(args, &tool.root, &invocation.environment)),
         Command::Seed(args) => exit_code(&report, seed::seed(args, out)),
         Command::Cache(args) => exit_code(&report, cache::cache(args, &tool.root, out)),
         Command::Cleanup(args) => exit_code(&report, cleanup::cleanup(&args, &tool.root, out)),

@@ -21,7 +21,8 @@ pub(super) fn confined(
     let answer = process::apart(&context.children, || {
         let done = sandbox.enter().context("giving up privileges").and_then(|()| {
             // This process ends its children, not the copy.
-            work(&Context::new(context.report.clone(), context.now))
+            let progress = context.progress.clone();
+            work(&Context { progress, ..Context::new(context.report.clone(), context.now) })
         });
         done.map_err(|err| format!("{err:#}"))
     });

@@ -20,6 +20,7 @@ mod hooks;
 mod hostile;
 mod http;
 mod image_names;
+mod install;
 mod kill_matrix;
 mod policy;
 mod predecessor;
