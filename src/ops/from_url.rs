@@ -36,7 +36,7 @@ pub(super) fn install_url<'j>(url: &ImageUrl, job: &Job<'j>) -> anyhow::Result<(
         |means| if job.request.reinstall { fetch_first(url, means, job) } else { fetch_along(url, means, job) },
         |kept, proof| {
             let (hit, image) = (kept.hit, ImageFile::cached(url, kept));
-            install_checked(&image, proof, job).map(|installed| (image, installed.from_cache(hit)))
+            install_checked(&image, proof, job).map(|installed| (image, installed.with_cache(hit)))
         },
     )
 }
@@ -47,7 +47,7 @@ fn fetch_first<'j>(url: &ImageUrl, means: &Means, job: &Job<'j>) -> anyhow::Resu
     job.context.report.info(format_args!("the image is at hand after {}", seconds(started.elapsed())));
     let (id, hit, image) = (image.id.clone(), image.hit, ImageFile::cached(url, image));
     let outcome = install_checked(&image, &means.proof, job);
-    Ok((id, outcome.map(|installed| (image, installed.from_cache(hit)))))
+    Ok((id, outcome.map(|installed| (image, installed.with_cache(hit)))))
 }
 
 fn fetch_along<'j>(url: &ImageUrl, means: &Means, job: &Job<'j>) -> anyhow::Result<Used<(ImageFile, Installed<'j>)>> {
@@ -77,7 +77,7 @@ fn fetch_along<'j>(url: &ImageUrl, means: &Means, job: &Job<'j>) -> anyhow::Resu
         // The download failed once, and what was read of it may be another image's; or there was none.
         _ => install_checked(&image, &means.proof, job),
     };
-    Ok((id, outcome.map(|installed| (image, installed.from_cache(hit)))))
+    Ok((id, outcome.map(|installed| (image, installed.with_cache(hit)))))
 }
 
 /// Reads along with the download and copies the image; what stops that ends the download too, unless it was the

@@ -178,7 +178,7 @@ impl<'j> Installed<'j> {
     }
 
     /// What the cache had to do with it.
-    pub(super) fn from_cache(mut self, hit: bool) -> Self {
+    pub(super) fn with_cache(mut self, hit: bool) -> Self {
         self.summary.origin = if hit { Origin::Cache } else { Origin::Download };
         self
     }

@@ -100,7 +100,7 @@ impl fmt::Display for Summary {
                 data.saturating_add(*zeros)
             }
             None => {
-                f.write_str(" by qemu-img")?;
+                f.write_str(", by qemu-img,")?;
                 *len
             }
         };
@@ -135,7 +135,7 @@ mod tests {
         let words = "a disk image of 4 MiB (a cache hit), 3 MiB of data and 5 MiB of zeros written in 0.5 s (16 MiB/s)";
         assert_eq!(summary.to_string(), words);
         let summary = Summary { origin: Origin::Node, written: None, writing: Duration::ZERO, ..summary };
-        let words = "a disk image of 4 MiB (a file on the node) by qemu-img written in 0.0 s (3.90 GiB/s)";
+        let words = "a disk image of 4 MiB (a file on the node), by qemu-img, written in 0.0 s (3.90 GiB/s)";
         assert_eq!(summary.to_string(), words);
     }
 }

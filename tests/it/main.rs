@@ -33,6 +33,7 @@ mod seed;
 mod seed_volume;
 mod signals;
 mod signature;
+mod story;
 mod support;
 mod tool;
 mod transfer;
