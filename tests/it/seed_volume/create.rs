@@ -172,8 +172,7 @@ fn the_seed_is_on_stable_storage_before_the_disk_can_boot() {
             trace.lines().filter(|line| line.contains("pwrite64(") || line.contains("fsync(")).collect();
         let last = |part: &str| calls.iter().rposition(|call| call.contains(part)).unwrap();
         let seed = calls.iter().position(|call| call.contains(&format!(", {START})"))).unwrap();
-        // The first block, which makes it bootable, is the last of all.
-        let boot = last(", 4096, 0)");
+        let boot = last("1048576, 0)");
         let synced = calls[seed..boot].iter().any(|call| call.contains("fsync("));
         assert!(seed < boot && synced && last("fsync(") > boot, "{trace}");
     }
