@@ -33,11 +33,19 @@ const KILL_PATIENCE: Duration = Duration::from_millis(400);
 
 /// The process groups of all running children. Clones share one list: the signal thread ends what is in it.
 #[derive(Debug, Clone, Default)]
-pub struct Children(Arc<Mutex<Vec<Pid>>>);
+pub struct Children {
+    groups: Arc<Mutex<Vec<Pid>>>,
+    together: bool,
+}
 
 impl Children {
+    /// Children in this process's own group: who ends that ends them and what they started.
+    pub fn together() -> Self {
+        Children { together: true, ..Children::default() }
+    }
+
     fn groups(&self) -> MutexGuard<'_, Vec<Pid>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends every running child with its process group: SIGTERM, half a second, SIGKILL. When it returns they have
@@ -140,7 +148,10 @@ pub fn run(
 ) -> io::Result<ExitStatus> {
     let mut guard = if lifetime == Lifetime::Group { Some(Guard::start()?) } else { None };
     let (output, writer) = io::pipe()?;
-    command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer).process_group(0);
+    command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
+    if !children.together {
+        command.process_group(0);
+    }
     sys::tie_child(&mut command, keep);
     let mut child = spawn(&mut command, children)?;
     guard.as_mut().map_or(Ok(()), |guard| guard.watch(pid(&child)?))?;

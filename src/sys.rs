@@ -13,7 +13,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use nix::errno::Errno;
-use nix::sys::signal::SigSet;
+use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{ForkResult, Pid};
 
 /// A compiled seccomp filter.
@@ -200,8 +200,11 @@ pub(crate) fn fork(work: impl FnOnce() -> i32) -> io::Result<Pid> {
         }
         ForkResult::Child => {
             let run = || {
+                // A write beyond the limit of file sizes stays an error, if it is one.
+                let mut signals = SigSet::all();
+                signals.remove(Signal::SIGXFSZ);
                 let ready = nix::unistd::setpgid(Pid::from_raw(0), Pid::from_raw(0))
-                    .and_then(|()| SigSet::all().thread_unblock())
+                    .and_then(|()| signals.thread_unblock())
                     .map_err(io::Error::from)
                     .and_then(|()| die_with(parent));
                 if ready.is_ok() { work() } else { 101 }

@@ -18,18 +18,20 @@ const MAX_DESCRIPTORS: usize = 500_000;
 /// More processes are not named.
 const MAX_NAMES: usize = 3;
 
-/// Who uses the block device or file, and the way out; none when nobody is found.
-pub(super) fn find(disk: &File) -> Option<String> {
+/// Who uses the block device or file, and the way out; none when nobody is found. The second is whether that is a mount
+/// or the like, which stays, and not only a process.
+pub(super) fn find(disk: &File) -> Option<(String, bool)> {
     let data = disk.metadata().ok()?;
-    if data.file_type().is_block_device() {
+    let (claim, openers) = if data.file_type().is_block_device() {
         let devices = related(data.rdev());
-        return claim(&devices, "it").or_else(|| openers(|link| is_one_of(link, &devices), false));
-    }
-    let name = read_link(descriptor_path(disk)).ok()?;
-    if swaps().any(|swap| Path::new(&swap) == name) {
-        return Some("it is a swap file (run swapoff first)".to_owned());
-    }
-    loop_user(disk).or_else(|| openers(|link| link == name, false))
+        (claim(&devices, "it"), openers(|link| is_one_of(link, &devices), false))
+    } else {
+        let name = read_link(descriptor_path(disk)).ok()?;
+        let is_swap = swaps().any(|swap| Path::new(&swap) == name);
+        let swap = is_swap.then(|| "it is a swap file (run swapoff first)".to_owned());
+        (swap.or_else(|| loop_user(disk)), openers(|link| link == name, false))
+    };
+    claim.map(|words| (words, true)).or_else(|| openers.map(|words| (words, false)))
 }
 
 /// Who uses the file as a disk through a loop device. One that nobody uses, such as a killed process leaves, is no harm.

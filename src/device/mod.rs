@@ -56,6 +56,8 @@ pub enum DeviceError {
         path: PathBuf,
         /// What uses it, and the way out.
         user: String,
+        /// Whether that is known to be more than a process, which may be about to end.
+        lasting: bool,
     },
     /// A disk of no size.
     #[error("disk {path} has size 0", path = .0.display())]
@@ -93,11 +95,13 @@ fn open_disk(path: &Path, options: &OpenOptions, extra_flags: i32) -> Result<(Fi
 fn busy(path: &Path, disk: &File) -> DeviceError {
     let unknown = || {
         let path = path.display();
-        format!(
+        let words = format!(
             "it is mounted, part of another device, or another program holds it (see lsblk and fuser -v {path}; stop that first)"
-        )
+        );
+        (words, false)
     };
-    DeviceError::Busy { path: path.to_owned(), user: holder::find(disk).unwrap_or_else(unknown) }
+    let (user, lasting) = holder::find(disk).unwrap_or_else(unknown);
+    DeviceError::Busy { path: path.to_owned(), user, lasting }
 }
 
 /// The path under which this process, and a child that inherits the descriptor, opens the same file anew.

@@ -29,7 +29,7 @@ const FIRST_ZERO_STEP: u64 = 4 * MIB;
 const ZERO_TIME: Duration = Duration::from_millis(100);
 
 /// How long a disk may be busy before that is an error.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A disk opened for writing, with nobody else writing it.
 #[derive(Debug)]
@@ -57,13 +57,15 @@ pub struct HeldDisk {
 }
 
 impl Target {
-    /// Opens and holds the disk at `path`. What another run leaves behind that was killed lets go of it within moments:
-    /// so long it is waited for.
+    /// Opens and holds the disk at `path`. What another run leaves behind that was killed lets go of it within moments: so
+    /// long a process is waited for that has it open.
     pub fn open(path: &Path) -> Result<Self, DeviceError> {
         let start = Instant::now();
         loop {
             match Self::open_now(path) {
-                Err(DeviceError::Busy { .. }) if start.elapsed() < PATIENCE => std::thread::sleep(PATIENCE / 20),
+                Err(DeviceError::Busy { lasting: false, .. }) if start.elapsed() < PATIENCE => {
+                    std::thread::sleep(PATIENCE / 20);
+                }
                 opened => return opened,
             }
         }
@@ -262,7 +264,7 @@ impl Target {
 fn refuse_others(file: &File, kind: DiskKind, path: &Path) -> Result<(), DeviceError> {
     lock_bytes(file, 100, 200).map_err(|err| lock_error(err, file, path))?;
     let user = if kind == DiskKind::File { holder::loop_user(file) } else { None };
-    user.map_or(Ok(()), |user| Err(DeviceError::Busy { path: path.to_owned(), user }))
+    user.map_or(Ok(()), |user| Err(DeviceError::Busy { path: path.to_owned(), user, lasting: true }))
 }
 
 /// How long the next zeroing call should be after one of `step` bytes took `time`.

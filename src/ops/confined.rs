@@ -4,7 +4,7 @@
 use anyhow::{Context as _, anyhow};
 
 use super::Context;
-use crate::process::{self, Answer};
+use crate::process::{self, Answer, Children};
 use crate::sandbox::{Needs, Sandbox};
 
 /// Does `work` in a confined copy of this process, and gives its answer. What needs root afterwards, hooks above all,
@@ -20,9 +20,10 @@ pub(super) fn confined(
     }
     let answer = process::apart(&context.children, || {
         let done = sandbox.enter().context("giving up privileges").and_then(|()| {
-            // This process ends its children, not the copy.
             let progress = context.progress.clone();
-            work(&Context { progress, ..Context::new(context.report.clone(), context.now) })
+            // This process ends the copy's children, with the group of the copy.
+            let children = Children::together();
+            work(&Context { children, progress, ..Context::new(context.report.clone(), context.now) })
         });
         done.map_err(|err| format!("{err:#}"))
     });

@@ -40,13 +40,18 @@ fn a_disk_on_a_full_file_system() {
         let backing = small.0.join("disk");
         let fresh = || {
             let _ = fs::remove_file(&backing);
+            // The kernel's Landlock holds on to a file for a moment after its last process is gone.
+            wait_until("the space is free", || {
+                let used = nix::sys::statvfs::statvfs(small.0).unwrap();
+                used.blocks_free() == used.blocks()
+            });
             tool("truncate", &["-s", "16M", backing.to_str().unwrap()]);
             Disk::over(backing.clone(), kind)
         };
         let reason = if kind == Kind::File { "No space left on device" } else { "rror" };
         let target = fresh();
         let outcome = world.create(target.path(), raw.to_str().unwrap(), "raw").run();
-        outcome.fails(&["installing image /", "writing to disk", reason]);
+        outcome.fails(&["writing to disk", reason]);
         assert!(first_mib_is_zero(&target), "{kind:?} raw");
         drop(target);
         let target = fresh();
@@ -111,7 +116,7 @@ fn an_image_on_a_failing_disk() {
         let target = Disk::stale(&world, "disk0", Kind::File, 10 * MIB);
         let outcome = world.create(target.path(), mount.join(image_type).to_str().unwrap(), image_type).run();
         device.unmount();
-        outcome.fails(&["installing image /", "nput/output error"]);
+        outcome.fails(&["image /", "nput/output error"]);
         assert!(!outcome.log().contains("corrupt"), "{image_type}: {}", outcome.log());
         target.assert_unbootable(image_type);
     }
@@ -187,8 +192,9 @@ fn a_qemu_img_that_is_missing_fails_or_dies() {
     let cases = [
         ("exit 3", "qemu-img failed (exit status: 3)"),
         ("echo qemu-img: out of order >&2; exit 1", "qemu-img: out of order"),
-        ("kill -KILL $$", "qemu-img failed (signal: 9 (SIGKILL))"),
-        ("kill -SEGV $$", "qemu-img failed (signal: 11 (SIGSEGV)"),
+        // Its sandbox lets it send no signal, not even to itself.
+        ("ulimit -t 1; while :; do :; done", "qemu-img failed (signal: 9 (SIGKILL))"),
+        ("exec /usr/bin/python3 -c 'import ctypes; ctypes.string_at(0)'", "qemu-img failed (signal: 11 (SIGSEGV)"),
     ];
     for kind in KINDS {
         let create = |path: &str, reason: &str| {
@@ -229,7 +235,7 @@ fn a_cache_that_is_full_or_read_only() {
         create(&url, reinstall, &["the download needs 9 MiB in the cache folder /", ", which has "]);
     }
     // A packed qcow2 is unpacked there.
-    create(&packed, false, &["unpacking the qcow2 image into /", "No space left on device"]);
+    create(&packed, false, &["unpacking the image into /", "No space left on device"]);
     small.make_read_only();
     for reinstall in [false, true] {
         create(&url, reinstall, &["opening /", ".lock: Read-only file system"]);

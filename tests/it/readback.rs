@@ -161,9 +161,8 @@ fn create_fails_over_a_disk_that_changes_bytes() {
         let target = Disk::stale(&world, "disk0", kind, SIZE);
         // A qemu-img that spoils a byte once it has written the disk.
         let script = format!(
-            "#!/bin/sh\n/usr/bin/qemu-img \"$@\" || exit\ncase \"$*\" in convert*-W*) printf X | \
-             dd of={} bs=1 seek={} conv=notrunc status=none ;; esac\n",
-            world.path("disk0").display(),
+            "#!/bin/sh\n/usr/bin/qemu-img \"$@\" || exit\ncase \"$*\" in convert*-W*) for disk; do :; done; printf X | \
+             dd of=\"${{disk##*filename=}}\" bs=1 seek={} conv=notrunc status=none ;; esac\n",
             12 * MIB
         );
         fs::write(&fake, script).unwrap();

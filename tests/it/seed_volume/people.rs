@@ -150,7 +150,7 @@ fn remove_refuses_a_disk_in_use() {
         let outcome = world.tool(&["seed", "remove", path]).run();
         drop(qemu.stdin.take());
         qemu.wait().unwrap();
-        outcome.fails(&["is in use by a running instance (stop it first)"]);
+        outcome.fails(&["(qemu-io) has it open (stop that first)"]);
         assert!(disk.bytes() == before);
     }
 }
