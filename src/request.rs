@@ -11,12 +11,12 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 
 use crate::cache::CacheSettings;
-use crate::config::{self, HookPhase, Paths, Settings, VariantName, VariantNameError};
+use crate::config::{self, HookPhase, ImageAlias, Paths, Settings, VariantName, VariantNameError};
 use crate::env::{EnvError, Environment, Nic, OsParams};
 use crate::http::{HttpSettings, ImageUrl};
 use crate::image::format::{Formats, ImageType};
 use crate::image::policy::LocalPolicy;
-use crate::image::reference::ImageRef;
+use crate::image::reference::{ImageRef, RefError};
 use crate::image::source::Expected;
 use crate::seed::{Identity, IdentityError, Plan};
 use crate::write::WriteOptions;
@@ -69,10 +69,10 @@ pub struct CreateRequest {
     pub seed: Option<Plan>,
     /// The disk named cidata, if the instance has one besides its first.
     pub seed_disk: Result<Option<PathBuf>, EnvError>,
-    /// The hooks before anything of the image is fetched.
-    pub pre_hooks: HookPlan,
-    /// The hooks after the image is on the disk.
-    pub hooks: HookPlan,
+    /// The hooks before anything of the image is fetched; none: they shall not run.
+    pub pre_hooks: Option<HookPlan>,
+    /// The hooks after the image is on the disk, likewise.
+    pub hooks: Option<HookPlan>,
 }
 
 impl CreateRequest {
@@ -98,10 +98,16 @@ impl CreateRequest {
             cache: cache_settings(&settings),
             local: LocalPolicy { allowed: settings.allowed_paths, storage },
             http: settings.http,
-            pre_hooks: HookPlan::new(env, paths, &variant, HookPhase::Pre),
-            hooks: HookPlan::new(env, paths, &variant, HookPhase::Create),
+            pre_hooks: Some(HookPlan::new(env, paths, &variant, HookPhase::Pre)),
+            hooks: Some(HookPlan::new(env, paths, &variant, HookPhase::Create)),
             variant,
         })
+    }
+
+    /// The same without any hooks.
+    #[must_use]
+    pub fn without_hooks(self) -> Self {
+        CreateRequest { pre_hooks: None, hooks: None, ..self }
     }
 }
 
@@ -143,6 +149,7 @@ struct NamedImage {
 
 impl NamedImage {
     fn new(params: &OsParams, settings: &Settings) -> anyhow::Result<Self> {
+        let params = &resolve_name(params, settings).context("parameter image")?;
         let image = params.image.as_ref().or(settings.image.as_ref());
         let image_type = params.image_type.as_ref().or(settings.image_type.as_ref());
         let image = image.map(|text| ImageRef::parse(text)).transpose().context("parameter image")?;
@@ -166,6 +173,26 @@ impl NamedImage {
     }
 }
 
+/// `params` with what the image's name stands for, if it has one. They are stronger than what the name says.
+fn resolve_name(params: &OsParams, settings: &Settings) -> Result<OsParams, RefError> {
+    let image = params.image.as_ref().or(settings.image.as_ref());
+    let Some(name) = image.filter(|text| ImageRef::is_name(text)) else { return Ok(params.clone()) };
+    let Some(alias) = settings.images.get(name) else {
+        let names = settings.images.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+        let known = if names.is_empty() { "there are none".to_owned() } else { format!("there are {names}") };
+        return Err(RefError::UnknownName { name: name.clone(), known });
+    };
+    let ImageAlias { image, image_type, checksum, signature } = alias.clone();
+    let params = params.clone();
+    Ok(OsParams {
+        image: Some(image.0),
+        image_type: params.image_type.or(image_type),
+        image_checksum: params.image_checksum.or(checksum.map(|checksum| checksum.0)),
+        image_signature: params.image_signature.or(signature.map(|signature| signature.0)),
+        seed: params.seed,
+    })
+}
+
 /// Whether `allowed_images` lets the image be used, as far as its name says.
 fn check_allowed(image: &ImageRef, settings: &Settings) -> anyhow::Result<()> {
     match image {
@@ -181,9 +208,13 @@ fn check_allowed(image: &ImageRef, settings: &Settings) -> anyhow::Result<()> {
 /// What `verify parameters` checks: syntax and policy of what is given, as far as names say; nothing has to be there. A cluster-level OS
 /// parameter is verified without a variant, and without an image.
 pub fn verify(env: &Environment, paths: &Paths) -> anyhow::Result<()> {
-    let core = env.core()?;
+    let mut core = env.core()?;
+    if core.variant.is_empty() {
+        // What names there are is each variant's own.
+        core.params.image = core.params.image.filter(|image| !ImageRef::is_name(image));
+    }
     let settings = match core.variant.as_str() {
-        // Which formats are taken is each variant's own.
+        // And so is which formats are taken.
         "" => Settings { image_formats: Formats::ALL, ..Settings::default() },
         variant => config::load(paths, &VariantName::parse(variant)?)?,
     };

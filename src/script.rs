@@ -13,11 +13,10 @@ use crate::applet::Script;
 use crate::config::Paths;
 use crate::env::Environment;
 use crate::ops::{self, Context};
-use crate::process::Children;
 use crate::report::Report;
 use crate::request::{self, CreateRequest, ExportRequest, ImportRequest, RenameRequest};
 use crate::sandbox::{Needs, Sandbox};
-use crate::signals::{self, LastAct};
+use crate::signals;
 
 /// Exit code for arguments that a script does not take.
 const USAGE: u8 = 2;
@@ -62,10 +61,9 @@ fn perform(script: Script, invocation: &Invocation, report: &Report) -> anyhow::
         // It reads settings and compares words. The others have their work done by a confined process.
         Sandbox::for_worker(Needs::default()).and_then(Sandbox::enter).context("giving up privileges")?;
     }
-    let children = Children::default();
-    let last_act = LastAct::default();
-    signals::end_on_signal(children.clone(), last_act.clone(), report.clone()).context("setting up signals")?;
-    let context = Context { report: report.clone(), children, last_act, now: SystemTime::now() };
+    let context = Context::new(report.clone(), SystemTime::now());
+    let (children, last_act) = (context.children.clone(), context.last_act.clone());
+    signals::end_on_signal(children, last_act, report.clone()).context("setting up signals")?;
     let env = &invocation.environment;
     let paths = Paths::below(Path::new(&invocation.root));
     match script {

@@ -129,10 +129,9 @@ fn variants(node: &Node<'_>, path: &Path, checkup: &mut Checkup) -> Vec<VariantN
             return Vec::new();
         }
     };
-    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     let mut offered = Vec::new();
-    for line in lines {
-        match VariantName::parse(line) {
+    for name in VariantName::in_list(&text) {
+        match name {
             Ok(variant) => offered.push(variant),
             Err(err) => checkup.error(path.display(), err.to_string(), "rename the variant, or remove the line"),
         }

@@ -23,12 +23,7 @@ pub(super) fn check(node: &Node<'_>, variant: &VariantName, checkup: &mut Checku
     let before = checkup.findings.len();
     match config::load(node.paths, variant) {
         Ok(settings) => {
-            // The same as for an instance without OS parameters.
-            let environment = Environment::new([("OS_VARIANT".into(), variant.as_str().into())]);
-            if let Err(err) = request::verify(&environment, node.paths) {
-                let hint = "mend the defaults in its config.toml";
-                checkup.error(format!("variant {variant}"), format!("{err:#}"), hint);
-            }
+            verify(node, variant, &settings, checkup);
             files(node, variant, &settings, checkup);
             cache(&settings, checkup);
         }
@@ -45,6 +40,25 @@ pub(super) fn check(node: &Node<'_>, variant: &VariantName, checkup: &mut Checku
     }
 }
 
+/// As for instances without OS parameters, and for each image that has a name.
+fn verify(node: &Node<'_>, variant: &VariantName, settings: &Settings, checkup: &mut Checkup) {
+    let verify = |variables: &[(&str, &str)]| {
+        let variables = variables.iter().map(|(name, value)| (name.into(), value.into()));
+        request::verify(&Environment::new(variables), node.paths)
+    };
+    let plain = ("OS_VARIANT", variant.as_str());
+    if let Err(err) = verify(&[plain]) {
+        let hint = "mend the defaults in its config.toml";
+        return checkup.error(format!("variant {variant}"), format!("{err:#}"), hint);
+    }
+    for name in settings.images.keys() {
+        if let Err(err) = verify(&[plain, ("OSP_IMAGE", name)]) {
+            let hint = format!("mend [images.{name}] in config.toml, or what it is refused by");
+            checkup.error(format!("image {name} of variant {variant}"), format!("{err:#}"), hint);
+        }
+    }
+}
+
 /// Finds folders of variants that Ganeti does not offer.
 pub(super) fn check_offered(node: &Node<'_>, offered: &[VariantName], checkup: &mut Checkup) {
     let Ok(entries) = fs::read_dir(&node.paths.config_dir) else { return };
@@ -54,7 +68,7 @@ pub(super) fn check_offered(node: &Node<'_>, offered: &[VariantName], checkup: &
         let name = folder.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         if !offered.iter().any(|variant| variant.as_str() == name) {
             let problem = "it is the folder of a variant that Ganeti does not offer";
-            let list = node.paths.config_dir.join("variants.list");
+            let list = node.paths.variants_list();
             checkup.warn(folder.display(), problem, format!("add '{name}' to {}", list.display()));
         }
     }
@@ -75,7 +89,8 @@ fn files(node: &Node<'_>, variant: &VariantName, settings: &Settings, checkup: &
             checkup.error(path.display(), problem, "put the file there, or mend the setting");
         }
     }
-    if settings.require_signature || settings.image_signature.is_some() {
+    let named_signature = settings.images.values().any(|image| image.signature.is_some());
+    if settings.require_signature || settings.image_signature.is_some() || named_signature {
         let keyring = settings.keyring.clone().unwrap_or_else(|| node.paths.keyring(variant));
         let hint = "gpg --export KEY writes one";
         match config::open_trusted(&keyring) {
@@ -85,11 +100,13 @@ fn files(node: &Node<'_>, variant: &VariantName, settings: &Settings, checkup: &
         }
         machine::program("gpgv", "gpgv", checkup);
     }
-    if let Some(image) = settings.image.as_ref().filter(|image| image.starts_with('/'))
-        && let Err(err) = fs::File::open(image)
-    {
-        let problem = format!("it is the image of variant {variant}, but can't be read: {err}");
-        checkup.warn(image, problem, "put it there, or mend the setting image");
+    let own = settings.image.iter().map(|image| (image, "image".to_owned()));
+    let named = settings.images.iter().map(|(name, image)| (&image.image.0, format!("images.{name}")));
+    for (image, key) in own.chain(named).filter(|(image, _)| image.starts_with('/')) {
+        if let Err(err) = fs::File::open(image) {
+            let problem = format!("it is the image of variant {variant}, but can't be read: {err}");
+            checkup.warn(image, problem, format!("put it there, or mend the setting {key}"));
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::io::Write;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::Context as _;
@@ -17,8 +18,8 @@ use crate::size::ByteSize;
 /// The arguments.
 #[derive(Debug, clap::Args)]
 pub(super) struct Fetch {
-    /// The image's http or https URL.
-    url: String,
+    /// The image's http or https URL, or its name in config.toml.
+    image: String,
     /// The image's type, which it has to be: as the OS parameter image_type.
     #[arg(long = "type", value_name = "TYPE")]
     image_type: Option<String>,
@@ -32,14 +33,13 @@ pub(super) struct Fetch {
 
 /// Fetches the image, and writes what it is to `out`.
 pub(super) fn fetch(args: Fetch, root: &Path, out: &mut dyn Write) -> anyhow::Result<()> {
-    let Fetch { url, image_type, checksum, variant } = args;
-    let request = FetchRequest::new(url, image_type, checksum, &variant, &Paths::below(root))?;
+    let Fetch { image, image_type, checksum, variant } = args;
+    let request = FetchRequest::new(image, image_type, checksum, &variant, &Paths::below(root))?;
     signals::make_file_size_limit_an_error().context("setting up signals")?;
-    let progress = Progress::stderr();
+    let progress = Arc::new(Progress::stderr());
     let context = ops::Context::new(progress.report().clone(), SystemTime::now());
-    let fetched = ops::fetch(&request, &context, &|received, expected| progress.update(received, expected));
-    progress.finish();
-    let ops::Fetched { image_type, len, sha256, disk_size, .. } = fetched?;
+    let fetched = ops::fetch(&request, &ops::Context { progress: Some(progress), ..context })?;
+    let ops::Fetched { image_type, len, sha256, disk_size, .. } = fetched;
     let size = ByteSize(len);
     write!(
         out,

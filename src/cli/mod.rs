@@ -6,8 +6,10 @@ mod check;
 mod cleanup;
 mod fetch;
 mod inspect;
+mod install;
 mod output;
 mod seed;
+mod variants;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -44,12 +46,16 @@ enum Command {
     },
     /// Fetch an image into the cache, so that no create has to wait for it.
     Fetch(fetch::Fetch),
+    /// Install an image onto a disk as create does, without Ganeti.
+    Install(install::Install),
     /// Look whether this node is ready to install instances: programs, OS folder, configuration, hooks, cache.
     Check(check::Check),
     /// Look at the kept images, check and remove them.
     Cache(cache::CacheArgs),
     /// Remove what killed runs and power cuts left on this machine.
     Cleanup(cleanup::Cleanup),
+    /// Tell which variants there are, and which settings hold for one.
+    Variants(variants::Variants),
     /// Look at the first-boot seed on a disk, or remove it.
     Seed(seed::SeedArgs),
     /// Run an OS script as Ganeti does, with its input in the environment (ganeti-os-interface(7)).
@@ -90,9 +96,11 @@ pub fn run(argv0: OsString, invocation: Invocation, out: &mut dyn Write) -> Exit
         }
         Command::Inspect { image } => exit_code(&report, inspect::inspect(&image, out)),
         Command::Fetch(args) => exit_code(&report, fetch::fetch(args, &tool.root, out)),
+        Command::Install(args) => exit_code(&report, install::install(args, &tool.root, &invocation.environment)),
         Command::Seed(args) => exit_code(&report, seed::seed(args, out)),
         Command::Cache(args) => exit_code(&report, cache::cache(args, &tool.root, out)),
         Command::Cleanup(args) => exit_code(&report, cleanup::cleanup(&args, &tool.root, out)),
+        Command::Variants(args) => exit_code(&report, variants::variants(&args, &tool.root, out)),
         Command::Check(args) => exit_code(&report, check::check(&args, &tool.root, out)),
         Command::Completions { shell } => exit_code(&report, completions(shell, out)),
     }

@@ -24,8 +24,13 @@ pub struct Layer {
 /// # Errors
 /// As of [`layers`].
 pub fn load(paths: &Paths, variant: &VariantName) -> Result<Settings, ConfigError> {
-    let set = layers(paths, variant)?.into_iter().map(|layer| layer.settings);
-    Ok(Settings::resolve(paths, set.fold(PartialSettings::default(), PartialSettings::overlaid_by)))
+    Ok(resolve(paths, &layers(paths, variant)?))
+}
+
+/// The settings that `layers` make over the built-in values.
+pub fn resolve(paths: &Paths, layers: &[Layer]) -> Settings {
+    let set = layers.iter().map(|layer| layer.settings.clone());
+    Settings::resolve(paths, set.fold(PartialSettings::default(), PartialSettings::overlaid_by))
 }
 
 /// The config files that are there, the weakest first: the site's `config.toml`, then `config.toml` or the
@@ -45,9 +50,14 @@ pub fn layers(paths: &Paths, variant: &VariantName) -> Result<Vec<Layer>, Config
     Ok(site.into_iter().chain(own.into_iter().flatten()).collect())
 }
 
-/// The file that decides about `key` (named as by [`PartialSettings::keys`]), none for the built-in value.
+/// The file that decides about `key` (named as by [`PartialSettings::keys`], or `images.NAME`), none for the built-in
+/// value.
 pub fn source_of<'a>(layers: &'a [Layer], key: &str) -> Option<&'a Path> {
-    let strongest = layers.iter().rev().find(|layer| layer.settings.keys().contains(&key));
+    let sets = |layer: &&Layer| match key.strip_prefix("images.") {
+        Some(name) => layer.settings.images.contains_key(name.trim_matches('"')),
+        None => layer.settings.keys().contains(&key),
+    };
+    let strongest = layers.iter().rev().find(sets);
     strongest.map(|layer| layer.file.as_path())
 }
 
@@ -135,6 +145,14 @@ mod tests {
         assert_eq!(source("image"), Some(site.path("config.toml")));
         assert_eq!(source("http.retries"), Some(site.path("default/config")));
         assert_eq!(source("http.proxy"), None);
+        let image =
+            |path| format!("[images.a]\npath = '{path}'\n[images.'b.{path}']\npath = '/'\n").replace("b./", "b.");
+        let site = Site::with(&[("config.toml", &image("/s")), ("default/config.toml", &image("/v"))]);
+        let layers = super::layers(&site.1, &VariantName::parse("default").unwrap()).unwrap();
+        let source = |key| source_of(&layers, key).map(|path| path.display().to_string());
+        let own = Some(site.path("default/config.toml"));
+        assert_eq!([source("images.a"), source("images.\"b.v\"")], [own.clone(), own]);
+        assert_eq!(source("images.\"b.s\""), Some(site.path("config.toml")));
     }
 
     #[test]

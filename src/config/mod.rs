@@ -10,6 +10,7 @@ mod error;
 mod file;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod images;
 mod legacy;
 mod load;
 mod partial;
@@ -17,6 +18,7 @@ mod paths;
 mod seed;
 mod settings;
 mod shell;
+mod shown;
 mod toml;
 mod values;
 mod variant;
@@ -24,12 +26,14 @@ mod variant;
 pub use allowed::{ImagePlace, instance_storage};
 pub use error::{ConfigError, ParseError};
 pub use file::{open_below, open_trusted};
+pub use images::{ImageAlias, Images};
 pub use legacy::parse_legacy;
-pub use load::{Layer, layers, load, source_of};
+pub use load::{Layer, layers, load, resolve, source_of};
 pub use partial::{PartialCache, PartialHttp, PartialSettings};
 pub use paths::{HookPhase, Paths};
 pub use seed::SeedDefaults;
 pub use settings::{RequireChecksum, Settings};
+pub use shown::shown;
 pub use toml::parse_toml;
 pub use variant::{VariantName, VariantNameError};
 
@@ -41,7 +45,8 @@ mod tests {
 
     #[test]
     fn the_manual_describes_every_key() {
-        for key in parse_toml(include_str!("testdata/full.toml")).unwrap().keys() {
+        let of_images = ["url", "path", "type", "checksum", "signature"];
+        for key in parse_toml(include_str!("testdata/full.toml")).unwrap().keys().into_iter().chain(of_images) {
             let name = key.rsplit('.').next().unwrap();
             assert!(MANUAL.contains(&format!("\n.It Ic {name} No = ")), "{key}");
         }
@@ -50,11 +55,12 @@ mod tests {
     #[test]
     fn the_manuals_examples_are_valid() {
         let examples: Vec<_> = MANUAL.split(".Bd -literal -offset indent\n").skip(1).collect();
-        let keys = [parse_toml, parse_toml, parse_legacy].into_iter().zip(&examples).map(|(parse, example)| {
-            let text = example.split(".Ed").next().unwrap();
-            parse(text).unwrap_or_else(|error| panic!("{error} in\n{text}")).keys().len()
-        });
-        assert_eq!(keys.collect::<Vec<_>>(), [5, 2, 5]);
-        assert_eq!(examples.len(), 3);
+        let keys =
+            [parse_toml, parse_toml, parse_toml, parse_legacy].into_iter().zip(&examples).map(|(parse, example)| {
+                let text = example.split(".Ed").next().unwrap();
+                parse(text).unwrap_or_else(|error| panic!("{error} in\n{text}")).keys().len()
+            });
+        assert_eq!(keys.collect::<Vec<_>>(), [5, 1, 2, 5]);
+        assert_eq!(examples.len(), 4);
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer};
 
 use super::allowed::{self, ImagePlace};
+use super::images::{self, Images};
 use super::settings::RequireChecksum;
 use super::values::{self, Checked};
 use crate::http::{NoProxy, Secret};
@@ -75,6 +76,9 @@ pub struct PartialSettings {
     /// The only places that images may come from; empty for anywhere.
     #[serde(deserialize_with = "places")]
     pub allowed_images: Option<Vec<ImagePlace>>,
+    /// The tables `[images.NAME]`.
+    #[serde(deserialize_with = "images::deserialize")]
+    pub images: Images,
     /// The table `[http]`.
     pub http: PartialHttp,
     /// The table `[cache]`.
@@ -159,7 +163,8 @@ pub struct PartialCache {
 }
 
 impl PartialSettings {
-    /// These settings with everything that `over` sets in their place. Lists and header tables are replaced as a whole.
+    /// These settings with everything that `over` sets in their place. Lists, header tables and images of
+    /// the same name are replaced as a whole.
     #[must_use]
     pub fn overlaid_by(self, over: Self) -> Self {
         PartialSettings {
@@ -182,6 +187,7 @@ impl PartialSettings {
             wipe: over.wipe.or(self.wipe),
             verify_readback: over.verify_readback.or(self.verify_readback),
             allowed_images: over.allowed_images.or(self.allowed_images),
+            images: self.images.into_iter().chain(over.images).collect(),
             http: self.http.overlaid_by(over.http),
             cache: PartialCache {
                 dir: over.cache.dir.or(self.cache.dir),
@@ -216,6 +222,7 @@ impl PartialSettings {
             ("wipe", self.wipe.is_some()),
             ("verify_readback", self.verify_readback.is_some()),
             ("allowed_images", self.allowed_images.is_some()),
+            ("images", !self.images.is_empty()),
             ("http.proxy", http.proxy.is_some()),
             ("http.https_proxy", http.https_proxy.is_some()),
             ("http.no_proxy", http.no_proxy.is_some()),

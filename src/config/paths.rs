@@ -84,6 +84,11 @@ impl Paths {
         Ok(names.iter().filter_map(|name| VariantName::parse(name).ok()).collect())
     }
 
+    /// The list of the variants that Ganeti offers.
+    pub fn variants_list(&self) -> PathBuf {
+        self.config_dir.join("variants.list")
+    }
+
     /// The folder of `variant`, which need not exist.
     pub fn variant_dir(&self, variant: &VariantName) -> PathBuf {
         self.config_dir.join(variant)

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{ImagePlace, PartialSettings, Paths, SeedDefaults};
+use super::{ImagePlace, Images, PartialSettings, Paths, SeedDefaults};
 use crate::http::{Credentials, HttpSettings, Secret, UrlPrefix};
 use crate::image::format::Formats;
 use crate::size::ByteSize;
@@ -24,6 +24,17 @@ pub enum RequireChecksum {
     Http,
     /// All.
     Always,
+}
+
+impl RequireChecksum {
+    /// Its word in config.toml.
+    pub fn name(self) -> &'static str {
+        match self {
+            RequireChecksum::Never => "never",
+            RequireChecksum::Http => "http",
+            RequireChecksum::Always => "always",
+        }
+    }
 }
 
 /// What holds for one variant. `Default` is what a variant without a config gets.
@@ -53,6 +64,8 @@ pub struct Settings {
     pub write: WriteOptions,
     /// The only folders and files that images may come from; none for all. The URLs are in `http`.
     pub allowed_paths: Option<Vec<PathBuf>>,
+    /// Images that instances can name in a word.
+    pub images: Images,
     /// How images are fetched, and from where.
     pub http: HttpSettings,
     /// Where fetched images are kept: a folder that is the provider's alone.
@@ -82,6 +95,7 @@ impl Default for Settings {
             image_formats: Formats::default(),
             write: WriteOptions::default(),
             allowed_paths: None,
+            images: Images::new(),
             http: HttpSettings::default(),
             cache_dir: Paths::below(Path::new("/")).cache_dir,
             cache_max_age: DEFAULT_MAX_AGE,
@@ -116,6 +130,7 @@ impl Settings {
                 verify_readback: set.verify_readback.unwrap_or(built_in.write.verify_readback),
             },
             allowed_paths,
+            images: set.images,
             cache_dir: set.cache.dir.unwrap_or(built_in.cache_dir),
             cache_max_age: set.cache.max_age.unwrap_or(built_in.cache_max_age),
             stale_if_error: set.cache.stale_if_error.unwrap_or(built_in.stale_if_error),

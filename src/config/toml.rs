@@ -59,7 +59,7 @@ fn plain(kind: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::parse_toml;
-    use crate::config::{ImagePlace, PartialCache, PartialHttp, PartialSettings, RequireChecksum};
+    use crate::config::{ImageAlias, ImagePlace, Images, PartialCache, PartialHttp, PartialSettings, RequireChecksum};
     use crate::http::{Secret, UrlPrefix};
     use crate::image::format::Format;
     use crate::size::ByteSize;
@@ -75,6 +75,18 @@ mod tests {
 
     fn secret(text: &str) -> Option<Secret> {
         Some(Secret(text.to_owned()))
+    }
+
+    fn full_images() -> Images {
+        let debian = ImageAlias {
+            image: Secret("https://images.example/debian-12.qcow2".to_owned()),
+            image_type: Some("qcow2".to_owned()),
+            checksum: secret("https://images.example/SHA512SUMS"),
+            signature: secret("https://images.example/SHA512SUMS.sign"),
+        };
+        let golden = Secret("/srv/images/golden.raw".to_owned());
+        let golden = ImageAlias { image: golden, image_type: None, checksum: None, signature: None };
+        Images::from([("debian-12".to_owned(), debian), ("golden-1.2".to_owned(), golden)])
     }
 
     fn full_cache() -> PartialCache {
@@ -116,6 +128,7 @@ mod tests {
                 ImagePlace::Path("/srv/images".into()),
                 ImagePlace::Url(UrlPrefix::parse("https://images.example/debian").unwrap()),
             ]),
+            images: full_images(),
             http: PartialHttp {
                 proxy: secret("http://joe:p%40ss@proxy.example:3128"),
                 https_proxy: secret("http://tunnels.example:8443"),
@@ -142,7 +155,7 @@ mod tests {
         };
         let settings = parse_toml(FULL).unwrap();
         assert_eq!(settings, expected);
-        assert_eq!(settings.keys().len(), 42);
+        assert_eq!(settings.keys().len(), 43);
         let debug = format!("{settings:?}");
         assert!(
             !["s3cret", "p%40ss", "abc", "AAAA", "web.yaml"].into_iter().any(|secret| debug.contains(secret)),
@@ -162,8 +175,8 @@ mod tests {
         let top = "allowed are `image`, `image_type`, `image_checksum`, `image_signature`, `cloud_init`, \
                    `ssh_keys`, `user_data`, `network_config`, `dns_servers`, `dns_search`, `seed_persist`, `require_checksum`, \
                    `require_signature`, `keyring`, `allow_unknown_content`, `image_formats`, `wipe`, `verify_readback`, \
-                   `allowed_images`, `http`, `cache`";
-        assert_eq!(message("# x\nimages = 1"), format!("2:1: unknown key `images`, {top}"));
+                   `allowed_images`, `images`, `http`, `cache`";
+        assert_eq!(message("# x\nimgs = 1"), format!("2:1: unknown key `imgs`, {top}"));
         assert_eq!(message("\"a\\nb\" = 1"), format!("1:1: unknown key `a\\nb`, {top}"));
         let cache = "allowed are `dir`, `max_age_days`, `stale_if_error`, `max_size`, `verify_cached`";
         assert_eq!(message("[cache]\n  path = '/x'"), format!("2:3: cache: unknown key `path`, {cache}"));

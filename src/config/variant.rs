@@ -50,6 +50,11 @@ impl VariantName {
         }
     }
 
+    /// The names in the text of a `variants.list`, as Ganeti reads it: one per line, `#` begins a comment line.
+    pub fn in_list(text: &str) -> impl Iterator<Item = Result<Self, VariantNameError>> {
+        text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')).map(Self::parse)
+    }
+
     /// The name.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! Which URLs an administrator allows.
 
+use std::fmt;
+
 use percent_encoding::percent_decode_str;
 use url::Url;
 
@@ -39,6 +41,13 @@ impl UrlPrefix {
         let url = url.as_url();
         let same_server = url.origin() == self.url.origin();
         same_server && (self.segments.is_empty() || segments(url).is_some_and(|path| path.starts_with(&self.segments)))
+    }
+}
+
+/// As it was read; there is no secret in it.
+impl fmt::Display for UrlPrefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.url.as_str())
     }
 }
 

@@ -68,6 +68,7 @@ pub(crate) fn no_proxy(text: &str) {
     let (entry, url) = text.split_once('\n').unwrap_or((text, text));
     let Ok(url) = Url::parse(url) else { return };
     if let Ok(entry) = entry.parse::<NoProxy>() {
+        assert_eq!(entry.to_string().parse(), Ok(entry.clone()));
         // Wider is never narrower.
         assert!(!entry.covers(&url) || entry.with_subdomains().covers(&url));
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! Hosts that are reached without the proxy.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
@@ -75,6 +76,26 @@ impl NoProxy {
     }
 }
 
+/// What parses to the same.
+impl fmt::Display for NoProxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let host = match &self.hosts {
+            Hosts::All => "*".to_owned(),
+            // Without the dot, which is not kept, it would be an address.
+            Hosts::Name(name) if name.parse::<IpAddr>().is_ok() => format!("{name}."),
+            Hosts::Name(name) => name.clone(),
+            Hosts::Domain(domain) => format!(".{domain}"),
+            Hosts::Network(address, bits) if *bits == all_bits(*address) => address.to_string(),
+            Hosts::Network(address, bits) => format!("{address}/{bits}"),
+        };
+        match self.port {
+            None => f.write_str(&host),
+            Some(port) if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Some(port) => write!(f, "{host}:{port}"),
+        }
+    }
+}
+
 impl FromStr for NoProxy {
     type Err = NoProxyError;
 
@@ -106,7 +127,7 @@ impl FromStr for NoProxy {
 fn network(text: &str) -> Option<Hosts> {
     let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
     let address: IpAddr = address.parse().ok()?;
-    let all = if address.is_ipv4() { 32 } else { 128 };
+    let all = all_bits(address);
     let bits = match bits {
         // `u32::from_str` would also take a sign.
         Some(bits) if bits.bytes().all(|byte| byte.is_ascii_digit()) => {
@@ -120,6 +141,10 @@ fn network(text: &str) -> Option<Hosts> {
         mapped @ IpAddr::V4(_) if address.is_ipv6() && bits >= 96 => Some(Hosts::Network(mapped, bits - 96)),
         _ => Some(Hosts::Network(address, bits)),
     }
+}
+
+fn all_bits(address: IpAddr) -> u32 {
+    if address.is_ipv4() { 32 } else { 128 }
 }
 
 fn name(text: &str) -> Option<Hosts> {

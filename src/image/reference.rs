@@ -26,6 +26,14 @@ pub enum RefError {
     /// A path that is not absolute, or something else.
     #[error("image '{0}' is neither an absolute path nor an http or https URL")]
     Neither(String),
+    /// It could be a name of the administrator's, but is none.
+    #[error("image '{name}' is neither an absolute path nor an http or https URL, nor a name in config.toml ({known})")]
+    UnknownName {
+        /// The name.
+        name: String,
+        /// What names there are, in words.
+        known: String,
+    },
     /// A URL that can't be used.
     #[error("the image's URL can't be used")]
     Url(#[from] UrlError),
@@ -44,6 +52,13 @@ impl ImageRef {
             url if url.contains("://") => Ok(ImageRef::Url(ImageUrl::parse(url)?)),
             other => Err(RefError::Neither(other.to_owned())),
         }
+    }
+
+    /// Whether `text` could be the name of an image in config.toml: it starts with an ASCII letter or digit; letters, digits,
+    /// `.`, `_` and `-` follow. No path and no URL is one.
+    pub fn is_name(text: &str) -> bool {
+        text.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))
     }
 
     /// The name of the file: the last part of the path or of the URL's path, decoded; none when that ends in a slash.
@@ -76,6 +91,16 @@ mod tests {
     fn takes_paths_and_urls() {
         assert_eq!(ImageRef::parse("/srv/a.raw").unwrap().to_string(), "/srv/a.raw");
         assert_eq!(ImageRef::parse("https://u:p@h/a?t=1").unwrap().to_string(), "https://h/a");
+    }
+
+    #[test]
+    fn names_are_no_paths_and_no_urls() {
+        assert!(["debian-12", "12.5", "A_b"].into_iter().all(ImageRef::is_name));
+        assert!(
+            !["", "-a", ".a", "/a", "a/b", "http://h/a", "a b", "a:b", "a@b", "caf\u{e9}"]
+                .into_iter()
+                .any(ImageRef::is_name)
+        );
     }
 
     #[test]

@@ -20,8 +20,10 @@ pub(super) fn confined(
     }
     let answer = process::apart(&context.children, || {
         let done = sandbox.enter().context("giving up privileges").and_then(|()| {
+            let progress = context.progress.clone();
             // This process ends the copy's children, with the group of the copy.
-            work(&Context { children: Children::together(), ..Context::new(context.report.clone(), context.now) })
+            let children = Children::together();
+            work(&Context { children, progress, ..Context::new(context.report.clone(), context.now) })
         });
         done.map_err(|err| format!("{err:#}"))
     });

@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use anyhow::{Context as _, bail};
 
@@ -13,6 +14,7 @@ use super::from_url::install_url;
 use super::install::{Installed, Job, install_checked};
 use super::run_hooks::run_hooks;
 use super::seed_volume::{self, Seed};
+use super::summary;
 use super::verify_image::Proof;
 use crate::cache::Cache;
 use crate::device::Target;
@@ -29,6 +31,7 @@ use crate::write;
 /// MiB reads zero. A new instance's disk is made so at once, for it may hold another tenant's system; a reinstall
 /// touches the old system only when the new image is at hand and has passed every check.
 pub fn create(request: &CreateRequest, context: &Context) -> anyhow::Result<()> {
+    let started = Instant::now();
     context.report.info(format_args!(
         "version {}: installing instance {} (variant {}) from image {} onto disk {}",
         env!("CARGO_PKG_VERSION"),
@@ -38,6 +41,7 @@ pub fn create(request: &CreateRequest, context: &Context) -> anyhow::Result<()> 
         request.disk.display()
     ));
     let target = Target::open(&request.disk)?;
+    context.report.info(summary::plan(request, target.size()));
     if let ImageRef::Path(path) = &request.image
         && target.is_same_file(path)
     {
@@ -48,7 +52,7 @@ pub fn create(request: &CreateRequest, context: &Context) -> anyhow::Result<()> 
     }
     let name = variables::image(&request.image);
     // No device: what they would write there is overwritten, and a reinstall's disk is still in use as it is.
-    run_hooks(&request.pre_hooks, None, name.clone(), context)?;
+    run_hooks(request.pre_hooks.as_ref(), None, name.clone(), context)?;
     let seed_disk = request.seed.as_ref().map(|plan| seed_volume::own_disk(plan, request)).transpose()?.flatten();
     // Made here, as the confined process can't. Where that fails, it will say so if it needs it.
     let folder = Cache::open(&request.cache).ok().map(|cache| cache.dir().to_owned());
@@ -67,19 +71,22 @@ pub fn create(request: &CreateRequest, context: &Context) -> anyhow::Result<()> 
     })?;
     drop(seed_disk);
     let installed = Installed::from_bytes(&answer.bytes, &target, request.write)?;
+    let done = installed.summary();
     // Open until the hooks have run, and the image in the cache with it.
     let told = variables::installed(&image_file(request, answer.file.as_ref()), installed.sha256());
     installed
         .commit(&Job { request, target: &target, context, seed: None })
         .with_context(|| format!("installing image {}", request.image))?;
     let disk = target.release();
-    let hooked = run_hooks(&request.hooks, Some(&disk), [name, told].concat(), context);
+    let hooked = run_hooks(request.hooks.as_ref(), Some(&disk), [name, told].concat(), context);
     // First of all, so that nothing that ends us comes in between.
     if hooked.is_err() {
         write::invalidate(&disk).context("making the disk unbootable after its hooks failed")?;
     }
     context.last_act.clear();
-    hooked
+    hooked?;
+    context.report.info(format_args!("done in {}: {done}", summary::seconds(started.elapsed())));
+    Ok(())
 }
 
 /// Installs the image, in the confined process; gives what the other one needs.

@@ -34,13 +34,8 @@ pub struct Fetched {
     pub disk_size: DiskSize,
 }
 
-/// Gets the image, and holds it against all that create would hold it against. `progress` is told again and again how
-/// many bytes are there, and how many there will be.
-pub fn fetch(
-    request: &FetchRequest,
-    context: &Context,
-    progress: &(dyn Fn(u64, Option<u64>) + Sync),
-) -> anyhow::Result<Fetched> {
+/// Gets the image, and holds it against all that create would hold it against.
+pub fn fetch(request: &FetchRequest, context: &Context) -> anyhow::Result<Fetched> {
     let FetchRequest { url, http, cache, checks, expected } = request;
     let examine = |image: CachedImage, proof: &Proof| {
         let (hit, len, sha256) = (image.hit, image.len, image.sha256.clone());
@@ -53,28 +48,27 @@ pub fn fetch(
     let remote = Remote { url, http, cache, checks, context };
     remote.with_image(
         |means| {
-            let image = download(url, means, context, progress)?;
+            let image = download(url, means, context)?;
             Ok((image.id.clone(), examine(image, &means.proof)))
         },
         examine,
     )
 }
 
-fn download(
-    url: &ImageUrl,
-    means: &Means,
-    context: &Context,
-    progress: &(dyn Fn(u64, Option<u64>) + Sync),
-) -> anyhow::Result<CachedImage> {
+/// Gets the image into the cache, and shows how far that is.
+pub(super) fn download(url: &ImageUrl, means: &Means, context: &Context) -> anyhow::Result<CachedImage> {
+    let Context { now, report, progress, .. } = context;
+    let Some(progress) = progress else { return Ok(means.cache.fetch(url, &means.client, *now, report)?) };
     let follow = Follow::default();
-    thread::scope(|scope| {
-        let Context { now, report, .. } = context;
+    let fetched = thread::scope(|scope| {
         let fetching = scope.spawn(|| means.cache.fetch_followed(url, &means.client, *now, report, &follow));
         while !fetching.is_finished() {
             let (received, promised) = follow.progress();
-            progress(received, promised);
+            progress.update(received, promised);
             thread::sleep(POLL);
         }
-        Ok(fetching.join().map_err(|_panic| anyhow!("the downloading thread died"))??)
-    })
+        fetching.join().map_err(|_panic| anyhow!("the downloading thread died"))
+    });
+    progress.finish();
+    Ok(fetched??)
 }

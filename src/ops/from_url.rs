@@ -2,11 +2,14 @@
 //! An image from its URL onto the disk: from the cache, or in one pass with its first download.
 
 use std::thread;
+use std::time::Instant;
 
 use anyhow::{Context as _, anyhow};
 
+use super::fetch::download;
 use super::install::{Copied, Installed, Job, copy, install_checked};
 use super::remote::{Means, Remote, Used};
+use super::summary::seconds;
 use crate::cache::Follow;
 use crate::http::ImageUrl;
 use crate::image::format::Format;
@@ -32,17 +35,19 @@ pub(super) fn install_url<'j>(url: &ImageUrl, job: &Job<'j>) -> anyhow::Result<(
     remote.with_image(
         |means| if job.request.reinstall { fetch_first(url, means, job) } else { fetch_along(url, means, job) },
         |kept, proof| {
-            let image = ImageFile::cached(url, kept);
-            install_checked(&image, proof, job).map(|installed| (image, installed))
+            let (hit, image) = (kept.hit, ImageFile::cached(url, kept));
+            install_checked(&image, proof, job).map(|installed| (image, installed.with_cache(hit)))
         },
     )
 }
 
 fn fetch_first<'j>(url: &ImageUrl, means: &Means, job: &Job<'j>) -> anyhow::Result<Used<(ImageFile, Installed<'j>)>> {
-    let image = means.cache.fetch(url, &means.client, job.context.now, &job.context.report)?;
-    let (id, image) = (image.id.clone(), ImageFile::cached(url, image));
+    let started = Instant::now();
+    let image = download(url, means, job.context)?;
+    job.context.report.info(format_args!("the image is at hand after {}", seconds(started.elapsed())));
+    let (id, hit, image) = (image.id.clone(), image.hit, ImageFile::cached(url, image));
     let outcome = install_checked(&image, &means.proof, job);
-    Ok((id, outcome.map(|installed| (image, installed))))
+    Ok((id, outcome.map(|installed| (image, installed.with_cache(hit)))))
 }
 
 fn fetch_along<'j>(url: &ImageUrl, means: &Means, job: &Job<'j>) -> anyhow::Result<Used<(ImageFile, Installed<'j>)>> {
@@ -72,7 +77,7 @@ fn fetch_along<'j>(url: &ImageUrl, means: &Means, job: &Job<'j>) -> anyhow::Resu
         // The download failed once, and what was read of it may be another image's; or there was none.
         _ => install_checked(&image, &means.proof, job),
     };
-    Ok((id, outcome.map(|installed| (image, installed))))
+    Ok((id, outcome.map(|installed| (image, installed.with_cache(hit)))))
 }
 
 /// Reads along with the download and copies the image; what stops that ends the download too, unless it was the

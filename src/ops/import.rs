@@ -30,8 +30,7 @@ pub fn import(request: &ImportRequest, context: &Context) -> anyhow::Result<()> 
     }
     let disk = restored?;
     match &request.hooks {
-        Ok(None) => Ok(()),
-        Ok(Some(plan)) => run_hooks(plan, Some(&disk), Vec::new(), context),
+        Ok(plan) => run_hooks(plan.as_ref(), Some(&disk), Vec::new(), context),
         Err(error) => {
             context.report.warn(format_args!("no import hooks were looked for: {error}"));
             Ok(())

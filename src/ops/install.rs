@@ -5,11 +5,13 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::thread;
+use std::time::Instant;
 
 use anyhow::Context as _;
 
 use super::Context;
 use super::seed_volume::Seed;
+use super::summary::{Origin, Summary, seconds};
 use super::verify_image::{Proof, WrongImage};
 use crate::cache::Cache;
 use crate::device::{Sentinel, Target};
@@ -38,13 +40,14 @@ pub(super) struct Copied<'j> {
     writer: DiskWriter<'j>,
     /// Size of the disk in the image, in bytes.
     len: u64,
+    by_qemu: bool,
+    started: Instant,
 }
 
 /// An image of which all but the boot area is on the disk, on stable storage, and which passed every check.
 pub(super) struct Installed<'j> {
     boot: BootArea<'j>,
-    /// Size of the disk in the image, in bytes.
-    len: u64,
+    summary: Summary,
     /// The image's SHA-256 in hex digits, where it is known.
     sha256: Option<String>,
 }
@@ -90,6 +93,7 @@ pub(super) fn copy<'j>(contents: Contents<'_>, job: &Job<'j>) -> anyhow::Result<
     let mut unpacked = None;
     let mut disk = ImageDisk::of(body, image_type.format.name(), &mut unpacked, job)?;
     seed.map_or(Ok(()), |seed| seed.check(&mut disk, target, &context.children))?;
+    let (started, by_qemu) = (Instant::now(), matches!(disk, ImageDisk::Qemu(..)));
     let mut writer = DiskWriter::begin(target, request.write)?;
     let len = match disk {
         ImageDisk::RawFile(file, len) => write::raw_file(file, len, &writer).map(|()| len)?,
@@ -101,7 +105,7 @@ pub(super) fn copy<'j>(contents: Contents<'_>, job: &Job<'j>) -> anyhow::Result<
     if request.write.verify_readback {
         context.report.info("reading the disk back");
     }
-    Ok(Copied { job: *job, writer, len })
+    Ok(Copied { job: *job, writer, len, by_qemu, started })
 }
 
 /// The disk in an image, in a form that can be copied.
@@ -144,10 +148,15 @@ impl<'j> Copied<'j> {
     pub(super) fn finish(self) -> anyhow::Result<Installed<'j>> {
         let Job { target, context, seed, .. } = self.job;
         let mut whole = self.writer.fill(self.len)?;
+        let written = (!self.by_qemu).then(|| whole.written());
         if let Some(seed) = seed {
             seed.write(&mut whole, target, context)?;
         }
-        Ok(Installed { boot: whole.sync()?, len: self.len, sha256: None })
+        let boot = whole.sync()?;
+        let writing = self.started.elapsed();
+        context.report.info(format_args!("written and synced in {}", seconds(writing)));
+        let summary = Summary { origin: Origin::Node, len: self.len, written, writing };
+        Ok(Installed { boot, summary, sha256: None })
     }
 }
 
@@ -156,17 +165,27 @@ impl<'j> Installed<'j> {
     /// `sha256` is the image's, in hex digits, where it is known.
     pub(super) fn to_bytes(&self, sha256: Option<&str>) -> Vec<u8> {
         let sha256 = format!("{:1$}", sha256.unwrap_or_default(), SHA256_DIGITS);
-        [&self.len.to_le_bytes(), sha256.as_bytes(), self.boot.bytes()].concat()
+        [&self.summary.to_bytes(), sha256.as_bytes(), self.boot.bytes()].concat()
     }
 
     /// What another process made of the disk.
     pub(super) fn from_bytes(bytes: &[u8], target: &'j Target, options: WriteOptions) -> anyhow::Result<Self> {
-        let incomplete = "the working process gave no answer";
-        let (len, rest) = bytes.split_first_chunk().context(incomplete)?;
-        let (sha256, boot) = rest.split_first_chunk::<SHA256_DIGITS>().context(incomplete)?;
+        let (summary, rest) = Summary::split_from(bytes)?;
+        let (sha256, boot) = rest.split_first_chunk::<SHA256_DIGITS>().context("the working process gave no answer")?;
         let sha256 = String::from_utf8_lossy(sha256).trim_end().to_owned();
         let boot = BootArea::handed_over(target, boot, options);
-        Ok(Installed { boot, len: u64::from_le_bytes(*len), sha256: Some(sha256).filter(|digits| !digits.is_empty()) })
+        Ok(Installed { boot, summary, sha256: Some(sha256).filter(|digits| !digits.is_empty()) })
+    }
+
+    /// What the cache had to do with it.
+    pub(super) fn with_cache(mut self, hit: bool) -> Self {
+        self.summary.origin = if hit { Origin::Cache } else { Origin::Download };
+        self
+    }
+
+    /// What was done.
+    pub(super) fn summary(&self) -> Summary {
+        self.summary
     }
 
     /// The image's, in hex digits, where it is known.
@@ -191,7 +210,7 @@ impl<'j> Installed<'j> {
             context.last_act.clear();
         }
         committed?;
-        context.report.info(format_args!("the image is on the disk: {}", ByteSize(self.len)));
+        context.report.info(format_args!("the image is on the disk: {}", ByteSize(self.summary.len)));
         Ok(())
     }
 }
@@ -200,7 +219,7 @@ impl<'j> Installed<'j> {
 fn sentinel(job: &Job<'_>) -> anyhow::Result<Option<Sentinel>> {
     let Job { request, target, .. } = *job;
     // A folder that can't be looked at is an error soon.
-    if !hooks::present(&request.hooks.folder).unwrap_or(true) {
+    if !request.hooks.as_ref().is_some_and(|plan| hooks::present(&plan.folder).unwrap_or(true)) {
         return Ok(None);
     }
     let started = Sentinel::start(target.held(), write::boot_len(target.held()));

@@ -18,6 +18,7 @@ mod seed_identity;
 mod seed_volume;
 mod seeds;
 mod standard;
+mod summary;
 mod verify_image;
 
 pub use cleanup::{Cleaned, cleanup};
@@ -30,10 +31,11 @@ pub use rename::rename;
 pub use seed::seed_files;
 pub use seeds::{SeedDisk, remove_seed, show_seeds};
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::process::Children;
-use crate::report::Report;
+use crate::report::{Progress, Report};
 use crate::signals::LastAct;
 
 /// What every operation works with.
@@ -46,11 +48,13 @@ pub struct Context {
     pub last_act: LastAct,
     /// The time of the run.
     pub now: SystemTime,
+    /// Where it is shown how far a download is, if anybody is there to look.
+    pub progress: Option<Arc<Progress>>,
 }
 
 impl Context {
     /// For an operation that no signal has to wait for.
     pub fn new(report: Report, now: SystemTime) -> Self {
-        Context { report, children: Children::default(), last_act: LastAct::default(), now }
+        Context { report, children: Children::default(), last_act: LastAct::default(), now, progress: None }
     }
 }

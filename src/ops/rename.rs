@@ -22,5 +22,5 @@ pub fn rename(request: RenameRequest, context: &Context) -> anyhow::Result<()> {
         return Ok(());
     }
     let disk = request.disk?.map(|path| HeldDisk::open(&path)).transpose()?;
-    run_hooks(&plan, disk.as_ref(), Vec::new(), context)
+    run_hooks(Some(&plan), disk.as_ref(), Vec::new(), context)
 }

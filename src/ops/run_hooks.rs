@@ -1,28 +1,40 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! Hooks of any phase, with what they are given and told.
 
+use std::time::Instant;
+
 use anyhow::Context as _;
 
 use super::Context;
+use super::summary::seconds;
 use crate::device::{HeldDisk, HookDevice};
 use crate::hooks;
 use crate::hooks::variables::{self, Variables};
 use crate::request::HookPlan;
 
-/// Runs the variant's hooks, if it has any, and puts what they wrote onto stable storage. They are told of `disk` and
+/// Runs the variant's hooks, if it has any and they shall run, and puts what they wrote onto stable storage. They are told of `disk` and
 /// its partitions, if there is one, and `told`. No loop device of ours is left; a hook that leaves one in use is an
 /// error.
 pub(super) fn run_hooks(
-    plan: &HookPlan,
+    plan: Option<&HookPlan>,
     disk: Option<&HeldDisk>,
     told: Variables,
     context: &Context,
 ) -> anyhow::Result<()> {
+    let Some(plan) = plan else { return Ok(()) };
     if !hooks::present(&plan.folder)? {
         context.report.debug(format_args!("no hooks in {}", plan.folder.display()));
         return Ok(());
     }
     context.report.info(format_args!("running the hooks in {}", plan.folder.display()));
+    let started = Instant::now();
+    let ran = run_present(plan, disk, told, context);
+    // How long a hook took that fails is of interest too.
+    context.report.info(format_args!("the hooks took {}", seconds(started.elapsed())));
+    ran
+}
+
+fn run_present(plan: &HookPlan, disk: Option<&HeldDisk>, told: Variables, context: &Context) -> anyhow::Result<()> {
     let mut environment = plan.environment.clone();
     environment.extend(variables::phase(plan.phase).into_iter().chain(told));
     let Some(disk) = disk else {

@@ -27,6 +27,7 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crate::device::{ALIGNMENT, AlignedBuf, HeldDisk, ReadAt, Target, WriteAt};
@@ -126,6 +127,15 @@ enum Expected {
     Converted(Converted),
 }
 
+/// How much of a disk was written, in bytes: an image's data, and zeros, those behind the image too.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Written {
+    /// Data.
+    pub data: u64,
+    /// Zeros, mostly written as ranges.
+    pub zeros: u64,
+}
+
 /// One image on its way onto one disk. Shared by the threads that write.
 pub struct DiskWriter<'t> {
     target: &'t Target,
@@ -133,6 +143,8 @@ pub struct DiskWriter<'t> {
     boot: Mutex<AlignedBuf>,
     /// Only where the disk is read back.
     expected: Option<Expected>,
+    data_written: AtomicU64,
+    zeros_written: AtomicU64,
 }
 
 impl<'t> DiskWriter<'t> {
@@ -141,7 +153,14 @@ impl<'t> DiskWriter<'t> {
         let boot = AlignedBuf::new(BOOT_AREA.min(usize::try_from(target.size()).unwrap_or(BOOT_AREA)));
         invalidate(target.held())?;
         let expected = options.verify_readback.then(|| Expected::Noted(Sums::new(target.size())));
-        Ok(DiskWriter { target, wipe: options.wipe, boot: Mutex::new(boot), expected })
+        Ok(DiskWriter {
+            target,
+            wipe: options.wipe,
+            boot: Mutex::new(boot),
+            expected,
+            data_written: AtomicU64::new(0),
+            zeros_written: AtomicU64::new(0),
+        })
     }
 
     /// The disk that is written.
@@ -151,6 +170,7 @@ impl<'t> DiskWriter<'t> {
 
     /// The image's bytes at `offset`. Data for the boot area is kept back until [`BootArea::commit`].
     fn data(&self, data: &[u8], offset: u64) -> Result<(), WriteError> {
+        self.data_written.fetch_add(data.len() as u64, Ordering::Relaxed);
         let in_boot = usize::try_from(self.boot_len().saturating_sub(offset)).unwrap_or(BOOT_AREA).min(data.len());
         let (boot, rest) = data.split_at(in_boot);
         if !boot.is_empty() {
@@ -170,6 +190,7 @@ impl<'t> DiskWriter<'t> {
 
     /// A run of zeros of the image. The boot area is zero already.
     fn zero(&self, offset: u64, len: u64) -> Result<(), WriteError> {
+        self.zeros_written.fetch_add(len, Ordering::Relaxed);
         let start = offset.max(self.boot_len());
         let end = (offset + len).max(start);
         self.target.zero(start, end - start).map_err(|err| self.disk_error(err))
@@ -188,6 +209,12 @@ impl<'t> DiskWriter<'t> {
         Ok(())
     }
 
+    /// What was written so far; what qemu-img has written is not in it.
+    fn written(&self) -> Written {
+        let count = |bytes: &AtomicU64| bytes.load(Ordering::Relaxed);
+        Written { data: count(&self.data_written), zeros: count(&self.zeros_written) }
+    }
+
     /// The image has ended after `image_len` bytes: zeroes what has to be of the rest of the disk, reads all that back
     /// where that was asked for, and moves the GPT's backup to the disk's end.
     pub fn fill(self, image_len: u64) -> Result<Whole<'t>, WriteError> {
@@ -202,7 +229,9 @@ impl<'t> DiskWriter<'t> {
         }
         let boot =
             std::mem::replace(&mut *self.boot.lock().unwrap_or_else(PoisonError::into_inner), AlignedBuf::new(0));
-        let mut whole = Whole { target: self.target, boot, noted: self.expected.as_ref().map(|_| Vec::new()) };
+        let written = self.written();
+        let noted = self.expected.as_ref().map(|_| Vec::new());
+        let mut whole = Whole { target: self.target, boot, noted, written };
         // Only now: the old backup is a part of the image, which was just compared.
         gpt::move_backup(&mut whole, image_len).map_err(|err| self.disk_error(err))?;
         Ok(whole)
@@ -236,6 +265,7 @@ pub struct Whole<'t> {
     boot: AlignedBuf,
     /// What was written behind the boot area since the image was there; only where the disk is read back.
     noted: Option<Vec<Noted>>,
+    written: Written,
 }
 
 /// Bytes that shall be on the disk.
@@ -246,9 +276,14 @@ struct Noted {
 }
 
 impl<'t> Whole<'t> {
+    /// How much was written; what qemu-img has written is not in it.
+    pub fn written(&self) -> Written {
+        self.written
+    }
+
     /// Puts all of it but the boot area onto stable storage. Then only that is missing.
     pub fn sync(self) -> Result<BootArea<'t>, WriteError> {
-        let Whole { target, boot, mut noted } = self;
+        let Whole { target, boot, mut noted, written: _ } = self;
         target.sync().map_err(|err| disk_error(target.path(), err))?;
         let read_back = noted.is_some();
         // What was written over later has to be there now.

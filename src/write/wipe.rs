@@ -32,6 +32,15 @@ pub enum Wipe {
 }
 
 impl Wipe {
+    /// Its word in config.toml.
+    pub fn name(self) -> &'static str {
+        match self {
+            Wipe::Full => "full",
+            Wipe::Ends => "ends",
+            Wipe::None => "none",
+        }
+    }
+
     /// The ranges to zero behind an image of `image_len` bytes on a disk of `disk_len` bytes. In order; some may
     /// overlap.
     pub(super) fn ranges(self, image_len: u64, disk_len: u64) -> Vec<Range<u64>> {

@@ -30,12 +30,12 @@ const MODULES: [(&str, &[&str]); 26] = [
     (
         "cli",
         &[
-            "applet", "cache", "check", "config", "image", "ops", "process", "report", "request", "script", "signals",
-            "size", "volume",
+            "applet", "cache", "check", "config", "env", "image", "ops", "process", "report", "request", "script",
+            "signals", "size", "volume",
         ],
     ),
     ("check", &["applet", "cache", "config", "env", "hooks", "process", "request", "size"]),
-    ("script", &["applet", "config", "env", "ops", "process", "report", "request", "sandbox", "signals"]),
+    ("script", &["applet", "config", "env", "ops", "report", "request", "sandbox", "signals"]),
     ("applet", &[]),
     (
         "ops",

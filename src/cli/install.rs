@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! `simpleimage install`: what create does, without Ganeti.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf, absolute};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use anyhow::Context as _;
+
+use crate::config::{Paths, VariantName};
+use crate::env::{API_VERSION, Environment};
+use crate::ops;
+use crate::report::Progress;
+use crate::request::CreateRequest;
+use crate::signals;
+
+/// Each read gives another UUID: random(4).
+const NEW_UUID: &str = "/proc/sys/kernel/random/uuid";
+
+/// The arguments.
+#[derive(Debug, clap::Args)]
+pub(super) struct Install {
+    /// The image: an absolute path, an http or https URL, or its name in config.toml.
+    image: String,
+    /// The disk, a block device or a file. All that is on it is lost.
+    disk: PathBuf,
+    /// The image's type, which it has to be: as the OS parameter image_type.
+    #[arg(long = "type", value_name = "TYPE")]
+    image_type: Option<String>,
+    /// The checksum it has to have: as the OS parameter image_checksum.
+    #[arg(long, value_name = "CHECKSUM")]
+    checksum: Option<String>,
+    /// The variant whose settings hold and whose hooks run.
+    #[arg(long, default_value = "default")]
+    variant: VariantName,
+    /// The instance's name, for hooks and the first-boot seed; that of the disk's file if none is given.
+    #[arg(long)]
+    name: Option<String>,
+    /// Run no hooks.
+    #[arg(long)]
+    no_hooks: bool,
+}
+
+/// Installs the image. What is on the disk stays until the image is at hand and has passed every check.
+pub(super) fn install(args: Install, root: &Path, caller: &Environment) -> anyhow::Result<()> {
+    let no_hooks = args.no_hooks;
+    let request = CreateRequest::new(&environment(args, caller)?, &Paths::below(root))?;
+    let request = if no_hooks { request.without_hooks() } else { request };
+    let progress = Arc::new(Progress::stderr());
+    let context = ops::Context::new(progress.report().clone(), SystemTime::now());
+    let (children, last_act) = (context.children.clone(), context.last_act.clone());
+    signals::end_on_signal(children, last_act, context.report.clone()).context("setting up signals")?;
+    ops::create(&request, &ops::Context { progress: Some(progress), ..context })
+}
+
+/// The variables that Ganeti would give to a create of an instance that was installed before. Of the caller's own only
+/// PATH counts: what else is there may be meant for another program.
+fn environment(args: Install, caller: &Environment) -> anyhow::Result<Environment> {
+    let disk = absolute(&args.disk).context("finding out where the disk is")?;
+    let of_disk = || disk.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let name = args.name.unwrap_or_else(of_disk);
+    let uuid = fs::read_to_string(NEW_UUID).with_context(|| format!("reading {NEW_UUID}"))?;
+    let given = [
+        ("OS_API_VERSION", API_VERSION),
+        ("OS_NAME", "simpleimage"),
+        ("OS_VARIANT", args.variant.as_str()),
+        ("INSTANCE_NAME", &name),
+        ("INSTANCE_UUID", uuid.trim()),
+        ("INSTANCE_REINSTALL", "1"),
+        ("DISK_COUNT", "1"),
+        ("NIC_COUNT", "0"),
+        ("OSP_IMAGE", &args.image),
+        ("OSP_IMAGE_TYPE", args.image_type.as_deref().unwrap_or_default()),
+        ("OSP_IMAGE_CHECKSUM", args.checksum.as_deref().unwrap_or_default()),
+    ];
+    let given =
+        given.into_iter().filter(|(_, value)| !value.is_empty()).map(|(name, value)| (name.into(), value.into()));
+    let path = caller.to_vec().into_iter().filter(|(name, _)| name == "PATH");
+    let disk = (OsString::from("DISK_0_PATH"), disk.clone().into_os_string());
+    Ok(Environment::new(path.chain(given).chain([disk])))
+}

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! `simpleimage variants`: which there are, and what holds for one.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{ErrorKind, Write};
+use std::path::Path;
+
+use anyhow::{Context as _, bail};
+use clap::Subcommand;
+use serde::Serialize;
+
+use super::output::{line, write_json};
+use crate::config::{self, Paths, VariantName};
+
+/// The arguments.
+#[derive(Debug, clap::Args)]
+pub(super) struct Variants {
+    /// Write the result as JSON.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// List the variants that Ganeti offers or that have a folder.
+    List,
+    /// Tell which settings hold for a variant, and which file each comes from.
+    Show {
+        /// The variant.
+        variant: VariantName,
+    },
+}
+
+/// A variant in the list.
+#[derive(Serialize)]
+struct Known {
+    name: String,
+    /// Whether it stands in `variants.list`.
+    offered: bool,
+    /// Whether it has a folder.
+    configured: bool,
+}
+
+/// A setting that holds.
+#[derive(Serialize)]
+struct Setting {
+    key: String,
+    /// As in config.toml; a secret is `<hidden>`.
+    value: toml::Value,
+    /// The file that says so; none for the built-in value.
+    source: Option<String>,
+}
+
+/// Writes the result to `out`.
+pub(super) fn variants(args: &Variants, root: &Path, out: &mut dyn Write) -> anyhow::Result<()> {
+    let paths = Paths::below(root);
+    match &args.verb {
+        Verb::List => {
+            let known = known(&paths)?;
+            if args.json {
+                return write_json(out, &known);
+            }
+            known.iter().try_for_each(|variant| line(out, &list_line(variant)))
+        }
+        Verb::Show { variant } => {
+            let settings = settings(&paths, variant)?;
+            if args.json {
+                return write_json(out, &settings);
+            }
+            settings.iter().try_for_each(|setting| line(out, &show_line(setting)))
+        }
+    }
+}
+
+/// In the order of their names.
+fn known(paths: &Paths) -> anyhow::Result<Vec<Known>> {
+    let list = paths.variants_list();
+    let text = match fs::read_to_string(&list) {
+        Err(err) if err.kind() == ErrorKind::NotFound => String::new(),
+        text => text.with_context(|| format!("reading {}", list.display()))?,
+    };
+    let offered = VariantName::in_list(&text).collect::<Result<BTreeSet<_>, _>>();
+    let offered = offered.with_context(|| format!("reading {}", list.display()))?;
+    let folders = paths.variants().with_context(|| format!("reading {}", paths.config_dir.display()))?;
+    // `default` is one of them even without a folder.
+    let configured: BTreeSet<_> = folders.into_iter().filter(|name| paths.variant_dir(name).is_dir()).collect();
+    let known = offered.union(&configured).map(|name| Known {
+        name: name.to_string(),
+        offered: offered.contains(name),
+        configured: configured.contains(name),
+    });
+    Ok(known.collect())
+}
+
+fn settings(paths: &Paths, variant: &VariantName) -> anyhow::Result<Vec<Setting>> {
+    // Another name would get the site's settings, which may hide that it is mistyped.
+    let known = known(paths)?.iter().any(|known| known.name == variant.as_str());
+    // `default` needs neither a folder nor a list.
+    if !known && !paths.variants()?.contains(variant) {
+        bail!("there is no variant {variant} (simpleimage variants list shows those that there are)");
+    }
+    let layers = config::layers(paths, variant)?;
+    let settings = config::resolve(paths, &layers);
+    let shown = config::shown(&settings, paths, variant).into_iter().map(|(key, value)| {
+        let source = config::source_of(&layers, &key).map(|file| file.display().to_string());
+        Setting { key, value, source }
+    });
+    Ok(shown.collect())
+}
+
+fn list_line(variant: &Known) -> String {
+    let state = match (variant.offered, variant.configured) {
+        (true, true) => "",
+        (true, false) => " (no folder of its own: the site's settings hold)",
+        (false, _) => " (not in variants.list: Ganeti does not offer it)",
+    };
+    format!("{}{state}", variant.name)
+}
+
+fn show_line(setting: &Setting) -> String {
+    format!("{} = {}  # {}", setting.key, setting.value, setting.source.as_deref().unwrap_or("built in"))
+}
