@@ -29,13 +29,13 @@ impl Disk {
         Disk { len, sectors: BTreeMap::new() }
     }
 
-    /// Its length in sectors (3 bytes), how many bytes its last one lacks (1 byte), and pieces: the sector where one
+    /// Its length in sectors (3 bytes), how many bytes its last one lacks (2 bytes), and pieces: the sector where one
     /// begins (3 bytes), its length in bytes (2 bytes), and so many bytes. Numbers are little-endian; what is behind the
     /// end counts for nothing.
     pub(super) fn parse(data: &[u8]) -> Option<Self> {
-        let (&[low, middle, high, lacks], mut pieces) = data.split_first_chunk()?;
+        let (&[low, middle, high, lacks_low, lacks_high], mut pieces) = data.split_first_chunk()?;
         let len = u64::from(u32::from_le_bytes([low, middle, high, 0])) * SECTOR as u64;
-        let mut disk = Disk::new(len.saturating_sub(lacks.into()).min(MAX_LEN));
+        let mut disk = Disk::new(len.saturating_sub(u16::from_le_bytes([lacks_low, lacks_high]).into()).min(MAX_LEN));
         while let Some((&[low, middle, high, len_low, len_high], rest)) = pieces.split_first_chunk() {
             let len = usize::from(u16::from_le_bytes([len_low, len_high])).min(rest.len());
             let (bytes, rest) = rest.split_at(len);
