@@ -180,8 +180,11 @@ mod tests {
         }
     }
 
-    /// A disk of 100 sectors; each boot record has the sector where it lies, and the entries: type, start and length.
-    fn disk(records: &[(usize, &[(u8, u8, u8)])]) -> Memory {
+    /// Where a boot record lies, in sectors, and its entries: type, start and length.
+    type Record<'e> = (usize, &'e [(u8, u8, u8)]);
+
+    /// A disk of 100 sectors.
+    fn disk(records: &[Record<'_>]) -> Memory {
         let mut bytes = vec![0; 100 * SECTOR_LEN];
         for (at, entries) in records {
             let record = &mut bytes[at * SECTOR_LEN..][..SECTOR_LEN];
