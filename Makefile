@@ -140,7 +140,7 @@ fuzz: setup-fuzz ## Give any bytes to every parser; SECONDS=600 or EXECUTIONS=10
 
 .PHONY: fuzz-short
 fuzz-short: setup-fuzz ## The same for a few seconds each, as CI does it
-	CARGO=$(CARGO) fuzz/run --seconds 4
+	CARGO=$(CARGO) fuzz/run --seconds 3
 
 .PHONY: lint
 lint: setup-lint ## Check formatting, lints, shell scripts and man pages

@@ -88,7 +88,7 @@ fn remove(before: &Disk, all: &[Partition], number: u32) {
 fn check_changes(before: &Disk, after: &Disk, table: &Table) {
     let sector = table.sector();
     let (first, backup) = match table {
-        Table::Mbr(_) => (vec![0..1], 0..0),
+        Table::Mbr(_) => (vec![0..1, 0..0], 0..0),
         Table::Gpt(gpt) => {
             let header = after.head(2 * sector);
             let entries = get8(&header[usize::try_from(sector).unwrap_or(0)..], 72);

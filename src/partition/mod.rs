@@ -180,8 +180,11 @@ mod tests {
         }
     }
 
-    /// A disk of 100 sectors; each boot record has the sector where it lies, and the entries: type, start and length.
-    fn disk(records: &[(usize, &[(u8, u8, u8)])]) -> Memory {
+    /// The sector where a boot record lies, and its entries: type, start and length.
+    type Record<'r> = (usize, &'r [(u8, u8, u8)]);
+
+    /// A disk of 100 sectors.
+    fn disk(records: &[Record<'_>]) -> Memory {
         let mut bytes = vec![0; 100 * SECTOR_LEN];
         for (at, entries) in records {
             let record = &mut bytes[at * SECTOR_LEN..][..SECTOR_LEN];
@@ -202,7 +205,7 @@ mod tests {
 
     #[test]
     fn logical_partitions_count_as_linux_counts_them() {
-        let first: (usize, &[_]) = (0, &[(0x83, 1, 9), (5, 10, 90)]);
+        let first: Record<'_> = (0, &[(0x83, 1, 9), (5, 10, 90)]);
         let whole = disk(&[first, (10, &[(0x83, 1, 9), (5, 20, 10)]), (30, &[(0x83, 1, 9)])]);
         assert_eq!(found(&whole), [(1, 1), (5, 11), (6, 31)]);
         let first_deleted = disk(&[first, (10, &[(0, 0, 0), (5, 20, 10)]), (30, &[(0x83, 1, 9)])]);
@@ -211,7 +214,7 @@ mod tests {
 
     #[test]
     fn a_chain_that_is_a_circle_ends_and_nothing_counts_twice() {
-        let first: (usize, &[_]) = (0, &[(5, 10, 90)]);
+        let first: Record<'_> = (0, &[(5, 10, 90)]);
         let circle = disk(&[first, (10, &[(0x83, 1, 9), (5, 20, 10)]), (30, &[(0x83, 1, 9), (5, 0, 10)])]);
         assert_eq!(found(&circle), [(5, 11), (6, 31)]);
         let overlap = disk(&[
