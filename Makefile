@@ -47,7 +47,7 @@ TARGETS ?=
 
 # Recursive: looked up only when a recipe asks.
 SHELL_SCRIPTS = $(shell grep --recursive --files-with-matches --exclude='*.rs' --exclude='*.md' \
-	--exclude-dir=target --extended-regexp '^\#! ?/(usr/)?bin/(env )?(ba|da)?sh' \
+	--exclude-dir=target --exclude-dir=corpus --extended-regexp '^\#! ?/(usr/)?bin/(env )?(ba|da)?sh' \
 	.ci debian demo example-hooks fuzz src tests 2>/dev/null)
 MAN_PAGES = $(wildcard man/*.[1-8])
 EXAMPLE_HOOKS = $(filter-out %.md %.sh,$(wildcard example-hooks/*))
@@ -140,7 +140,7 @@ fuzz: setup-fuzz ## Give any bytes to every parser; SECONDS=600 or EXECUTIONS=10
 
 .PHONY: fuzz-short
 fuzz-short: setup-fuzz ## The same for a few seconds each, as CI does it
-	CARGO=$(CARGO) fuzz/run --seconds 4
+	CARGO=$(CARGO) fuzz/run --seconds 3
 
 .PHONY: lint
 lint: setup-lint ## Check formatting, lints, shell scripts and man pages

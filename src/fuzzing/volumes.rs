@@ -2,6 +2,7 @@
 //! What has to hold for the volumes that a guest may have written.
 
 use std::path::Path;
+use std::sync::LazyLock;
 
 use super::disk::Disk;
 use crate::device::{ReadAt, WriteAt};
@@ -12,6 +13,16 @@ const LEN: u64 = 1 << 20;
 
 const SERIAL: u32 = 0x1234_5678;
 
+/// Volumes of ours, for sectors of 512 and 4096 bytes. Made once: that takes longer than reading one.
+static OURS: LazyLock<[Disk; 2]> = LazyLock::new(|| {
+    [512, 4096].map(|sector| {
+        let files = [("meta-data", &b"{}"[..]), ("user-data", &[7; 5000]), ("a longer name than others", b"")];
+        let mut disk = Disk::new(LEN);
+        disk.write_at(&format(LEN, sector, SERIAL, files).expect("it fits"), 0).expect("memory does not fail");
+        disk
+    })
+});
+
 /// A disk, on which the first byte puts a volume of ours before the pieces come.
 pub(super) fn volume(data: &[u8]) {
     let Some((flags, Some(pieces))) = data.split_first().map(|(flags, rest)| (flags, Disk::parse(rest))) else {
@@ -19,9 +30,7 @@ pub(super) fn volume(data: &[u8]) {
     };
     let mut disk = Disk::new(pieces.len().max(LEN));
     if flags & 1 == 1 {
-        let files = [("meta-data", &b"{}"[..]), ("user-data", &[7; 5000]), ("a longer name than others", b"")];
-        let sector = if flags & 2 == 2 { 4096 } else { 512 };
-        disk.write_at(&format(LEN, sector, SERIAL, files).expect("it fits"), 0).expect("memory does not fail");
+        OURS[usize::from(flags & 2 == 2)].write_onto(&mut disk);
     }
     pieces.write_onto(&mut disk);
     let found = survey(&disk).expect("memory does not fail");

@@ -180,8 +180,8 @@ mod tests {
         }
     }
 
-    /// Where a boot record lies, in sectors, and its entries: type, start and length.
-    type Record<'e> = (usize, &'e [(u8, u8, u8)]);
+    /// The sector where a boot record lies, and its entries: type, start and length.
+    type Record<'r> = (usize, &'r [(u8, u8, u8)]);
 
     /// A disk of 100 sectors.
     fn disk(records: &[Record<'_>]) -> Memory {
@@ -205,7 +205,7 @@ mod tests {
 
     #[test]
     fn logical_partitions_count_as_linux_counts_them() {
-        let first: (usize, &[_]) = (0, &[(0x83, 1, 9), (5, 10, 90)]);
+        let first: Record<'_> = (0, &[(0x83, 1, 9), (5, 10, 90)]);
         let whole = disk(&[first, (10, &[(0x83, 1, 9), (5, 20, 10)]), (30, &[(0x83, 1, 9)])]);
         assert_eq!(found(&whole), [(1, 1), (5, 11), (6, 31)]);
         let first_deleted = disk(&[first, (10, &[(0, 0, 0), (5, 20, 10)]), (30, &[(0x83, 1, 9)])]);
@@ -214,7 +214,7 @@ mod tests {
 
     #[test]
     fn a_chain_that_is_a_circle_ends_and_nothing_counts_twice() {
-        let first: (usize, &[_]) = (0, &[(5, 10, 90)]);
+        let first: Record<'_> = (0, &[(5, 10, 90)]);
         let circle = disk(&[first, (10, &[(0x83, 1, 9), (5, 20, 10)]), (30, &[(0x83, 1, 9), (5, 0, 10)])]);
         assert_eq!(found(&circle), [(5, 11), (6, 31)]);
         let overlap = disk(&[
