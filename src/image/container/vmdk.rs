@@ -63,7 +63,7 @@ fn parse(head: &[u8]) -> Result<Header, ContainerError> {
     let header = Header::parse(head)?;
     let fields = Fields(head);
     let (place, sectors) = (fields.le_u64(28).unwrap_or_default(), fields.le_u64(36).unwrap_or_default());
-    if place * SECTOR != DESCRIPTOR as u64 || !(1..=DESCRIPTOR_LEN as u64 / SECTOR).contains(&sectors) {
+    if place != DESCRIPTOR as u64 / SECTOR || !(1..=DESCRIPTOR_LEN as u64 / SECTOR).contains(&sectors) {
         return Err(invalid("its descriptor is in an impossible place"));
     }
     let window = &head[DESCRIPTOR..head.len().min(DESCRIPTOR + DESCRIPTOR_LEN)];
@@ -113,7 +113,8 @@ fn check_descriptor(text: &str, capacity: u64) -> Result<(), ContainerError> {
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     let (mut kind, mut parent, mut extents) = (None, None, 0);
     for line in lines {
-        if ["RW ", "RDONLY ", "NOACCESS "].iter().any(|access| line.starts_with(access)) {
+        let first = line.split_ascii_whitespace().next().unwrap_or_default();
+        if ["RW", "RDONLY", "NOACCESS"].iter().any(|access| first.eq_ignore_ascii_case(access)) {
             check_extent(line, capacity)?;
             extents += 1;
         } else if let Some((key, value)) = line.split_once('=') {
@@ -224,6 +225,7 @@ mod tests {
         for (from, to, words) in [
             ("RW 8", "RW 9", "gives another size"),
             ("SPARSE", "FLAT", "keeps its data in other files"),
+            ("RW 8", "rw\t8", "keeps its data in other files"),
             ("a b.vmdk", "/etc/shadow", "keeps its data in other files"),
             ("RW 8 SPARSE \"a b.vmdk\"", "", "keeps its data in other files"),
             ("\n\n", "\nRW 8 SPARSE \"b.vmdk\"\n", "keeps its data in other files"),

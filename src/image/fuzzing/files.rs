@@ -82,7 +82,10 @@ fn check_alone(format: Format, head: &[u8]) {
             assert!(!text.contains("parentfilename"));
             let text = text.split('\0').next().unwrap_or_default();
             for line in text.lines().map(str::trim) {
-                let extent = ["rw ", "rdonly ", "noaccess "].iter().any(|access| line.starts_with(access));
+                let extent = line
+                    .split_ascii_whitespace()
+                    .next()
+                    .is_some_and(|word| ["rw", "rdonly", "noaccess"].contains(&word));
                 assert!(!extent || line.contains(" sparse ") && !line.contains('/'), "{line}");
             }
         }
