@@ -104,3 +104,42 @@ impl ReadAt for FileBytes<'_> {
         self.file.read_exact_at(buf, offset)
     }
 }
+
+/// A disk in memory, for tests.
+#[cfg(test)]
+pub(crate) struct Memory(pub(crate) Vec<u8>);
+
+#[cfg(test)]
+impl Memory {
+    /// Where `len` bytes from `offset` on lie; `beyond` if they reach behind the end.
+    fn range(&self, len: usize, offset: u64, beyond: io::ErrorKind) -> io::Result<std::ops::Range<usize>> {
+        let at = usize::try_from(offset).map_err(io::Error::other)?;
+        let end = at.checked_add(len).filter(|end| *end <= self.0.len());
+        Ok(at..end.ok_or(beyond)?)
+    }
+}
+
+#[cfg(test)]
+impl ReadAt for Memory {
+    fn len(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        buf.copy_from_slice(&self.0[self.range(buf.len(), offset, io::ErrorKind::UnexpectedEof)?]);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+impl WriteAt for Memory {
+    fn write_at(&mut self, data: &[u8], offset: u64) -> io::Result<()> {
+        let range = self.range(data.len(), offset, io::ErrorKind::StorageFull)?;
+        self.0[range].copy_from_slice(data);
+        Ok(())
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -11,6 +11,8 @@ mod source;
 mod target;
 
 pub use buffer::{ALIGNMENT, AlignedBuf};
+#[cfg(test)]
+pub(crate) use bytes::Memory;
 pub use bytes::{FileBytes, ReadAt, WriteAt};
 pub use left::{LeftDevice, left_devices};
 pub use loopback::{HookDevice, HookDeviceError};

@@ -162,23 +162,8 @@ pub(crate) fn get8(bytes: &[u8], at: usize) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{ReadAt, SECTOR_LEN, Table, everywhere};
-    use std::io;
-
-    struct Memory(Vec<u8>);
-
-    impl ReadAt for Memory {
-        fn len(&self) -> u64 {
-            self.0.len() as u64
-        }
-
-        fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-            let at = usize::try_from(offset).map_err(io::Error::other)?;
-            let bytes = self.0.get(at..at + buf.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
-            buf.copy_from_slice(bytes);
-            Ok(())
-        }
-    }
+    use super::{SECTOR_LEN, Table, everywhere};
+    use crate::device::Memory;
 
     /// The sector where a boot record lies, and its entries: type, start and length.
     type Record<'r> = (usize, &'r [(u8, u8, u8)]);

@@ -165,42 +165,13 @@ fn store_mbr(mbr: &Mbr, disk: &mut dyn WriteAt) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::{add_partition, ends_the_disk, find_space, remove_partition};
-    use crate::device::{ReadAt, WriteAt};
+    use crate::device::Memory;
     use crate::partition::{Table, TableError};
     use crate::size::MIB;
     use crate::volume::{PlaceError, survey};
     use flate2::Crc;
     use proptest::prelude::{any, prop, proptest};
-    use std::io;
     use std::path::Path;
-
-    struct Memory(Vec<u8>);
-
-    impl ReadAt for Memory {
-        fn len(&self) -> u64 {
-            self.0.len() as u64
-        }
-
-        fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-            let at = usize::try_from(offset).map_err(io::Error::other)?;
-            let end = at.checked_add(buf.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
-            buf.copy_from_slice(self.0.get(at..end).ok_or(io::ErrorKind::UnexpectedEof)?);
-            Ok(())
-        }
-    }
-
-    impl WriteAt for Memory {
-        fn write_at(&mut self, data: &[u8], offset: u64) -> io::Result<()> {
-            let at = usize::try_from(offset).map_err(io::Error::other)?;
-            let end = at.checked_add(data.len()).ok_or(io::ErrorKind::StorageFull)?;
-            self.0.get_mut(at..end).ok_or(io::ErrorKind::StorageFull)?.copy_from_slice(data);
-            Ok(())
-        }
-
-        fn sync(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
 
     fn crc(bytes: &[u8]) -> [u8; 4] {
         let mut crc = Crc::new();
