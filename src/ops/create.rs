@@ -40,40 +40,14 @@ pub fn create(request: &CreateRequest, context: &Context) -> anyhow::Result<()> 
         request.image,
         request.disk.display()
     ));
-    let target = Target::open(&request.disk)?;
-    context.report.info(summary::plan(request, target.size()));
-    if let ImageRef::Path(path) = &request.image
-        && target.is_same_file(path)
-    {
-        bail!("image {} is the instance's disk itself", path.display());
-    }
-    if !request.reinstall {
-        write::invalidate(target.held())?;
-    }
+    let target = hold(request, context)?;
     let name = variables::image(&request.image);
     // No device: what they would write there is overwritten, and a reinstall's disk is still in use as it is.
     run_hooks(request.pre_hooks.as_ref(), None, name.clone(), context)?;
-    let seed_disk = request.seed.as_ref().map(|plan| seed_volume::own_disk(plan, request)).transpose()?.flatten();
-    // Made here, as the confined process can't. Where that fails, it will say so if it needs it.
-    let folder = Cache::open(&request.cache).ok().map(|cache| cache.dir().to_owned());
-    let image = match &request.image {
-        ImageRef::Url(_) => None,
-        ImageRef::Path(path) => Some(path.as_path()),
-    };
-    let disks: Vec<_> = [Some(&target), seed_disk.as_ref()].into_iter().flatten().map(Target::file).collect();
-    let needs = Needs { image, disks: &disks, folder: folder.as_deref(), network: true };
-    let answer = confined(needs, context, |context| {
-        // Before a reinstall touches the old system: a seed that can't be had is no reason to lose it.
-        let plan = request.seed.as_ref();
-        let seed = plan.map(|plan| Seed::prepare(plan, seed_disk.as_ref(), request, context)).transpose()?;
-        let job = Job { request, target: &target, context, seed: seed.as_ref() };
-        install(&job)
-    })?;
-    drop(seed_disk);
-    let installed = Installed::from_bytes(&answer.bytes, &target, request.write)?;
+    // The image is open until the hooks have run, and in the cache as long.
+    let (installed, image) = install_apart(request, &target, context)?;
     let done = installed.summary();
-    // Open until the hooks have run, and the image in the cache with it.
-    let told = variables::installed(&image_file(request, answer.file.as_ref()), installed.sha256());
+    let told = variables::installed(&image_file(request, image.as_ref()), installed.sha256());
     installed
         .commit(&Job { request, target: &target, context, seed: None })
         .with_context(|| format!("installing image {}", request.image))?;
@@ -87,6 +61,45 @@ pub fn create(request: &CreateRequest, context: &Context) -> anyhow::Result<()> 
     hooked?;
     context.report.info(format_args!("done in {}: {done}", summary::seconds(started.elapsed())));
     Ok(())
+}
+
+/// Holds the disk. That of a new instance can't boot from now on.
+fn hold(request: &CreateRequest, context: &Context) -> anyhow::Result<Target> {
+    let target = Target::open(&request.disk)?;
+    context.report.info(summary::plan(request, target.size()));
+    if let ImageRef::Path(path) = &request.image
+        && target.is_same_file(path)
+    {
+        bail!("image {} is the instance's disk itself", path.display());
+    }
+    if !request.reinstall {
+        write::invalidate(target.held())?;
+    }
+    Ok(target)
+}
+
+/// Has a confined process install the image, all but the boot area; gives that, and the image if it is one of the cache.
+fn install_apart<'t>(
+    request: &CreateRequest,
+    target: &'t Target,
+    context: &Context,
+) -> anyhow::Result<(Installed<'t>, Option<File>)> {
+    let seed_disk = request.seed.as_ref().map(|plan| seed_volume::own_disk(plan, request)).transpose()?.flatten();
+    // Made here, as the confined process can't. Where that fails, it will say so if it needs it.
+    let folder = Cache::open(&request.cache).ok().map(|cache| cache.dir().to_owned());
+    let image = match &request.image {
+        ImageRef::Url(_) => None,
+        ImageRef::Path(path) => Some(path.as_path()),
+    };
+    let disks: Vec<_> = [Some(target), seed_disk.as_ref()].into_iter().flatten().map(Target::file).collect();
+    let needs = Needs { image, disks: &disks, folder: folder.as_deref(), network: true };
+    let answer = confined(needs, context, |context| {
+        // Before a reinstall touches the old system: a seed that can't be had is no reason to lose it.
+        let plan = request.seed.as_ref();
+        let seed = plan.map(|plan| Seed::prepare(plan, seed_disk.as_ref(), request, context)).transpose()?;
+        install(&Job { request, target, context, seed: seed.as_ref() })
+    })?;
+    Ok((Installed::from_bytes(&answer.bytes, target, request.write)?, answer.file))
 }
 
 /// Installs the image, in the confined process; gives what the other one needs.
