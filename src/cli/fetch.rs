@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use anyhow::Context as _;
 
+use super::Said;
 use crate::config::{Paths, VariantName};
 use crate::ops;
 use crate::report::Progress;
@@ -20,12 +21,8 @@ use crate::size::ByteSize;
 pub(super) struct Fetch {
     /// The image's http or https URL, or its name in config.toml.
     image: String,
-    /// The image's type, which it has to be: as the OS parameter image_type.
-    #[arg(long = "type", value_name = "TYPE")]
-    image_type: Option<String>,
-    /// The checksum it has to have: as the OS parameter image_checksum.
-    #[arg(long, value_name = "CHECKSUM")]
-    checksum: Option<String>,
+    #[command(flatten)]
+    said: Said,
     /// The variant whose settings hold, cache folder included.
     #[arg(long, default_value = "default")]
     variant: VariantName,
@@ -33,7 +30,7 @@ pub(super) struct Fetch {
 
 /// Fetches the image, and writes what it is to `out`.
 pub(super) fn fetch(args: Fetch, root: &Path, out: &mut dyn Write) -> anyhow::Result<()> {
-    let Fetch { image, image_type, checksum, variant } = args;
+    let Fetch { image, said: Said { image_type, checksum }, variant } = args;
     let request = FetchRequest::new(image, image_type, checksum, &variant, &Paths::below(root))?;
     signals::make_file_size_limit_an_error().context("setting up signals")?;
     let progress = Arc::new(Progress::stderr());

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 
 use anyhow::Context as _;
 
+use super::Said;
 use crate::config::{Paths, VariantName};
 use crate::env::{API_VERSION, Environment};
 use crate::ops;
@@ -26,12 +27,8 @@ pub(super) struct Install {
     image: String,
     /// The disk, a block device or a file. All that is on it is lost.
     disk: PathBuf,
-    /// The image's type, which it has to be: as the OS parameter image_type.
-    #[arg(long = "type", value_name = "TYPE")]
-    image_type: Option<String>,
-    /// The checksum it has to have: as the OS parameter image_checksum.
-    #[arg(long, value_name = "CHECKSUM")]
-    checksum: Option<String>,
+    #[command(flatten)]
+    said: Said,
     /// The variant whose settings hold and whose hooks run.
     #[arg(long, default_value = "default")]
     variant: VariantName,
@@ -72,8 +69,8 @@ fn environment(args: Install, caller: &Environment) -> anyhow::Result<Environmen
         ("DISK_COUNT", "1"),
         ("NIC_COUNT", "0"),
         ("OSP_IMAGE", &args.image),
-        ("OSP_IMAGE_TYPE", args.image_type.as_deref().unwrap_or_default()),
-        ("OSP_IMAGE_CHECKSUM", args.checksum.as_deref().unwrap_or_default()),
+        ("OSP_IMAGE_TYPE", args.said.image_type.as_deref().unwrap_or_default()),
+        ("OSP_IMAGE_CHECKSUM", args.said.checksum.as_deref().unwrap_or_default()),
     ];
     let given =
         given.into_iter().filter(|(_, value)| !value.is_empty()).map(|(name, value)| (name.into(), value.into()));

@@ -37,6 +37,17 @@ struct Tool {
     command: Command,
 }
 
+/// What is said of an image on the command line.
+#[derive(Debug, clap::Args)]
+struct Said {
+    /// The image's type, which it has to be: as the OS parameter image_type.
+    #[arg(long = "type", value_name = "TYPE")]
+    image_type: Option<String>,
+    /// The checksum it has to have: as the OS parameter image_checksum.
+    #[arg(long, value_name = "CHECKSUM")]
+    checksum: Option<String>,
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Tell what an image file is: its type, and the size of the disk it needs.
