@@ -61,8 +61,10 @@ pub fn apart(children: &Children, work: impl FnOnce() -> Result<Answer, String>)
         waitpid(pid, None)?
     };
     answer.rewind()?;
-    let mut bytes = Vec::new();
-    answer.take(MAX_ANSWER).read_to_end(&mut bytes)?;
+    let len = answer.metadata()?.len().min(MAX_ANSWER);
+    // All at once: read_to_end would begin with 32 bytes.
+    let mut bytes = Vec::with_capacity(usize::try_from(len).map_err(io::Error::other)?);
+    answer.take(len).read_to_end(&mut bytes)?;
     match status {
         WaitStatus::Exited(_, 0) => Ok(Ok(Answer { bytes, file: receive(&receiver)? })),
         WaitStatus::Exited(_, FAILED) => Ok(Err(String::from_utf8_lossy(&bytes).into_owned())),
