@@ -45,6 +45,7 @@ enum Verb {
     /// Read kept images and compare them with what was downloaded; remove those that are damaged.
     Verify {
         /// Their URLs, or at least 4 digits of their keys; none for all.
+        #[arg(value_name = "ENTRY")]
         entries: Vec<String>,
     },
     /// Remove what no create would have left: expired images, remains of killed downloads, what is beyond the size limit.
@@ -52,7 +53,7 @@ enum Verb {
     /// Remove images.
     Remove {
         /// Their URLs, or at least 4 digits of their keys.
-        #[arg(required = true)]
+        #[arg(value_name = "ENTRY", required = true)]
         entries: Vec<String>,
     },
 }

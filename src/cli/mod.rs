@@ -7,6 +7,8 @@ mod cleanup;
 mod fetch;
 mod inspect;
 mod install;
+#[cfg(test)]
+mod manual_tests;
 mod output;
 mod seed;
 mod variants;
@@ -74,6 +76,7 @@ enum Command {
         /// Which one.
         name: Script,
         /// Its arguments: `parameters` for verify.
+        #[arg(value_name = "ARGUMENT")]
         args: Vec<OsString>,
     },
     /// Write the completions for a shell.

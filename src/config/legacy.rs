@@ -10,7 +10,7 @@ use super::values::{self, Checked};
 use super::{ParseError, PartialSettings, curl};
 
 /// The variables that the predecessor knew.
-const KEYS: [&str; 4] = ["PROXY", "IMAGE_STORAGE", "DOWNLOAD_CACHE_MAX_DAYS", "CUSTOM_CURL_OPTS"];
+pub(super) const KEYS: [&str; 4] = ["PROXY", "IMAGE_STORAGE", "DOWNLOAD_CACHE_MAX_DAYS", "CUSTOM_CURL_OPTS"];
 /// The folder below IMAGE_STORAGE that is ours alone: the predecessor deleted whatever was old below IMAGE_STORAGE,
 /// golden images included, so its own files and foreign ones stay where they are.
 const CACHE_FOLDER: &str = "ganeti-instance-simpleimage";

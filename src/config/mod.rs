@@ -39,17 +39,57 @@ pub use variant::{VariantName, VariantNameError};
 
 #[cfg(test)]
 mod tests {
-    use super::{parse_legacy, parse_toml};
+    use super::{legacy, parse_legacy, parse_toml};
+    use std::collections::BTreeSet;
 
     const MANUAL: &str = include_str!("../../man/simpleimage.toml.5");
+    const README: &str = include_str!("../../README.md");
+
+    /// Every key of config.toml, those of an image with a name among them.
+    fn keys() -> BTreeSet<String> {
+        let of_images = ["url", "path", "type", "checksum", "signature"].map(|key| format!("images.NAME.{key}"));
+        let all = parse_toml(include_str!("testdata/full.toml")).unwrap();
+        all.keys().into_iter().map(str::to_owned).chain(of_images).collect()
+    }
+
+    /// The entries of the manual, each below the table that its heading names.
+    fn entries() -> BTreeSet<String> {
+        let (mut table, mut found) = (String::new(), BTreeSet::new());
+        for line in MANUAL.lines() {
+            if let Some(heading) = line.strip_prefix(".Ss ") {
+                let name = heading.split_once('[').map(|(_, rest)| rest.trim_end_matches(']'));
+                table = name.map(|name| format!("{name}.")).unwrap_or_default();
+            }
+            let key = line.strip_prefix(".It Ic ").and_then(|entry| entry.split_once(" No = "));
+            found.extend(key.map(|(key, _)| format!("{table}{key}")));
+        }
+        found
+    }
+
+    /// What stands in backquotes in the first column of the README's table with this heading.
+    fn rows(heading: &str) -> BTreeSet<String> {
+        let table = README.split_once(heading).unwrap().1.split("\n\n").next().unwrap();
+        let cells = table.lines().filter_map(|line| line.strip_prefix("| `")?.split(" | ").next());
+        cells.flat_map(|cell| cell.split('`').step_by(2).map(str::to_owned)).filter(|key| !key.is_empty()).collect()
+    }
 
     #[test]
-    fn the_manual_describes_every_key() {
-        let of_images = ["url", "path", "type", "checksum", "signature"];
-        for key in parse_toml(include_str!("testdata/full.toml")).unwrap().keys().into_iter().chain(of_images) {
-            let name = key.rsplit('.').next().unwrap();
-            assert!(MANUAL.contains(&format!("\n.It Ic {name} No = ")), "{key}");
-        }
+    fn the_manuals_describe_every_key_and_no_other() {
+        assert_eq!(entries(), keys());
+        let in_readme = keys().into_iter().map(|key| match key.starts_with("images") {
+            true => "images.NAME".to_owned(),
+            false => key,
+        });
+        assert_eq!(rows("| setting | meaning | default |"), in_readme.collect());
+    }
+
+    #[test]
+    fn the_manuals_describe_every_key_of_the_predecessor_and_no_other() {
+        let keys: BTreeSet<_> = legacy::KEYS.map(str::to_owned).into();
+        assert_eq!(rows("| key | becomes |"), keys);
+        let entries =
+            MANUAL.split_once(".Sh CONFIG\n").unwrap().1.lines().filter_map(|line| line.strip_prefix(".It Ev "));
+        assert_eq!(entries.map(str::to_owned).collect::<BTreeSet<_>>(), keys);
     }
 
     #[test]

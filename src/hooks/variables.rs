@@ -67,3 +67,48 @@ fn describe(partition: &Partition, index: usize) -> [(OsString, OsString); 4] {
     };
     [say("NUMBER", number), say("OFFSET", start), say("SIZE", &(end - start)), say("TYPE", kind)]
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    const MANUAL: &str = include_str!("../../man/simpleimage-hooks.7");
+    const README: &str = include_str!("../../README.md");
+
+    /// All names in the code above, those of partitions for the first one.
+    fn names() -> BTreeSet<String> {
+        let code = include_str!("variables.rs").split("#[cfg(test)]").next().unwrap();
+        let strings: BTreeSet<_> = code.split('"').skip(1).step_by(2).filter(|text| is_name(text)).collect();
+        let (whole, parts): (BTreeSet<_>, BTreeSet<_>) = strings.into_iter().partition(|text| text.contains('_'));
+        let (patterns, whole): (BTreeSet<_>, BTreeSet<_>) = whole.into_iter().partition(|text| text.contains('{'));
+        assert_eq!(patterns.into_iter().collect::<Vec<_>>(), ["SIMPLEIMAGE_PARTITION_{index}_{what}"]);
+        let of_partition = parts.iter().map(|part| format!("SIMPLEIMAGE_PARTITION_1_{part}"));
+        of_partition.chain(whole.into_iter().map(str::to_owned)).collect()
+    }
+
+    fn is_name(text: &str) -> bool {
+        text.starts_with(|c: char| c.is_ascii_uppercase()) && !text.contains(' ')
+    }
+
+    #[test]
+    fn the_manual_describes_every_variable_and_no_other() {
+        let list = MANUAL.split_once("and nothing else but:").unwrap().1;
+        let items = list.lines().filter_map(|line| line.strip_prefix(".It Ev "));
+        let described: BTreeSet<_> = items.flat_map(|item| item.split(" , ")).map(str::to_owned).collect();
+        assert_eq!(described, names());
+    }
+
+    /// The README leaves out the beginning where it is that of the one before.
+    #[test]
+    fn the_readme_names_every_variable_and_no_other() {
+        let all = names();
+        for name in &all {
+            let ends = ["", "SIMPLEIMAGE", "SIMPLEIMAGE_PARTITION_1"].map(|beginning| name.strip_prefix(beginning));
+            let named = ends.into_iter().flatten().any(|end| README.contains(&format!("`{end}`")));
+            assert!(named, "{name}");
+        }
+        let ours = README.split('`').skip(1).step_by(2).filter(|text| text.starts_with("SIMPLEIMAGE_"));
+        let unknown: Vec<_> = ours.filter(|name| *name != "SIMPLEIMAGE_" && !all.contains(*name)).collect();
+        assert_eq!(unknown, [""; 0]);
+    }
+}

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! simpleimage(8) against clap's tree: each knows all commands, arguments and flags of the other.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use clap::{CommandFactory as _, ValueEnum as _};
+
+use super::Tool;
+use crate::applet::Script;
+
+const MANUAL: &str = include_str!("../../man/simpleimage.8");
+
+/// What every command has, and the manual shows once.
+const COMMON: [&str; 2] = ["help", "version"];
+
+/// A command as it is called: its arguments, and its flags with the names of their values.
+#[derive(Debug, Default, PartialEq)]
+struct Usage {
+    arguments: Vec<String>,
+    flags: BTreeMap<String, Option<String>>,
+}
+
+/// The tree with all that clap adds by itself.
+fn tree() -> clap::Command {
+    let mut tree = Tool::command();
+    tree.build();
+    tree
+}
+
+fn usage(command: &clap::Command) -> Usage {
+    let value = |arg: &clap::Arg| {
+        let names = arg.get_value_names().filter(|_| arg.get_action().takes_values());
+        names.map(|names| names[0].to_lowercase())
+    };
+    let arguments = command.get_positionals().filter_map(value).collect();
+    let flags = command.get_arguments().filter_map(|arg| Some((arg.get_long()?.to_owned(), value(arg))));
+    Usage { arguments, flags: flags.filter(|(name, _)| !COMMON.contains(&name.as_str())).collect() }
+}
+
+/// All commands that have none below them, by their words.
+fn commands(of: &clap::Command, words: &str, found: &mut BTreeMap<String, Usage>) {
+    for command in of.get_subcommands().filter(|command| command.get_name() != "help") {
+        let words = format!("{words} {}", command.get_name());
+        match command.has_subcommands() {
+            true => commands(command, &words, found),
+            false => drop(found.insert(words.trim_start().to_owned(), usage(command))),
+        }
+    }
+}
+
+fn all_commands() -> BTreeMap<String, Usage> {
+    let mut found = BTreeMap::new();
+    commands(&tree(), "", &mut found);
+    found
+}
+
+/// The flags that hold for every command.
+fn global() -> BTreeSet<String> {
+    usage(&tree()).flags.into_keys().collect()
+}
+
+/// The words of mdoc(7) source, each with the macro that it belongs to.
+fn words(source: &str) -> Vec<(&str, &str)> {
+    let mut found = Vec::new();
+    for line in source.lines().filter_map(|line| line.strip_prefix('.')) {
+        let mut of = "";
+        for word in line.split(' ') {
+            match word.len() == 2 && word.starts_with(|first: char| first.is_ascii_uppercase()) {
+                true => of = word,
+                false => found.push((of, word)),
+            }
+        }
+    }
+    found
+}
+
+/// The command that stands in this source, and how it is called. `list | show` are two.
+fn shown(source: &str) -> (Vec<String>, Usage) {
+    let (mut names, mut usage, mut flag) = (vec![Vec::new()], Usage::default(), None);
+    for (of, word) in words(source) {
+        match of {
+            "Cm" if word == "|" => names.push(names[0][..names[0].len() - 1].to_vec()),
+            "Cm" => names.last_mut().unwrap().push(word),
+            "Fl" => {
+                flag = word.strip_prefix('-');
+                usage.flags.extend(flag.map(|flag| (flag.to_owned(), None)));
+            }
+            "Ar" if word == "..." => {}
+            "Ar" => match flag.take().and_then(|flag| usage.flags.get_mut(flag)) {
+                Some(value) => *value = Some(word.to_owned()),
+                None => usage.arguments.push(word.to_owned()),
+            },
+            _ => {}
+        }
+        flag = flag.filter(|_| of == "Fl");
+    }
+    (names.iter().map(|words| words.join(" ")).collect(), usage)
+}
+
+fn section(name: &str) -> &'static str {
+    let start = MANUAL.split_once(&format!(".Sh {name}\n")).unwrap().1;
+    start.split("\n.Sh ").next().unwrap()
+}
+
+/// What the synopsis says is what can be given, but that flags for every command may be left out.
+#[test]
+fn the_synopsis_is_that_of_the_program() {
+    let (program, global) = (all_commands(), global());
+    let mut seen = BTreeSet::new();
+    for block in section("SYNOPSIS").split(".Nm\n").filter(|block| block.contains(".Cm ")) {
+        let (names, in_manual) = shown(block);
+        let known: Vec<_> =
+            names.iter().map(|name| program.get(name).unwrap_or_else(|| panic!("no command {name}"))).collect();
+        let mut flags: BTreeMap<_, _> = known.iter().flat_map(|usage| usage.flags.clone()).collect();
+        flags.retain(|flag, _| !global.contains(flag) || in_manual.flags.contains_key(flag));
+        let mut arguments: Vec<_> = known.iter().flat_map(|usage| usage.arguments.clone()).collect();
+        arguments.dedup();
+        assert_eq!(in_manual, Usage { arguments, flags }, "{names:?}");
+        seen.extend(names);
+    }
+    assert_eq!(seen, program.into_keys().collect());
+}
+
+#[test]
+fn the_description_has_every_command_and_no_other() {
+    let (scripts, tool) = section("DESCRIPTION").split_once("For people there are these commands:").unwrap();
+    let items = |text: &'static str| {
+        let items = text.lines().filter(|line| line.starts_with(".It Cm "));
+        items.map(shown).map(|(names, usage)| (names[0].clone(), usage.arguments)).collect::<BTreeMap<_, _>>()
+    };
+    let program = all_commands().into_iter().map(|(name, usage)| (name, usage.arguments));
+    assert_eq!(items(tool), program.collect());
+    let names = Script::value_variants().iter().map(|script| script.name().to_owned());
+    assert_eq!(items(scripts).into_keys().collect::<Vec<_>>(), names.collect::<Vec<_>>());
+}
+
+/// A flag with a value may be described by the value's name.
+#[test]
+fn the_description_tells_of_every_flag_and_no_other() {
+    let program = all_commands();
+    let flags: BTreeMap<_, _> = program.values().flat_map(|usage| &usage.flags).collect();
+    let text = words(section("DESCRIPTION"));
+    for (flag, value) in &flags {
+        let described = text.iter().any(|(of, word)| match *of {
+            "Fl" => word.strip_prefix('-') == Some(flag.as_str()),
+            _ => *of == "Ar" && Some(*word) == value.as_deref(),
+        });
+        assert!(described, "--{flag}");
+    }
+    for flag in words(MANUAL).into_iter().filter_map(|(of, word)| word.strip_prefix('-').filter(|_| of == "Fl")) {
+        assert!(flags.contains_key(&flag.to_owned()) || COMMON.contains(&flag), "--{flag} is not in the program");
+    }
+}
+
+#[test]
+fn the_description_names_every_value_that_can_be_chosen() {
+    let (tree, text) = (tree(), words(section("DESCRIPTION")));
+    for command in tree.get_subcommands() {
+        for value in command.get_positionals().flat_map(|arg| arg.get_possible_values()) {
+            assert!(
+                text.iter().any(|(_, word)| *word == value.get_name()),
+                "{}: {}",
+                command.get_name(),
+                value.get_name()
+            );
+        }
+    }
+}
