@@ -27,7 +27,7 @@ BUILD_NEEDS = gcc libc6-dev libclang-dev
 RUN_NEEDS = debianutils qemu-utils util-linux
 TEST_NEEDS = btrfs-progs busybox bzip2 cloud-init dash dosfstools e2fsprogs extlinux fdisk ganeti ganeti-3.0 gdisk genisoimage \
 	gpg gpg-agent gpgconf gpgv gzip iproute2 lbzip2 mmdebstrap mount mtools nginx pbzip2 qemu-system-x86 strace tinyproxy \
-	xfsprogs xz-utils zip zstd
+	xfsprogs xz-utils zip zsh zstd
 LINT_NEEDS = mandoc shellcheck
 FUZZ_NEEDS = g++
 DEB_NEEDS = debhelper dpkg-dev lintian

@@ -10,6 +10,7 @@ mod check;
 mod checks;
 mod cleanup;
 mod cold;
+mod completions;
 mod create;
 mod crowd;
 mod example_hooks;
