@@ -23,6 +23,8 @@ mod http;
 mod image_names;
 mod install;
 mod kill_matrix;
+mod links;
+mod messages;
 mod policy;
 mod predecessor;
 mod readback;
