@@ -4,8 +4,15 @@
 //! Three forms of a line are read: `HEX  name` and `HEX *name` as sha256sum(1) writes them, and `SHA256 (name) = HEX`
 //! as BSD's tools and `sha256sum --tag` do. All other lines are passed over, so that a clear-signed file can be read
 //! too (its own signature is not looked at: `image_signature` names a detached one).
+//!
+//! A file of one image, called like that with `.sha256` or `.sha512` behind it, may also hold the digits alone, as
+//! Alpine's do, or with another name, as openSUSE's do: there the image's name is a link to one with the build's number.
 
 use super::checksum::{Algorithm, Digest};
+use super::reference::ImageRef;
+
+/// What follows an image's name in the name of a file with its checksum only.
+const OF_ONE: [&str; 4] = [".sha256", ".sha512", ".sha256sum", ".sha512sum"];
 
 /// Why a SUMS file does not say what an image's checksum is.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -31,36 +38,45 @@ pub enum SumsError {
 }
 
 /// The digest of the file with the base name `name`, as the SUMS file with this `text` has it; folders in the file's
-/// names don't count. SHA-256 comes first where both are there: the cache knows it of every image. `sums` is what the
-/// SUMS file is called in messages.
-pub fn find(sums: &str, text: &[u8], name: &str) -> Result<Digest, SumsError> {
+/// names don't count. SHA-256 comes first where both are there: the cache knows it of every image. `sums` is where the
+/// SUMS file is from: a file of this image alone need not repeat its name.
+pub fn find(sums: &ImageRef, text: &[u8], name: &str) -> Result<Digest, SumsError> {
     let text = String::from_utf8_lossy(text);
-    let entries = text.lines().filter_map(entry).filter(|(_, entry)| base_name(entry) == name);
-    let mut digests: Vec<_> = entries.map(|(digest, _)| digest).collect();
+    let entries: Vec<_> = text.lines().filter_map(entry).collect();
+    let named = |entry: &Option<&str>| entry.is_some_and(|entry| base_name(entry) == name);
+    let any = is_of_one(sums, name) && !entries.iter().any(|(_, entry)| named(entry));
+    let wanted = entries.into_iter().filter(|(_, entry)| any || named(entry));
+    let mut digests: Vec<_> = wanted.map(|(digest, _)| digest).collect();
     digests.sort_by_key(Digest::algorithm);
     let Some(first) = digests.first() else {
-        return Err(SumsError::Missing { sums: sums.to_owned(), name: name.to_owned() });
+        return Err(SumsError::Missing { sums: sums.to_string(), name: name.to_owned() });
     };
     let algorithm = first.algorithm();
     if digests.iter().any(|other| other.algorithm() == algorithm && other != first) {
-        return Err(SumsError::Ambiguous { sums: sums.to_owned(), name: name.to_owned(), algorithm });
+        return Err(SumsError::Ambiguous { sums: sums.to_string(), name: name.to_owned(), algorithm });
     }
     Ok(first.clone())
 }
 
-/// A line's digest and file name, if it has them.
-fn entry(line: &str) -> Option<(Digest, &str)> {
+/// Whether the SUMS file is by its name that of the image called `name` and of no other.
+fn is_of_one(sums: &ImageRef, name: &str) -> bool {
+    let own = sums.base_name().unwrap_or_default();
+    own.strip_prefix(name).is_some_and(|rest| OF_ONE.contains(&rest))
+}
+
+/// A line's digest, if it has one, and its file name, if it has one too.
+fn entry(line: &str) -> Option<(Digest, Option<&str>)> {
     let line = line.trim_end_matches('\r');
     for (tag, algorithm) in [("SHA256 (", Algorithm::Sha256), ("SHA512 (", Algorithm::Sha512)] {
         if let Some(rest) = line.strip_prefix(tag) {
             let (name, hex) = rest.rsplit_once(") = ")?;
-            return Some((Digest::new(algorithm, hex.trim_end())?, name));
+            return Some((Digest::new(algorithm, hex.trim_end())?, Some(name)));
         }
     }
-    let (hex, name) = line.split_once([' ', '\t'])?;
+    let (hex, name) = line.split_once([' ', '\t']).unwrap_or((line, ""));
     let name = name.strip_prefix([' ', '*']).unwrap_or(name);
     let digest = Digest::new(Algorithm::Sha256, hex).or_else(|| Digest::new(Algorithm::Sha512, hex))?;
-    Some((digest, name))
+    Some((digest, Some(name).filter(|name| !name.trim().is_empty())))
 }
 
 fn base_name(path: &str) -> &str {
@@ -69,7 +85,7 @@ fn base_name(path: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use super::{SumsError, find};
+    use super::{ImageRef, SumsError, find};
     use crate::image::checksum::Algorithm;
     use proptest::prelude::{any, proptest};
 
@@ -81,8 +97,16 @@ mod tests {
         digit.to_string().repeat(128)
     }
 
+    fn sums() -> ImageRef {
+        ImageRef::parse("/SUMS").unwrap()
+    }
+
     fn found(text: &str, name: &str) -> Result<String, SumsError> {
-        find("SUMS", text.as_bytes(), name).map(|digest| format!("{}:{}", digest.algorithm(), digest.hex()))
+        found_in(&sums(), text, name)
+    }
+
+    fn found_in(sums: &ImageRef, text: &str, name: &str) -> Result<String, SumsError> {
+        find(sums, text.as_bytes(), name).map(|digest| format!("{}:{}", digest.algorithm(), digest.hex()))
     }
 
     #[test]
@@ -117,29 +141,52 @@ mod tests {
 
     #[test]
     fn a_missing_or_doubtful_name_is_an_error() {
-        let missing = "SUMS has no SHA-256 or SHA-512 checksum of disk.raw";
+        let missing = "/SUMS has no SHA-256 or SHA-512 checksum of disk.raw";
         let md5 = format!("{}  disk.raw\nMD5 (disk.raw) = {}\n", "a".repeat(32), "a".repeat(32));
         for text in ["", "<html>disk.raw</html>", &md5, &format!("{}  DISK.RAW\n{}\n", sha256('a'), sha256('b'))] {
             assert_eq!(found(text, "disk.raw").unwrap_err().to_string(), missing, "{text}");
         }
         let twice = format!("{}  a/disk.raw\n{}  b/disk.raw\n", sha256('a'), sha256('b'));
         let message = found(&twice, "disk.raw").unwrap_err().to_string();
-        assert_eq!(message, "SUMS has more than one sha256 checksum of disk.raw");
+        assert_eq!(message, "/SUMS has more than one sha256 checksum of disk.raw");
         let same = format!("{}  a/disk.raw\n{}  b/disk.raw\n", sha256('a'), sha256('a'));
         assert!(found(&same, "disk.raw").is_ok());
     }
 
     #[test]
+    fn a_file_of_one_image_need_not_repeat_its_name() {
+        let (a, b) = (sha256('a'), sha512('b'));
+        let own = |extension: &str| ImageRef::parse(&format!("https://h/13/a+b.qcow2{extension}?token=1")).unwrap();
+        for (extension, text, expected) in [
+            (".sha512", format!("{b}\n"), format!("sha512:{b}")),
+            (".sha256", format!("{a}  a+b-Build7.1.qcow2\n"), format!("sha256:{a}")),
+            (".sha256sum", format!("SHA256 (x) = {a}\n"), format!("sha256:{a}")),
+            (".sha256", format!("{}  other\n{a}  a+b.qcow2\n", sha256('c')), format!("sha256:{a}")),
+        ] {
+            assert_eq!(found_in(&own(extension), &text, "a+b.qcow2"), Ok(expected), "{extension} {text}");
+        }
+        let two = format!("{a}  one\n{}  two\n", sha256('c'));
+        let message = found_in(&own(".sha256"), &two, "a+b.qcow2").unwrap_err().to_string();
+        assert_eq!(message, "https://h/13/a+b.qcow2.sha256 has more than one sha256 checksum of a+b.qcow2");
+        // Of another image, or of many.
+        for (sums, text) in [(own(".sha256"), &a), (own(".asc"), &a), (sums(), &a), (sums(), &format!("{a}  x"))] {
+            let name = if sums == own(".sha256") { "b.qcow2" } else { "a+b.qcow2" };
+            let message = found_in(&sums, text, name).unwrap_err().to_string();
+            assert_eq!(message, format!("{sums} has no SHA-256 or SHA-512 checksum of {name}"));
+        }
+    }
+
+    #[test]
     fn sha256_comes_first() {
         let text = format!("SHA512 (disk.raw) = {}\nSHA256 (disk.raw) = {}\n", sha512('b'), sha256('a'));
-        assert_eq!(find("SUMS", text.as_bytes(), "disk.raw").unwrap().algorithm(), Algorithm::Sha256);
+        assert_eq!(find(&sums(), text.as_bytes(), "disk.raw").unwrap().algorithm(), Algorithm::Sha256);
     }
 
     proptest! {
         #[test]
         fn no_text_panics(text in any::<Vec<u8>>(), line in "(SHA256 \\(|[a-f0-9]{64})?[ *)=a-z/\\\\]{0,20}") {
-            let _ = find("SUMS", &text, "disk.raw");
-            let _ = find("SUMS", line.as_bytes(), "");
+            let _ = find(&sums(), &text, "disk.raw");
+            let _ = find(&sums(), line.as_bytes(), "");
         }
     }
 }

@@ -168,9 +168,9 @@ impl Fetch<'_> {
     }
 
     fn digest_in_sums(&self, url: &ImageUrl, signature: Option<Signature>, image: &ImageRef) -> anyhow::Result<Digest> {
-        let (text, sums) = (self.get(url)?, url.to_string());
+        let (text, sums) = (self.get(url)?, ImageRef::Url(url.clone()));
         if let Some(signature) = signature {
-            signature.check_bytes(&text, &sums, &self.context.children)?;
+            signature.check_bytes(&text, &sums.to_string(), &self.context.children)?;
             self.context.report.info(format_args!("{sums} has a good signature"));
         }
         let name = image.base_name().ok_or_else(|| anyhow!("image {image} has no name to look for in {sums}"))?;
