@@ -50,6 +50,7 @@ SHELL_SCRIPTS = $(shell grep --recursive --files-with-matches --exclude='*.rs' -
 	--exclude-dir=target --exclude-dir=corpus --extended-regexp '^\#! ?/(usr/)?bin/(env )?(ba|da)?sh' \
 	.ci debian demo example-hooks fuzz src tests 2>/dev/null)
 MAN_PAGES = $(wildcard man/*.[1-8])
+EXAMPLE_VARIANTS = $(wildcard example-variants/*)
 EXAMPLE_HOOKS = $(filter-out %.md %.sh,$(wildcard example-hooks/*))
 
 # Installs those of the packages $(1) that are missing; when none is, it needs neither root nor the network.
@@ -155,7 +156,7 @@ lint: setup-lint ## Check formatting, lints, shell scripts and man pages
 install: ## Install the built provider; DESTDIR= and PREFIX= (/usr/local) are honoured
 	@test -x '$(BINARY)' || { echo 'make: $(BINARY) is missing; run make build first' >&2; exit 1; }
 	install -d -m 0755 '$(DESTDIR)$(BINDIR)' '$(DESTDIR)$(OSDIR)/simpleimage' '$(DESTDIR)$(CONFDIR)/default' \
-		'$(DESTDIR)$(EXAMPLEDIR)'
+		'$(DESTDIR)$(EXAMPLEDIR)/variants'
 	install -d -m 0700 '$(DESTDIR)$(CACHEDIR)'
 	install -m 0755 '$(BINARY)' '$(DESTDIR)$(BINDIR)/simpleimage'
 	cp --no-dereference --remove-destination os-scripts/create os-scripts/export os-scripts/import os-scripts/rename \
@@ -167,6 +168,7 @@ install: ## Install the built provider; DESTDIR= and PREFIX= (/usr/local) are ho
 		'$(DESTDIR)$(MANDIR)/man$(patsubst .%,%,$(suffix $(page)))/$(notdir $(page))' &&) :
 	install -m 0755 $(EXAMPLE_HOOKS) '$(DESTDIR)$(EXAMPLEDIR)/'
 	install -m 0644 example-hooks/README.md example-hooks/guest-root.sh '$(DESTDIR)$(EXAMPLEDIR)/'
+	install -m 0644 $(EXAMPLE_VARIANTS) '$(DESTDIR)$(EXAMPLEDIR)/variants/'
 
 # Where the package is built, and where it is found then.
 DEB_DIR ?= target/deb

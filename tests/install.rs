@@ -57,6 +57,10 @@ fn usr_has_the_packaged_layout() {
     assert_eq!(mode(&at(examples).join("grow-root")), 0o755);
     // Sourced by the others, and not one that run-parts would take.
     assert_eq!(mode(&at(examples).join("guest-root.sh")), 0o644);
+    let variant = Path::new(env!("CARGO_MANIFEST_DIR")).join("example-variants/debian.toml");
+    let installed = at(examples).join("variants/debian.toml");
+    assert_eq!((fs::read(&installed).unwrap(), mode(&installed)), (fs::read(variant).unwrap(), 0o644));
+    assert_eq!(mode(&at(examples).join("variants/README.md")), 0o644);
     let mut files: Vec<_> = fs::read_dir(at(os)).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     files.sort();
     let expected =

@@ -14,6 +14,7 @@ mod completions;
 mod create;
 mod crowd;
 mod example_hooks;
+mod example_variants;
 mod faults;
 mod holders;
 mod hook_phases;
