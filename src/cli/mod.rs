@@ -52,11 +52,8 @@ struct Said {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Tell what an image file is: its type, and the size of the disk it needs.
-    Inspect {
-        /// The image, a file on this machine.
-        image: PathBuf,
-    },
+    /// Tell what an image file is: its type, the disk it needs, its partitions, and whether create would take it.
+    Inspect(inspect::Inspect),
     /// Fetch an image into the cache, so that no create has to wait for it.
     Fetch(fetch::Fetch),
     /// Install an image onto a disk as create does, without Ganeti.
@@ -108,7 +105,7 @@ pub fn run(argv0: OsString, invocation: Invocation, out: &mut dyn Write) -> Exit
         Command::Script { name, args } => {
             script::run(name, &Invocation { args, environment: invocation.environment, root: tool.root }, out)
         }
-        Command::Inspect { image } => exit_code(&report, inspect::inspect(&image, out)),
+        Command::Inspect(args) => exit_code(&report, inspect::inspect(&args, &report, out)),
         Command::Fetch(args) => exit_code(&report, fetch::fetch(args, &tool.root, out)),
         Command::Install(args) => exit_code(&report, install::install(args, &tool.root, &invocation.environment)),
         Command::Seed(args) => exit_code(&report, seed::seed(args, out)),

@@ -11,6 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use clap::Subcommand;
 use serde_json::{Value, json};
 
+use super::output::printable;
 use crate::ops::{self, SeedDisk};
 use crate::size::ByteSize;
 use crate::volume::{Contents, Found, Kind, VolumeError};
@@ -104,13 +105,6 @@ fn printable_lines(text: &mut String, content: &str) {
     for line in content.lines() {
         let _ = writeln!(text, "  {}", printable(line));
     }
-}
-
-/// Without anything that a terminal would take for a command: an instance may have written it.
-fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() && c != '\t' { c.escape_default().to_string() } else { c.to_string() })
-        .collect()
 }
 
 /// What of a file is shown.

@@ -105,11 +105,9 @@ impl ReadAt for FileBytes<'_> {
     }
 }
 
-/// A disk in memory, for tests.
-#[cfg(test)]
+/// A disk in memory, or its beginning.
 pub(crate) struct Memory(pub(crate) Vec<u8>);
 
-#[cfg(test)]
 impl Memory {
     /// Where `len` bytes from `offset` on lie; `beyond` if they reach behind the end.
     fn range(&self, len: usize, offset: u64, beyond: io::ErrorKind) -> io::Result<std::ops::Range<usize>> {
@@ -119,7 +117,6 @@ impl Memory {
     }
 }
 
-#[cfg(test)]
 impl ReadAt for Memory {
     fn len(&self) -> u64 {
         self.0.len() as u64

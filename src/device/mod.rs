@@ -11,7 +11,6 @@ mod source;
 mod target;
 
 pub use buffer::{ALIGNMENT, AlignedBuf};
-#[cfg(test)]
 pub(crate) use bytes::Memory;
 pub use bytes::{FileBytes, ReadAt, WriteAt};
 pub use left::{LeftDevice, left_devices};

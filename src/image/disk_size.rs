@@ -5,13 +5,15 @@ use std::fmt;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
+use serde::{Deserialize, Serialize};
+
 use super::fields::Fields;
 use super::format::Compression;
 use super::xz_index;
 use crate::size::ByteSize;
 
 /// The size in bytes of the disk in an image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DiskSize {
     /// So large, or the image is corrupt.
     Exact(u64),

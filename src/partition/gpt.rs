@@ -5,7 +5,7 @@ use std::io;
 
 use flate2::Crc;
 
-use super::{Partition, PartitionType, get4, get8};
+use super::{Partition, PartitionType, get2, get4, get8};
 use crate::device::WriteAt;
 
 /// Sector sizes a GPT may have been made for, in bytes.
@@ -16,6 +16,9 @@ const MIN_HEADER: usize = 92;
 
 /// An entry is at least this long, in bytes.
 const MIN_ENTRY: usize = 128;
+
+/// Where the name is in an entry: at most 36 units of UTF-16.
+const NAME: std::ops::Range<usize> = 56..128;
 
 /// The entries of every GPT in use take 16 KiB; more than this is not believed, in bytes.
 const MAX_ENTRIES: u64 = 512 << 10;
@@ -127,6 +130,15 @@ impl Gpt {
         .collect()
     }
 
+    /// The name of a partition, as its entry has it; none without one. What is no UTF-16 is replaced.
+    pub fn name(&self, number: u32) -> Option<String> {
+        let index = usize::try_from(number.checked_sub(1)?).ok()?;
+        let entry = self.entries.chunks_exact(self.entry_len).nth(index)?;
+        let units = entry[NAME].chunks_exact(2).map(|unit| get2(unit, 0)).take_while(|unit| *unit != 0);
+        let name: String = char::decode_utf16(units).map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER)).collect();
+        Some(name).filter(|name| !name.is_empty())
+    }
+
     /// The backup shall lie at the disk's end: its header in sector `last`, its entries before that.
     pub fn move_backup(&mut self, last: u64) {
         let last_usable = last - self.entries_sectors() - 1;
@@ -146,7 +158,7 @@ impl Gpt {
         put(entry, 32, new.start / sector);
         put(entry, 40, (new.start + new.len) / sector - 1);
         put(entry, 48, new.attributes.0);
-        for (place, unit) in entry[56..128].chunks_exact_mut(2).zip(new.name.encode_utf16()) {
+        for (place, unit) in entry[NAME].chunks_exact_mut(2).zip(new.name.encode_utf16()) {
             place.copy_from_slice(&unit.to_le_bytes());
         }
         self.seal_entries();

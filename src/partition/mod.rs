@@ -102,6 +102,14 @@ impl Table {
         }
     }
 
+    /// The name of a partition; an MBR has none.
+    pub fn name(&self, number: u32) -> Option<String> {
+        match self {
+            Table::Gpt(gpt) => gpt.name(number),
+            Table::Mbr(_) => None,
+        }
+    }
+
     /// The sector size that it was made for, in bytes.
     pub fn sector(&self) -> u64 {
         match self {

@@ -45,6 +45,7 @@ const MODULES: [(&str, &[&str]); 26] = [
             "hooks",
             "http",
             "image",
+            "partition",
             "process",
             "report",
             "request",

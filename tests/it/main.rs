@@ -22,6 +22,7 @@ mod hooks;
 mod hostile;
 mod http;
 mod image_names;
+mod inspect;
 mod install;
 mod kill_matrix;
 mod links;

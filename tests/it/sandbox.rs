@@ -306,6 +306,23 @@ fn import_and_export_are_confined() {
     assert!(dump == image, "the dump is another");
 }
 
+/// Its qemu-img, too, which tries all that it must not do.
+#[test]
+fn inspect_is_confined() {
+    let world = World::new();
+    let fake = Fake::new(&world);
+    let file = encode(&world, &disk(9 * MIB), "qcow2");
+    let child = fake.first_in_path(world.tool(&["inspect", file.to_str().unwrap()])).spawn();
+    let tool = fake.waiting();
+    assert_eq!((status(&tool, "CapEff"), status(&tool, "Seccomp")), (NONE.to_owned(), "2".to_owned()));
+    assert_worker_of(&child.id().to_string());
+    fake.go();
+    let outcome = Outcome(child.wait_with_output().unwrap());
+    outcome.succeeds();
+    assert!(outcome.output().ends_with("table: none\nsafe to install: yes\n"), "{}", outcome.output());
+    assert_eq!(fs::read_to_string(&fake.secret).unwrap(), "precious");
+}
+
 #[test]
 fn a_worker_writes_its_folder_and_its_disk_only() {
     let world = World::new();

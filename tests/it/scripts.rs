@@ -182,31 +182,6 @@ fn a_second_create_on_the_same_disk_is_refused_in_the_hooks_phase_too() {
     }
 }
 
-#[test]
-fn inspect_tells_what_an_image_is() {
-    let world = World::new();
-    let image = disk(3 * MIB);
-    for (image_type, size) in [
-        ("raw", "3 MiB"),
-        ("qcow2", "3 MiB"),
-        ("qcow2+xz", "3 MiB"),
-        ("raw+xz", "3 MiB"),
-        ("raw+zst", "at least 3 MiB"),
-        ("raw+gz", "known only after decoding (probably 3 MiB, if it is less than 4 GiB)"),
-        ("raw+bz2", "known only after decoding"),
-        ("vmdk", "3 MiB"),
-        ("vdi", "3 MiB"),
-        ("vhdx", "3 MiB"),
-    ] {
-        let file = encode(&world, &image, image_type);
-        let output = Command::new(BINARY).arg("inspect").arg(&file).output().unwrap();
-        let text = String::from_utf8(output.stdout).unwrap();
-        assert_eq!(text, format!("image: {}\ntype:  {image_type}\ndisk:  {size}\n", file.display()));
-    }
-    Outcome(Command::new(BINARY).args(["inspect", "/etc/passwd"]).output().unwrap())
-        .fails(&["/etc/passwd is a text file"]);
-}
-
 /// The predecessor's config, all of its keys, for an http and an https image.
 #[test]
 fn the_predecessors_config_is_honoured() {
