@@ -13,9 +13,10 @@ use crate::size::ByteSize;
 /// Time between two lines, where there is no terminal: a job's log is read by people.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
 
-const BAR: &str = "{bytes} of {total_bytes} [{bar:30}] {bytes_per_sec}, {eta} left";
+/// As wide as the terminal, the numbers in columns of their own: nothing wraps, and nothing moves about.
+const BAR: &str = "{bytes:>11} of {total_bytes} [{wide_bar}] {bytes_per_sec:>13}, {eta:>3} left";
 /// Where the server does not say how long the image is.
-const COUNTER: &str = "{bytes} {bytes_per_sec}";
+const COUNTER: &str = "{bytes:>11} {bytes_per_sec:>13}";
 
 /// Shows on stderr how far a download is.
 pub struct Progress {
@@ -57,6 +58,9 @@ impl Progress {
             let style = ProgressStyle::with_template(template).unwrap_or_else(|_err| ProgressStyle::default_bar());
             self.bar.set_style(style.progress_chars("=> "));
             expected.into_iter().for_each(|length| self.bar.set_length(length));
+            // What an earlier run has downloaded says nothing about the rate: it counts from here.
+            self.bar.set_position(received);
+            self.bar.reset_eta();
             self.bar.set_draw_target(ProgressDrawTarget::stderr());
         }
         self.bar.set_position(received);
@@ -83,22 +87,29 @@ impl Write for AboveBar {
 
 /// The lines of one download.
 struct Lines {
-    start: Instant,
+    /// When the first bytes were there, and how many: an earlier run may have left some.
+    first: Option<(Instant, u64)>,
     last: Instant,
 }
 
 impl Lines {
     fn starting(now: Instant) -> Self {
-        Lines { start: now, last: now }
+        Lines { first: None, last: now }
     }
 
     /// What there is to say now, if it is time.
     fn line(&mut self, now: Instant, received: u64, expected: Option<u64>) -> Option<String> {
-        if received == 0 || now.duration_since(self.last) < LINE_INTERVAL {
+        if received == 0 {
+            return None;
+        }
+        // Fewer than there were: the download has begun again.
+        let (start, there) = self.first.filter(|(_, there)| *there <= received).unwrap_or((now, received));
+        self.first = Some((start, there));
+        if now.duration_since(self.last) < LINE_INTERVAL {
             return None;
         }
         self.last = now;
-        let rate = u128::from(received) * 1000 / now.duration_since(self.start).as_millis().max(1);
+        let rate = u128::from(received - there) * 1000 / now.duration_since(start).as_millis().max(1);
         let rate = ByteSize(u64::try_from(rate).unwrap_or(u64::MAX)).rounded();
         let received_words = ByteSize(received).rounded();
         Some(match expected.filter(|expected| *expected > 0) {
@@ -123,12 +134,25 @@ mod tests {
         let mut line = |tenths: u64, received, expected| {
             lines.line(start + Duration::from_millis(tenths * 100), received, expected)
         };
-        assert_eq!(line(0, 1, None), None);
-        assert_eq!(line(99, 5 << 20, Some(100 << 20)), None);
-        assert_eq!(line(100, 50 << 20, Some(100 << 20)).as_deref(), Some("50 MiB of 100 MiB (50 %), 5 MiB/s"));
-        assert_eq!(line(101, 51 << 20, Some(100 << 20)), None);
-        assert_eq!(line(199, 51 << 20, Some(100 << 20)), None);
-        assert_eq!(line(250, 75 << 20, None).as_deref(), Some("75 MiB, 3 MiB/s"));
+        assert_eq!(line(0, 10 << 20, None), None);
+        assert_eq!(line(99, 15 << 20, Some(100 << 20)), None);
+        assert_eq!(line(100, 60 << 20, Some(100 << 20)).as_deref(), Some("60 MiB of 100 MiB (60 %), 5 MiB/s"));
+        assert_eq!(line(101, 61 << 20, Some(100 << 20)), None);
+        assert_eq!(line(199, 61 << 20, Some(100 << 20)), None);
+        assert_eq!(line(250, 85 << 20, None).as_deref(), Some("85 MiB, 3 MiB/s"));
         assert_eq!(line(400, 0, Some(0)), None);
+    }
+
+    #[test]
+    fn what_an_earlier_run_left_is_not_in_the_rate() {
+        let start = Instant::now();
+        let mut lines = Lines::starting(start);
+        let mut line =
+            |seconds: u64, mib: u64| lines.line(start + Duration::from_secs(seconds), mib << 20, Some(100 << 20));
+        assert_eq!(line(2, 60), None);
+        assert_eq!(line(10, 76).as_deref(), Some("76 MiB of 100 MiB (76 %), 2 MiB/s"));
+        // From the start again.
+        assert_eq!(line(11, 4), None);
+        assert_eq!(line(21, 14).as_deref(), Some("14 MiB of 100 MiB (14 %), 1 MiB/s"));
     }
 }
