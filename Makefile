@@ -103,6 +103,11 @@ build: ## Build the provider: target/release/simpleimage
 demo: setup build ## Install two disks over HTTP and prove every byte of them (as root)
 	demo/run $(BINARY)
 
+.PHONY: terminal
+terminal: setup build ## Capture docs/terminal.md anew, from real runs (as root)
+	$(call install-missing,tmux)
+	demo/terminal $(BINARY)
+
 .PHONY: test
 test: setup ## Run every test, those against a real Ganeti included (as root)
 	$(CARGO) test --locked
