@@ -78,8 +78,12 @@ impl Environment {
             None | Some(API_VERSION) => {}
             Some(other) => return Err(EnvError::ApiVersion(other.to_owned())),
         }
-        let variant = self.get("OS_VARIANT")?.unwrap_or_default().to_owned();
-        Ok(Core { variant, params: OsParams::new(self)? })
+        Ok(Core { variant: self.variant()?.to_owned(), params: OsParams::new(self)? })
+    }
+
+    /// `OS_VARIANT`, unchecked; may be empty.
+    pub fn variant(&self) -> Result<&str, EnvError> {
+        Ok(self.get("OS_VARIANT")?.unwrap_or_default())
     }
 
     /// `INSTANCE_NAME`.

@@ -10,10 +10,10 @@ use std::time::SystemTime;
 use anyhow::Context as _;
 
 use crate::applet::Script;
-use crate::config::Paths;
+use crate::config::{self, Paths, VariantName};
 use crate::env::Environment;
 use crate::ops::{self, Context};
-use crate::report::Report;
+use crate::report::{LogFormat, Report, Subject};
 use crate::request::{self, CreateRequest, ExportRequest, ImportRequest, RenameRequest};
 use crate::sandbox::{Needs, Sandbox};
 use crate::signals;
@@ -30,11 +30,13 @@ pub struct Invocation {
     pub environment: Environment,
     /// Where configuration and cache are looked for; `/` but for tests and trials.
     pub root: std::path::PathBuf,
+    /// What messages look like; none where the settings decide.
+    pub log_format: Option<LogFormat>,
 }
 
 /// Runs the script. Its last line on stderr is the error, if there is one.
 pub fn run(script: Script, invocation: &Invocation, out: &mut dyn Write) -> ExitCode {
-    let report = Report::stderr(Some(script.name()), invocation.environment.debug());
+    let report = report(script, invocation);
     match invocation.args.as_slice() {
         [help] if help == "-h" || help == "--help" => {
             return if out.write_all(usage(script).as_bytes()).is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
@@ -54,6 +56,17 @@ pub fn run(script: Script, invocation: &Invocation, out: &mut dyn Write) -> Exit
             ExitCode::FAILURE
         }
     }
+}
+
+/// Messages as the settings say. Nothing that is wrong with environment or settings is told here: what can be read of them
+/// decides, and the script says in that format what is wrong if it needs the rest.
+fn report(script: Script, invocation: &Invocation) -> Report {
+    let Invocation { environment: env, root, log_format, .. } = invocation;
+    let variant = env.variant().ok().and_then(|name| VariantName::parse(name).ok());
+    let format = log_format.unwrap_or_else(|| config::log_format(&Paths::below(root), variant.as_ref()));
+    let instance = env.instance_name().ok().map(str::to_owned);
+    let subject = Subject { instance, variant: variant.map(|variant| variant.to_string()) };
+    Report::stderr(Some(script.name()), env.debug()).formatted(format, subject)
 }
 
 fn perform(script: Script, invocation: &Invocation, report: &Report) -> anyhow::Result<()> {

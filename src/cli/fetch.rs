@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use super::Said;
 use crate::config::{Paths, VariantName};
 use crate::ops;
-use crate::report::Progress;
+use crate::report::{Progress, Report, Subject};
 use crate::request::FetchRequest;
 use crate::signals;
 use crate::size::ByteSize;
@@ -28,12 +28,18 @@ pub(super) struct Fetch {
     variant: VariantName,
 }
 
+impl Fetch {
+    pub(super) fn subject(&self) -> Subject {
+        Subject { instance: None, variant: Some(self.variant.to_string()) }
+    }
+}
+
 /// Fetches the image, and writes what it is to `out`.
-pub(super) fn fetch(args: Fetch, root: &Path, out: &mut dyn Write) -> anyhow::Result<()> {
+pub(super) fn fetch(args: Fetch, root: &Path, report: &Report, out: &mut dyn Write) -> anyhow::Result<()> {
     let Fetch { image, said: Said { image_type, checksum }, variant } = args;
     let request = FetchRequest::new(image, image_type, checksum, &variant, &Paths::below(root))?;
     signals::make_file_size_limit_an_error().context("setting up signals")?;
-    let progress = Arc::new(Progress::stderr());
+    let progress = Arc::new(Progress::stderr(report));
     let context = ops::Context::new(progress.report().clone(), SystemTime::now());
     let fetched = ops::fetch(&request, &ops::Context { progress: Some(progress), ..context })?;
     let ops::Fetched { image_type, len, sha256, disk_size, .. } = fetched;

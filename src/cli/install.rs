@@ -13,7 +13,7 @@ use super::Said;
 use crate::config::{Paths, VariantName};
 use crate::env::{API_VERSION, Environment};
 use crate::ops;
-use crate::report::Progress;
+use crate::report::{Progress, Report, Subject};
 use crate::request::CreateRequest;
 use crate::signals;
 
@@ -40,12 +40,24 @@ pub(super) struct Install {
     no_hooks: bool,
 }
 
+impl Install {
+    pub(super) fn subject(&self) -> Subject {
+        Subject { instance: Some(self.instance()), variant: Some(self.variant.to_string()) }
+    }
+
+    /// The name that was given, or else that of the disk's file.
+    fn instance(&self) -> String {
+        let of_disk = |disk: PathBuf| disk.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        self.name.clone().unwrap_or_else(|| absolute(&self.disk).map(of_disk).unwrap_or_default())
+    }
+}
+
 /// Installs the image. What is on the disk stays until the image is at hand and has passed every check.
-pub(super) fn install(args: Install, root: &Path, caller: &Environment) -> anyhow::Result<()> {
+pub(super) fn install(args: Install, root: &Path, report: &Report, caller: &Environment) -> anyhow::Result<()> {
     let no_hooks = args.no_hooks;
     let request = CreateRequest::new(&environment(args, caller)?, &Paths::below(root))?;
     let request = if no_hooks { request.without_hooks() } else { request };
-    let progress = Arc::new(Progress::stderr());
+    let progress = Arc::new(Progress::stderr(report));
     let context = ops::Context::new(progress.report().clone(), SystemTime::now());
     let (children, last_act) = (context.children.clone(), context.last_act.clone());
     signals::end_on_signal(children, last_act, context.report.clone()).context("setting up signals")?;
@@ -56,8 +68,7 @@ pub(super) fn install(args: Install, root: &Path, caller: &Environment) -> anyho
 /// PATH counts: what else is there may be meant for another program.
 fn environment(args: Install, caller: &Environment) -> anyhow::Result<Environment> {
     let disk = absolute(&args.disk).context("finding out where the disk is")?;
-    let of_disk = || disk.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let name = args.name.unwrap_or_else(of_disk);
+    let name = args.instance();
     let uuid = fs::read_to_string(NEW_UUID).with_context(|| format!("reading {NEW_UUID}"))?;
     let given = [
         ("OS_API_VERSION", API_VERSION),

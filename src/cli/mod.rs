@@ -23,7 +23,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::applet::Script;
-use crate::report::Report;
+use crate::report::{LogFormat, Report, Subject};
 use crate::script::{self, Invocation};
 
 /// Ganeti OS provider that installs instances from disk images.
@@ -35,6 +35,11 @@ struct Tool {
     /// Look for configuration and cache below DIR instead of /.
     #[arg(long, global = true, value_name = "DIR", default_value = "/")]
     root: PathBuf,
+    /// Write messages as text, or as JSON with one object in a line.
+    ///
+    /// The default is text, and for script what the settings say.
+    #[arg(long, global = true, value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
     #[command(subcommand)]
     command: Command,
 }
@@ -83,6 +88,17 @@ enum Command {
     },
 }
 
+impl Command {
+    /// What its messages are about.
+    fn subject(&self) -> Subject {
+        match self {
+            Command::Fetch(args) => args.subject(),
+            Command::Install(args) => args.subject(),
+            _ => Subject::default(),
+        }
+    }
+}
+
 /// Runs the tool; results go to `out`.
 pub fn run(argv0: OsString, invocation: Invocation, out: &mut dyn Write) -> ExitCode {
     let report = Report::stderr(None, false);
@@ -101,18 +117,20 @@ pub fn run(argv0: OsString, invocation: Invocation, out: &mut dyn Write) -> Exit
             return ExitCode::from(u8::from(err.use_stderr() || printed.is_err()) * 2);
         }
     };
-    match tool.command {
+    let Tool { root, log_format, command } = tool;
+    let report = report.formatted(log_format.unwrap_or_default(), command.subject());
+    match command {
         Command::Script { name, args } => {
-            script::run(name, &Invocation { args, environment: invocation.environment, root: tool.root }, out)
+            script::run(name, &Invocation { args, environment: invocation.environment, root, log_format }, out)
         }
         Command::Inspect(args) => exit_code(&report, inspect::inspect(&args, &report, out)),
-        Command::Fetch(args) => exit_code(&report, fetch::fetch(args, &tool.root, out)),
-        Command::Install(args) => exit_code(&report, install::install(args, &tool.root, &invocation.environment)),
+        Command::Fetch(args) => exit_code(&report, fetch::fetch(args, &root, &report, out)),
+        Command::Install(args) => exit_code(&report, install::install(args, &root, &report, &invocation.environment)),
         Command::Seed(args) => exit_code(&report, seed::seed(args, out)),
-        Command::Cache(args) => exit_code(&report, cache::cache(args, &tool.root, out)),
-        Command::Cleanup(args) => exit_code(&report, cleanup::cleanup(&args, &tool.root, out)),
-        Command::Variants(args) => exit_code(&report, variants::variants(&args, &tool.root, out)),
-        Command::Check(args) => exit_code(&report, check::check(&args, &tool.root, out)),
+        Command::Cache(args) => exit_code(&report, cache::cache(args, &root, out)),
+        Command::Cleanup(args) => exit_code(&report, cleanup::cleanup(&args, &root, out)),
+        Command::Variants(args) => exit_code(&report, variants::variants(&args, &root, out)),
+        Command::Check(args) => exit_code(&report, check::check(&args, &root, out)),
         Command::Completions { shell } => exit_code(&report, completions(shell, out)),
     }
 }

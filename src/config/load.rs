@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{ConfigError, ParseError, PartialSettings, Paths, Settings, VariantName, file, parse_legacy, parse_toml};
+use crate::report::LogFormat;
 
 /// The typed format, for the site and for a variant.
 const TOML: &str = "config.toml";
@@ -50,6 +51,15 @@ pub fn layers(paths: &Paths, variant: &VariantName) -> Result<Vec<Layer>, Config
     Ok(site.into_iter().chain(own.into_iter().flatten()).collect())
 }
 
+/// What the messages of a run of `variant` look like; of none for an OS without a variant. A file that is unreadable,
+/// refused or wrong has no say: that is told, in the format that is left, by who needs what else stands there. The
+/// predecessor's format has no such key.
+pub fn log_format(paths: &Paths, variant: Option<&VariantName>) -> LogFormat {
+    let says = |folder: &Path| layer(&folder.join(TOML), parse_toml).ok().flatten()?.settings.log_format;
+    let own = variant.and_then(|variant| says(&paths.variant_dir(variant)));
+    own.or_else(|| says(&paths.config_dir)).unwrap_or_default()
+}
+
 /// The file that decides about `key` (named as by [`PartialSettings::keys`], or `images.NAME`), none for the built-in
 /// value.
 pub fn source_of<'a>(layers: &'a [Layer], key: &str) -> Option<&'a Path> {
@@ -71,8 +81,9 @@ fn layer(path: &Path, parse: fn(&str) -> Result<PartialSettings, ParseError>) ->
 
 #[cfg(test)]
 mod tests {
-    use super::{layers, load, source_of};
+    use super::{layers, load, log_format, source_of};
     use crate::config::{Paths, Settings, VariantName};
+    use crate::report::LogFormat;
     use std::fs::{Permissions, create_dir_all, set_permissions, write};
     use std::os::unix::fs::PermissionsExt;
     use std::path::Path;
@@ -153,6 +164,30 @@ mod tests {
         let own = Some(site.path("default/config.toml"));
         assert_eq!([source("images.a"), source("images.\"b.v\"")], [own.clone(), own]);
         assert_eq!(source("images.\"b.s\""), Some(site.path("config.toml")));
+    }
+
+    #[test]
+    fn the_log_has_the_format_of_the_strongest_file_that_can_be_read() {
+        let (text, json) = ("log_format = 'text'", "log_format = 'json'");
+        let (site, own, legacy) = ("config.toml", "default/config.toml", "default/config");
+        for (files, expected) in [
+            (&[][..], LogFormat::Text),
+            (&[(site, json)], LogFormat::Json),
+            (&[(own, json)], LogFormat::Json),
+            (&[(site, json), (own, text)], LogFormat::Text),
+            (&[(site, json), (own, "image = '/i'"), (legacy, "")], LogFormat::Json),
+            (&[(site, json), (own, "log_format = 'text'\noops")], LogFormat::Json),
+            (&[(site, json), (legacy, "oops")], LogFormat::Json),
+            (&[(site, "oops = 1\nlog_format = 'json'")], LogFormat::Text),
+        ] {
+            let site = Site::with(files);
+            let variant = VariantName::parse("default").unwrap();
+            assert_eq!(log_format(&site.1, Some(&variant)), expected, "{files:?}");
+        }
+        let site = Site::with(&[("config.toml", json), ("default/config.toml", text)]);
+        assert_eq!(log_format(&site.1, None), LogFormat::Json, "an OS without a variant");
+        set_permissions(site.1.config_dir.join("config.toml"), Permissions::from_mode(0o666)).unwrap();
+        assert_eq!(log_format(&site.1, None), LogFormat::Text, "what others may write is not believed");
     }
 
     #[test]

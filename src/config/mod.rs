@@ -28,7 +28,7 @@ pub use error::{ConfigError, ParseError};
 pub use file::{open_below, open_trusted};
 pub use images::{ImageAlias, Images};
 pub use legacy::parse_legacy;
-pub use load::{Layer, layers, load, resolve, source_of};
+pub use load::{Layer, layers, load, log_format, resolve, source_of};
 pub use partial::{PartialCache, PartialHttp, PartialSettings};
 pub use paths::{HookPhase, Paths};
 pub use seed::SeedDefaults;

@@ -13,6 +13,7 @@ use super::settings::RequireChecksum;
 use super::values::{self, Checked};
 use crate::http::{NoProxy, Secret};
 use crate::image::format::Format;
+use crate::report::LogFormat;
 use crate::size::ByteSize;
 use crate::write::Wipe;
 
@@ -76,6 +77,9 @@ pub struct PartialSettings {
     /// The only places that images may come from; empty for anywhere.
     #[serde(deserialize_with = "places")]
     pub allowed_images: Option<Vec<ImagePlace>>,
+    /// What the messages of the OS scripts look like.
+    #[serde(deserialize_with = "log_format")]
+    pub log_format: Option<LogFormat>,
     /// The tables `[images.NAME]`.
     #[serde(deserialize_with = "images::deserialize")]
     pub images: Images,
@@ -187,6 +191,7 @@ impl PartialSettings {
             wipe: over.wipe.or(self.wipe),
             verify_readback: over.verify_readback.or(self.verify_readback),
             allowed_images: over.allowed_images.or(self.allowed_images),
+            log_format: over.log_format.or(self.log_format),
             images: self.images.into_iter().chain(over.images).collect(),
             http: self.http.overlaid_by(over.http),
             cache: PartialCache {
@@ -222,6 +227,7 @@ impl PartialSettings {
             ("wipe", self.wipe.is_some()),
             ("verify_readback", self.verify_readback.is_some()),
             ("allowed_images", self.allowed_images.is_some()),
+            ("log_format", self.log_format.is_some()),
             ("images", !self.images.is_empty()),
             ("http.proxy", http.proxy.is_some()),
             ("http.https_proxy", http.https_proxy.is_some()),
@@ -308,6 +314,7 @@ deserializers! {
     text: String => String, |raw: String| values::text(&raw);
     require_checksum: String => RequireChecksum, |raw: String| values::require_checksum(&raw);
     wipe: String => Wipe, |raw: String| values::wipe(&raw);
+    log_format: String => LogFormat, |raw: String| values::log_format(&raw);
     lines: String => Secret, |raw: String| values::lines(&raw).map(Secret);
     secret: String => Secret, |raw: String| values::text(&raw).map(Secret);
     user: String => Secret, |raw: String| values::user(&raw);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::{ImagePlace, Images, PartialSettings, Paths, SeedDefaults};
 use crate::http::{Credentials, HttpSettings, Secret, UrlPrefix};
 use crate::image::format::Formats;
+use crate::report::LogFormat;
 use crate::size::ByteSize;
 use crate::write::WriteOptions;
 
@@ -64,6 +65,8 @@ pub struct Settings {
     pub write: WriteOptions,
     /// The only folders and files that images may come from; none for all. The URLs are in `http`.
     pub allowed_paths: Option<Vec<PathBuf>>,
+    /// What the messages of the OS scripts look like.
+    pub log_format: LogFormat,
     /// Images that instances can name in a word.
     pub images: Images,
     /// How images are fetched, and from where.
@@ -95,6 +98,7 @@ impl Default for Settings {
             image_formats: Formats::default(),
             write: WriteOptions::default(),
             allowed_paths: None,
+            log_format: LogFormat::default(),
             images: Images::new(),
             http: HttpSettings::default(),
             cache_dir: Paths::below(Path::new("/")).cache_dir,
@@ -130,6 +134,7 @@ impl Settings {
                 verify_readback: set.verify_readback.unwrap_or(built_in.write.verify_readback),
             },
             allowed_paths,
+            log_format: set.log_format.unwrap_or(built_in.log_format),
             images: set.images,
             cache_dir: set.cache.dir.unwrap_or(built_in.cache_dir),
             cache_max_age: set.cache.max_age.unwrap_or(built_in.cache_max_age),

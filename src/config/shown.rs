@@ -37,6 +37,7 @@ pub fn shown(settings: &Settings, paths: &Paths, variant: &VariantName) -> Vec<(
         image_formats,
         write: WriteOptions { wipe, verify_readback },
         allowed_paths,
+        log_format,
         images,
         http,
         cache_dir,
@@ -62,6 +63,7 @@ pub fn shown(settings: &Settings, paths: &Paths, variant: &VariantName) -> Vec<(
         ("wipe", wipe.name().into()),
         ("verify_readback", (*verify_readback).into()),
         ("allowed_images", places(http, allowed_paths.as_deref())),
+        ("log_format", log_format.name().into()),
     ];
     let cache = vec![
         ("cache.dir", path(Some(cache_dir))),

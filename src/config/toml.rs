@@ -62,6 +62,7 @@ mod tests {
     use crate::config::{ImageAlias, ImagePlace, Images, PartialCache, PartialHttp, PartialSettings, RequireChecksum};
     use crate::http::{Secret, UrlPrefix};
     use crate::image::format::Format;
+    use crate::report::LogFormat;
     use crate::size::ByteSize;
     use crate::write::Wipe;
     use proptest::prelude::*;
@@ -89,6 +90,30 @@ mod tests {
         Images::from([("debian-12".to_owned(), debian), ("golden-1.2".to_owned(), golden)])
     }
 
+    fn full_http() -> PartialHttp {
+        let header = |name: &str, value: &str| (name.to_owned(), Secret(value.to_owned()));
+        PartialHttp {
+            proxy: secret("http://joe:p%40ss@proxy.example:3128"),
+            https_proxy: secret("http://tunnels.example:8443"),
+            no_proxy: Some(["localhost", ".example.com", "10.0.0.0/8:8080"].map(|host| host.parse().unwrap()).into()),
+            ca_file: Some("/etc/ssl/site-ca.pem".into()),
+            client_cert: Some("/etc/ssl/node.pem".into()),
+            client_key: Some("/etc/ssl/private/node.key".into()),
+            insecure_tls: Some(false),
+            headers: Some(vec![header("Authorization", "Bearer abc"), header("X-Site", "fra1")]),
+            user: secret("images"),
+            password: secret("s3cret"),
+            netrc_file: Some("/etc/ganeti/instance-simpleimage/netrc".into()),
+            user_agent: Some("our-cluster/1".to_owned()),
+            connect_timeout: Some(Duration::from_secs(10)),
+            stall_timeout: Some(Duration::from_secs(20)),
+            min_speed: Some(ByteSize(20 << 10)),
+            max_time: Some(Duration::from_secs(3600)),
+            retries: Some(3),
+            limit_rate: Some(ByteSize(10 << 20)),
+        }
+    }
+
     fn full_cache() -> PartialCache {
         PartialCache {
             dir: Some("/srv/simpleimage-cache".into()),
@@ -101,7 +126,6 @@ mod tests {
 
     #[test]
     fn golden_every_key() {
-        let header = |name: &str, value: &str| (name.to_owned(), Secret(value.to_owned()));
         let expected = PartialSettings {
             image: Some("https://images.example/debian.qcow2".to_owned()),
             image_type: Some("qcow2".to_owned()),
@@ -128,34 +152,14 @@ mod tests {
                 ImagePlace::Path("/srv/images".into()),
                 ImagePlace::Url(UrlPrefix::parse("https://images.example/debian").unwrap()),
             ]),
+            log_format: Some(LogFormat::Json),
             images: full_images(),
-            http: PartialHttp {
-                proxy: secret("http://joe:p%40ss@proxy.example:3128"),
-                https_proxy: secret("http://tunnels.example:8443"),
-                no_proxy: Some(
-                    ["localhost", ".example.com", "10.0.0.0/8:8080"].map(|host| host.parse().unwrap()).into(),
-                ),
-                ca_file: Some("/etc/ssl/site-ca.pem".into()),
-                client_cert: Some("/etc/ssl/node.pem".into()),
-                client_key: Some("/etc/ssl/private/node.key".into()),
-                insecure_tls: Some(false),
-                headers: Some(vec![header("Authorization", "Bearer abc"), header("X-Site", "fra1")]),
-                user: secret("images"),
-                password: secret("s3cret"),
-                netrc_file: Some("/etc/ganeti/instance-simpleimage/netrc".into()),
-                user_agent: Some("our-cluster/1".to_owned()),
-                connect_timeout: Some(Duration::from_secs(10)),
-                stall_timeout: Some(Duration::from_secs(20)),
-                min_speed: Some(ByteSize(20 << 10)),
-                max_time: Some(Duration::from_secs(3600)),
-                retries: Some(3),
-                limit_rate: Some(ByteSize(10 << 20)),
-            },
+            http: full_http(),
             cache: full_cache(),
         };
         let settings = parse_toml(FULL).unwrap();
         assert_eq!(settings, expected);
-        assert_eq!(settings.keys().len(), 43);
+        assert_eq!(settings.keys().len(), 44);
         let debug = format!("{settings:?}");
         assert!(
             !["s3cret", "p%40ss", "abc", "AAAA", "web.yaml"].into_iter().any(|secret| debug.contains(secret)),
@@ -175,7 +179,7 @@ mod tests {
         let top = "allowed are `image`, `image_type`, `image_checksum`, `image_signature`, `cloud_init`, \
                    `ssh_keys`, `user_data`, `network_config`, `dns_servers`, `dns_search`, `seed_persist`, `require_checksum`, \
                    `require_signature`, `keyring`, `allow_unknown_content`, `image_formats`, `wipe`, `verify_readback`, \
-                   `allowed_images`, `images`, `http`, `cache`";
+                   `allowed_images`, `log_format`, `images`, `http`, `cache`";
         assert_eq!(message("# x\nimgs = 1"), format!("2:1: unknown key `imgs`, {top}"));
         assert_eq!(message("\"a\\nb\" = 1"), format!("1:1: unknown key `a\\nb`, {top}"));
         let cache = "allowed are `dir`, `max_age_days`, `stale_if_error`, `max_size`, `verify_cached`";
@@ -193,6 +197,7 @@ mod tests {
                 "1:17: image_formats: not a disk format (there are raw, qcow2, vmdk, vdi and vhdx)",
             ),
             ("wipe = 'all'", "1:8: wipe: must be \"full\", \"ends\" or \"none\""),
+            ("log_format = 'xml'", "1:14: log_format: must be \"text\" or \"json\""),
             ("seed_persist = 'yes'", "1:16: seed_persist: expected a boolean, found a string"),
             ("ssh_keys = \"a\\nb\\tc\"", "1:12: ssh_keys: control characters are not allowed"),
             ("keyring = 'k.gpg'", "1:11: keyring: must be an absolute path"),

@@ -9,6 +9,7 @@ use url::Url;
 use super::settings::{DAY, RequireChecksum};
 use crate::http::{NoProxy, NoProxyError, Secret};
 use crate::image::format::Format;
+use crate::report::LogFormat;
 use crate::size::ByteSize;
 use crate::write::Wipe;
 
@@ -69,6 +70,15 @@ pub(super) fn require_checksum(which: &str) -> Checked<RequireChecksum> {
 /// A disk format.
 pub(super) fn format(name: &str) -> Checked<Format> {
     Format::named(name).ok_or("not a disk format (there are raw, qcow2, vmdk, vdi and vhdx)")
+}
+
+/// What messages look like.
+pub(super) fn log_format(name: &str) -> Checked<LogFormat> {
+    match name {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err("must be \"text\" or \"json\""),
+    }
 }
 
 /// What of the disk behind the image is zeroed.

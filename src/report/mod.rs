@@ -4,61 +4,132 @@
 //! Ganeti shows the last 20 lines of a failed script's log and breaks on a cut UTF-8 sequence, so every message is one
 //! line of printable ASCII; anything else is escaped.
 
+mod json;
 mod progress;
 
 pub use progress::Progress;
 
 use std::fmt::Display;
-use std::io::Write;
+use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
-/// Where messages go, and how much is said. Clones share one output.
+use serde::Serialize;
+use serde_json::Value;
+
+use json::{Event, Line, rfc3339};
+
+const PROGRAM: &str = "simpleimage";
+/// The level of most messages, which have no word for it in front.
+const INFO: &str = "info";
+
+/// What a message looks like.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// Words behind the program's name.
+    #[default]
+    Text,
+    /// A JSON object.
+    Json,
+}
+
+impl LogFormat {
+    /// Its word in config.toml.
+    pub fn name(self) -> &'static str {
+        match self {
+            LogFormat::Text => "text",
+            LogFormat::Json => "json",
+        }
+    }
+}
+
+/// What a run is about, as far as that is known.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Subject {
+    /// The instance's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instance: Option<String>,
+    /// The variant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub variant: Option<String>,
+}
+
+/// Where messages go, what they look like, and how much is said. Clones share one output.
 #[derive(Clone)]
 pub struct Report {
-    program: String,
+    applet: Option<&'static str>,
     debug: bool,
+    format: LogFormat,
+    subject: Subject,
     out: Arc<Mutex<dyn Write + Send>>,
 }
 
 impl Report {
-    /// Messages of `applet` (`create`, ...; none for the tool itself) to stderr; `debug` turns detail on.
-    pub fn stderr(applet: Option<&str>, debug: bool) -> Self {
-        Self::to_writer(applet, debug, std::io::stderr())
+    /// Messages of `applet` (`create`, ...; none for the tool itself) to stderr, as text; `debug` turns detail on.
+    pub fn stderr(applet: Option<&'static str>, debug: bool) -> Self {
+        Self::to_writer(applet, debug, io::stderr())
     }
 
     /// The same messages to any writer.
-    pub fn to_writer(applet: Option<&str>, debug: bool, out: impl Write + Send + 'static) -> Self {
-        let program = applet.map_or_else(|| "simpleimage".to_owned(), |name| format!("simpleimage[{name}]"));
-        Report { program, debug, out: Arc::new(Mutex::new(out)) }
+    pub fn to_writer(applet: Option<&'static str>, debug: bool, out: impl Write + Send + 'static) -> Self {
+        let (format, subject) = (LogFormat::default(), Subject::default());
+        Report { applet, debug, format, subject, out: Arc::new(Mutex::new(out)) }
+    }
+
+    /// The same messages in `format`. Only JSON says what the run is about: in text the messages themselves do.
+    #[must_use]
+    pub fn formatted(self, format: LogFormat, subject: Subject) -> Self {
+        Report { format, subject, ..self }
     }
 
     /// What is being done.
     pub fn info(&self, message: impl Display) {
-        self.line("", &message);
+        self.tell(INFO, &message, None);
+    }
+
+    /// What is being done, for programs too: the `name` of what happens, and an object with what there is to know of it.
+    pub fn event(&self, name: &str, fields: Value, message: impl Display) {
+        self.tell(INFO, &message, Some(Event { name, fields }));
     }
 
     /// Detail that only `DEBUG_LEVEL=1` shows.
     pub fn debug(&self, message: impl Display) {
         if self.debug {
-            self.line("debug: ", &message);
+            self.tell("debug", &message, None);
         }
     }
 
     /// Something the administrator should look at, though the run goes on.
     pub fn warn(&self, message: impl Display) {
-        self.line("warning: ", &message);
+        self.tell("warning", &message, None);
     }
 
     /// Why the run failed: the last line of a run, in one line.
     pub fn error(&self, message: impl Display) {
-        self.line("error: ", &message);
+        self.tell("error", &message, None);
     }
 
-    fn line(&self, kind: &str, message: &dyn Display) {
-        let line = format!("{}: {kind}{}\n", self.program, ascii_line(&message.to_string()));
+    fn tell(&self, level: &str, message: &dyn Display, event: Option<Event<'_>>) {
+        let message = ascii_line(&message.to_string());
+        // Before the time is looked at: threads write their lines in its order.
         let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
+        let line = match self.format {
+            LogFormat::Text => Ok(self.text(level, &message)),
+            LogFormat::Json => self.json(level, &message, event).to_ascii(),
+        };
         // A log that can't be written has nobody left to tell.
-        let _ = out.write_all(line.as_bytes()).and_then(|()| out.flush());
+        let _ = line.and_then(|line| out.write_all((line + "\n").as_bytes())).and_then(|()| out.flush());
+    }
+
+    fn text(&self, level: &str, message: &str) -> String {
+        let applet = self.applet.map(|name| format!("[{name}]")).unwrap_or_default();
+        let level = if level == INFO { String::new() } else { format!("{level}: ") };
+        format!("{PROGRAM}{applet}: {level}{message}")
+    }
+
+    fn json<'l>(&'l self, level: &'l str, message: &'l str, event: Option<Event<'l>>) -> Line<'l> {
+        let Report { applet, subject, .. } = self;
+        Line { time: rfc3339(SystemTime::now()), level, program: PROGRAM, applet: *applet, subject, message, event }
     }
 }
 
@@ -82,7 +153,97 @@ pub fn ascii_line(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::ascii_line;
+    use super::{LogFormat, Report, Subject, ascii_line};
+    use serde_json::{Value, json};
+    use std::io;
+    use std::sync::{Arc, Mutex};
+
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Log {
+        fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(data)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What a report of `applet` says of a bit of everything.
+    fn told(applet: Option<&'static str>, debug: bool, format: LogFormat, subject: Subject) -> String {
+        let log = Log::default();
+        let report = Report::to_writer(applet, debug, log.clone()).formatted(format, subject);
+        report.info("a \"b\"\ncaf\u{e9}");
+        report.event(
+            "done",
+            json!({ "image": "/caf\u{e9}\u{1f4be}\u{7f}", "bytes": 7, "cache": null }),
+            "done in 0.1 s",
+        );
+        report.debug("detail");
+        report.warn("look");
+        report.error("it failed");
+        let bytes = log.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn text_is_the_programs_name_and_words() {
+        let subject = || Subject { instance: Some("web1".to_owned()), variant: None };
+        let expected = "simpleimage[create]: a \"b\"; caf\\u{e9}\nsimpleimage[create]: done in 0.1 s\n\
+                        simpleimage[create]: debug: detail\nsimpleimage[create]: warning: look\n\
+                        simpleimage[create]: error: it failed\n";
+        assert_eq!(told(Some("create"), true, LogFormat::Text, subject()), expected);
+        let expected = expected.replace("[create]", "").replace("simpleimage: debug: detail\n", "");
+        assert_eq!(told(None, false, LogFormat::Text, subject()), expected);
+    }
+
+    #[test]
+    fn json_is_an_object_a_line() {
+        let subject = Subject { instance: Some("web1".to_owned()), variant: Some("default".to_owned()) };
+        let text = told(Some("create"), true, LogFormat::Json, subject);
+        assert!(text.bytes().all(|byte| byte == b'\n' || (b' '..=b'~').contains(&byte)), "{text}");
+        let lines = text.lines().map(|line| {
+            let mut object: Value = serde_json::from_str(line).unwrap();
+            let time = object["time"].take();
+            let time = time.as_str().unwrap();
+            assert!(time.len() == 24 && time.starts_with("20") && time.ends_with('Z'), "{time}");
+            object
+        });
+        let object = |level: &str, message: &str| {
+            json!({
+                "time": null, "level": level, "program": "simpleimage", "applet": "create", "instance": "web1",
+                "variant": "default", "message": message
+            })
+        };
+        let mut done = object("info", "done in 0.1 s");
+        for (name, value) in [
+            ("event", json!("done")),
+            ("image", json!("/caf\u{e9}\u{1f4be}\u{7f}")),
+            ("bytes", json!(7)),
+            ("cache", Value::Null),
+        ] {
+            done[name] = value;
+        }
+        let expected = [
+            object("info", "a \"b\"; caf\\u{e9}"),
+            done,
+            object("debug", "detail"),
+            object("warning", "look"),
+            object("error", "it failed"),
+        ];
+        assert_eq!(lines.collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn what_is_not_known_is_not_in_the_object() {
+        let text = told(None, false, LogFormat::Json, Subject::default());
+        let last: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+        let keys: Vec<_> = last.as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(keys, ["level", "message", "program", "time"]);
+        assert!(text.starts_with("{\"time\":\"20"), "what people read first comes first: {text}");
+    }
 
     #[test]
     fn anything_becomes_one_ascii_line() {

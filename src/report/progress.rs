@@ -2,12 +2,13 @@
 //! How far a download is: a bar on a terminal, elsewhere a line now and then.
 
 use std::io::{self, IsTerminal, Write};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::json;
 
-use super::Report;
+use super::{LogFormat, Report};
 use crate::size::ByteSize;
 
 /// Time between two lines, where there is no terminal: a job's log is read by people.
@@ -27,13 +28,14 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// For the tool, whose messages come from [`Progress::report`] meanwhile.
-    pub fn stderr() -> Self {
+    /// On stderr, for the tool. Messages like those of `report` come from [`Progress::report`] meanwhile.
+    pub fn stderr(report: &Report) -> Self {
         // Nothing is drawn before there is something to show.
         let bar = ProgressBar::hidden();
-        let report = Report::to_writer(None, false, AboveBar(bar.clone()));
+        let terminal = report.format == LogFormat::Text && io::stderr().is_terminal();
+        let report = Report { out: Arc::new(Mutex::new(AboveBar(bar.clone()))), ..report.clone() };
         let lines = Mutex::new(Lines::starting(Instant::now()));
-        Progress { terminal: io::stderr().is_terminal(), bar, report, lines }
+        Progress { terminal, bar, report, lines }
     }
 
     /// Messages that leave the bar in one piece.
@@ -46,7 +48,7 @@ impl Progress {
         if !self.terminal {
             let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(line) = lines.line(Instant::now(), received, expected) {
-                self.report.info(line);
+                self.report.event("progress", json!({ "bytes": received, "total_bytes": expected }), line);
             }
             return;
         }

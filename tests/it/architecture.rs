@@ -62,7 +62,7 @@ const MODULES: [(&str, &[&str]); 26] = [
     ("request", &["cache", "config", "env", "http", "image", "seed", "write"]),
     ("seed", &["env", "http", "size"]),
     ("env", &[]),
-    ("config", &["http", "image", "size", "write"]),
+    ("config", &["http", "image", "report", "size", "write"]),
     ("image", &["cache", "http", "size"]),
     ("cache", &["http", "report", "size", "sys"]),
     ("http", &["report", "size"]),
