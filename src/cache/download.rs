@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! One image from the network to the entry's `.part` file, in as many attempts as it takes.
 
+use serde_json::json;
+
 use super::Clock;
 use super::entry::{EntryFiles, Sidecar};
 use super::error::CacheError;
@@ -96,16 +98,18 @@ impl<'a> Download<'a> {
 
     fn tell(&self, content: &Content) {
         let url = self.url;
-        match (content.content_length, content.start) {
-            (Some(length), 0) => self.report.info(format_args!("downloading {url} ({})", ByteSize(length))),
-            (None, 0) => self.report.info(format_args!("downloading {url}")),
+        let message = match (content.content_length, content.start) {
+            (Some(length), 0) => format!("downloading {url} ({})", ByteSize(length)),
+            (None, 0) => format!("downloading {url}"),
             (length, start) => {
                 let missing = length.unwrap_or_default().saturating_sub(start);
                 let (start, missing) = (ByteSize(start), ByteSize(missing));
-                self.report
-                    .info(format_args!("going on with the download of {url}: {start} are there, {missing} missing"));
+                format!("going on with the download of {url}: {start} are there, {missing} missing")
             }
-        }
+        };
+        let (bytes, start) = (content.content_length, content.start);
+        let fields = json!({ "image": url.to_string(), "cache": "miss", "bytes": bytes, "start": start });
+        self.report.event("download", fields, message);
     }
 }
 

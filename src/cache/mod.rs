@@ -20,9 +20,12 @@ mod part;
 mod prune;
 mod usage;
 
+use std::fmt::Display;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
+
+use serde_json::json;
 
 use crate::http::{Client, HttpError, ImageUrl};
 use crate::report::Report;
@@ -213,8 +216,12 @@ impl Fetch<'_> {
         age < self.settings.max_age.as_secs() || (waited && sidecar.checked_at >= asked)
     }
 
+    fn tell_hit(&self, message: impl Display) {
+        self.report.event("cached", json!({ "image": self.url.to_string(), "cache": "hit" }), message);
+    }
+
     fn kept(&self, entry: Entry) -> CachedImage {
-        self.report.info(format_args!("{} is in the cache", self.url));
+        self.tell_hit(format_args!("{} is in the cache", self.url));
         self.image(entry, true)
     }
 
@@ -241,7 +248,7 @@ impl Fetch<'_> {
     }
 
     fn confirm(&self, mut entry: Entry) -> Result<CachedImage, CacheError> {
-        self.report.info(format_args!("{} is in the cache and current", self.url));
+        self.tell_hit(format_args!("{} is in the cache and current", self.url));
         entry.sidecar.checked_at = seconds(self.clock.time());
         self.files.write_sidecar(&entry.sidecar)?;
         Ok(self.image(entry, true))

@@ -9,6 +9,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use serde_json::json;
+
 use crate::process::{self, Children, Lifetime};
 use crate::report::Report;
 use crate::sys;
@@ -67,7 +69,7 @@ pub fn run(
             Some((_, hook)) => waiting.retain(|known| known != Path::new(hook)),
             None => line.clone_into(&mut last),
         }
-        report.info(format_args!("hook: {line}"));
+        report.event("hook", json!({ "output": line }), format_args!("hook: {line}"));
     });
     let status = status.map_err(start_error)?;
     // run-parts says nothing of a hook that it can't run any more when it comes to it.

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context as _, bail};
+use serde_json::json;
 
 use super::Context;
 use super::confined::confined;
@@ -32,14 +33,7 @@ use crate::write;
 /// touches the old system only when the new image is at hand and has passed every check.
 pub fn create(request: &CreateRequest, context: &Context) -> anyhow::Result<()> {
     let started = Instant::now();
-    context.report.info(format_args!(
-        "version {}: installing instance {} (variant {}) from image {} onto disk {}",
-        env!("CARGO_PKG_VERSION"),
-        request.instance,
-        request.variant,
-        request.image,
-        request.disk.display()
-    ));
+    summary::tell_start(request, &context.report);
     let target = hold(request, context)?;
     let name = variables::image(&request.image);
     // No device: what they would write there is overwritten, and a reinstall's disk is still in use as it is.
@@ -59,14 +53,15 @@ pub fn create(request: &CreateRequest, context: &Context) -> anyhow::Result<()> 
     }
     context.last_act.clear();
     hooked?;
-    context.report.info(format_args!("done in {}: {done}", summary::seconds(started.elapsed())));
+    summary::tell_end(request, &done, started.elapsed(), &context.report);
     Ok(())
 }
 
 /// Holds the disk. That of a new instance can't boot from now on.
 fn hold(request: &CreateRequest, context: &Context) -> anyhow::Result<Target> {
     let target = Target::open(&request.disk)?;
-    context.report.info(summary::plan(request, target.size()));
+    let fields = json!({ "reinstall": request.reinstall, "disk_bytes": target.size() });
+    context.report.event("plan", fields, summary::plan(request, target.size()));
     if let ImageRef::Path(path) = &request.image
         && target.is_same_file(path)
     {

@@ -4,6 +4,7 @@
 use std::io::{self, Write};
 
 use anyhow::Context as _;
+use serde_json::json;
 
 use super::Context;
 use super::confined::confined;
@@ -25,7 +26,9 @@ pub fn export(request: &ExportRequest, context: &Context) -> anyhow::Result<()> 
         // Closed right after: Ganeti reads it up to its end.
         told.write_all(format!("{}\n", disk.size).as_bytes()).context("writing the size of the dump to EXP_SIZE_FD")?;
     }
-    context.report.info(format_args!("exporting disk {}, {}", disk.path.display(), ByteSize(disk.size)));
+    let fields = json!({ "disk": disk.path.display().to_string(), "disk_bytes": disk.size });
+    let message = format_args!("exporting disk {}, {}", disk.path.display(), ByteSize(disk.size));
+    context.report.event("export", fields, message);
     let mut out = unbuffered(io::stdout()).context("opening standard output")?;
     confined(Needs::default(), context, |_| {
         write::dump(&disk, &mut out).with_context(|| format!("exporting disk {}", disk.path.display()))?;

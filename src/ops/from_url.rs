@@ -5,6 +5,7 @@ use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context as _, anyhow};
+use serde_json::json;
 
 use super::fetch::download;
 use super::install::{Copied, Installed, Job, copy, install_checked};
@@ -44,7 +45,9 @@ pub(super) fn install_url<'j>(url: &ImageUrl, job: &Job<'j>) -> anyhow::Result<(
 fn fetch_first<'j>(url: &ImageUrl, means: &Means, job: &Job<'j>) -> anyhow::Result<Used<(ImageFile, Installed<'j>)>> {
     let started = Instant::now();
     let image = download(url, means, job.context)?;
-    job.context.report.info(format_args!("the image is at hand after {}", seconds(started.elapsed())));
+    let took = started.elapsed();
+    let fields = json!({ "seconds": took.as_secs_f64() });
+    job.context.report.event("fetched", fields, format_args!("the image is at hand after {}", seconds(took)));
     let (id, hit, image) = (image.id.clone(), image.hit, ImageFile::cached(url, image));
     let outcome = install_checked(&image, &means.proof, job);
     Ok((id, outcome.map(|installed| (image, installed.with_cache(hit)))))

@@ -7,6 +7,7 @@ use std::io::{self, Read};
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use serde_json::json;
 
 use super::Context;
 use super::confined::confined;
@@ -40,14 +41,17 @@ pub fn import(request: &ImportRequest, context: &Context) -> anyhow::Result<()> 
 
 fn restore(input: &mut File, request: &ImportRequest, context: &Context) -> anyhow::Result<Arc<HeldDisk>> {
     let target = Target::open(&request.device)?;
-    context.report.info(format_args!("importing to disk {}, {}", target.path().display(), ByteSize(target.size())));
+    let fields = json!({ "disk": target.path().display().to_string(), "disk_bytes": target.size() });
+    let message = format_args!("importing to disk {}, {}", target.path().display(), ByteSize(target.size()));
+    context.report.event("import", fields, message);
     let importing = || format!("importing to disk {}", target.path().display());
     let needs = Needs { disks: &[target.file()], ..Needs::default() };
     confined(needs, context, |context| {
         let (mut whole, len) = write(input, &target).map_err(in_terms_of_dumps).with_context(importing)?;
         adopt_seeds(&mut whole, request, context).with_context(importing)?;
         whole.sync().and_then(BootArea::commit).with_context(importing)?;
-        context.report.info(format_args!("the dump is on the disk: {}", ByteSize(len)));
+        let message = format_args!("the dump is on the disk: {}", ByteSize(len));
+        context.report.event("imported", json!({ "bytes": len }), message);
         Ok(Answer::default())
     })?;
     Ok(target.release())

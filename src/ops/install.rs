@@ -8,6 +8,7 @@ use std::thread;
 use std::time::Instant;
 
 use anyhow::Context as _;
+use serde_json::json;
 
 use super::Context;
 use super::seed_volume::Seed;
@@ -88,7 +89,9 @@ pub(super) fn copy<'j>(contents: Contents<'_>, job: &Job<'j>) -> anyhow::Result<
     let Contents { image_type, body } = contents;
     let size = body.disk_size();
     let known = size.least().map(|_| format!(", {size}")).unwrap_or_default();
-    context.report.info(format_args!("image type {image_type}{known} for a disk of {}", ByteSize(target.size())));
+    let fields = json!({ "image_type": image_type.to_string(), "bytes": size.least(), "disk_bytes": target.size() });
+    let message = format_args!("image type {image_type}{known} for a disk of {}", ByteSize(target.size()));
+    context.report.event("image", fields, message);
     size.least().map_or(Ok(()), |size| write::check_fits(size, target))?;
     let mut unpacked = None;
     let mut disk = ImageDisk::of(body, image_type.format.name(), &mut unpacked, job)?;
@@ -103,7 +106,7 @@ pub(super) fn copy<'j>(contents: Contents<'_>, job: &Job<'j>) -> anyhow::Result<
         }
     };
     if request.write.verify_readback {
-        context.report.info("reading the disk back");
+        context.report.event("readback", json!({}), "reading the disk back");
     }
     Ok(Copied { job: *job, writer, len, by_qemu, started })
 }
@@ -154,7 +157,8 @@ impl<'j> Copied<'j> {
         }
         let boot = whole.sync()?;
         let writing = self.started.elapsed();
-        context.report.info(format_args!("written and synced in {}", seconds(writing)));
+        let fields = json!({ "seconds": writing.as_secs_f64() });
+        context.report.event("written", fields, format_args!("written and synced in {}", seconds(writing)));
         let summary = Summary { origin: Origin::Node, len: self.len, written, writing };
         Ok(Installed { boot, summary, sha256: None })
     }
@@ -210,7 +214,9 @@ impl<'j> Installed<'j> {
             context.last_act.clear();
         }
         committed?;
-        context.report.info(format_args!("the image is on the disk: {}", ByteSize(self.summary.len)));
+        let len = self.summary.len;
+        let message = format_args!("the image is on the disk: {}", ByteSize(len));
+        context.report.event("installed", json!({ "bytes": len }), message);
         Ok(())
     }
 }

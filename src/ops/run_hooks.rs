@@ -4,6 +4,7 @@
 use std::time::Instant;
 
 use anyhow::Context as _;
+use serde_json::json;
 
 use super::Context;
 use super::summary::seconds;
@@ -26,11 +27,14 @@ pub(super) fn run_hooks(
         context.report.debug(format_args!("no hooks in {}", plan.folder.display()));
         return Ok(());
     }
-    context.report.info(format_args!("running the hooks in {}", plan.folder.display()));
+    let phase = json!({ "phase": plan.phase });
+    context.report.event("hooks", phase, format_args!("running the hooks in {}", plan.folder.display()));
     let started = Instant::now();
     let ran = run_present(plan, disk, told, context);
     // How long a hook took that fails is of interest too.
-    context.report.info(format_args!("the hooks took {}", seconds(started.elapsed())));
+    let took = started.elapsed();
+    let fields = json!({ "phase": plan.phase, "seconds": took.as_secs_f64() });
+    context.report.event("hooked", fields, format_args!("the hooks took {}", seconds(took)));
     ran
 }
 

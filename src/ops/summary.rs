@@ -5,8 +5,10 @@ use std::fmt;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use serde_json::json;
 
 use crate::image::checksum::Checksum;
+use crate::report::Report;
 use crate::request::CreateRequest;
 use crate::size::ByteSize;
 use crate::write::{Wipe, Written};
@@ -32,6 +34,35 @@ pub(super) struct Summary {
     pub(super) written: Option<Written>,
     /// From the first byte written until all of it was on stable storage.
     pub(super) writing: Duration,
+}
+
+/// Which image is meant for which disk.
+pub(super) fn tell_start(request: &CreateRequest, report: &Report) {
+    let CreateRequest { instance, variant, image, disk, .. } = request;
+    let (version, disk) = (env!("CARGO_PKG_VERSION"), disk.display());
+    let fields = json!({ "version": version, "image": image.to_string(), "disk": disk.to_string() });
+    let message = format_args!(
+        "version {version}: installing instance {instance} (variant {variant}) from image {image} onto disk {disk}"
+    );
+    report.event("start", fields, message);
+}
+
+/// What was done, all of it in the time `took`.
+pub(super) fn tell_end(request: &CreateRequest, done: &Summary, took: Duration, report: &Report) {
+    let fields = json!({
+        "image": request.image.to_string(),
+        "cache": match done.origin {
+            Origin::Node => None,
+            Origin::Cache => Some("hit"),
+            Origin::Download => Some("miss"),
+        },
+        "bytes": done.len,
+        "data_bytes": done.written.map(|written| written.data),
+        "zero_bytes": done.written.map(|written| written.zeros),
+        "write_seconds": done.writing.as_secs_f64(),
+        "seconds": took.as_secs_f64(),
+    });
+    report.event("done", fields, format_args!("done in {}: {done}", seconds(took)));
 }
 
 /// What is going to be done, in words: all that `request` says of the image, and the disk's `size` in bytes.
