@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! Copies an image in a format of its own: qemu-img decodes and writes it, except for the boot area.
 
+use std::env;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
@@ -180,7 +181,8 @@ fn boot_area(image: &Image, len: u64, children: &Children) -> Result<Vec<u8>, Wr
 
 fn qemu_img(subcommand: &str) -> Command {
     let mut command = Command::new("qemu-img");
-    command.env("LC_ALL", "C").arg(subcommand);
+    // OS parameters may be secrets, and it reads what a stranger wrote.
+    command.env_clear().envs(env::var_os("PATH").map(|path| ("PATH", path))).env("LC_ALL", "C").arg(subcommand);
     command
 }
 

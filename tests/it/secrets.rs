@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! Passwords, tokens and query strings: planted everywhere, found nowhere.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -194,6 +195,16 @@ fn command_lines() -> Vec<String> {
     lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " ")).collect()
 }
 
+/// The names of the variables that a process with `program` in its command line has.
+fn variables_of(program: &Path) -> Vec<String> {
+    let program = program.to_str().unwrap();
+    let folders = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
+    let of_it = |folder: &PathBuf| fs::read_to_string(folder.join("cmdline")).is_ok_and(|line| line.contains(program));
+    let environment = fs::read_to_string(folders.into_iter().find(of_it).unwrap().join("environ")).unwrap();
+    let names = environment.split_terminator('\0').map(|variable| variable.split('=').next().unwrap().to_owned());
+    names.collect::<BTreeSet<_>>().into_iter().collect()
+}
+
 /// Anybody on the node can list processes and what they were called with: ours, qemu-img, run-parts and the hooks.
 #[test]
 fn nothing_is_in_a_list_of_processes() {
@@ -228,6 +239,7 @@ fn nothing_is_in_a_list_of_processes() {
     let absent = || assert!(!seen(HIDDEN) && !seen(&STANDARD.encode(HIDDEN)), "{:?}", command_lines());
     wait_until("qemu-img runs", || seen(fake.to_str().unwrap()));
     absent();
+    assert_eq!(variables_of(&fake), ["LC_ALL", "PATH"], "what qemu-img gets");
     fs::write(go, "").unwrap();
     wait_until("the hook runs", || seen("hooks/50-waits"));
     absent();
