@@ -23,7 +23,7 @@ const NEW_UUID: &str = "/proc/sys/kernel/random/uuid";
 /// The arguments.
 #[derive(Debug, clap::Args)]
 pub(super) struct Install {
-    /// The image: an absolute path, an http or https URL, or its name in config.toml.
+    /// The image: a path with a slash in it, an http or https URL, or its name in config.toml.
     image: String,
     /// The disk, a block device or a file. All that is on it is lost.
     disk: PathBuf,
@@ -79,13 +79,21 @@ fn environment(args: Install, caller: &Environment) -> anyhow::Result<Environmen
         ("INSTANCE_REINSTALL", "1"),
         ("DISK_COUNT", "1"),
         ("NIC_COUNT", "0"),
-        ("OSP_IMAGE", &args.image),
         ("OSP_IMAGE_TYPE", args.said.image_type.as_deref().unwrap_or_default()),
         ("OSP_IMAGE_CHECKSUM", args.said.checksum.as_deref().unwrap_or_default()),
     ];
     let given =
         given.into_iter().filter(|(_, value)| !value.is_empty()).map(|(name, value)| (name.into(), value.into()));
     let path = caller.to_vec().into_iter().filter(|(name, _)| name == "PATH");
-    let disk = (OsString::from("DISK_0_PATH"), disk.clone().into_os_string());
-    Ok(Environment::new(path.chain(given).chain([disk])))
+    let files = [("OSP_IMAGE", image(&args.image)?), ("DISK_0_PATH", disk.into_os_string())];
+    let files = files.into_iter().map(|(name, value)| (name.into(), value));
+    Ok(Environment::new(path.chain(given).chain(files)))
+}
+
+/// What create is told of the image. Its paths are absolute; a word without a slash is a name in config.toml.
+fn image(text: &str) -> anyhow::Result<OsString> {
+    if text.contains('/') && !text.contains("://") {
+        return Ok(absolute(text).context("finding out where the image is")?.into_os_string());
+    }
+    Ok(text.into())
 }

@@ -57,6 +57,18 @@ fn a_variant_has_its_settings_and_hooks() {
 }
 
 #[test]
+fn a_path_with_a_slash_is_one_from_here() {
+    let (world, image) = (World::new(), disk(2 * MIB));
+    let file = encode(&world, &image, "raw");
+    let name = format!("./{}", file.file_name().unwrap().to_str().unwrap());
+    let target = Disk::stale(&world, "disk0", Kind::File, 3 * MIB);
+    let script = world.tool(&["install", &name, target.path().to_str().unwrap()]).current_dir(file.parent().unwrap());
+    let log = script.run().succeeds();
+    target.assert_holds(&image, &log);
+    install(&world, "./nowhere/disk.raw", target.path(), &[]).fails(&["/nowhere/disk.raw", "No such file"]);
+}
+
+#[test]
 fn what_create_refuses_is_refused_and_the_disk_stays() {
     let (world, image) = (World::new(), disk(3 * MIB));
     let file = encode(&world, &image, "raw");

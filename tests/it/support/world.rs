@@ -105,6 +105,12 @@ impl Script {
         self
     }
 
+    /// It starts in `folder`.
+    pub(crate) fn current_dir(mut self, folder: &Path) -> Self {
+        self.command.current_dir(folder);
+        self
+    }
+
     /// Has `program` run it, which gets the script's command line behind `args`.
     pub(crate) fn under(mut self, program: &str, args: &[&str]) -> Self {
         let mut command = Command::new(program);
