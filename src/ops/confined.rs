@@ -23,7 +23,8 @@ pub(super) fn confined(
             let progress = context.progress.clone();
             // This process ends the copy's children, with the group of the copy.
             let children = Children::together();
-            work(&Context { children, progress, ..Context::new(context.report.clone(), context.now) })
+            let began = context.began;
+            work(&Context { children, progress, began, ..Context::new(context.report.clone(), context.now) })
         });
         done.map_err(|err| format!("{err:#}"))
     });

@@ -57,11 +57,11 @@ pub fn fetch(request: &FetchRequest, context: &Context) -> anyhow::Result<Fetche
 
 /// Gets the image into the cache, and shows how far that is.
 pub(super) fn download(url: &ImageUrl, means: &Means, context: &Context) -> anyhow::Result<CachedImage> {
-    let Context { now, report, progress, .. } = context;
-    let Some(progress) = progress else { return Ok(means.cache.fetch(url, &means.client, *now, report)?) };
+    let (now, Context { report, progress, .. }) = (context.time(), context);
+    let Some(progress) = progress else { return Ok(means.cache.fetch(url, &means.client, now, report)?) };
     let follow = Follow::default();
     let fetched = thread::scope(|scope| {
-        let fetching = scope.spawn(|| means.cache.fetch_followed(url, &means.client, *now, report, &follow));
+        let fetching = scope.spawn(|| means.cache.fetch_followed(url, &means.client, now, report, &follow));
         while !fetching.is_finished() {
             let (received, promised) = follow.progress();
             progress.update(received, promised);

@@ -55,7 +55,7 @@ fn fetch_first<'j>(url: &ImageUrl, means: &Means, job: &Job<'j>) -> anyhow::Resu
 
 fn fetch_along<'j>(url: &ImageUrl, means: &Means, job: &Job<'j>) -> anyhow::Result<Used<(ImageFile, Installed<'j>)>> {
     let follow = Follow::default();
-    let (now, report) = (job.context.now, &job.context.report);
+    let (now, report) = (job.context.time(), &job.context.report);
     let (fetched, followed) = thread::scope(|scope| {
         let following = scope.spawn(|| install_along(url, &follow, job));
         let fetched = means.cache.fetch_followed(url, &means.client, now, report, &follow);

@@ -34,7 +34,7 @@ pub use seed::seed_files;
 pub use seeds::{SeedDisk, remove_seed, show_seeds};
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use crate::process::Children;
 use crate::report::{Progress, Report};
@@ -48,8 +48,10 @@ pub struct Context {
     pub children: Children,
     /// What a signal still has to do before it ends the run.
     pub last_act: LastAct,
-    /// The time of the run.
+    /// The time when the run began.
     pub now: SystemTime,
+    /// The same moment, to measure from.
+    pub began: Instant,
     /// Where it is shown how far a download is, if anybody is there to look.
     pub progress: Option<Arc<Progress>>,
 }
@@ -57,6 +59,12 @@ pub struct Context {
 impl Context {
     /// For an operation that no signal has to wait for.
     pub fn new(report: Report, now: SystemTime) -> Self {
-        Context { report, children: Children::default(), last_act: LastAct::default(), now, progress: None }
+        let (children, last_act) = (Children::default(), LastAct::default());
+        Context { report, children, last_act, now, began: Instant::now(), progress: None }
+    }
+
+    /// The current time: hooks before the image may take long.
+    pub fn time(&self) -> SystemTime {
+        self.now + self.began.elapsed()
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::checks::{Published, sums};
 use crate::support::disk::{Disk, Kind};
 use crate::support::images::{MIB, compress, disk};
-use crate::support::world::{Outcome, World};
+use crate::support::world::{Outcome, World, wait_until};
 
 const CROWD: usize = 20;
 
@@ -79,6 +79,32 @@ fn twenty_creates_at_once_are_one_download_and_twenty_right_disks() {
     site.all_succeed();
     assert_eq!(site.server.gets("/disk.raw.gz"), 1);
     assert_eq!(site.suffixes(), ["TAG", "img", "lock", "toml"]);
+}
+
+#[test]
+fn one_that_began_long_before_the_download_shares_it() {
+    let site = Site::new(12 * MIB);
+    let [early, late] = site.disks().into_iter().take(2).collect::<Vec<_>>().try_into().ok().unwrap();
+    let (fifo, waits) = (site.world.path("fifo"), site.world.path("waits"));
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    // Only the first one to come finds nobody waiting.
+    let hook = format!(
+        "[ -e '{waits}' ] || {{ : >'{waits}'; read -r _ <'{fifo}'; }}",
+        waits = waits.display(),
+        fifo = fifo.display()
+    );
+    site.world.hook("hooks.pre/waits", &hook);
+    let first = site.create(&early);
+    wait_until("its hook waits", || waits.exists());
+    let begun = Instant::now();
+    // The cache notes whole seconds.
+    wait_until("time passes", || begun.elapsed() > Duration::from_secs(2));
+    Outcome(site.create(&late).wait_with_output().unwrap()).succeeds();
+    fs::write(&fifo, "go\n").unwrap();
+    let log = Outcome(first.wait_with_output().unwrap()).succeeds();
+    assert!(log.contains("/disk.raw.gz is in the cache\n"), "{log}");
+    assert_eq!(site.server.gets("/disk.raw.gz"), 1);
+    early.assert_holds(&site.image, "from the cache");
 }
 
 #[test]
