@@ -24,24 +24,36 @@ pub(super) fn find(disk: &File) -> Option<(String, bool)> {
     let data = disk.metadata().ok()?;
     let (claim, openers) = if data.file_type().is_block_device() {
         let devices = related(data.rdev());
-        (claim(&devices, "it"), openers(|link| is_one_of(link, &devices), false))
+        (claim(&devices, "it").map(lasting), openers(|link| is_one_of(link, &devices), false))
     } else {
         let name = read_link(descriptor_path(disk)).ok()?;
         let is_swap = swaps().any(|swap| Path::new(&swap) == name);
-        let swap = is_swap.then(|| "it is a swap file (run swapoff first)".to_owned());
+        let swap = is_swap.then(|| lasting("it is a swap file (run swapoff first)".to_owned()));
         (swap.or_else(|| loop_user(disk)), openers(|link| link == name, false))
     };
-    claim.map(|words| (words, true)).or_else(|| openers.map(|words| (words, false)))
+    claim.or_else(|| openers.map(passing))
 }
 
-/// Who uses the file as a disk through a loop device. One that nobody uses, such as a killed process leaves, is no harm.
-pub(super) fn loop_user(disk: &File) -> Option<String> {
+/// Of a mount or the like.
+fn lasting(words: String) -> (String, bool) {
+    (words, true)
+}
+
+/// Of a process, which may be about to end.
+fn passing(words: String) -> (String, bool) {
+    (words, false)
+}
+
+/// Who uses the file as a disk through a loop device, as [`find`] tells it. One that nobody uses, such as a killed process
+/// leaves, is no harm.
+pub(super) fn loop_user(disk: &File) -> Option<(String, bool)> {
     loops_over(disk).into_iter().find_map(|device| {
         let words = format!("it is attached to /dev/{}, which", device.name);
         let devices = related(device.number);
         // udev has a look at devices, for reading only.
-        claim(&devices, &words).or_else(|| {
-            openers(|link| is_one_of(link, &devices), true).map(|who| format!("through /dev/{} {who}", device.name))
+        claim(&devices, &words).map(lasting).or_else(|| {
+            let writer = openers(|link| is_one_of(link, &devices), true)?;
+            Some(passing(format!("through /dev/{} {writer}", device.name)))
         })
     })
 }

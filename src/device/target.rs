@@ -264,7 +264,7 @@ impl Target {
 fn refuse_others(file: &File, kind: DiskKind, path: &Path) -> Result<(), DeviceError> {
     lock_bytes(file, 100, 200).map_err(|err| lock_error(err, file, path))?;
     let user = if kind == DiskKind::File { holder::loop_user(file) } else { None };
-    user.map_or(Ok(()), |user| Err(DeviceError::Busy { path: path.to_owned(), user, lasting: true }))
+    user.map_or(Ok(()), |(user, lasting)| Err(DeviceError::Busy { path: path.to_owned(), user, lasting }))
 }
 
 /// How long the next zeroing call should be after one of `step` bytes took `time`.
