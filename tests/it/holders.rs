@@ -140,6 +140,7 @@ fn a_disk_file_that_is_mounted_or_written_through_a_loop_device() {
         let reason = format!("it is attached to {}, which is mounted on {}", text(device.path()), place.display());
         refused(&world, file.path(), &world.path("disk0"), &[&reason]);
     }
+    device.wait_until_unmounted();
     {
         let _writing = OpenOptions::new().write(true).open(device.path()).unwrap();
         let reason = format!("through {} process {} (", text(device.path()), std::process::id());

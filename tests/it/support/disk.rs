@@ -44,10 +44,14 @@ impl Disk {
         self.device.as_deref().unwrap_or(&self.file)
     }
 
-    /// Unmounts the device, and waits until nobody has it mounted: the hooks of another test may have a copy of the mount
-    /// in their namespace.
+    /// Unmounts the device, everywhere.
     pub(crate) fn unmount(&self) {
         tool("umount", &[self.path().to_str().unwrap()]);
+        self.wait_until_unmounted();
+    }
+
+    /// Waits until nobody has the device mounted: the hooks of another test may have a copy of the mount in their namespace.
+    pub(crate) fn wait_until_unmounted(&self) {
         wait_until("nobody has it mounted", || {
             let exclusive = fs::OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(self.path());
             exclusive.is_ok()
