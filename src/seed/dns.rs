@@ -11,6 +11,8 @@ const MAX_ENTRIES: usize = 16;
 const MAX_DOMAIN: usize = 253;
 /// The longest label of a name, in bytes.
 const MAX_LABEL: usize = 63;
+/// A list with nothing but this is empty, and so it can't be a domain.
+const NO_ENTRIES: &str = "none";
 
 /// What an instance's resolver asks, as it stands in a network-config.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -57,22 +59,22 @@ impl Dns {
 }
 
 fn list<T>(text: Option<&str>, parse: impl Fn(&str) -> Result<T, DnsError>) -> Result<Vec<T>, DnsError> {
-    let text = text.filter(|text| *text != "none").unwrap_or_default();
-    let entries = text.split(|c: char| c.is_ascii_whitespace() || c == ',').filter(|entry| !entry.is_empty());
-    let entries: Vec<_> = entries.map(parse).collect::<Result<_, _>>()?;
-    if entries.len() > MAX_ENTRIES { Err(DnsError::Many) } else { Ok(entries) }
+    let entries = text.unwrap_or_default().split(|c: char| c.is_ascii_whitespace() || c == ',');
+    let entries: Vec<_> = entries.filter(|entry| !entry.is_empty()).collect();
+    match entries[..] {
+        [NO_ENTRIES] => Ok(Vec::new()),
+        _ if entries.len() > MAX_ENTRIES => Err(DnsError::Many),
+        _ => entries.into_iter().map(parse).collect(),
+    }
 }
 
 fn domain(text: &str) -> Result<String, DnsError> {
-    let name = text.strip_suffix('.').unwrap_or(text);
+    let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
     let inside = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     let label = |label: &str| (1..=MAX_LABEL).contains(&label.len()) && label.bytes().all(inside);
     let edges = |label: &str| !label.starts_with('-') && !label.ends_with('-');
-    if name.len() <= MAX_DOMAIN && name.split('.').all(|part| label(part) && edges(part)) {
-        Ok(name.to_ascii_lowercase())
-    } else {
-        Err(DnsError::Search)
-    }
+    let is_name = name.len() <= MAX_DOMAIN && name.split('.').all(|part| label(part) && edges(part));
+    if is_name && name != NO_ENTRIES { Ok(name) } else { Err(DnsError::Search) }
 }
 
 #[cfg(test)]
@@ -85,14 +87,14 @@ mod tests {
         assert_eq!(dns.servers, ["192.0.2.53", "2001:db8::53"].map(|text| text.parse::<std::net::IpAddr>().unwrap()));
         assert_eq!(dns.search, ["example.org", "sub.example.org"]);
         assert!(
-            [Dns::new(None, None), Dns::new(Some("none"), Some("none"))]
+            [Dns::new(None, None), Dns::new(Some("none"), Some(" none,"))]
                 .iter()
                 .all(|dns| dns.as_ref().unwrap().is_empty())
         );
         for text in ["192.0.2.256", "dns.example.org", "192.0.2.1;192.0.2.2", "192.0.2.1 none"] {
             assert_eq!(Dns::new(Some(text), None), Err(("dns_servers", DnsError::Servers)), "{text}");
         }
-        for text in [".", "a..b", "-a", "a_b-", "caf\u{e9}", "a/b", &"a".repeat(64)] {
+        for text in [".", "a..b", "-a", "a_b-", "caf\u{e9}", "a/b", "none.", "None", "a none", &"a".repeat(64)] {
             assert_eq!(Dns::new(None, Some(text)), Err(("dns_search", DnsError::Search)), "{text}");
         }
         let many = "192.0.2.1 ".repeat(17);
