@@ -43,7 +43,7 @@ pub enum SumsError {
 pub fn find(sums: &ImageRef, text: &[u8], name: &str) -> Result<Digest, SumsError> {
     let text = String::from_utf8_lossy(text);
     let entries: Vec<_> = text.lines().filter_map(entry).collect();
-    let named = |entry: &Option<&str>| entry.is_some_and(|entry| base_name(entry) == name);
+    let named = |entry: &str| base_name(entry) == name;
     let any = is_of_one(sums, name) && !entries.iter().any(|(_, entry)| named(entry));
     let wanted = entries.into_iter().filter(|(_, entry)| any || named(entry));
     let mut digests: Vec<_> = wanted.map(|(digest, _)| digest).collect();
@@ -64,19 +64,19 @@ fn is_of_one(sums: &ImageRef, name: &str) -> bool {
     own.strip_prefix(name).is_some_and(|rest| OF_ONE.contains(&rest))
 }
 
-/// A line's digest, if it has one, and its file name, if it has one too.
-fn entry(line: &str) -> Option<(Digest, Option<&str>)> {
+/// A line's digest, if it has one, and its file name, which may be empty.
+fn entry(line: &str) -> Option<(Digest, &str)> {
     let line = line.trim_end_matches('\r');
     for (tag, algorithm) in [("SHA256 (", Algorithm::Sha256), ("SHA512 (", Algorithm::Sha512)] {
         if let Some(rest) = line.strip_prefix(tag) {
             let (name, hex) = rest.rsplit_once(") = ")?;
-            return Some((Digest::new(algorithm, hex.trim_end())?, Some(name)));
+            return Some((Digest::new(algorithm, hex.trim_end())?, name));
         }
     }
     let (hex, name) = line.split_once([' ', '\t']).unwrap_or((line, ""));
     let name = name.strip_prefix([' ', '*']).unwrap_or(name);
     let digest = Digest::new(Algorithm::Sha256, hex).or_else(|| Digest::new(Algorithm::Sha512, hex))?;
-    Some((digest, Some(name).filter(|name| !name.trim().is_empty())))
+    Some((digest, name))
 }
 
 fn base_name(path: &str) -> &str {
