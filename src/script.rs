@@ -16,7 +16,6 @@ use crate::ops::{self, Context};
 use crate::report::{LogFormat, Report, Subject};
 use crate::request::{self, CreateRequest, ExportRequest, ImportRequest, RenameRequest};
 use crate::sandbox::{Needs, Sandbox};
-use crate::signals;
 
 /// Exit code for arguments that a script does not take.
 const USAGE: u8 = 2;
@@ -75,8 +74,7 @@ fn perform(script: Script, invocation: &Invocation, report: &Report) -> anyhow::
         Sandbox::for_worker(Needs::default()).and_then(Sandbox::enter).context("giving up privileges")?;
     }
     let context = Context::new(report.clone(), SystemTime::now());
-    let (children, last_act) = (context.children.clone(), context.last_act.clone());
-    signals::end_on_signal(children, last_act, report.clone()).context("setting up signals")?;
+    context.end_on_signal()?;
     let env = &invocation.environment;
     let paths = Paths::below(Path::new(&invocation.root));
     match script {

@@ -13,7 +13,6 @@ use super::output::{printable, write_json};
 use crate::image::disk_size::DiskSize;
 use crate::ops::{self, Inspected, Judged, Layout, Part};
 use crate::report::Report;
-use crate::signals;
 use crate::size::ByteSize;
 
 /// The arguments.
@@ -30,8 +29,7 @@ pub(super) struct Inspect {
 pub(super) fn inspect(args: &Inspect, report: &Report, out: &mut dyn Write) -> anyhow::Result<()> {
     let Inspect { image, json } = args;
     let context = ops::Context::new(report.clone(), SystemTime::now());
-    let (children, last_act) = (context.children.clone(), context.last_act.clone());
-    signals::end_on_signal(children, last_act, report.clone()).context("setting up signals")?;
+    context.end_on_signal()?;
     let judged = ops::inspect(image, &context)?;
     if *json {
         write_json(out, &as_json(image, &judged))?;

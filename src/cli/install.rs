@@ -15,7 +15,6 @@ use crate::env::{API_VERSION, Environment};
 use crate::ops;
 use crate::report::{Progress, Report, Subject};
 use crate::request::CreateRequest;
-use crate::signals;
 
 /// Each read gives another UUID: random(4).
 const NEW_UUID: &str = "/proc/sys/kernel/random/uuid";
@@ -59,8 +58,7 @@ pub(super) fn install(args: Install, root: &Path, report: &Report, caller: &Envi
     let request = if no_hooks { request.without_hooks() } else { request };
     let progress = Arc::new(Progress::stderr(report));
     let context = ops::Context::new(progress.report().clone(), SystemTime::now());
-    let (children, last_act) = (context.children.clone(), context.last_act.clone());
-    signals::end_on_signal(children, last_act, context.report.clone()).context("setting up signals")?;
+    context.end_on_signal()?;
     ops::create(&request, &ops::Context { progress: Some(progress), ..context })
 }
 

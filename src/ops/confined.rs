@@ -6,6 +6,7 @@ use anyhow::{Context as _, anyhow};
 use super::Context;
 use crate::process::{self, Answer, Children};
 use crate::sandbox::{Needs, Sandbox};
+use crate::signals::LastAct;
 
 /// Does `work` in a confined copy of this process, and gives its answer. What needs root afterwards, hooks above all,
 /// is up to this process, which sees nothing of what was fetched and decoded but the answer.
@@ -20,11 +21,9 @@ pub(super) fn confined(
     }
     let answer = process::apart(&context.children, || {
         let done = sandbox.enter().context("giving up privileges").and_then(|()| {
-            let progress = context.progress.clone();
-            // This process ends the copy's children, with the group of the copy.
-            let children = Children::together();
-            let began = context.began;
-            work(&Context { children, progress, began, ..Context::new(context.report.clone(), context.now) })
+            // The first process ends the copy's children, with the group of the copy, and does its last act.
+            let (children, last_act) = (Children::together(), LastAct::default());
+            work(&Context { children, last_act, ..context.clone() })
         });
         done.map_err(|err| format!("{err:#}"))
     });

@@ -2,7 +2,7 @@
 //! fetch: an image into the cache, checked as create would check it.
 
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::anyhow;
 
@@ -57,7 +57,8 @@ pub fn fetch(request: &FetchRequest, context: &Context) -> anyhow::Result<Fetche
 
 /// Gets the image into the cache, and shows how far that is.
 pub(super) fn download(url: &ImageUrl, means: &Means, context: &Context) -> anyhow::Result<CachedImage> {
-    let (now, Context { report, progress, .. }) = (context.time(), context);
+    let Context { report, progress, .. } = context;
+    let now = SystemTime::now();
     let Some(progress) = progress else { return Ok(means.cache.fetch(url, &means.client, now, report)?) };
     let follow = Follow::default();
     let fetched = thread::scope(|scope| {

@@ -2,7 +2,7 @@
 //! An image from its URL onto the disk: from the cache, or in one pass with its first download.
 
 use std::thread;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use anyhow::{Context as _, anyhow};
 use serde_json::json;
@@ -55,7 +55,7 @@ fn fetch_first<'j>(url: &ImageUrl, means: &Means, job: &Job<'j>) -> anyhow::Resu
 
 fn fetch_along<'j>(url: &ImageUrl, means: &Means, job: &Job<'j>) -> anyhow::Result<Used<(ImageFile, Installed<'j>)>> {
     let follow = Follow::default();
-    let (now, report) = (job.context.time(), &job.context.report);
+    let (now, report) = (SystemTime::now(), &job.context.report);
     let (fetched, followed) = thread::scope(|scope| {
         let following = scope.spawn(|| install_along(url, &follow, job));
         let fetched = means.cache.fetch_followed(url, &means.client, now, report, &follow);

@@ -34,13 +34,16 @@ pub use seed::seed_files;
 pub use seeds::{SeedDisk, remove_seed, show_seeds};
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
+
+use anyhow::Context as _;
 
 use crate::process::Children;
 use crate::report::{Progress, Report};
-use crate::signals::LastAct;
+use crate::signals::{self, LastAct};
 
 /// What every operation works with.
+#[derive(Clone)]
 pub struct Context {
     /// Where messages go.
     pub report: Report,
@@ -48,23 +51,25 @@ pub struct Context {
     pub children: Children,
     /// What a signal still has to do before it ends the run.
     pub last_act: LastAct,
-    /// The time when the run began.
-    pub now: SystemTime,
-    /// The same moment, to measure from.
-    pub began: Instant,
+    /// When the run began.
+    pub began: SystemTime,
     /// Where it is shown how far a download is, if anybody is there to look.
     pub progress: Option<Arc<Progress>>,
 }
 
 impl Context {
     /// For an operation that no signal has to wait for.
-    pub fn new(report: Report, now: SystemTime) -> Self {
-        let (children, last_act) = (Children::default(), LastAct::default());
-        Context { report, children, last_act, now, began: Instant::now(), progress: None }
+    pub fn new(report: Report, began: SystemTime) -> Self {
+        Context { report, children: Children::default(), last_act: LastAct::default(), began, progress: None }
     }
 
-    /// The current time: hooks before the image may take long.
-    pub fn time(&self) -> SystemTime {
-        self.now + self.began.elapsed()
+    /// Ends the process on a signal as [`signals::end_on_signal`] does, with what runs in this context. Call it before any
+    /// other thread starts.
+    ///
+    /// # Errors
+    /// The system's, where signals can't be blocked.
+    pub fn end_on_signal(&self) -> anyhow::Result<()> {
+        let Context { children, last_act, report, .. } = self.clone();
+        signals::end_on_signal(children, last_act, report).context("setting up signals")
     }
 }

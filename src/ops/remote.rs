@@ -51,7 +51,7 @@ impl Remote<'_> {
         if let Some(error) = outcome.as_ref().err().filter(|error| is_wrong(error)) {
             means.cache.discard(&id).context("taking a wrong image out of the cache")?;
             // Downloaded in this run, another try would get the same.
-            if id.is_before(self.context.now) {
+            if id.is_before(self.context.began) {
                 self.context.report.warn(format_args!("{error:#}; downloading it again"));
                 (id, outcome) = fetch(&means)?;
                 if outcome.as_ref().is_err_and(is_wrong) {
@@ -69,7 +69,7 @@ impl Remote<'_> {
     fn kept_before(&self, cache: &Cache, error: anyhow::Error) -> anyhow::Result<CachedImage> {
         let down = error.downcast_ref::<HttpError>().is_some_and(HttpError::is_unavailable);
         let Some(mark) = mark(self.checks).filter(|_| down && self.cache.stale_if_error) else { return Err(error) };
-        let Some(kept) = cache.verified(self.url, &mark, self.context.now)? else { return Err(error) };
+        let Some(kept) = cache.verified(self.url, &mark, self.context.began)? else { return Err(error) };
         self.context.report.warn(format_args!("{error:#}; using the kept image, which agreed with it before"));
         Ok(kept)
     }
