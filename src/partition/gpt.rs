@@ -89,8 +89,13 @@ impl Gpt {
         (!table.contradicts_itself()).then_some(table)
     }
 
-    /// Where the backup of such a table seems to be, a partition may be.
+    /// Where the backup of such a table or its entries seem to be, a partition may be, or the MBR.
     fn contradicts_itself(&self) -> bool {
+        let entries_at = get8(&self.header, 72);
+        let entries = entries_at..entries_at.saturating_add(self.entries_sectors());
+        if entries.start < 2 || entries.end > get8(&self.header, 40) {
+            return true;
+        }
         let used = self.entries.chunks_exact(self.entry_len).filter(|entry| is_used(entry));
         let last_used = used.map(|entry| get8(entry, 40)).max().unwrap_or(0);
         self.last_usable() >= self.alternate() || last_used > self.last_usable()
