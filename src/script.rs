@@ -69,21 +69,27 @@ fn report(script: Script, invocation: &Invocation) -> Report {
 }
 
 fn perform(script: Script, invocation: &Invocation, report: &Report) -> anyhow::Result<()> {
-    if script == Script::Verify {
-        // It reads settings and compares words. The others have their work done by a confined process.
-        Sandbox::for_worker(Needs::default()).and_then(Sandbox::enter).context("giving up privileges")?;
-    }
-    let context = Context::new(report.clone(), SystemTime::now());
-    context.end_on_signal()?;
     let env = &invocation.environment;
     let paths = Paths::below(Path::new(&invocation.root));
     match script {
-        Script::Create => ops::create(&CreateRequest::new(env, &paths)?, &context),
-        Script::Export => ops::export(&ExportRequest::new(env)?, &context),
-        Script::Import => ops::import(&ImportRequest::new(env, &paths)?, &context),
-        Script::Rename => ops::rename(RenameRequest::new(env, &paths)?, &context),
-        Script::Verify => request::verify(env, &paths),
+        Script::Create => ops::create(&CreateRequest::new(env, &paths)?, &context(report)?),
+        Script::Export => ops::export(&ExportRequest::new(env)?, &context(report)?),
+        Script::Import => ops::import(&ImportRequest::new(env, &paths)?, &context(report)?),
+        Script::Rename => ops::rename(RenameRequest::new(env, &paths)?, &context(report)?),
+        Script::Verify => {
+            // It reads settings and compares words, and leaves nothing behind when a signal ends it. The others have
+            // their work done by a confined process.
+            Sandbox::for_worker(Needs::default()).and_then(Sandbox::enter).context("giving up privileges")?;
+            request::verify(env, &paths)
+        }
     }
+}
+
+/// For a run that a signal ends as [`Context::end_on_signal`] says.
+fn context(report: &Report) -> anyhow::Result<Context> {
+    let context = Context::new(report.clone(), SystemTime::now());
+    context.end_on_signal()?;
+    Ok(context)
 }
 
 fn usage(script: Script) -> String {

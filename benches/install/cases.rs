@@ -284,17 +284,19 @@ fn larger_disk() -> Case {
 }
 
 /// What takes no time but that of starting programs. The lines do what the predecessor's scripts do and leave out their
-/// messages: bash reads a config, looks at the parameters, asks the server for an image that has a URL, and to create
-/// also asks whether the disk is a loop device.
+/// messages: bash reads a config, looks at the parameters, looks for qemu-img or asks the server where they need it, and
+/// to create also asks whether the disk is a loop device.
 fn small() -> Vec<Case> {
     const LOCAL: &str =
         r#". "$CONFIG"; [[ -e $IMAGE ]] && case $OSP_IMAGE_TYPE in raw|raw+gz|raw+bz2|raw+xz) ;; *) exit 1 ;; esac"#;
+    const QCOW2: &str =
+        r#". "$CONFIG"; [[ -e $IMAGE ]] && case $OSP_IMAGE_TYPE in qcow2) which qemu-img ;; *) exit 1 ;; esac"#;
     const REMOTE: &str =
         r#". "$CONFIG"; curl -sfI "$URL" && case $OSP_IMAGE_TYPE in raw|raw+gz|raw+bz2|raw+xz) ;; *) exit 1 ;; esac"#;
     const COPY: &str =
         r#". "$CONFIG"; [[ -b $DISK ]] && dd if="$IMAGE" of="$DISK" bs=2M conv=fsync; echo "$DISK" | grep -q ^/dev/"#;
-    let verify = |name, title, line| {
-        let mut case = Case::create(name, title, Form::Tiny, "raw").limits(0.50, 0.0, 0.0);
+    let verify = |name, title, image_type, line| {
+        let mut case = Case::create(name, title, Form::Tiny, image_type).limits(0.50, 0.0, 0.0);
         let script = Way::Script("verify", Some("parameters"));
         case.contenders = vec![
             Contender::new(Role::Ours, "simpleimage", script, Effect::Nothing),
@@ -303,10 +305,11 @@ fn small() -> Vec<Case> {
         case.disks = Disks::None;
         case
     };
-    let local = verify("verify", "verify parameters, image a file", LOCAL);
-    let remote = verify("verify-url", "verify parameters, image a URL", REMOTE);
+    let local = verify("verify", "verify parameters, raw image in a file", "raw", LOCAL);
+    let qcow2 = verify("verify-qcow2", "verify parameters, qcow2 image in a file", "qcow2", QCOW2);
+    let remote = verify("verify-url", "verify parameters, raw image at a URL", "raw", REMOTE);
     let create = Case::create("small", "create of a raw image of 1 MiB", Form::Tiny, "raw")
         .limits(0.50, 0.0, 0.0)
         .with(Role::Predecessor, "bash and dd", COPY);
-    [local, Case { cold: true, ..remote }, create].map(|case| Case { repeat: 5, ..case }).into()
+    [local, qcow2, Case { cold: true, ..remote }, create].map(|case| Case { repeat: 5, ..case }).into()
 }
