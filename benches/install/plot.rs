@@ -7,7 +7,7 @@ use crate::table::{Row, Spread, duration};
 
 /// All lengths in pixels.
 const WIDTH: f64 = 860.0;
-const LEFT: f64 = 90.0;
+const LEFT: f64 = 104.0;
 /// Leaves room for the words at a bar's end.
 const RIGHT: f64 = 210.0;
 const TOP: f64 = 64.0;
