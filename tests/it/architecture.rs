@@ -35,7 +35,7 @@ const MODULES: [(&str, &[&str]); 26] = [
         ],
     ),
     ("check", &["applet", "cache", "config", "env", "hooks", "process", "request", "size"]),
-    ("script", &["applet", "config", "env", "ops", "report", "request", "sandbox", "signals"]),
+    ("script", &["applet", "config", "env", "ops", "report", "request", "sandbox"]),
     ("applet", &[]),
     (
         "ops",
