@@ -9,6 +9,9 @@ use serde_json::Value;
 
 use super::Subject;
 
+/// 9999-12-31T23:59:59.999Z, from 1970 on.
+const LAST: Duration = Duration::from_millis(253_402_300_799_999);
+
 /// What a message is besides its words: a name for what happened, and an object of names and values.
 #[derive(Debug, Serialize)]
 pub(super) struct Event<'l> {
@@ -51,13 +54,13 @@ impl Line<'_> {
 
 /// A time as RFC 3339 has it, in UTC and with milliseconds; the nearest one that has four digits for its year, from 1970 on.
 pub(super) fn rfc3339(time: SystemTime) -> String {
-    let last = UNIX_EPOCH + Duration::from_millis(253_402_300_799_999);
-    humantime::format_rfc3339_millis(time.clamp(UNIX_EPOCH, last)).to_string()
+    humantime::format_rfc3339_millis(time.clamp(UNIX_EPOCH, UNIX_EPOCH + LAST)).to_string()
 }
 
 #[cfg(test)]
 mod tests {
     use super::rfc3339;
+    use proptest::prelude::*;
     use std::time::{Duration, UNIX_EPOCH};
 
     #[test]
@@ -74,5 +77,18 @@ mod tests {
         }
         assert_eq!(rfc3339(UNIX_EPOCH - Duration::from_secs(1)), "1970-01-01T00:00:00.000Z");
         assert_eq!(rfc3339(UNIX_EPOCH + Duration::from_secs(300_000_000_000)), "9999-12-31T23:59:59.999Z");
+    }
+
+    proptest! {
+        /// httpdate writes `Sat, 21 Nov 2026 05:01:27 GMT`.
+        #[test]
+        fn dates_are_those_of_http(seconds in 0..253_402_300_800_u64) {
+            let time = UNIX_EPOCH + Duration::from_secs(seconds);
+            let http = httpdate::fmt_http_date(time);
+            let [_, day, month, year, clock, _] = http.split(' ').collect::<Vec<_>>()[..] else { panic!("{http}") };
+            let months = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec";
+            let month = months.split(' ').position(|name| name == month).unwrap() + 1;
+            prop_assert_eq!(rfc3339(time), format!("{year}-{month:02}-{day}T{clock}.000Z"));
+        }
     }
 }
