@@ -5,7 +5,6 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::SystemTime;
 
 use anyhow::Context as _;
 
@@ -71,11 +70,12 @@ fn report(script: Script, invocation: &Invocation) -> Report {
 fn perform(script: Script, invocation: &Invocation, report: &Report) -> anyhow::Result<()> {
     let env = &invocation.environment;
     let paths = Paths::below(Path::new(&invocation.root));
+    let context = || Context::ended_by_signals(report.clone());
     match script {
-        Script::Create => ops::create(&CreateRequest::new(env, &paths)?, &context(report)?),
-        Script::Export => ops::export(&ExportRequest::new(env)?, &context(report)?),
-        Script::Import => ops::import(&ImportRequest::new(env, &paths)?, &context(report)?),
-        Script::Rename => ops::rename(RenameRequest::new(env, &paths)?, &context(report)?),
+        Script::Create => ops::create(&CreateRequest::new(env, &paths)?, &context()?),
+        Script::Export => ops::export(&ExportRequest::new(env)?, &context()?),
+        Script::Import => ops::import(&ImportRequest::new(env, &paths)?, &context()?),
+        Script::Rename => ops::rename(RenameRequest::new(env, &paths)?, &context()?),
         Script::Verify => {
             // It reads settings and compares words, and leaves nothing behind when a signal ends it. The others have
             // their work done by a confined process.
@@ -83,13 +83,6 @@ fn perform(script: Script, invocation: &Invocation, report: &Report) -> anyhow::
             request::verify(env, &paths)
         }
     }
-}
-
-/// For a run that a signal ends as [`Context::end_on_signal`] says.
-fn context(report: &Report) -> anyhow::Result<Context> {
-    let context = Context::new(report.clone(), SystemTime::now());
-    context.end_on_signal()?;
-    Ok(context)
 }
 
 fn usage(script: Script) -> String {

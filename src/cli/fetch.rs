@@ -4,7 +4,6 @@
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use anyhow::Context as _;
 
@@ -40,7 +39,7 @@ pub(super) fn fetch(args: Fetch, root: &Path, report: &Report, out: &mut dyn Wri
     let request = FetchRequest::new(image, image_type, checksum, &variant, &Paths::below(root))?;
     signals::make_file_size_limit_an_error().context("setting up signals")?;
     let progress = Arc::new(Progress::stderr(report));
-    let context = ops::Context::new(progress.report().clone(), SystemTime::now());
+    let context = ops::Context::new(progress.report().clone());
     let fetched = ops::fetch(&request, &ops::Context { progress: Some(progress), ..context })?;
     let ops::Fetched { image_type, len, sha256, disk_size, .. } = fetched;
     let size = ByteSize(len);

@@ -4,7 +4,6 @@
 use std::fmt::Write as _;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use anyhow::{Context as _, bail};
 use serde_json::{Value, json};
@@ -28,8 +27,7 @@ pub(super) struct Inspect {
 /// Writes what the image is to `out`. What create refuses is an error here too; as JSON the reason goes to `out` as well.
 pub(super) fn inspect(args: &Inspect, report: &Report, out: &mut dyn Write) -> anyhow::Result<()> {
     let Inspect { image, json } = args;
-    let context = ops::Context::new(report.clone(), SystemTime::now());
-    context.end_on_signal()?;
+    let context = ops::Context::ended_by_signals(report.clone())?;
     let judged = ops::inspect(image, &context)?;
     if *json {
         write_json(out, &as_json(image, &judged))?;

@@ -5,7 +5,6 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf, absolute};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use anyhow::Context as _;
 
@@ -57,8 +56,7 @@ pub(super) fn install(args: Install, root: &Path, report: &Report, caller: &Envi
     let request = CreateRequest::new(&environment(args, caller)?, &Paths::below(root))?;
     let request = if no_hooks { request.without_hooks() } else { request };
     let progress = Arc::new(Progress::stderr(report));
-    let context = ops::Context::new(progress.report().clone(), SystemTime::now());
-    context.end_on_signal()?;
+    let context = ops::Context::ended_by_signals(progress.report().clone())?;
     ops::create(&request, &ops::Context { progress: Some(progress), ..context })
 }
 

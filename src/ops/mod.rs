@@ -59,17 +59,20 @@ pub struct Context {
 
 impl Context {
     /// For an operation that no signal has to wait for.
-    pub fn new(report: Report, began: SystemTime) -> Self {
-        Context { report, children: Children::default(), last_act: LastAct::default(), began, progress: None }
+    pub fn new(report: Report) -> Self {
+        let (children, last_act) = (Children::default(), LastAct::default());
+        Context { report, children, last_act, began: SystemTime::now(), progress: None }
     }
 
-    /// Ends the process on a signal as [`signals::end_on_signal`] does, with what runs in this context. Call it before any
-    /// other thread starts.
+    /// For an operation that ends on a signal, and the process with it, as [`signals::end_on_signal`] says. Call it before
+    /// any other thread starts.
     ///
     /// # Errors
     /// The system's, where signals can't be blocked.
-    pub fn end_on_signal(&self) -> anyhow::Result<()> {
-        let Context { children, last_act, report, .. } = self.clone();
-        signals::end_on_signal(children, last_act, report).context("setting up signals")
+    pub fn ended_by_signals(report: Report) -> anyhow::Result<Self> {
+        let context = Context::new(report);
+        let Context { children, last_act, report, .. } = context.clone();
+        signals::end_on_signal(children, last_act, report).context("setting up signals")?;
+        Ok(context)
     }
 }

@@ -10,7 +10,6 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::time::SystemTime;
 
 use simpleimage::config::Paths;
 use simpleimage::env::Environment;
@@ -43,7 +42,7 @@ fn request(world: &World, variables: &[(&str, &str)]) -> anyhow::Result<CreateRe
 fn files(world: &World, variables: &[(&str, &str)]) -> anyhow::Result<(SeedFiles, String)> {
     let request = request(world, variables)?;
     let log = Log::new();
-    let context = Context::new(log.report(), SystemTime::now());
+    let context = Context::new(log.report());
     let files = ops::seed_files(request.seed.as_ref().expect("no seed"), &request.http, &context)?;
     Ok((files, log.text()))
 }
