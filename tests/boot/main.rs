@@ -57,5 +57,5 @@ fn obstacle() -> Option<String> {
         return Some("needs root".to_owned());
     }
     let missing = TOOLS.iter().find(|(program, _)| !Path::new(program).exists());
-    missing.map(|(_, package)| format!("needs {package}: make setup"))
+    missing.map(|(_, package)| format!("needs {package}: make test runs where it is"))
 }

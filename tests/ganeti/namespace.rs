@@ -54,7 +54,7 @@ pub(crate) fn obstacle() -> Option<&'static str> {
         return Some("needs root");
     }
     if !Path::new("/usr/sbin/gnt-cluster").exists() {
-        return Some("needs Ganeti: make setup");
+        return Some("needs Ganeti: make test runs where it is");
     }
     None
 }

@@ -31,7 +31,7 @@ impl Daemon {
             .stdout(output.try_clone().unwrap())
             .stderr(output)
             .spawn()
-            .unwrap_or_else(|error| panic!("{command:?}: {error} (make setup installs what tests need)"));
+            .unwrap_or_else(|error| panic!("{command:?}: {error} (make test runs where all tools are)"));
         let begin = std::time::Instant::now();
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             let ended = child.try_wait().unwrap();
