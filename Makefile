@@ -163,7 +163,7 @@ deb: ## Build the Debian package: target/deb/*.deb (as root)
 .PHONY: deb-inside
 deb-inside:
 	cargo vendor --quiet --locked --versioned-dirs '$(DEB_DIR)/source/vendor' >/dev/null
-	cd '$(DEB_DIR)/source' && env --unset=CARGO_TARGET_DIR dpkg-buildpackage --build=binary --no-sign
+	cd '$(DEB_DIR)/source' && dpkg-buildpackage --build=binary --no-sign
 	lintian --fail-on=error,warning --no-tag-display-limit --info '$(DEB_DIR)'/*.changes
 
 # Not in `make test`: it builds the package twice and a Debian, ten minutes in all.
