@@ -109,13 +109,14 @@ impl fmt::Display for Digest {
 }
 
 impl Checksum {
-    /// Parses an `image_checksum` parameter; `none` gives none: it takes back what the configuration says.
+    /// Parses an `image_checksum` parameter, in any case; `none` gives none: it takes back what the configuration says.
     pub fn parse(text: &str) -> Result<Option<Self>, ChecksumSyntax> {
         if text == "none" {
             return Ok(None);
         }
         for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
-            if let Some(hex) = text.strip_prefix(&format!("{algorithm}:")) {
+            let named = |name: &&str| name.eq_ignore_ascii_case(&algorithm.to_string());
+            if let Some((_, hex)) = text.split_once(':').filter(|(name, _)| named(name)) {
                 let digest = Digest::new(algorithm, hex).ok_or(ChecksumSyntax::Digits(algorithm))?;
                 return Ok(Some(Checksum::Digest(digest)));
             }
@@ -155,6 +156,7 @@ mod tests {
         let Ok(Some(Checksum::Digest(digest))) = Checksum::parse(&format!("sha256:{hex}")) else { panic!("no digest") };
         assert_eq!((digest.algorithm(), digest.hex()), (Algorithm::Sha256, hex.to_lowercase().as_str()));
         assert_eq!(digest.to_string(), "sha256:0123456789abcdef...");
+        assert_eq!(Checksum::parse(&format!("SHA256:{hex}")), Ok(Some(Checksum::Digest(digest))));
         let sha512 = Checksum::parse(&format!("sha512:{hex}{hex}"));
         assert!(matches!(sha512, Ok(Some(Checksum::Digest(digest))) if digest.algorithm() == Algorithm::Sha512));
         let sums = Checksum::parse("https://joe:s3cret@h/SHA256SUMS?k=s3cret");
@@ -169,7 +171,7 @@ mod tests {
     #[test]
     fn anything_else_is_refused_with_the_way_out_and_without_its_text() {
         let message = |text: &str| Checksum::parse(text).unwrap_err().to_string();
-        for text in ["", "md5:d41d8cd98f00b204e9800998ecf8427e", "/srv/SHA256SUMS", &"a".repeat(64), "SHA256:aa"] {
+        for text in ["", "md5:d41d8cd98f00b204e9800998ecf8427e", "/srv/SHA256SUMS", &"a".repeat(64), "SHA-256:aa"] {
             assert_eq!(Checksum::parse(text), Err(ChecksumSyntax::Unknown), "{text}");
         }
         assert!(

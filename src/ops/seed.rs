@@ -8,7 +8,7 @@ use anyhow::{Context as _, anyhow, bail};
 
 use super::Context;
 use crate::http::{Client, HttpSettings};
-use crate::seed::{self, NetworkPlan, Plan, SeedFiles, Source, UserData};
+use crate::seed::{self, Identity, NetworkPlan, Plan, SeedFiles, Source, UserData};
 use crate::size::{ByteSize, MIB};
 
 /// What one source may have, in bytes: as much as a small file from a server.
@@ -22,6 +22,7 @@ const MAX_OTHER: usize = 512 << 10;
 /// What can't be had, is no key, or is too large; the content is not repeated.
 pub fn seed_files(plan: &Plan, http: &HttpSettings, context: &Context) -> anyhow::Result<SeedFiles> {
     let sources = Sources { http, context };
+    tell_long_name(&plan.identity, context);
     let network_config = match &plan.network {
         NetworkPlan::Ganeti(network) => network.document(),
         NetworkPlan::Given(source) => Some(sources.network_config(source)?),
@@ -38,6 +39,13 @@ pub fn seed_files(plan: &Plan, http: &HttpSettings, context: &Context) -> anyhow
     let sizes: Vec<_> = files.iter().map(|(name, file)| format!("{name} {} bytes", file.len())).collect();
     context.report.info(format_args!("first-boot seed: {}", sizes.join(", ")));
     Ok(files)
+}
+
+/// Warns of a name that a Linux instance can't have as a whole.
+pub(super) fn tell_long_name(identity: &Identity, context: &Context) {
+    if let Some(warning) = identity.warning() {
+        context.report.warn(warning);
+    }
 }
 
 /// How sources are read.

@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::{Context as _, anyhow};
 
 use super::Context;
+use super::seed::tell_long_name;
 use crate::device::{ReadAt, SourceDisk, Target, WriteAt};
 use crate::request::ImportRequest;
 use crate::seed::{self, Identity};
@@ -22,6 +23,7 @@ pub(super) fn rename_seed(path: &Path, identity: &Identity, context: &Context) -
     let (old, contents) = read(&found, &disk)?;
     let meta_data = contents.file("meta-data").and_then(|old| Some((old, seed::renamed(old, identity)?)));
     let Some((_, new)) = meta_data.filter(|(old, new)| old != new) else { return Ok(()) };
+    tell_long_name(identity, context);
     let mut files = contents.files.clone();
     for (_, content) in files.iter_mut().filter(|(name, _)| name == "meta-data") {
         content.clone_from(&new);
@@ -69,6 +71,7 @@ fn adopt(disk: &mut dyn WriteAt, found: &Found, request: &ImportRequest, context
         return Ok(());
     }
     let nics = request.nics.as_ref().map_err(|err| unknown(err))?;
+    tell_long_name(identity, context);
     let (old, contents) = read(found, disk)?;
     let (files, kept) = seed::adopted(&contents.files, identity, nics);
     let new = volume::rebuild(&old, &contents, identity.volume_serial(), &files)?;

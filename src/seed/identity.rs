@@ -8,6 +8,9 @@ const MAX_NAME: usize = 253;
 /// More than a UUID has, in bytes.
 const MAX_UUID: usize = 64;
 
+/// The longest host name that Linux takes, in bytes (HOST_NAME_MAX, sethostname(2)).
+const MAX_HOST_NAME: usize = 64;
+
 /// The instance as Ganeti knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
@@ -51,6 +54,16 @@ impl Identity {
         &self.name
     }
 
+    /// What will become of the name that is no error here, if there is such a thing.
+    pub fn warning(&self) -> Option<String> {
+        let len = self.name.len();
+        (len > MAX_HOST_NAME).then(|| {
+            format!(
+                "the instance's name has {len} characters, and a host name in Linux {MAX_HOST_NAME} at most: the instance may not get all of it"
+            )
+        })
+    }
+
     /// The instance's UUID: what `instance-id` says.
     pub fn uuid(&self) -> &str {
         &self.uuid
@@ -80,6 +93,16 @@ mod tests {
         for uuid in ["", "x", "5ae2 ", &"a".repeat(65)] {
             assert_eq!(Identity::new("web1", uuid), Err(IdentityError::Uuid), "{uuid}");
         }
+    }
+
+    #[test]
+    fn a_name_that_linux_does_not_take_as_a_whole_is_told() {
+        let warning = |len: usize| {
+            let name = format!("{}.org", "a".repeat(len - 4));
+            Identity::new(&name, UUID).unwrap().warning()
+        };
+        assert_eq!(warning(64), None);
+        assert!(warning(65).unwrap().starts_with("the instance's name has 65 characters, and a host name in Linux 64"));
     }
 
     #[test]

@@ -10,6 +10,8 @@ use std::str;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use super::list;
+
 /// The types of keys that OpenSSH takes for logins (ssh-keygen(1)), and how many strings follow the type in each
 /// (RFC 4253, section 6.6; RFC 5656; RFC 8709; PROTOCOL.u2f). ssh-dss is left out: OpenSSH has refused it since 2015.
 const TYPES: [(&str, usize); 7] = [
@@ -56,13 +58,19 @@ impl Key {
     }
 }
 
+/// Whether `word` is the type of a key, also of one that is not taken.
+pub(super) fn is_type(word: &str) -> bool {
+    TYPES.iter().any(|(name, _)| *name == word) || word == "ssh-dss" || word.ends_with("-cert-v01@openssh.com")
+}
+
 /// Whether `text` looks like a key, and not like where keys are.
 pub(super) fn is_key(text: &str) -> bool {
     let first = text.split_ascii_whitespace().next().unwrap_or_default();
     text.contains(' ') || text.starts_with("-----") || first.starts_with("ssh-") || first.starts_with("ecdsa-")
 }
 
-/// The keys in `text`; blank lines and those that begin with `#` do not count.
+/// The keys in `text`; blank lines and those that begin with `#` do not count. Several in one line are known by a comma,
+/// or a `\n` that is no line break, before each.
 ///
 /// # Errors
 /// [`KeyError`] for a line that is no key, and for no key at all.
@@ -70,6 +78,7 @@ pub fn parse(text: &[u8]) -> Result<Vec<Key>, KeyError> {
     let text = str::from_utf8(text).map_err(|_not_text| KeyError::Encoding)?;
     let lines = text.lines().map(str::trim).enumerate();
     let lines = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
+    let lines = lines.flat_map(|(index, line)| list::keys_of_line(line).into_iter().map(move |line| (index, line)));
     let keys = lines.map(|(index, line)| key(line).map_err(|reason| KeyError::Line { line: index + 1, reason }));
     let keys: Vec<_> = keys.collect::<Result<_, _>>()?;
     if keys.is_empty() { Err(KeyError::Empty) } else { Ok(keys) }
@@ -101,7 +110,18 @@ fn key(line: &str) -> Result<Key, &'static str> {
     if comment.contains(unprintable) {
         return Err("has control characters in its comment");
     }
+    if has_key(comment) {
+        return Err("has another key in its comment (put a line break, a ';' or a ',' between keys)");
+    }
     Ok(Key { key: format!("{kind} {encoded}"), comment: comment.to_owned() })
+}
+
+/// Whether there is a key in a comment, whatever it was joined with. The length of its first string (RFC 4251, section 5)
+/// makes each begin alike in base64.
+fn has_key(comment: &str) -> bool {
+    let words: Vec<_> = comment.split_ascii_whitespace().collect();
+    let is_key = |pair: &[&str]| TYPES.iter().any(|(name, _)| pair[0].ends_with(name)) && pair[1].starts_with("AAAA");
+    words.windows(2).any(is_key)
 }
 
 /// The first word of `text`, and what follows it.
@@ -169,10 +189,21 @@ mod tests {
     }
 
     #[test]
+    fn several_keys_in_a_line_are_several_keys() {
+        let [a, b] = [7, 8].map(|byte| encoded("ssh-ed25519", &[&[byte; 32]]));
+        let expected = [format!("{a} joe, of sales"), format!("{b} ann; laptop, old")];
+        for separator in [",", ", ", "\\n", "\n", " \\n "] {
+            assert_eq!(lines(&(expected.join(separator) + separator)).as_deref(), Ok(&expected[..]), "{separator:?}");
+        }
+        assert_eq!(reason(&format!("\n{a},ssh-rsa s3cret!")), "line 2 has a key that is cut or damaged (not base64)");
+    }
+
+    #[test]
     fn what_is_no_key_is_refused_by_line_and_never_repeated() {
         let ed = encoded("ssh-ed25519", &[&[7; 32]]);
         let no_key = "is not a public SSH key (use ssh-ed25519, ssh-rsa, ecdsa-sha2-nistp* or sk-* and the key)";
         let cut = "has a key that is cut or damaged";
+        let joined = "has another key in its comment (put a line break, a ';' or a ',' between keys)";
         let options = "has options before the key, which cloud-init would not keep (take them away)";
         for (line, expected) in [
             ("s3cret", no_key),
@@ -190,6 +221,9 @@ mod tests {
             (&encoded("ssh-ed25519", &[]), cut),
             (&ed.replace("ssh-ed25519", "ssh-rsa"), "has a key of another type than it says"),
             (&format!("{ed} a\u{2028}b"), "has control characters in its comment"),
+            (&format!("{ed} joe {ed} ann"), joined),
+            (&format!("{ed} joe|{ed}"), joined),
+            (&format!("{ed} joe,restrict {ed}"), joined),
         ] {
             assert_eq!(reason(&format!("\n{line}")), format!("line 2 {expected}"), "{line}");
         }

@@ -8,6 +8,7 @@ mod identity;
 mod interface;
 mod json;
 mod keys;
+mod list;
 mod metadata;
 mod network;
 mod plan;

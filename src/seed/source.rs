@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
-use super::keys;
+use super::{keys, list};
 use crate::http::ImageUrl;
 
 /// The longest name of a file, in bytes: more is rather a document whose `base64:` was forgotten.
@@ -53,13 +53,14 @@ pub enum SourceError {
 pub type Entries = Result<Vec<SourceName>, (usize, SourceError)>;
 
 impl SourceName {
-    /// A path, a URL, or `base64:` and the content.
+    /// A path, a URL, or `base64:` and the content, in one line or in several.
     ///
     /// # Errors
     /// [`SourceError`] for anything else.
     pub fn parse(text: &str) -> Result<Self, SourceError> {
         if let Some(encoded) = text.strip_prefix("base64:") {
-            return BASE64.decode(encoded).map(SourceName::Inline).map_err(|_not_base64| SourceError::Base64);
+            let encoded: String = encoded.split_ascii_whitespace().collect();
+            return BASE64.decode(&encoded).map(SourceName::Inline).map_err(|_not_base64| SourceError::Base64);
         }
         if text.contains("://") {
             return ImageUrl::parse(text).map(SourceName::Url).map_err(|_not_a_url| SourceError::Url);
@@ -72,12 +73,13 @@ impl SourceName {
         Ok(SourceName::File(PathBuf::from(text)))
     }
 
-    /// The documents of `user_data`: entries with `;` or a line break between them. `none` stands for no entries.
+    /// The documents of `user_data`: entries with line breaks, `;`, `,` or blanks between them. `none` stands for no
+    /// entries.
     ///
     /// # Errors
     /// The number of the wrong entry, and what is wrong with it.
     pub fn documents(text: &str) -> Entries {
-        entries(text, SourceName::parse)
+        entries(text, list::documents, SourceName::parse)
     }
 
     /// The sources of `ssh_keys`, in which a key may also stand itself.
@@ -85,8 +87,8 @@ impl SourceName {
     /// # Errors
     /// The number of the wrong entry, and what is wrong with it.
     pub fn keys(text: &str) -> Entries {
-        entries(text, |entry| {
-            let name = if keys::is_key(entry) {
+        entries(text, list::keys_and_places, |entry| {
+            let name = if keys::is_key(entry) && !entry.starts_with("base64:") {
                 SourceName::Inline(entry.as_bytes().to_vec())
             } else {
                 SourceName::parse(entry)?
@@ -99,12 +101,15 @@ impl SourceName {
     }
 }
 
-fn entries(text: &str, parse: impl Fn(&str) -> Result<SourceName, SourceError>) -> Entries {
-    if text == "none" {
+fn entries(
+    text: &str,
+    split: fn(&str) -> Vec<&str>,
+    parse: impl Fn(&str) -> Result<SourceName, SourceError>,
+) -> Entries {
+    if text.trim() == "none" {
         return Ok(Vec::new());
     }
-    let all = text.split([';', '\n']).map(str::trim).filter(|entry| !entry.is_empty());
-    (1..).zip(all).map(|(number, entry)| parse(entry).map_err(|error| (number, error))).collect()
+    (1..).zip(split(text)).map(|(number, entry)| parse(entry).map_err(|error| (number, error))).collect()
 }
 
 impl fmt::Debug for SourceName {
@@ -119,9 +124,10 @@ impl fmt::Debug for SourceName {
 
 #[cfg(test)]
 mod tests {
-    use super::{SourceError, SourceName};
+    use super::{BASE64, SourceError, SourceName};
     use crate::http::ImageUrl;
     use crate::seed::keys::KeyError;
+    use base64::Engine as _;
     use proptest::prelude::proptest;
 
     const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcH joe";
@@ -141,6 +147,7 @@ mod tests {
             inline("x"),
             SourceName::Url(ImageUrl::parse(url).unwrap()),
         ];
+        assert_eq!(SourceName::documents(&list.replace(';', ",")).unwrap(), expected);
         let documents = SourceName::documents(&list).unwrap();
         assert_eq!(documents, expected);
         let shown = format!("{documents:?}");
@@ -151,20 +158,42 @@ mod tests {
     #[test]
     fn anything_else_is_refused_by_number() {
         for (text, number, error) in [
-            ("a;;b c", 2, SourceError::Neither),
+            ("a;;b\u{a0}c", 2, SourceError::Neither),
             ("base64:s3cret!", 1, SourceError::Base64),
             ("a\nftp://joe:s3cret@h/x", 2, SourceError::Url),
             ("/etc/shadow", 1, SourceError::Neither),
             ("../config.toml", 1, SourceError::Neither),
             ("a/../../b", 1, SourceError::Neither),
             ("a//b", 1, SourceError::Neither),
-            ("a b", 1, SourceError::Neither),
+            ("a \"b", 2, SourceError::Neither),
             ("#cloud-config", 1, SourceError::Neither),
             (&"s3cret".repeat(22), 1, SourceError::Neither),
         ] {
             assert_eq!(SourceName::documents(text), Err((number, error)), "{text}");
             assert!(!error.to_string().contains("s3cret"));
         }
+    }
+
+    #[test]
+    fn base64_is_taken_as_the_command_wraps_it() {
+        let content = "#cloud-config\nhostname: web\n".repeat(12);
+        let encoded = BASE64.encode(&content);
+        let lines = |encoded: &str, width| -> Vec<String> {
+            encoded.as_bytes().chunks(width).map(|line| String::from_utf8(line.to_vec()).unwrap()).collect()
+        };
+        for width in [64, 76] {
+            let lines = lines(&encoded, width);
+            for line_break in ["\n", "\r\n", " "] {
+                let wrapped = format!("base64:{}", lines.join(line_break));
+                assert_eq!(SourceName::parse(&wrapped), Ok(inline(&content)));
+                let list = format!("{wrapped}{line_break}more.yaml");
+                let expected = [inline(&content), SourceName::File("more.yaml".into())];
+                assert_eq!(SourceName::documents(&list).as_deref(), Ok(&expected[..]), "{list:?}");
+            }
+        }
+        let keys = BASE64.encode(format!("{KEY}\n{KEY} again\n"));
+        let wrapped = format!("base64:{}", lines(&keys, 76).join("\n"));
+        assert_eq!(SourceName::keys(&wrapped), Ok(vec![inline(&format!("{KEY}\n{KEY} again\n"))]));
     }
 
     #[test]
@@ -176,6 +205,17 @@ mod tests {
         let url = SourceName::Url(ImageUrl::parse("https://h/joe.keys").unwrap());
         assert_eq!(names, [inline(KEY), SourceName::File("team.keys".into()), url]);
         assert!(matches!(SourceName::keys("ssh-ed25519"), Err((1, SourceError::Key(_)))));
+    }
+
+    #[test]
+    fn keys_that_were_joined_by_a_comma_are_two_keys() {
+        let other = KEY.replace("HBwc joe", "ICAg ann, of sales").replace("AAAAIAc", "AAAAIAg");
+        for separator in [",", "\\n", ";", "\n"] {
+            let text = format!("{KEY}{separator}{other}");
+            assert_eq!(SourceName::keys(&text), Ok(vec![inline(KEY), inline(&other)]), "{separator:?}");
+        }
+        let joined = SourceName::keys(&format!("{KEY} {other}")).unwrap_err();
+        assert!(joined.1.to_string().contains("has another key in its comment"), "{}", joined.1);
     }
 
     const NO_KEY: &str = "is not a public SSH key (use ssh-ed25519, ssh-rsa, ecdsa-sha2-nistp* or sk-* and the key)";

@@ -83,6 +83,40 @@ fn cloud_init_reads_the_seed_as_it_was_meant() {
     }
 }
 
+/// Nobody is locked out by a comma: what was asked for is in the seed, or an error.
+#[test]
+fn lists_are_taken_as_people_join_them() {
+    let world = World::new();
+    let other = KEY.replace("HBwcH", "ICAgI").replace("AAAAIAc", "AAAAIAg");
+    assert_ne!(other, KEY);
+    let (first, second) = (format!("{KEY} joe, of sales"), format!("{other} ann"));
+    world.variant_file("user-data/team.keys", &format!("{first},{second}\\n"));
+    let encoded = STANDARD.encode(format!("{first}\n{second}\n"));
+    let wrapped: Vec<_> = encoded.as_bytes().chunks(76).map(|line| std::str::from_utf8(line).unwrap()).collect();
+    let wrapped = format!("base64:{}", wrapped.join("\n"));
+    let joined = [",", "\n", "\\n", ";", ", "].map(|separator| format!("{first}{separator}{second}"));
+    for keys in joined.into_iter().chain(["team.keys".to_owned(), wrapped]) {
+        let (seed, _) = files(&world, &[("OSP_SSH_KEYS", &keys)]).unwrap();
+        let said: serde_json::Value = serde_json::from_slice(&seed.meta_data).unwrap();
+        assert_eq!(said["public-keys"], serde_json::json!([first, second]), "{keys:?}");
+    }
+    let error = files(&world, &[("OSP_SSH_KEYS", &format!("{first} {second}"))]).unwrap_err();
+    let reason =
+        "parameter ssh_keys, entry 1: it is not a key: line 1 has another key in its comment (put a line break, ";
+    assert!(format!("{error:#}").starts_with(reason), "{error:#}");
+}
+
+#[test]
+fn a_name_that_linux_does_not_take_is_told() {
+    let world = World::new();
+    for (len, told) in [(64, false), (65, true)] {
+        let name = format!("{}.example.org", "a".repeat(len - 12));
+        let (_, log) = files(&world, &[("OSP_CLOUD_INIT", "auto"), ("INSTANCE_NAME", &name)]).unwrap();
+        let words = "warning: the instance's name has 65 characters, and a host name in Linux 64 at most";
+        assert_eq!(log.contains(words), told, "{log}");
+    }
+}
+
 #[test]
 fn without_anything_to_say_the_files_are_there_all_the_same() {
     let world = World::new();

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! The entries of a list in one text, as people join them: with line breaks, semicolons, commas, blanks, and the `\n` that
+//! no shell turned into a line break.
+//!
+//! A character that an entry may hold itself separates only where the next entry is known by its beginning. So nothing
+//! is lost in what stands before it, as a second key would be in the first one's comment.
+
+use super::keys::is_type;
+
+/// What a text may have in it instead of a line break.
+const ESCAPED: &str = "\\n";
+/// How long the lines are that base64(1) and openssl(1) make.
+const WRAPPED: [usize; 2] = [76, 64];
+/// How an entry begins that is no file's name.
+const STARTS: [&str; 3] = ["base64:", "https://", "http://"];
+
+/// The entries of a list of files, URLs and `base64:`, none of which can hold a blank.
+pub(super) fn documents(text: &str) -> Vec<&str> {
+    split(text, |entry, separator, rest| match separator {
+        " " | "\n" => !is_wrapped(entry, rest),
+        "," => !entry.contains("://") || is_start(rest),
+        _ => true,
+    })
+}
+
+/// The same of a list in which there may be keys too, with options and comments of any characters but line breaks and `;`.
+pub(super) fn keys_and_places(text: &str) -> Vec<&str> {
+    split(text, |entry, separator, rest| match separator {
+        " " => false,
+        "\n" => !is_wrapped(entry, rest),
+        ";" => true,
+        _ if is_start(rest) || is_key(rest) => true,
+        _ if words(entry).any(|(_, word)| is_type(word)) || is_in_options(rest) => false,
+        "," => !entry.contains("://"),
+        _ => true,
+    })
+}
+
+/// The keys in a line, of which there should be one.
+pub(super) fn keys_of_line(line: &str) -> Vec<&str> {
+    split(line, |_, separator, rest| matches!(separator, "," | ESCAPED) && (rest.is_empty() || is_key(rest)))
+}
+
+/// The pieces of `text` between the separators for which `separates` says so: of the entry before, the separator (a
+/// blank or a line break of any kind is `" "` or `"\n"`), and all that follows.
+fn split(text: &str, separates: impl Fn(&str, &str, &str) -> bool) -> Vec<&str> {
+    let (mut entries, mut start, mut at) = (Vec::new(), 0, 0);
+    while at < text.len() {
+        let Some((separator, len)) = separator(&text[at..]) else {
+            at += text[at..].chars().next().map_or(1, char::len_utf8);
+            continue;
+        };
+        if separates(text[start..at].trim(), separator, text[at + len..].trim_start()) {
+            entries.push(&text[start..at]);
+            start = at + len;
+        }
+        at += len;
+    }
+    entries.push(&text[start..]);
+    entries.into_iter().map(str::trim).filter(|entry| !entry.is_empty()).collect()
+}
+
+/// The separator that `text` begins with, and its length in bytes.
+fn separator(text: &str) -> Option<(&'static str, usize)> {
+    match text.as_bytes() {
+        [b'\r' | b'\n', ..] => Some(("\n", 1)),
+        [b' ' | b'\t', ..] => Some((" ", 1)),
+        [b';', ..] => Some((";", 1)),
+        [b',', ..] => Some((",", 1)),
+        [b'\\', b'n', ..] => Some((ESCAPED, ESCAPED.len())),
+        _ => None,
+    }
+}
+
+/// Whether nothing follows, or an entry that is known by how it begins.
+fn is_start(rest: &str) -> bool {
+    let begins = |start: &&str| rest.get(..start.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(start));
+    rest.is_empty() || STARTS.iter().any(begins)
+}
+
+/// Whether a key follows, without options.
+fn is_key(rest: &str) -> bool {
+    let mut words = words(rest);
+    words.next().is_some_and(|(at, word)| at == 0 && is_type(word)) && words.next().is_some()
+}
+
+/// Whether it goes on with the rest of a key's options, and that key.
+fn is_in_options(rest: &str) -> bool {
+    let line = rest.split(['\n', '\r', ';']).next().unwrap_or_default();
+    let key = words(line).find(|(_, word)| is_type(word));
+    let before = key.map(|(at, _)| line[..at].trim_end()).unwrap_or_default();
+    !before.is_empty() && !before.ends_with(',') && !before.ends_with(ESCAPED)
+}
+
+/// Whether `entry` is base64 of which a further line follows in `rest`.
+fn is_wrapped(entry: &str, rest: &str) -> bool {
+    let Some(encoded) = entry.strip_prefix(STARTS[0]) else { return false };
+    let plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/'));
+    let line = encoded.rsplit(|c: char| c.is_ascii_whitespace()).next().unwrap_or_default();
+    let next = rest.split(|c: char| c.is_ascii_whitespace() || matches!(c, ',' | ';')).next().unwrap_or_default();
+    let full = WRAPPED.contains(&line.len()) && plain(line);
+    full && !next.is_empty() && next.len() <= line.len() && plain(next.trim_end_matches('='))
+}
+
+/// The words of a text with where they begin.
+fn words(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let place = |word: &str| word.as_ptr().addr() - text.as_ptr().addr();
+    text.split_ascii_whitespace().map(move |word| (place(word), word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{documents, keys_and_places, keys_of_line};
+    use proptest::prelude::proptest;
+
+    #[test]
+    fn documents_stand_between_anything_but_a_comma_in_a_url() {
+        let expected = ["a.yaml", "b/c.yaml", "https://h/x?a=b,c", "base64:eA", "d.yaml"];
+        for separator in [";", "\n", "\r\n", "; ", "\\n", " ;\n"] {
+            assert_eq!(documents(&(expected.join(separator) + separator)), expected, "{separator:?}");
+        }
+        for separator in [",", ", ", " ", "\t"] {
+            let [a, b, url, encoded, d] = expected;
+            assert_eq!(documents(&[a, b, url, encoded, d].join(separator)), expected, "{separator:?}");
+        }
+        assert_eq!(
+            documents("https://h/a,b https://h/c,HTTP://h/d,e"),
+            ["https://h/a,b", "https://h/c", "HTTP://h/d,e"]
+        );
+        assert_eq!(documents(" ;, \n\\n"), [""; 0]);
+    }
+
+    #[test]
+    fn base64_goes_on_behind_a_full_line_only() {
+        for (width, joined) in [(76, true), (64, true), (75, false)] {
+            for separator in ["\n", "\r\n", " "] {
+                let line = "A".repeat(width);
+                let text = format!("base64:{line}{separator}{line}{separator}QUE={separator}next.yaml");
+                let first = &text[..text.len() - separator.len() - "next.yaml".len()];
+                let expected = if joined { vec![first, "next.yaml"] } else { documents(&text) };
+                assert_eq!(documents(&text), expected, "{width}");
+                assert_eq!(documents(&text).len(), if joined { 2 } else { 4 });
+                assert_eq!(keys_and_places(&text.replace(' ', "\n")).len(), if joined { 2 } else { 4 });
+            }
+        }
+    }
+
+    #[test]
+    fn a_key_is_known_by_its_type_and_a_comma_elsewhere_is_its_own() {
+        let [a, b, c] = ["ssh-ed25519 AAAA joe", "ecdsa-sha2-nistp256 BBBB ann, of sales", "ssh-dss CCCC"];
+        for separator in [",", ", ", "\\n", "\n", "\r\n", ";", "; ", ",\n"] {
+            let text = [a, b, c, "team.keys", "https://h/x,y", ""].join(separator);
+            let places = matches!(separator, "\n" | "\r\n" | ";" | "; " | ",\n");
+            let all = keys_and_places(&text);
+            assert_eq!(all[..2], [a, b], "{separator:?}");
+            assert_eq!(all.last(), Some(&"https://h/x,y"), "{separator:?}");
+            assert_eq!(all.len(), if places { 5 } else { 4 }, "{separator:?}: what could be a comment stays one");
+            if !matches!(separator, ";" | "; ") {
+                let lines = [a, b, c].join(separator);
+                assert_eq!(lines.lines().flat_map(keys_of_line).collect::<Vec<_>>(), [a, b, c], "{separator:?}");
+            }
+        }
+        assert_eq!(keys_and_places("team.keys,joe.pub, ssh-rsa AAAA"), ["team.keys", "joe.pub", "ssh-rsa AAAA"]);
+        let options = "from=\"192.0.2.1,192.0.2.2\",restrict ssh-ed25519 AAAA joe, ann";
+        assert_eq!(keys_and_places(options), [options]);
+        for comment in ["ssh-rsa AAAA joe,ssh-rsa", "ssh-rsa AAAA a,b\\nc", "ssh-rsa AAAA ssh-rsa,x"] {
+            assert_eq!(keys_and_places(comment), [comment]);
+            assert_eq!(keys_of_line(comment), [comment]);
+        }
+        assert_eq!(keys_of_line("ssh-rsa AAAA joe; https://h/,"), ["ssh-rsa AAAA joe; https://h/"]);
+    }
+
+    proptest! {
+        /// Whatever stands there, only separators are left out.
+        #[test]
+        fn nothing_gets_lost(text in "(ssh-rsa |AAAA|base64:|https://|[a-z]|[,; \t\n\r]|\\\\n|\\PC){0,12}") {
+            let bare = |text: &str| text.replace(super::ESCAPED, "").replace([',', ';'], "").split_whitespace().collect::<String>();
+            for entries in [documents(&text), keys_and_places(&text), keys_of_line(&text)] {
+                assert_eq!(bare(&entries.concat()), bare(&text));
+            }
+        }
+    }
+}
