@@ -47,7 +47,7 @@ TARGETS ?=
 # Recursive: looked up only when a recipe asks.
 SHELL_SCRIPTS = $(shell grep --recursive --files-with-matches --exclude='*.rs' --exclude='*.md' \
 	--exclude-dir=target --exclude-dir=corpus --extended-regexp '^\#! ?/(usr/)?bin/(env )?(ba|da)?sh' \
-	.ci debian demo example-hooks fuzz src tests tools 2>/dev/null)
+	.ci debian demo example-hooks fuzz os-scripts src tests tools 2>/dev/null)
 MAN_PAGES = $(wildcard man/*.[1-8])
 EXAMPLE_VARIANTS = $(wildcard example-variants/*)
 EXAMPLE_HOOKS = $(filter-out %.md %.sh,$(wildcard example-hooks/*))
@@ -141,6 +141,7 @@ install: ## Install the built provider; DESTDIR= and PREFIX= (/usr/local) are ho
 	cp --no-dereference --remove-destination os-scripts/create os-scripts/export os-scripts/import os-scripts/rename \
 		os-scripts/verify '$(DESTDIR)$(OSDIR)/simpleimage/'
 	install -m 0644 os-scripts/ganeti_api_version os-scripts/parameters.list '$(DESTDIR)$(OSDIR)/simpleimage/'
+	DPKG_ROOT='$(DESTDIR)' CONFDIR='$(CONFDIR)' OSDIR='$(OSDIR)' os-scripts/keep-variants
 	ln -sfn '$(CONFDIR)/variants.list' '$(DESTDIR)$(OSDIR)/simpleimage/variants.list'
 	test -e '$(DESTDIR)$(CONFDIR)/variants.list' || install -m 0644 variants.list '$(DESTDIR)$(CONFDIR)/variants.list'
 	$(foreach page,$(MAN_PAGES),install -D -m 0644 $(page) \

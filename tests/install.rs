@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! `make install` gives the layout that Ganeti and the package expect.
+// Clippy exempts only functions marked #[test] by itself; what they call is test code too.
+#![allow(clippy::unwrap_used)]
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -11,7 +13,8 @@ use tempfile::TempDir;
 const SCRIPTS: [&str; 5] = ["create", "export", "import", "rename", "verify"];
 const CONFFILE: &str = "etc/ganeti/instance-simpleimage/variants.list";
 
-fn install(root: &TempDir, prefix: &str) {
+/// Gives what it says.
+fn install(root: &TempDir, prefix: &str) -> String {
     let output = Command::new("make")
         .args(["--no-print-directory", "-C", env!("CARGO_MANIFEST_DIR"), "install"])
         .arg(format!("DESTDIR={}", root.path().display()))
@@ -23,6 +26,7 @@ fn install(root: &TempDir, prefix: &str) {
         .output()
         .expect("running make");
     assert!(output.status.success(), "make install: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
 }
 
 fn mode(path: &Path) -> u32 {
@@ -87,6 +91,150 @@ fn a_second_install_keeps_the_administrators_variants() {
     install(&root, "/usr");
     assert_eq!(fs::read_to_string(root.path().join(CONFFILE)).unwrap(), "default\nweb\n");
     assert_scripts_reach_the_binary(root.path(), "usr/share/ganeti/os/simpleimage", "usr/bin/simpleimage");
+}
+
+/// The files of the shell provider's repository, which its README has one clone to where Ganeti looks, and what of them is
+/// executable. Its list of variants has no newline at its end.
+const PREDECESSOR: [(&str, &str, bool); 14] = [
+    (".git/HEAD", "ref: refs/heads/main\n", false),
+    ("LICENSE", "GNU GENERAL PUBLIC LICENSE\n", false),
+    ("README.md", "# instance-simpleimage\n", false),
+    ("common.sh", "IMAGE_STORAGE=/tmp/ganeti-instance-simpleimage\n", false),
+    ("create", "#!/bin/bash\n. common.sh\n", true),
+    ("example-hooks/debian-cloud-image-config", "#!/bin/bash\n", false),
+    ("export", "#!/bin/bash\n. common.sh\n", true),
+    ("ganeti_api_version", "20", false),
+    ("import", "#!/bin/bash\n. common.sh\n", true),
+    ("parameters.list", "image The path.\nimage_type The format.", false),
+    ("rename", "#!/bin/bash\n. common.sh\n", true),
+    ("variants.list", "default", false),
+    ("verify", "#!/bin/bash\n. common.sh\n", true),
+    ("notes.txt", "the administrator's own\n", false),
+];
+
+fn write(path: &Path, text: &str, mode: u32) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// A node with the shell provider, and this list of variants.
+fn predecessor(os: &str, variants: &str) -> TempDir {
+    let root = TempDir::new().unwrap();
+    let folder = root.path().join(os);
+    for (name, text, executable) in PREDECESSOR {
+        write(&folder.join(name), text, if executable { 0o755 } else { 0o644 });
+    }
+    fs::write(folder.join("variants.list"), variants).unwrap();
+    let config = root.path().join("etc/ganeti/instance-simpleimage");
+    write(&config.join("default/config"), "PROXY=http://proxy.example:3128\nDOWNLOAD_CACHE_MAX_DAYS=3\n", 0o644);
+    write(&config.join("web/config"), "", 0o644);
+    write(&config.join("default/hooks/10-mark"), "#!/bin/sh\n", 0o755);
+    root
+}
+
+const USR: &str = "usr/share/ganeti/os/simpleimage";
+
+#[test]
+fn an_installation_over_the_shell_provider_loses_nothing() {
+    for (variants, kept) in [
+        ("default\nweb", "default\nweb\n"),
+        ("web\n# ours\n\n db \n", "web\n# ours\n\n db \n"),
+        ("default", "default\n"),
+        ("# none yet\n", "default\n"),
+    ] {
+        let root = predecessor(USR, variants);
+        let at = |path: &str| root.path().join(path);
+        let before: Vec<_> = ["default/config", "web/config", "default/hooks/10-mark"]
+            .map(|name| fs::read(at("etc/ganeti/instance-simpleimage").join(name)).unwrap())
+            .into();
+        let said = install(&root, "/usr");
+        assert_eq!(
+            said.contains(&format!("the variants of {} are in ", at(USR).join("variants.list").display())),
+            !variants.starts_with("# none"),
+            "{said}"
+        );
+        assert_eq!(fs::read_to_string(at(CONFFILE)).unwrap(), kept);
+        assert_eq!(mode(&at(CONFFILE)), 0o644);
+        assert_scripts_reach_the_binary(root.path(), USR, "usr/bin/simpleimage");
+        assert_eq!(fs::read_link(at(USR).join("variants.list")).unwrap(), Path::new("/").join(CONFFILE));
+        assert_eq!(fs::read_to_string(at(USR).join("ganeti_api_version")).unwrap(), "20\n");
+        let after: Vec<_> = ["default/config", "web/config", "default/hooks/10-mark"]
+            .map(|name| fs::read(at("etc/ganeti/instance-simpleimage").join(name)).unwrap())
+            .into();
+        assert_eq!(before, after);
+        // Nothing of these is replaced; what is left of the old provider, `simpleimage check` says.
+        for name in ["LICENSE", "README.md", "common.sh", "example-hooks/debian-cloud-image-config", "notes.txt"] {
+            let (_, text, _) = PREDECESSOR.into_iter().find(|(file, ..)| *file == name).unwrap();
+            assert_eq!(fs::read_to_string(at(USR).join(name)).unwrap(), text);
+        }
+        let check =
+            Command::new(at("usr/bin/simpleimage")).arg("--root").arg(root.path()).arg("check").output().unwrap();
+        let report = String::from_utf8(check.stdout).unwrap();
+        assert!(report.contains("it holds .git and common.sh of the shell provider"), "{report}");
+        assert!(check.status.success(), "{report}");
+        install(&root, "/usr");
+        assert_eq!(fs::read_to_string(at(CONFFILE)).unwrap(), kept, "a second time nothing changes");
+    }
+}
+
+#[test]
+fn variants_of_both_lists_are_offered_once() {
+    let root = predecessor(USR, "db\ndefault\n-q\nweb");
+    let at = |path: &str| root.path().join(path);
+    write(&at(CONFFILE), "web\ndefault", 0o644);
+    let said = install(&root, "/usr");
+    assert_eq!(fs::read_to_string(at(CONFFILE)).unwrap(), "web\ndefault\ndb\n-q\n");
+    assert!(said.contains(&format!("are in {} now: db -q\n", at(CONFFILE).display())), "{said}");
+    // What the administrator takes away stays away.
+    write(&at(CONFFILE), "web\n", 0o644);
+    install(&root, "/usr");
+    assert_eq!(fs::read_to_string(at(CONFFILE)).unwrap(), "web\n");
+}
+
+/// The list may be a link to the administrator's own, or lie in another folder in which Ganeti looks.
+#[test]
+fn a_list_in_another_place_is_no_less_the_administrators() {
+    for target in ["/srv/variants", "../../../../../srv/variants"] {
+        let root = predecessor(USR, "");
+        write(&root.path().join("srv/variants"), "web\n", 0o644);
+        let list = root.path().join(USR).join("variants.list");
+        fs::remove_file(&list).unwrap();
+        symlink(target, &list).unwrap();
+        install(&root, "/usr");
+        assert_eq!(fs::read_to_string(root.path().join(CONFFILE)).unwrap(), "web\n", "{target}");
+        assert_eq!(fs::read_to_string(root.path().join("srv/variants")).unwrap(), "web\n");
+    }
+    for (os, prefix) in
+        [(USR, "/usr/local"), ("srv/ganeti/os/simpleimage", "/usr"), ("usr/lib/ganeti/os/simpleimage", "/usr")]
+    {
+        let root = predecessor(os, "default\nweb");
+        install(&root, prefix);
+        assert_eq!(fs::read_to_string(root.path().join(CONFFILE)).unwrap(), "default\nweb\n", "{os}");
+        assert_eq!(fs::read_to_string(root.path().join(os).join("variants.list")).unwrap(), "default\nweb", "{os}");
+        fs::write(root.path().join(CONFFILE), "default\n").unwrap();
+        install(&root, prefix);
+        assert_eq!(fs::read_to_string(root.path().join(CONFFILE)).unwrap(), "default\n", "{os}: taken away");
+    }
+}
+
+/// dpkg runs the same script before it unpacks the link.
+#[test]
+fn the_package_keeps_the_list_before_it_unpacks() {
+    let root = predecessor(USR, "default\nweb");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/os-scripts/keep-variants");
+    for args in [&["install"][..], &["upgrade", "0.1.0", "0.2.0"]] {
+        let output = Command::new("sh").arg(script).args(args).env("DPKG_ROOT", root.path()).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(fs::read_to_string(root.path().join(CONFFILE)).unwrap(), "default\nweb\n");
+    }
+    let postinst = concat!(env!("CARGO_MANIFEST_DIR"), "/debian/ganeti-instance-simpleimage.postinst");
+    for expected in ["default\nweb\n", "default\n"] {
+        let output = Command::new("sh").args([postinst, "configure"]).env("DPKG_ROOT", root.path()).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(fs::read_to_string(root.path().join(CONFFILE)).unwrap(), expected);
+        fs::remove_file(root.path().join(CONFFILE)).unwrap();
+    }
 }
 
 #[test]

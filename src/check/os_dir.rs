@@ -39,6 +39,7 @@ pub(super) fn check(node: &Node<'_>, checkup: &mut Checkup) -> Vec<VariantName> 
     api_version(&folder.join("ganeti_api_version"), checkup);
     parameters(&folder.join("parameters.list"), checkup);
     untrusted(&folder.join("create_untrusted"), checkup);
+    predecessor(folder, checkup);
     let variants = variants(node, &folder.join("variants.list"), checkup);
     if checkup.findings.len() == before {
         checkup.fine(format!("operating system {}", folder.display()));
@@ -116,6 +117,16 @@ fn untrusted(path: &Path, checkup: &mut Checkup) {
     if path.symlink_metadata().is_ok() {
         let problem = "with it Ganeti takes the operating system for an untrusted one and runs it in a helper machine";
         checkup.error(path.display(), problem, "remove it");
+    }
+}
+
+/// What the installation over the shell provider leaves there: it is cloned from its repository.
+fn predecessor(folder: &Path, checkup: &mut Checkup) {
+    let left: Vec<_> = [".git", "common.sh"].into_iter().filter(|name| folder.join(name).exists()).collect();
+    if !left.is_empty() {
+        let problem = format!("it holds {} of the shell provider, which nothing here reads", left.join(" and "));
+        let hint = "remove that, and its README.md, LICENSE and example-hooks; a git pull would bring its scripts back";
+        checkup.warn(folder.display(), problem, hint);
     }
 }
 
