@@ -28,6 +28,12 @@ pub fn image(name: &dyn Display) -> Variables {
     vec![("SIMPLEIMAGE_IMAGE".into(), name.to_string().into())]
 }
 
+/// The proxies of the settings, for http and for https, as the shell provider gave them to its hooks.
+pub fn proxies(http: Option<&str>, https: Option<&str>) -> Variables {
+    let set = [("http_proxy", http), ("HTTPS_PROXY", https)];
+    set.into_iter().filter_map(|(name, proxy)| Some((name.into(), proxy?.into()))).collect()
+}
+
 /// What was installed: a name under which the image can be opened as it was published, and its SHA-256 as hex digits
 /// where that is known.
 pub fn installed(file: &Path, sha256: Option<&str>) -> Variables {
@@ -87,7 +93,7 @@ mod tests {
     }
 
     fn is_name(text: &str) -> bool {
-        text.starts_with(|c: char| c.is_ascii_uppercase()) && !text.contains(' ')
+        (text.starts_with(|c: char| c.is_ascii_uppercase()) || text.ends_with("_proxy")) && !text.contains(' ')
     }
 
     #[test]

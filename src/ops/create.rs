@@ -19,7 +19,8 @@ use super::summary;
 use super::verify_image::Proof;
 use crate::cache::Cache;
 use crate::device::Target;
-use crate::hooks::variables;
+use crate::hooks::variables::{self, Variables};
+use crate::http::{HttpSettings, Secret};
 use crate::image::reference::ImageRef;
 use crate::image::source::ImageFile;
 use crate::process::Answer;
@@ -35,7 +36,7 @@ pub fn create(request: &CreateRequest, context: &Context) -> anyhow::Result<()> 
     let started = Instant::now();
     summary::tell_start(request, &context.report);
     let target = hold(request, context)?;
-    let name = variables::image(&request.image);
+    let name = [variables::image(&request.image), proxies(&request.http)].concat();
     // No device: what they would write there is overwritten, and a reinstall's disk is still in use as it is.
     run_hooks(request.pre_hooks.as_ref(), None, name.clone(), context)?;
     // The image is open until the hooks have run, and in the cache as long.
@@ -113,6 +114,13 @@ fn install(job: &Job<'_>) -> anyhow::Result<Answer> {
             Ok(Answer { bytes: installed.to_bytes(proof.sha256()), file: None })
         }
     }
+}
+
+/// So that hooks reach servers the way that images come.
+fn proxies(http: &HttpSettings) -> Variables {
+    let secret = |proxy: &'_ Option<Secret>| proxy.as_ref().map(|proxy| proxy.0.clone());
+    let plain = secret(&http.proxy);
+    variables::proxies(plain.as_deref(), secret(&http.https_proxy).or(plain.clone()).as_deref())
 }
 
 /// Where hooks find the image: another create may put another one under its name in the cache meanwhile.

@@ -296,6 +296,34 @@ fn defect_30_later_hooks_ran_after_one_failed_and_names_with_a_dot_were_skipped_
     assert!(log.contains("hook: this is why") && !log.contains("hook: second"), "{log}");
 }
 
+/// No defect: what its hooks had is still there, the proxy that they fetch things by too.
+#[test]
+fn hooks_are_told_of_the_proxies_as_they_were() {
+    let world = World::new();
+    let image = encode(&world, &disk(MIB), "raw");
+    let target = Disk::stale(&world, "disk0", Kind::File, MIB);
+    for phase in ["hooks.pre", "hooks"] {
+        let script = r#"echo "<${http_proxy-none}|${HTTPS_PROXY-none}|${HTTP_PROXY-none}|$OSP_IMAGE_TYPE>""#;
+        world.hook(&format!("{phase}/say"), script);
+    }
+    let told = |file: &str, content: &str| {
+        let path = world.variant_file(file, content);
+        let log = world.create(target.path(), image.to_str().unwrap(), "raw").run().succeeds();
+        fs::remove_file(path).unwrap();
+        let lines: Vec<_> = log.lines().filter_map(|line| Some(line.split_once("hook: <")?.1.to_owned())).collect();
+        assert_eq!((lines.len(), &lines[0]), (2, &lines[1]), "{log}");
+        lines[0].clone()
+    };
+    let proxy = "http://joe:pw@proxy.example:3128";
+    let both = format!("{proxy}|{proxy}|none|raw>");
+    assert_eq!(told("config", &format!("PROXY={proxy}\n")), both);
+    assert_eq!(told("config.toml", &format!("[http]\nproxy = '{proxy}'\n")), both);
+    let other = "[http]\nproxy = 'p:1'\nhttps_proxy = 'http://q:2'\n";
+    assert_eq!(told("config.toml", other), "http://p:1|http://q:2|none|raw>");
+    assert_eq!(told("config.toml", "http.https_proxy = 'http://q:2'\n"), "none|http://q:2|none|raw>");
+    assert_eq!(told("config", ""), "none|none|none|raw>");
+}
+
 /// Runs a script under strace, which has to succeed; gives its calls, those of its threads included.
 fn traced(world: &World, calls: &str, script: impl FnOnce() -> crate::support::world::Script) -> Vec<String> {
     let trace = world.path("trace");
