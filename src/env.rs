@@ -6,6 +6,7 @@ mod params;
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
+use std::ops::Range;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
@@ -96,9 +97,14 @@ impl Environment {
         self.required("INSTANCE_UUID")
     }
 
-    /// `INSTANCE_REINSTALL=1`: the instance was installed before.
-    pub fn reinstall(&self) -> bool {
-        self.get("INSTANCE_REINSTALL").ok().flatten() == Some("1")
+    /// `INSTANCE_REINSTALL`, which Ganeti sets to 1 when the instance was installed before and else leaves out. An error
+    /// for any other word: nobody knows what the disk holds.
+    pub fn reinstall(&self) -> Result<bool, EnvError> {
+        match self.get("INSTANCE_REINSTALL")? {
+            None | Some("0") => Ok(false),
+            Some("1") => Ok(true),
+            Some(_) => Err(EnvError::Invalid("INSTANCE_REINSTALL".to_owned(), "neither 0 nor 1")),
+        }
     }
 
     /// The path of the first disk; none when the instance has no disk.
@@ -106,20 +112,32 @@ impl Environment {
         if self.get("DISK_COUNT")? == Some("0") {
             return Ok(None);
         }
-        self.disk_path("DISK_0_PATH", "DISK_0_URI").map(Some)
+        self.numbered_disk(0).map(Some)
     }
 
     /// The path of the first of the instance's other disks that is called `name` (`DISK_n_NAME`).
     pub fn other_disk(&self, name: &str) -> Result<Option<PathBuf>, EnvError> {
-        let count = self.get("DISK_COUNT")?.unwrap_or("0").parse::<u16>();
-        let count =
-            count.map_err(|_not_a_number| EnvError::Invalid("DISK_COUNT".to_owned(), "not a number of disks"))?;
-        for index in 1..count {
+        for index in self.other_indexes()? {
             if self.get(&format!("DISK_{index}_NAME"))? == Some(name) {
-                return self.disk_path(&format!("DISK_{index}_PATH"), &format!("DISK_{index}_URI")).map(Some);
+                return self.numbered_disk(index).map(Some);
             }
         }
         Ok(None)
+    }
+
+    /// The paths of all disks but the first.
+    pub fn other_disks(&self) -> Result<Vec<PathBuf>, EnvError> {
+        self.other_indexes()?.map(|index| self.numbered_disk(index)).collect()
+    }
+
+    fn other_indexes(&self) -> Result<Range<u16>, EnvError> {
+        let count = self.get("DISK_COUNT")?.unwrap_or("0").parse();
+        let count = count.map_err(|_not_a_number| EnvError::Invalid("DISK_COUNT".to_owned(), "not a number of disks"));
+        Ok(1..count?)
+    }
+
+    fn numbered_disk(&self, index: u16) -> Result<PathBuf, EnvError> {
+        self.disk_path(&format!("DISK_{index}_PATH"), &format!("DISK_{index}_URI"))
     }
 
     /// The disk to export, which may be a snapshot of the instance's.
@@ -209,7 +227,17 @@ mod tests {
         assert_eq!(env.instance_name(), Ok("web1.example.org"));
         assert_eq!(env.first_disk().unwrap().as_deref(), Some(Path::new("/dev/drbd0")));
         assert_eq!(env.size_descriptor(), Ok(Some(9)));
-        assert!(env.reinstall() && env.debug());
+        assert!(env.debug());
+    }
+
+    #[test]
+    fn a_reinstall_is_known_by_one_word() {
+        let reinstall = |word: &str| environment(&[("INSTANCE_REINSTALL", word)]).reinstall();
+        assert_eq!([reinstall("1"), reinstall("0"), reinstall("")], [Ok(true), Ok(false), Ok(false)]);
+        assert_eq!(environment(&[]).reinstall(), Ok(false));
+        for word in ["yes", "True", "2", "01", " 1"] {
+            assert_eq!(reinstall(word), Err(invalid("INSTANCE_REINSTALL", "neither 0 nor 1")), "{word}");
+        }
     }
 
     #[test]
@@ -226,6 +254,10 @@ mod tests {
         assert_eq!(environment(&[]).other_disk("cidata"), Ok(None));
         let broken = environment(&[("DISK_COUNT", "2"), ("DISK_1_NAME", "cidata")]).other_disk("cidata");
         assert_eq!(broken, Err(EnvError::Missing("DISK_1_PATH".to_owned())));
+        assert_eq!(env.other_disks(), Err(EnvError::Missing("DISK_1_PATH".to_owned())));
+        let two = environment(&[("DISK_COUNT", "2"), ("DISK_1_PATH", "/dev/drbd1"), ("DISK_2_PATH", "/dev/drbd2")]);
+        assert_eq!(two.other_disks(), Ok(vec!["/dev/drbd1".into()]));
+        assert_eq!(environment(&[("DISK_COUNT", "0")]).other_disks(), Ok(Vec::new()));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! The one place where Ganeti's environment and the variant's settings become validated requests.
 
+mod calls;
 mod checks;
 mod seeds;
 
@@ -21,6 +22,7 @@ use crate::image::source::Expected;
 use crate::seed::{Identity, IdentityError, Plan};
 use crate::write::WriteOptions;
 
+pub use calls::{CreateCall, ImportCall, OtherDisks};
 pub use checks::{Checks, SignatureSource};
 
 use checks::NamedChecks;
@@ -92,8 +94,8 @@ impl CreateRequest {
             checks: named.checks.resolve(&settings, paths, &variant)?,
             seed: NamedSeed::new(&core.params.seed, &settings)?.resolve(env, paths, &variant)?,
             seed_disk: env.other_disk(SEED_DISK),
-            disk: env.first_disk()?.context("the instance has no disk to install onto (DISK_COUNT is 0)")?,
-            reinstall: env.reinstall(),
+            disk: calls::first_disk(env)?,
+            reinstall: env.reinstall()?,
             write: settings.write,
             cache: cache_settings(&settings),
             local: LocalPolicy { allowed: settings.allowed_paths, storage },
@@ -294,8 +296,6 @@ impl ExportRequest {
 /// What `import` shall do. No variant and no config: a backup must always be restorable.
 #[derive(Debug)]
 pub struct ImportRequest {
-    /// The disk.
-    pub device: PathBuf,
     /// Who the new instance is: of interest to a seed on the disk only.
     pub identity: Result<Identity, IdentityError>,
     /// Its NICs, likewise.
@@ -310,7 +310,7 @@ impl ImportRequest {
         let hooks = HookPlan::of_variant(env, paths, &env.core()?.variant, HookPhase::Import);
         let (name, uuid) = (env.instance_name().unwrap_or_default(), env.instance_uuid().unwrap_or_default());
         let (identity, nics) = (Identity::new(name, uuid), env.nics());
-        Ok(ImportRequest { device: env.import_device()?, identity, nics, hooks })
+        Ok(ImportRequest { identity, nics, hooks })
     }
 }
 

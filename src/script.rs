@@ -13,7 +13,7 @@ use crate::config::{self, Paths, VariantName};
 use crate::env::Environment;
 use crate::ops::{self, Context};
 use crate::report::{LogFormat, Report, Subject};
-use crate::request::{self, CreateRequest, ExportRequest, ImportRequest, RenameRequest};
+use crate::request::{self, CreateCall, ExportRequest, ImportCall, RenameRequest};
 use crate::sandbox::{Needs, Sandbox};
 
 /// Exit code for arguments that a script does not take.
@@ -72,9 +72,9 @@ fn perform(script: Script, invocation: &Invocation, report: &Report) -> anyhow::
     let paths = Paths::below(Path::new(&invocation.root));
     let context = || Context::ended_by_signals(report.clone());
     match script {
-        Script::Create => ops::create(&CreateRequest::new(env, &paths)?, &context()?),
+        Script::Create => ops::create(&CreateCall::new(env, &paths)?, &context()?),
         Script::Export => ops::export(&ExportRequest::new(env)?, &context()?),
-        Script::Import => ops::import(&ImportRequest::new(env, &paths)?, &context()?),
+        Script::Import => ops::import(&ImportCall::new(env, &paths)?, &context()?),
         Script::Rename => ops::rename(RenameRequest::new(env, &paths)?, &context()?),
         Script::Verify => {
             // It reads settings and compares words, and leaves nothing behind when a signal ends it. The others have

@@ -2,6 +2,7 @@
 //! Is this node ready to install instances? Looks at all that a run of Ganeti's would meet, changes nothing, and says
 //! for everything that is wrong what to do about it.
 
+mod disks;
 mod machine;
 mod os_dir;
 mod variant;
@@ -62,12 +63,16 @@ impl Checkup {
         machine::check(node, &mut checkup);
         let offered = os_dir::check(node, &mut checkup);
         match variant {
-            Some(variant) => variant::check(node, variant, &mut checkup),
+            Some(variant) => {
+                variant::check(node, variant, &mut checkup);
+                disks::check(node, std::slice::from_ref(variant), &mut checkup);
+            }
             // Without a list there is nothing to compare with, which was said already.
             None if offered.is_empty() => {}
             None => {
                 offered.iter().for_each(|variant| variant::check(node, variant, &mut checkup));
                 variant::check_offered(node, &offered, &mut checkup);
+                disks::check(node, &offered, &mut checkup);
             }
         }
         checkup

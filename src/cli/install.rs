@@ -13,7 +13,7 @@ use crate::config::{Paths, VariantName};
 use crate::env::{API_VERSION, Environment};
 use crate::ops;
 use crate::report::{Progress, Report, Subject};
-use crate::request::CreateRequest;
+use crate::request::CreateCall;
 
 /// Each read gives another UUID: random(4).
 const NEW_UUID: &str = "/proc/sys/kernel/random/uuid";
@@ -53,11 +53,12 @@ impl Install {
 /// Installs the image. What is on the disk stays until the image is at hand and has passed every check.
 pub(super) fn install(args: Install, root: &Path, report: &Report, caller: &Environment) -> anyhow::Result<()> {
     let no_hooks = args.no_hooks;
-    let request = CreateRequest::new(&environment(args, caller)?, &Paths::below(root))?;
-    let request = if no_hooks { request.without_hooks() } else { request };
+    let (environment, paths) = (environment(args, caller)?, Paths::below(root));
+    let call = CreateCall::new(&environment, &paths)?;
+    let call = if no_hooks { call.without_hooks() } else { call };
     let progress = Arc::new(Progress::stderr(report));
     let context = ops::Context::ended_by_signals(progress.report().clone())?;
-    ops::create(&request, &ops::Context { progress: Some(progress), ..context })
+    ops::create(&call, &ops::Context { progress: Some(progress), ..context })
 }
 
 /// The variables that Ganeti would give to a create of an instance that was installed before. Of the caller's own only

@@ -74,6 +74,8 @@ pub struct PartialSettings {
     pub wipe: Option<Wipe>,
     /// Whether the disk is read back and compared.
     pub verify_readback: Option<bool>,
+    /// Whether the other disks of a new instance are zeroed.
+    pub wipe_other_disks: Option<bool>,
     /// The only places that images may come from; empty for anywhere.
     #[serde(deserialize_with = "places")]
     pub allowed_images: Option<Vec<ImagePlace>>,
@@ -190,6 +192,7 @@ impl PartialSettings {
             image_formats: over.image_formats.or(self.image_formats),
             wipe: over.wipe.or(self.wipe),
             verify_readback: over.verify_readback.or(self.verify_readback),
+            wipe_other_disks: over.wipe_other_disks.or(self.wipe_other_disks),
             allowed_images: over.allowed_images.or(self.allowed_images),
             log_format: over.log_format.or(self.log_format),
             images: self.images.into_iter().chain(over.images).collect(),
@@ -226,6 +229,7 @@ impl PartialSettings {
             ("image_formats", self.image_formats.is_some()),
             ("wipe", self.wipe.is_some()),
             ("verify_readback", self.verify_readback.is_some()),
+            ("wipe_other_disks", self.wipe_other_disks.is_some()),
             ("allowed_images", self.allowed_images.is_some()),
             ("log_format", self.log_format.is_some()),
             ("images", !self.images.is_empty()),

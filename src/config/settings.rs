@@ -63,6 +63,8 @@ pub struct Settings {
     pub image_formats: Formats,
     /// How careful the disk is written.
     pub write: WriteOptions,
+    /// Whether the other disks of a new instance are zeroed.
+    pub wipe_other_disks: bool,
     /// The only folders and files that images may come from; none for all. The URLs are in `http`.
     pub allowed_paths: Option<Vec<PathBuf>>,
     /// What the messages of the OS scripts look like.
@@ -97,6 +99,7 @@ impl Default for Settings {
             allow_unknown_content: false,
             image_formats: Formats::default(),
             write: WriteOptions::default(),
+            wipe_other_disks: false,
             allowed_paths: None,
             log_format: LogFormat::default(),
             images: Images::new(),
@@ -133,6 +136,7 @@ impl Settings {
                 wipe: set.wipe.unwrap_or(built_in.write.wipe),
                 verify_readback: set.verify_readback.unwrap_or(built_in.write.verify_readback),
             },
+            wipe_other_disks: set.wipe_other_disks.unwrap_or(built_in.wipe_other_disks),
             allowed_paths,
             log_format: set.log_format.unwrap_or(built_in.log_format),
             images: set.images,

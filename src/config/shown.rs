@@ -36,6 +36,7 @@ pub fn shown(settings: &Settings, paths: &Paths, variant: &VariantName) -> Vec<(
         allow_unknown_content,
         image_formats,
         write: WriteOptions { wipe, verify_readback },
+        wipe_other_disks,
         allowed_paths,
         log_format,
         images,
@@ -62,6 +63,7 @@ pub fn shown(settings: &Settings, paths: &Paths, variant: &VariantName) -> Vec<(
         ("image_formats", list(formats.map(Format::name))),
         ("wipe", wipe.name().into()),
         ("verify_readback", (*verify_readback).into()),
+        ("wipe_other_disks", (*wipe_other_disks).into()),
         ("allowed_images", places(http, allowed_paths.as_deref())),
         ("log_format", log_format.name().into()),
     ];

@@ -148,6 +148,7 @@ mod tests {
             image_formats: Some(vec![Format::Raw, Format::Qcow2, Format::Vmdk]),
             wipe: Some(Wipe::Ends),
             verify_readback: Some(true),
+            wipe_other_disks: Some(true),
             allowed_images: Some(vec![
                 ImagePlace::Path("/srv/images".into()),
                 ImagePlace::Url(UrlPrefix::parse("https://images.example/debian").unwrap()),
@@ -159,7 +160,7 @@ mod tests {
         };
         let settings = parse_toml(FULL).unwrap();
         assert_eq!(settings, expected);
-        assert_eq!(settings.keys().len(), 44);
+        assert_eq!(settings.keys().len(), 45);
         let debug = format!("{settings:?}");
         assert!(
             !["s3cret", "p%40ss", "abc", "AAAA", "web.yaml"].into_iter().any(|secret| debug.contains(secret)),
@@ -179,7 +180,7 @@ mod tests {
         let top = "allowed are `image`, `image_type`, `image_checksum`, `image_signature`, `cloud_init`, \
                    `ssh_keys`, `user_data`, `network_config`, `dns_servers`, `dns_search`, `seed_persist`, `require_checksum`, \
                    `require_signature`, `keyring`, `allow_unknown_content`, `image_formats`, `wipe`, `verify_readback`, \
-                   `allowed_images`, `log_format`, `images`, `http`, `cache`";
+                   `wipe_other_disks`, `allowed_images`, `log_format`, `images`, `http`, `cache`";
         assert_eq!(message("# x\nimgs = 1"), format!("2:1: unknown key `imgs`, {top}"));
         assert_eq!(message("\"a\\nb\" = 1"), format!("1:1: unknown key `a\\nb`, {top}"));
         let cache = "allowed are `dir`, `max_age_days`, `stale_if_error`, `max_size`, `verify_cached`";

@@ -24,18 +24,27 @@ use crate::http::{HttpSettings, Secret};
 use crate::image::reference::ImageRef;
 use crate::image::source::ImageFile;
 use crate::process::Answer;
-use crate::request::CreateRequest;
+use crate::request::{CreateCall, CreateRequest, OtherDisks};
 use crate::sandbox::Needs;
+use crate::size::ByteSize;
 use crate::write;
 
 /// Runs the hooks that may veto, installs the image, then runs the other hooks. All but the first MiB and the hooks is a
 /// confined process's business. Whatever fails after the disk was touched leaves it unbootable: its first
-/// MiB reads zero. A new instance's disk is made so at once, for it may hold another tenant's system; a reinstall
+/// MiB reads zero. A new instance's disk is made so before all else, for it may hold another tenant's system; a reinstall
 /// touches the old system only when the new image is at hand and has passed every check.
-pub fn create(request: &CreateRequest, context: &Context) -> anyhow::Result<()> {
+pub fn create(call: &CreateCall<'_>, context: &Context) -> anyhow::Result<()> {
     let started = Instant::now();
-    summary::tell_start(request, &context.report);
-    let target = hold(request, context)?;
+    let (request, target) = begin(call, context)?;
+    install_and_run_hooks(&request, target, context, started)
+}
+
+fn install_and_run_hooks(
+    request: &CreateRequest,
+    target: Target,
+    context: &Context,
+    started: Instant,
+) -> anyhow::Result<()> {
     let name = [variables::image(&request.image), proxies(&request.http)].concat();
     // No device: what they would write there is overwritten, and a reinstall's disk is still in use as it is.
     run_hooks(request.pre_hooks.as_ref(), None, name.clone(), context)?;
@@ -58,9 +67,41 @@ pub fn create(request: &CreateRequest, context: &Context) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// Holds the disk. That of a new instance can't boot from now on.
-fn hold(request: &CreateRequest, context: &Context) -> anyhow::Result<Target> {
-    let target = Target::open(&request.disk)?;
+/// Learns what is asked for, and holds the disk. A new instance's can't boot before anything else is looked at; before a
+/// reinstall's is opened, all is known that the words alone tell.
+fn begin(call: &CreateCall<'_>, context: &Context) -> anyhow::Result<(CreateRequest, Target)> {
+    if call.reinstall {
+        let request = call.request()?;
+        summary::tell_start(&request, &context.report);
+        let target = Target::open(&call.disk)?;
+        tell_plan(&request, &target, context)?;
+        return Ok((request, target));
+    }
+    let target = Target::open(&call.disk)?;
+    write::invalidate(target.held())?;
+    zero_others(&call.other_disks()?, context).context("zeroing the instance's other disks (wipe_other_disks)")?;
+    let request = call.request()?;
+    summary::tell_start(&request, &context.report);
+    tell_plan(&request, &target, context)?;
+    Ok((request, target))
+}
+
+/// Zeroes all of these disks. They are given back after that: hooks may want to make file systems on them.
+fn zero_others(disks: &OtherDisks, context: &Context) -> anyhow::Result<()> {
+    let targets = disks.to_zero.iter().map(|path| Target::open(path)).collect::<Result<Vec<_>, _>>()?;
+    // That takes a moment, all of it may take hours.
+    targets.iter().try_for_each(|target| write::invalidate(target.held()))?;
+    for target in &targets {
+        let (path, size) = (target.path().display(), target.size());
+        let fields = json!({ "disk": path.to_string(), "disk_bytes": size });
+        let message = format_args!("zeroing disk {path}, {} (wipe_other_disks)", ByteSize(size));
+        context.report.event("wipe", fields, message);
+        write::zero_all(target, disks.write)?;
+    }
+    Ok(())
+}
+
+fn tell_plan(request: &CreateRequest, target: &Target, context: &Context) -> anyhow::Result<()> {
     let fields = json!({ "reinstall": request.reinstall, "disk_bytes": target.size() });
     context.report.event("plan", fields, summary::plan(request, target.size()));
     if let ImageRef::Path(path) = &request.image
@@ -68,10 +109,7 @@ fn hold(request: &CreateRequest, context: &Context) -> anyhow::Result<Target> {
     {
         bail!("image {} is the instance's disk itself", path.display());
     }
-    if !request.reinstall {
-        write::invalidate(target.held())?;
-    }
-    Ok(target)
+    Ok(())
 }
 
 /// Has a confined process install the image, all but the boot area; gives that, and the image if it is one of the cache.

@@ -16,20 +16,21 @@ use super::seed_identity::adopt_seeds;
 use super::standard::unbuffered;
 use crate::device::{HeldDisk, Target};
 use crate::process::Answer;
-use crate::request::ImportRequest;
+use crate::request::{ImportCall, ImportRequest};
 use crate::sandbox::Needs;
 use crate::size::ByteSize;
 use crate::write::{self, BootArea, DiskWriter, Whole, WriteError, WriteOptions};
 
 /// Restores the dump. Whatever fails, standard input is read to its end: Ganeti's pipeline would else fail with a
 /// broken pipe, and its error would hide ours. Hooks that fail leave the disk as it is: it is the user's own system.
-pub fn import(request: &ImportRequest, context: &Context) -> anyhow::Result<()> {
+pub fn import(call: &ImportCall<'_>, context: &Context) -> anyhow::Result<()> {
+    let begun = begin(call);
     let mut input = unbuffered(io::stdin()).context("opening standard input")?;
-    let restored = restore(&mut input, request, context);
+    let restored = begun.and_then(|(request, target)| Ok((restore(&mut input, &request, target, context)?, request)));
     if restored.is_err() {
         drain(&mut input);
     }
-    let disk = restored?;
+    let (disk, request) = restored?;
     match &request.hooks {
         Ok(plan) => run_hooks(plan.as_ref(), Some(&disk), Vec::new(), context),
         Err(error) => {
@@ -39,15 +40,26 @@ pub fn import(request: &ImportRequest, context: &Context) -> anyhow::Result<()> 
     }
 }
 
-fn restore(input: &mut File, request: &ImportRequest, context: &Context) -> anyhow::Result<Arc<HeldDisk>> {
-    let target = Target::open(&request.device)?;
+/// Holds the disk, which is a new one: it can't boot before anything else is looked at.
+fn begin(call: &ImportCall<'_>) -> anyhow::Result<(ImportRequest, Target)> {
+    let target = Target::open(&call.disk)?;
+    write::invalidate(target.held())?;
+    Ok((call.request()?, target))
+}
+
+fn restore(
+    input: &mut File,
+    request: &ImportRequest,
+    target: Target,
+    context: &Context,
+) -> anyhow::Result<Arc<HeldDisk>> {
     let fields = json!({ "disk": target.path().display().to_string(), "disk_bytes": target.size() });
     let message = format_args!("importing to disk {}, {}", target.path().display(), ByteSize(target.size()));
     context.report.event("import", fields, message);
     let importing = || format!("importing to disk {}", target.path().display());
     let needs = Needs { disks: &[target.file()], ..Needs::default() };
     confined(needs, context, |context| {
-        let (mut whole, len) = write(input, &target).map_err(in_terms_of_dumps).with_context(importing)?;
+        let (mut whole, len) = write_dump(input, &target).map_err(in_terms_of_dumps).with_context(importing)?;
         adopt_seeds(&mut whole, request, context).with_context(importing)?;
         whole.sync().and_then(BootArea::commit).with_context(importing)?;
         let message = format_args!("the dump is on the disk: {}", ByteSize(len));
@@ -57,7 +69,7 @@ fn restore(input: &mut File, request: &ImportRequest, context: &Context) -> anyh
     Ok(target.release())
 }
 
-fn write<'t>(input: &mut File, target: &'t Target) -> Result<(Whole<'t>, u64), WriteError> {
+fn write_dump<'t>(input: &mut File, target: &'t Target) -> Result<(Whole<'t>, u64), WriteError> {
     let writer = DiskWriter::begin(target, WriteOptions::default())?;
     let len = write::stream(input, &writer)?;
     Ok((writer.fill(len)?, len))

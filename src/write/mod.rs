@@ -245,7 +245,8 @@ impl<'t> DiskWriter<'t> {
             Expected::Noted(sums) => sums.check(self.target, boot_len..image_len)?,
             Expected::Converted(image) => image.check(self.target)?,
         }
-        wiped.iter().try_for_each(|range| readback::check_zeros(self.target, range.start.max(boot_len)..range.end))
+        let zeros = |range: &Range<u64>| range.start.max(boot_len)..range.end;
+        wiped.iter().try_for_each(|range| readback::check_zeros(self.target, zeros(range), "zeros behind the image"))
     }
 
     fn boot_len(&self) -> u64 {
@@ -424,6 +425,13 @@ pub fn invalidate(disk: &HeldDisk) -> Result<(), WriteError> {
     wiped.map_err(|err| disk_error(disk.path(), err))?;
     disk.set_unbootable(true);
     Ok(())
+}
+
+/// Makes all of a disk read zero, on stable storage; it is read back where that is asked for.
+pub fn zero_all(target: &Target, options: WriteOptions) -> Result<(), WriteError> {
+    let zeroed = target.zero(0, target.size()).and_then(|()| target.sync()).and_then(|()| target.check_size());
+    zeroed.map_err(|err| disk_error(target.path(), err))?;
+    if options.verify_readback { readback::check_zeros(target, 0..target.size(), "zeros") } else { Ok(()) }
 }
 
 /// An error unless an image of `len` bytes fits onto the disk.

@@ -83,12 +83,12 @@ fn sum(data: &[u8], offset: u64) -> u128 {
     blocks.fold(0, |sum, (block, place)| sum.wrapping_add(XxHash3_128::oneshot_with_seed(place, block)))
 }
 
-/// Reads `range` (bytes) of the disk, which has to be zero.
-pub(super) fn check_zeros(target: &Target, range: Range<u64>) -> Result<(), WriteError> {
+/// Reads `range` (bytes) of the disk, which has to be zero and is called `what`.
+pub(super) fn check_zeros(target: &Target, range: Range<u64>, what: &'static str) -> Result<(), WriteError> {
     each_region(target, range, STEP as u64, |reading, region| {
         reading.each_step(region, |data, at| {
             let place = if is_zero(data) { None } else { difference(data, |_| 0) };
-            agree(target, place, at, "zeros behind the image")
+            agree(target, place, at, what)
         })
     })
 }
@@ -251,10 +251,10 @@ mod tests {
         content[STEP + 7] = 1;
         content[STEP + 9] = 1;
         let (_file, target) = disk(&content);
-        let error = check_zeros(&target, 3..LEN as u64).unwrap_err().to_string();
+        let error = check_zeros(&target, 3..LEN as u64, "zeros behind the image").unwrap_err().to_string();
         let place = format!("bytes {} to {} (zeros behind the image)", STEP + 7, STEP + 9);
         assert!(error.contains(&place), "{error}");
-        check_zeros(&target, 3..STEP as u64 + 7).unwrap();
+        check_zeros(&target, 3..STEP as u64 + 7, "zeros").unwrap();
         check_bytes(&target, &content[5..], 5, "all").unwrap();
         content[6] = 1;
         let error = check_bytes(&target, &content[5..], 5, "all").unwrap_err().to_string();

@@ -81,6 +81,11 @@ impl Cluster {
     pub(crate) fn add(&self, name: &str, storage: Storage, sizes: &[u32], parameters: &str) -> Instance {
         let output = self.try_add(name, storage, sizes, parameters);
         assert!(output.status.success(), "adding {name}: {}\n{}", output.status, text(&output));
+        self.instance(name)
+    }
+
+    /// An instance that is there, also one whose installation failed.
+    pub(crate) fn instance(&self, name: &str) -> Instance {
         Instance { name: name.to_owned(), block_store: self.block_store() }
     }
 
@@ -124,7 +129,7 @@ impl Cluster {
         // A failed import or rename is only a warning to Ganeti.
         let said = self.gnt(&command);
         assert!(!said.contains("WARNING"), "importing {new}:\n{said}");
-        Instance { name: new.to_owned(), block_store: self.block_store() }
+        self.instance(new)
     }
 
     /// Installs a hook in the default variant until the returned guard goes.

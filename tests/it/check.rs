@@ -12,6 +12,7 @@ use crate::support::world::{World, tool};
 
 const OS: &str = "usr/share/ganeti/os/simpleimage";
 const CONFIG: &str = "etc/ganeti/instance-simpleimage";
+const GANETI: &str = "var/lib/ganeti/config.data";
 const CACHE: &str = "var/cache/ganeti-instance-simpleimage";
 
 /// A root with the provider in it, as `make install` puts it there.
@@ -92,7 +93,7 @@ type Fault = (&'static str, fn(&Node), [&'static str; 2], &'static str);
 const REINSTALL: &str = "install the package again, or run make install";
 const RENAME: &str = "give it a name of letters, digits, - and _ only, and chmod +x; or move it elsewhere";
 
-const FAULTS: [Fault; 24] = [
+const FAULTS: [Fault; 27] = [
     (
         "no operating system",
         |node| fs::rename(node.at(OS), node.at("elsewhere")).unwrap(),
@@ -229,6 +230,38 @@ const FAULTS: [Fault; 24] = [
         "gpg --export KEY writes one",
     ),
     (
+        "scripts of the shell provider",
+        |node| {
+            fs::create_dir(node.at(OS).join(".git")).unwrap();
+            node.write(&format!("{OS}/common.sh"), "", 0o644);
+        },
+        ["warning: ", "/usr/share/ganeti/os/simpleimage: it holds .git and common.sh of the shell provider"],
+        "remove that, and its README.md, LICENSE and example-hooks; a git pull would bring its scripts back",
+    ),
+    (
+        "disks that nobody wipes",
+        |node| {
+            node.write(&format!("{CONFIG}/variants.list"), "default\ndata\nwiping\n", 0o644);
+            node.write(&format!("{CONFIG}/wiping/config.toml"), "wipe_other_disks = true\n", 0o644);
+            node.write(
+                GANETI,
+                r#"{"cluster":{"enabled_disk_templates":["plain"],"prealloc_wipe_disks":false}}"#,
+                0o640,
+            );
+        },
+        [
+            "warning: prealloc_wipe_disks of the cluster: it is off: ",
+            "which the new one can read (variants: default, data)",
+        ],
+        "gnt-cluster modify --prealloc-wipe-disks yes, or wipe_other_disks = true in config.toml",
+    ),
+    (
+        "a Ganeti that nobody understands",
+        |node| node.write(GANETI, "[]", 0o640),
+        ["warning: ", "/var/lib/ganeti/config.data: it does not tell whether Ganeti wipes new disks: "],
+        "run as root; gnt-cluster info tells it on the master",
+    ),
+    (
         "a missing CA file",
         |node| node.write(&format!("{CONFIG}/default/config.toml"), "http.ca_file = '/srv/no/ca.pem'\n", 0o644),
         ["error: /srv/no/ca.pem: ", "http.ca_file of variant default names it, but it can't be read"],
@@ -280,6 +313,23 @@ fn every_planted_fault_is_found_with_its_way_out() {
         assert_eq!(output.status.code(), Some(i32::from(is_error)), "{what}");
         let last = String::from_utf8(output.stderr).unwrap();
         assert_eq!(last, if is_error { "simpleimage: error: 1 error, see above\n" } else { "" }, "{what}");
+    }
+}
+
+#[test]
+fn disks_that_read_zero_are_fine() {
+    for (what, data, config, told) in [
+        ("wiped by Ganeti", r#""prealloc_wipe_disks":true,"enabled_disk_templates":["plain"]"#, "", true),
+        ("new files", r#""prealloc_wipe_disks":false,"enabled_disk_templates":["file","rbd"]"#, "", false),
+        ("wiped by create", r#""prealloc_wipe_disks":null"#, "wipe_other_disks = true\n", false),
+    ] {
+        let node = Node::new();
+        node.write(GANETI, &format!("{{\"cluster\":{{{data}}},\"nodes\":{{}}}}"), 0o640);
+        node.write(&format!("{CONFIG}/default/config.toml"), config, 0o644);
+        let output = node.check();
+        let text = text(&output);
+        assert!(text.lines().all(|line| line.starts_with("ok: ")), "{what}: {text}");
+        assert_eq!(text.contains("ok: Ganeti wipes new disks (prealloc_wipe_disks)\n"), told, "{what}: {text}");
     }
 }
 

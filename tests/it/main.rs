@@ -28,6 +28,7 @@ mod json_log;
 mod kill_matrix;
 mod links;
 mod messages;
+mod new_disk;
 mod policy;
 mod predecessor;
 mod readback;

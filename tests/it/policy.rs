@@ -128,9 +128,12 @@ fn a_block_device_is_an_image_only_under_its_own_name() {
     let mode = nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR;
     nix::sys::stat::mknod(&node, nix::sys::stat::SFlag::S_IFBLK, mode, number).unwrap();
     site.allow(&[&node]);
-    let create = site.world.create(device.path(), node.to_str().unwrap(), "raw");
-    create.run().fails(&["is the instance's disk itself"]);
+    let create = || site.world.create(device.path(), node.to_str().unwrap(), "raw");
+    create().env("INSTANCE_REINSTALL", "1").run().fails(&["is the instance's disk itself"]);
     assert!(device.bytes() == site.image);
+    // What is on a new disk is nobody's image, whatever a tenant says.
+    create().run().fails(&["is the instance's disk itself"]);
+    device.assert_unbootable("a new instance's");
 }
 
 #[test]

@@ -76,7 +76,7 @@ fn defect_05_a_variant_with_dots_executed_a_foreign_config_as_root() {
     let script = world.create(target.path(), image.to_str().unwrap(), "raw").env("OS_VARIANT", "../../evil");
     script.run().fails(&["../../evil"]);
     assert!(!marker.exists());
-    target.assert_untouched("../../evil");
+    target.assert_unbootable("../../evil");
 }
 
 #[test]
@@ -115,7 +115,7 @@ fn defect_10_an_unknown_type_wrote_nothing_ran_the_hooks_and_exited_0() {
         world.script("verify").arg("parameters").env("OSP_IMAGE_TYPE", image_type).run().fails(&["unknown image type"]);
     }
     assert!(!marker.exists(), "the hooks ran");
-    target.assert_untouched("an unknown type");
+    target.assert_unbootable("an unknown type");
 }
 
 #[test]

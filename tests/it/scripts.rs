@@ -135,7 +135,7 @@ fn hostile_variants_and_configs_run_nothing() {
     world.variant_file("config.toml", "");
     create().run().fails(&["config.toml"]);
     assert!(!marker.exists(), "a config was executed");
-    target.assert_untouched("refused before the disk was opened");
+    target.assert_unbootable("refused before the image was opened");
 }
 
 #[test]
@@ -155,7 +155,9 @@ fn missing_variables_are_named() {
         .run()
         .fails(&["disk /dev/null is neither a block device nor a regular file"]);
     script().env("DISK_0_PATH", "/").run().fails(&["disk / is neither a block device nor a regular file"]);
-    script().env("DISK_0_PATH", "/x").without("INSTANCE_NAME").run().fails(&["INSTANCE_NAME is missing or empty"]);
+    let target = Disk::stale(&world, "disk0", Kind::File, MIB);
+    let script = script().env("DISK_0_PATH", target.path().to_str().unwrap());
+    script.without("INSTANCE_NAME").run().fails(&["INSTANCE_NAME is missing or empty"]);
 }
 
 #[test]

@@ -1,15 +1,20 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! What has to fail, and what the operator is told.
 
+use std::fs;
+
 use super::assert_says;
 use crate::Case;
-use crate::cluster::{Cluster, Storage};
+use crate::cluster::{Cluster, OLD_DATA, Storage};
+use crate::command::{output, text};
 
 pub(super) const CASES: &[Case] = &[
     ("verify_refuses_a_bad_image_type", bad_type),
     ("verify_refuses_a_bad_image_type_for_the_cluster", bad_type_for_the_cluster),
     ("create_names_a_missing_image", missing_path),
     ("create_names_a_missing_url", missing_url),
+    ("a_tenants_words_that_fail_leave_nothing_to_boot", nothing_to_boot),
+    ("check_tells_of_disks_that_nobody_wipes", unwiped_disks),
 ];
 
 fn bad_type(cluster: &Cluster) {
@@ -44,4 +49,24 @@ fn assert_create_names(cluster: &Cluster, name: &str, image: &str) {
     assert_says(&said, "simpleimage[create]: error: ");
     let error = said.lines().find(|line| line.contains("simpleimage[create]: error: ")).expect("found above");
     assert_says(error, image);
+}
+
+/// verify lets them pass, and Ganeti keeps the instance and would start it.
+fn nothing_to_boot(cluster: &Cluster) {
+    let image = cluster.images.path_text("first.raw");
+    let name = "no-user-data.example.com";
+    let said = cluster.add_fails(name, Storage::Block, &format!("image={image},image_type=raw,user_data=absent.yaml"));
+    assert_says(&said, "simpleimage[create]: error: parameter user_data: ");
+    let disk = fs::read(cluster.instance(name).disk(0)).expect("reading the disk");
+    let (boot, rest) = disk.split_at(1 << 20);
+    assert!(boot.iter().all(|byte| *byte == 0), "the old system may boot");
+    assert!(rest.iter().all(|byte| *byte == OLD_DATA), "more than the boot area was written");
+}
+
+fn unwiped_disks(cluster: &Cluster) {
+    let check = || text(&output("simpleimage", &["check"]));
+    assert_says(&check(), "warning: prealloc_wipe_disks of the cluster: it is off: ");
+    cluster.gnt(&["gnt-cluster", "modify", "--prealloc-wipe-disks", "yes"]);
+    assert_says(&check(), "ok: Ganeti wipes new disks (prealloc_wipe_disks)");
+    cluster.gnt(&["gnt-cluster", "modify", "--prealloc-wipe-disks", "no"]);
 }

@@ -30,7 +30,7 @@ fn create_and_verify_refuse_an_image_without_a_required_checksum() {
             let create = || world.create(target.path(), image, "");
             let log = create().run().fails(&[WITHOUT]) + &log;
             assert!(!log.contains("s3cret"), "{log}");
-            target.assert_untouched(policy);
+            target.assert_unbootable(policy);
             verify().env("OSP_IMAGE_CHECKSUM", "none").run().fails(&[WITHOUT]);
             verify().env("OSP_IMAGE_CHECKSUM", &format!("sha256:{}", "0".repeat(64))).run().succeeds();
         }
@@ -55,7 +55,7 @@ fn a_required_signature_has_to_be_named() {
     verify().env("OSP_IMAGE_SIGNATURE", "http://127.0.0.1:1/x.sig").run().succeeds();
     let target = Disk::stale(&world, "disk0", Kind::File, MIB);
     world.create(target.path(), "/srv/disk.raw", "").run().fails(&["has no signature"]);
-    target.assert_untouched("refused");
+    target.assert_unbootable("refused");
 }
 
 #[test]

@@ -106,6 +106,6 @@ fn names_that_only_qemu_would_understand_are_refused() {
             crate::support::disk::Disk::stale(&site.world, "disk0", crate::support::disk::Kind::File, super::DISK);
         let outcome = site.world.create(target.path(), &image, "raw").run();
         super::assert_refused(&outcome, &["parameter image: ", words], &image);
-        target.assert_untouched(&image);
+        target.assert_unbootable(&image);
     }
 }
