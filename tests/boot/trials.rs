@@ -18,7 +18,7 @@ const USER_DATA: &str = "#cloud-config\nruncmd:\n- echo the first boot >>/var/li
 /// Every trial.
 pub(crate) const ALL: [Case; 4] = [
     // `make test` asks for this one first, while there is a network.
-    ("fetched_first_boot_image", || drop(image::path())),
+    ("fetched_first_boot_image", || _ = image::path()),
     ("a_seed_in_a_partition_reaches_the_guest", || survives_a_rename("partition", None)),
     ("a_seed_on_a_disk_named_cidata_reaches_the_guest", || survives_a_rename("disk", Some(16 * MIB))),
     ("a_persistent_seed_makes_room_for_the_root", makes_room),
