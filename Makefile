@@ -29,7 +29,7 @@ OSDIR ?= $(PREFIX)/$(if $(filter /usr/local,$(PREFIX)),lib,share)/ganeti/os
 
 # What building uses, and what the demo uses besides: programs and libraries, each of which tools/needs tries, and installs where it
 # is missing.
-BUILD_NEEDS = cargo cc libclang certificates
+BUILD_NEEDS = cargo cc libclang libssl certificates
 DEMO_NEEDS = busybox debugfs ip mkfs.ext4 qemu-img run-parts sfdisk unshare xz
 
 # What `make bench` measures: the cases by name (all when empty), runs of each contender, size of the disk in the image

@@ -1,23 +1,26 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! The client: one request after the other until the image, or the reason why there is none.
 
+use std::io::Read as _;
 use std::time::{Duration, Instant};
 
 use ureq::Agent;
 use ureq::config::Config;
 use ureq::http::header;
 use ureq::http::{HeaderMap, StatusCode};
-use ureq::tls::{ClientCert, TlsConfig};
-use ureq::unversioned::transport::{Connector, TcpConnector};
+use ureq::unversioned::transport::{ConnectProxyConnector, Connector, TcpConnector};
 
-use super::error::{Exchange, HttpError};
+use super::error::HttpError;
+use super::exchange::Exchange;
 use super::no_proxy::NoProxy;
 use super::proxy::Proxy;
 use super::request::{Conditions, RequestHeaders, Wanted, request_target};
+use super::resolver::SystemResolver;
 use super::response::{Content, Part, Response};
 use super::retry::{Attempts, Backoff};
+use super::secure::Security;
 use super::settings::{HttpSettings, Secret};
-use super::tls::{client_cert, tls_config};
+use super::tls::{security, showing_certificate};
 use super::url::ImageUrl;
 use crate::report::Report;
 
@@ -26,6 +29,9 @@ const MAX_REDIRECTS: usize = 10;
 
 /// Bytes read from the network at once, at most.
 const INPUT_BUFFER: usize = 256 << 10;
+
+/// How much of an error page is looked at, in bytes.
+const MAX_PAGE: u64 = 4 << 10;
 
 type Answer = ureq::http::Response<ureq::Body>;
 
@@ -67,10 +73,10 @@ impl Client {
     /// The same with other pauses between attempts.
     pub fn with_backoff(settings: &HttpSettings, backoff: Backoff) -> Result<Self, HttpError> {
         let headers = RequestHeaders::new(settings)?;
-        let tls = tls_config(settings)?;
-        let (own, foreign) = match client_cert(settings)? {
-            Some(cert) => (Ways::new(settings, &showing(&tls, cert))?, Some(Ways::new(settings, &tls)?)),
-            None => (Ways::new(settings, &tls)?, None),
+        let plain = Ways::new(settings, &security(settings)?)?;
+        let (own, foreign) = match showing_certificate(settings)? {
+            Some(security) => (Ways::new(settings, &security)?, Some(plain)),
+            None => (plain, None),
         };
         Ok(Client { settings: settings.clone(), headers, backoff, own, foreign })
     }
@@ -136,21 +142,23 @@ impl Client {
         for (name, value) in self.headers.build(url, first, wanted) {
             request = request.header(name, value);
         }
-        // Only where it is needed: ureq reads the system's certificates anew for requests with their own settings.
         if let Some(deadline) = deadline {
             let left = deadline.saturating_duration_since(Instant::now());
             request = request.config().timeout_global(Some(left)).build();
         }
+        request.call().map_err(|error| self.exchange(url, &peer).failure(error))
+    }
+
+    fn exchange<'a>(&self, url: &'a ImageUrl, peer: &'a str) -> Exchange<'a> {
         let HttpSettings { connect_timeout, stall_timeout, max_time, .. } = self.settings;
-        let exchange = Exchange { url, peer: &peer, connect_timeout, stall_timeout, max_time };
-        request.call().map_err(|error| exchange.failure(error))
+        Exchange { url, peer, connect_timeout, stall_timeout, max_time }
     }
 
     /// What `answer` of the last of the `visited` URLs means.
     fn accept(
         &self,
         visited: &[ImageUrl],
-        answer: Answer,
+        mut answer: Answer,
         wanted: Wanted,
         report: &Report,
     ) -> Result<Response, HttpError> {
@@ -166,6 +174,9 @@ impl Client {
             }
             (StatusCode::RANGE_NOT_SATISFIABLE, Some(_)) => {
                 return Err(other_part("it answered 416 Range Not Satisfiable"));
+            }
+            (StatusCode::BAD_REQUEST, _) if url.as_url().scheme() == "http" && wants_tls(&mut answer) => {
+                return Err(self.exchange(url, &server_of(url)).speaks_tls());
             }
             _ => {
                 let retry_after = retry_after(answer.headers());
@@ -197,12 +208,12 @@ impl Client {
 }
 
 impl Ways {
-    fn new(settings: &HttpSettings, tls: &TlsConfig) -> Result<Self, HttpError> {
+    fn new(settings: &HttpSettings, security: &Security) -> Result<Self, HttpError> {
         let https_proxy = settings.https_proxy.as_ref().or(settings.proxy.as_ref());
-        let direct = Agent::new_with_config(agent_config(settings, tls, None));
-        let requests = settings.proxy.as_ref().map(|proxy| Proxied::by_requests(proxy, settings, tls)).transpose()?;
-        let tunnels = https_proxy.map(|proxy| Proxied::by_tunnels(proxy, settings, tls)).transpose()?;
-        Ok(Ways { direct, requests, tunnels })
+        let direct = agent(settings, security, None);
+        let requests = settings.proxy.as_ref().map(|proxy| Proxied::by_requests(proxy, settings, security));
+        let tunnels = https_proxy.map(|proxy| Proxied::by_tunnels(proxy, settings, security));
+        Ok(Ways { direct, requests: requests.transpose()?, tunnels: tunnels.transpose()? })
     }
 
     /// Who carries a request to `url`, and whom a failure to connect is about.
@@ -212,37 +223,38 @@ impl Ways {
             Some(proxied) if !no_proxy.iter().any(|entry| entry.covers(target)) => {
                 (&proxied.agent, proxied.proxy.peer())
             }
-            _ => {
-                let host = target.host_str().unwrap_or_default();
-                (&self.direct, format!("{host}:{}", target.port_or_known_default().unwrap_or_default()))
-            }
+            _ => (&self.direct, server_of(url)),
         }
     }
 }
 
 impl Proxied {
-    fn by_requests(proxy: &Secret, settings: &HttpSettings, tls: &TlsConfig) -> Result<Self, HttpError> {
+    fn by_requests(proxy: &Secret, settings: &HttpSettings, security: &Security) -> Result<Self, HttpError> {
         let proxy = Proxy::parse(proxy)?;
         let (absolute_form, resolver) = proxy.for_requests()?;
-        let connector = ().chain(TcpConnector::default()).chain(absolute_form);
-        Ok(Proxied { proxy, agent: Agent::with_parts(agent_config(settings, tls, None), connector, resolver) })
+        let connector = ().chain(TcpConnector::default()).chain(security.clone()).chain(absolute_form);
+        Ok(Proxied { proxy, agent: Agent::with_parts(agent_config(settings, None), connector, resolver) })
     }
 
-    fn by_tunnels(proxy: &Secret, settings: &HttpSettings, tls: &TlsConfig) -> Result<Self, HttpError> {
+    fn by_tunnels(proxy: &Secret, settings: &HttpSettings, security: &Security) -> Result<Self, HttpError> {
         let proxy = Proxy::parse(proxy)?;
-        let agent = Agent::new_with_config(agent_config(settings, tls, Some(proxy.for_tunnels()?)));
+        let agent = agent(settings, security, Some(proxy.for_tunnels()?));
         Ok(Proxied { proxy, agent })
     }
 }
 
+fn agent(settings: &HttpSettings, security: &Security, proxy: Option<ureq::Proxy>) -> Agent {
+    let connector = ().chain(ConnectProxyConnector::default()).chain(TcpConnector::default()).chain(security.clone());
+    Agent::with_parts(agent_config(settings, proxy), connector, SystemResolver)
+}
+
 /// Statuses and redirects are judged by us; nothing is taken from the environment, as ureq's default proxy would be.
-fn agent_config(settings: &HttpSettings, tls: &TlsConfig, proxy: Option<ureq::Proxy>) -> Config {
+fn agent_config(settings: &HttpSettings, proxy: Option<ureq::Proxy>) -> Config {
     Agent::config_builder()
         .http_status_as_error(false)
         .max_redirects(0)
         .max_redirects_will_error(false)
         .proxy(proxy)
-        .tls_config(tls.clone())
         .user_agent(settings.user_agent.as_str())
         .timeout_resolve(Some(settings.connect_timeout))
         .timeout_connect(Some(settings.connect_timeout))
@@ -268,10 +280,19 @@ fn check_framing(url: &ImageUrl, headers: &HeaderMap) -> Result<bool, HttpError>
     Err(HttpError::Protocol { url: url.to_string(), reason })
 }
 
-/// The same configuration with a certificate of ours.
-fn showing(tls: &TlsConfig, cert: ClientCert) -> TlsConfig {
-    let builder = TlsConfig::builder().root_certs(tls.root_certs().clone());
-    builder.disable_verification(tls.disable_verification()).client_cert(Some(cert)).build()
+/// `host:port` of the URL.
+pub(super) fn server_of(url: &ImageUrl) -> String {
+    let url = url.as_url();
+    format!("{}:{}", url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or_default())
+}
+
+/// Whether `answer` comes from a port for https: Apache, Go's servers and nginx say so in plain HTTP.
+fn wants_tls(answer: &mut Answer) -> bool {
+    let mut page = Vec::new();
+    // What could be read is enough.
+    let _ = answer.body_mut().as_reader().take(MAX_PAGE).read_to_end(&mut page);
+    let page = String::from_utf8_lossy(&page);
+    ["to HTTPS port", "to an HTTPS server", "to an SSL-enabled server"].iter().any(|words| page.contains(words))
 }
 
 /// Where `answer` sends us, if it does; never from https to http.

@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! Why an image could not be fetched, in one sentence that holds no secret.
 
-use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ureq::http::StatusCode;
 
-use super::url::ImageUrl;
 use crate::size::ByteSize;
 
 /// A fetch that failed. The URLs in it are without their secrets, as [`ImageUrl`] displays them.
@@ -40,6 +38,24 @@ pub enum HttpError {
         peer: String,
         /// What the system said.
         reason: String,
+    },
+    /// No such host. It may be down for good or mistyped, but asking again at once won't help.
+    #[error("{url}: there is no host {host} (look at the name, or at the node's name servers)")]
+    NoHost {
+        /// The image.
+        url: String,
+        /// The host: the server's, or the proxy's.
+        host: String,
+    },
+    /// The other side speaks another protocol.
+    #[error("{url}: {peer} {speaks}")]
+    OtherProtocol {
+        /// The image.
+        url: String,
+        /// `host:port`, or `the proxy host:port`.
+        peer: String,
+        /// What it speaks, and what to do.
+        speaks: &'static str,
     },
     /// The proxy refused to open a tunnel.
     #[error("{peer} refused to connect to {url}: {reason}")]
@@ -96,10 +112,12 @@ pub enum HttpError {
         reason: &'static str,
     },
     /// The connection ended before the answer began.
-    #[error("{url}: the server closed the connection without an answer")]
+    #[error("{url}: the server closed the connection without an answer{hint}")]
     NoAnswer {
         /// The image.
         url: String,
+        /// What may be the reason.
+        hint: &'static str,
     },
     /// The connection ended within the image.
     #[error("{url}: the connection was cut after {received} bytes{}", of_expected(*expected))]
@@ -184,7 +202,7 @@ impl HttpError {
     pub fn is_unavailable(&self) -> bool {
         match self {
             Self::Status { status, .. } => status.is_server_error() || is_transient_status(status.as_u16()),
-            Self::TooSlow { .. } => true,
+            Self::TooSlow { .. } | Self::NoHost { .. } => true,
             _ => self.is_transient(),
         }
     }
@@ -203,7 +221,7 @@ fn is_transient_status(status: u16) -> bool {
     matches!(status, 408 | 429 | 500 | 502 | 503 | 504)
 }
 
-fn status_text(status: StatusCode) -> String {
+pub(super) fn status_text(status: StatusCode) -> String {
     format!("{} {}", status.as_u16(), status.canonical_reason().unwrap_or_default()).trim_end().to_owned()
 }
 
@@ -215,137 +233,9 @@ fn of_expected(expected: Option<u64>) -> String {
     expected.map(|bytes| format!(" of {bytes}")).unwrap_or_default()
 }
 
-/// What has to be known to say what an error of ureq means.
-pub(super) struct Exchange<'a> {
-    /// The URL of this request.
-    pub(super) url: &'a ImageUrl,
-    /// Who is connected to: `host:port`, or `the proxy host:port`.
-    pub(super) peer: &'a str,
-    /// Longest time to connect.
-    pub(super) connect_timeout: Duration,
-    /// Longest silence.
-    pub(super) stall_timeout: Duration,
-    /// Longest time for all of it.
-    pub(super) max_time: Option<Duration>,
-}
-
-impl Exchange<'_> {
-    /// What `error`, met before the answer was complete, means. ureq's own messages may hold URLs, so they are only
-    /// repeated where they cannot.
-    pub(super) fn failure(&self, error: ureq::Error) -> HttpError {
-        let url = self.url.to_string();
-        match error {
-            ureq::Error::Timeout(which) => self.timeout(which),
-            ureq::Error::Io(error) => self.io_failure(&error),
-            ureq::Error::HostNotFound => self.connect("the host has no address".to_owned()),
-            ureq::Error::ConnectionFailed => self.connect("no connection".to_owned()),
-            ureq::Error::ConnectProxyFailed(reason) => self.tunnel(&reason),
-            ureq::Error::Rustls(error) => self.tls(error.to_string()),
-            ureq::Error::Tls(reason) => self.tls(reason.to_owned()),
-            ureq::Error::TlsRequired => self.tls("the connection is not encrypted".to_owned()),
-            ureq::Error::Protocol(error) => HttpError::Protocol { url, reason: error.to_string() },
-            ureq::Error::LargeResponseHeader(..) => {
-                HttpError::Protocol { url, reason: "the header is too large".to_owned() }
-            }
-            ureq::Error::Http(_) | ureq::Error::BadUri(_) => {
-                HttpError::Protocol { url, reason: "the URL cannot be requested".to_owned() }
-            }
-            _ => HttpError::Protocol { url, reason: "unexpected failure".to_owned() },
-        }
-    }
-
-    fn timeout(&self, which: ureq::Timeout) -> HttpError {
-        let url = self.url.to_string();
-        match (which, self.max_time) {
-            (ureq::Timeout::Resolve | ureq::Timeout::Connect, _) => {
-                self.connect(format!("no answer within {} s", self.connect_timeout.as_secs_f32()))
-            }
-            (ureq::Timeout::Global, Some(limit)) => HttpError::TooSlow { url, limit },
-            _ => HttpError::Stalled { url, timeout: self.stall_timeout },
-        }
-    }
-
-    fn io_failure(&self, error: &io::Error) -> HttpError {
-        use io::ErrorKind as Kind;
-        match error.kind() {
-            Kind::ConnectionReset | Kind::ConnectionAborted | Kind::BrokenPipe | Kind::UnexpectedEof => {
-                HttpError::NoAnswer { url: self.url.to_string() }
-            }
-            // rustls gives its errors this kind on their way through std::io.
-            Kind::InvalidData => self.tls(error.to_string()),
-            Kind::ConnectionRefused => self.connect("connection refused".to_owned()),
-            Kind::HostUnreachable => self.connect("no route to the host".to_owned()),
-            Kind::NetworkUnreachable => self.connect("the network is unreachable".to_owned()),
-            _ => self.connect(error.to_string()),
-        }
-    }
-
-    fn connect(&self, reason: String) -> HttpError {
-        HttpError::Connect { url: self.url.to_string(), peer: self.peer.to_owned(), reason }
-    }
-
-    fn tls(&self, reason: String) -> HttpError {
-        let url = self.url.to_string();
-        match reason.strip_prefix("invalid peer certificate: ") {
-            Some(fault) => HttpError::Certificate { url, reason: fault.to_owned() },
-            None => HttpError::Tls { url, reason },
-        }
-    }
-
-    /// ureq reports a refused tunnel as text only: `proxy server responded 407/407`.
-    fn tunnel(&self, reason: &str) -> HttpError {
-        let status = reason.rsplit('/').next().and_then(|text| text.parse::<u16>().ok());
-        let reason = match status.and_then(|code| StatusCode::from_u16(code).ok()) {
-            Some(code) => format!("it answered {}", status_text(code)),
-            None => "it did not answer".to_owned(),
-        };
-        HttpError::Tunnel { peer: self.peer.to_owned(), url: self.url.to_string(), reason, status }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Exchange, HttpError};
-    use crate::http::ImageUrl;
-    use std::time::Duration;
-
-    fn message(error: ureq::Error) -> String {
-        let url = ImageUrl::parse("https://joe:hunter2@host.example/x?token=s3cret").unwrap();
-        let exchange = Exchange {
-            url: &url,
-            peer: "host.example:443",
-            connect_timeout: Duration::from_secs(30),
-            stall_timeout: Duration::from_millis(1500),
-            max_time: None,
-        };
-        exchange.failure(error).to_string()
-    }
-
-    #[test]
-    fn says_what_failed_without_secrets() {
-        let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
-        let bad = ureq::Error::BadUri("https://joe:hunter2@host.example/x?token=s3cret".to_owned());
-        let cases = [
-            (
-                ureq::Error::Io(refused),
-                "https://host.example/x: cannot connect to host.example:443: connection refused",
-            ),
-            (
-                ureq::Error::Timeout(ureq::Timeout::Connect),
-                "https://host.example/x: cannot connect to host.example:443: no answer within 30 s",
-            ),
-            (ureq::Error::Timeout(ureq::Timeout::PerRead), "https://host.example/x: no data for 1.5 s"),
-            (bad, "https://host.example/x: the answer is not valid HTTP (the URL cannot be requested)"),
-            (
-                ureq::Error::ConnectProxyFailed("proxy server responded 407/407".to_owned()),
-                "host.example:443 refused to connect to https://host.example/x: it answered 407 Proxy Authentication \
-                 Required",
-            ),
-        ];
-        for (error, expected) in cases {
-            assert_eq!(message(error), expected);
-        }
-    }
+    use super::HttpError;
 
     #[test]
     fn only_what_may_pass_is_transient() {

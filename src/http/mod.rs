@@ -5,18 +5,23 @@
 //! as the image. The bytes are never decoded: a `.gz` that a server labels `Content-Encoding: gzip` arrives as it is.
 
 mod allow;
+mod certificate;
 mod client;
 mod error;
+mod exchange;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod netrc;
 mod no_proxy;
+mod pem;
 mod private;
 mod proxy;
 mod request;
+mod resolver;
 mod response;
 mod rest;
 mod retry;
+mod secure;
 mod settings;
 mod small;
 mod tls;

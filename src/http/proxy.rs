@@ -6,12 +6,14 @@
 
 use ureq::config::Config;
 use ureq::http::Uri;
-use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, NextTimeout, Transport};
 use url::Url;
 
 use super::error::HttpError;
+use super::exchange::PROXY;
 use super::request::{basic_authorization, user_info};
+use super::resolver::SystemResolver;
 use super::settings::{Credentials, Secret};
 
 /// An HTTP proxy.
@@ -39,7 +41,7 @@ impl Proxy {
 
     /// Its name in messages.
     pub(super) fn peer(&self) -> String {
-        format!("the proxy {}:{}", self.host, self.port)
+        format!("{PROXY}{}:{}", self.host, self.port)
     }
 
     /// The same proxy for ureq's CONNECT.
@@ -71,7 +73,7 @@ pub(super) struct ProxyResolver {
 
 impl Resolver for ProxyResolver {
     fn resolve(&self, _: &Uri, config: &Config, timeout: NextTimeout) -> Result<ResolvedSocketAddrs, ureq::Error> {
-        DefaultResolver::default().resolve(&self.uri, config, timeout)
+        SystemResolver.resolve(&self.uri, config, timeout)
     }
 }
 

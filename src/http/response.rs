@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use ureq::BodyReader;
 use ureq::http::header::{self, HeaderMap, HeaderName};
 
-use super::error::{Exchange, HttpError};
+use super::error::HttpError;
+use super::exchange::Exchange;
 use super::rest::Validator;
 use super::settings::HttpSettings;
 use super::url::ImageUrl;

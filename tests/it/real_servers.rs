@@ -263,8 +263,25 @@ fn nginx_with_a_private_authority_client_certificates_and_passwords() {
     assert!(read(site.fetch(&site.https("x"), &settings).unwrap()) == image);
     let stranger = HttpSettings { ca_file: None, ..settings.clone() };
     let url = site.https("x");
-    let untrusted = format!("{url}: the server's certificate is not trusted (UnknownIssuer)");
+    let untrusted = format!(
+        "{url}: the server's certificate is not trusted ({})",
+        "it comes from 'test authority', which is not trusted here: give its certificate as http.ca_file"
+    );
     assert_eq!(site.fetch(&url, &stranger).unwrap_err(), untrusted);
+
+    // A scheme and a port that do not belong together.
+    let swapped =
+        |url: ImageUrl, from: &str, to: &str| ImageUrl::parse(&url.as_url().as_str().replacen(from, to, 1)).unwrap();
+    for (url, words) in [
+        (
+            swapped(site.https("x"), "https:", "http:"),
+            "speaks TLS, not plain HTTP (use https://, or the port for http)",
+        ),
+        (swapped(site.http("x"), "http:", "https:"), "speaks plain HTTP, not TLS (use http://, or the port for https)"),
+    ] {
+        let (host, port) = (url.as_url().host_str().unwrap(), url.as_url().port().unwrap());
+        assert_eq!(site.fetch(&url, &settings).unwrap_err(), format!("{url}: {host}:{port} {words}"));
+    }
 
     let node = HttpSettings { client_cert: Some(site.path("client.pem")), ..settings.clone() };
     assert!(read(site.fetch(&site.https("nodes/x"), &node).unwrap()) == image);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! Fetching over real sockets.
 
+mod names;
 mod ways;
 
 use std::io::{ErrorKind, Read};

@@ -9,7 +9,7 @@ use crate::support::log::Log;
 use crate::support::proxy::TestProxy;
 use crate::support::save_private;
 use crate::support::server::{Reply, Server};
-use crate::support::tls::Authority;
+use crate::support::tls::{Authority, Identity, Wish};
 
 #[test]
 fn https_trusts_the_ca_file_or_anybody_when_told_so() {
@@ -23,16 +23,144 @@ fn https_trusts_the_ca_file_or_anybody_when_told_so() {
     let trusting = HttpSettings { ca_file: Some(ca_file), ..HttpSettings::default() };
     assert!(read(content(&trusting, &url)) == image);
 
-    let expected = format!("{url}: the server's certificate is not trusted (UnknownIssuer)");
+    let issuer = "it comes from 'test authority', which is not trusted here: give its certificate as http.ca_file";
+    let expected = format!("{url}: the server's certificate is not trusted ({issuer})");
     assert_eq!(failure(&HttpSettings::default(), &url), expected);
     assert_eq!(server.requests().len(), 1);
 
     let other_name = server.url("/x");
-    let message = failure(&trusting, &other_name);
-    assert!(message.starts_with(&format!("{other_name}: the server's certificate is not trusted (")), "{message}");
+    let name = "it is for localhost and not for 127.0.0.1";
+    let expected = format!("{other_name}: the server's certificate is not trusted ({name})");
+    assert_eq!(failure(&trusting, &other_name), expected);
 
     let insecure = HttpSettings { insecure_tls: true, ..HttpSettings::default() };
     assert!(read(content(&insecure, &other_name)) == image);
+}
+
+/// Whatever curl takes: it is what an administrator tries first.
+#[test]
+fn certificates_are_taken_as_curl_takes_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let (ca_file, authority) = (folder.path().join("ca.pem"), Authority::new());
+    let host = || Wish::host("localhost");
+    let old = Wish { names: Vec::new(), ..host() };
+    let mut tried = 0;
+    let mut takes = |what: &str, server: &Identity, trusted: &Identity, at: &str| {
+        trusted.save(&ca_file);
+        let serving = Server::start_tls(server.server_config(), |_, _| Reply::ok("image"));
+        let url = serving.url_for(at, "/x");
+        let settings = HttpSettings { ca_file: Some(ca_file.clone()), retries: 0, ..HttpSettings::default() };
+        let curl = std::process::Command::new("curl")
+            .args(["--silent", "--show-error", "--noproxy", "*", "--cacert"])
+            .args([ca_file.as_os_str(), url.as_url().as_str().as_ref()])
+            .output()
+            .unwrap();
+        assert_eq!((curl.stdout.as_slice(), curl.stderr.as_slice()), (&b"image"[..], &b""[..]), "curl: {what}");
+        assert_eq!(get(&settings, &url, &Log::new()).map(|_| ()).map_err(|err| err.to_string()), Ok(()), "{what}");
+        tried += 1;
+    };
+    for (what, wish, at) in [
+        ("self-signed", host(), "localhost"),
+        ("self-signed, CA:TRUE", Wish { authority: true, ..host() }, "localhost"),
+        ("self-signed, P-521", Wish { curve: openssl::nid::Nid::SECP521R1, ..host() }, "localhost"),
+        ("self-signed, without alternative names", old.clone(), "localhost"),
+        ("self-signed, for an address", Wish { names: vec!["127.0.0.1"], ..host() }, "127.0.0.1"),
+        ("self-signed, an address for a name", Wish { name: "127.0.0.1", ..old.clone() }, "127.0.0.1"),
+    ] {
+        let itself = Identity::self_signed(&wish);
+        takes(what, &itself, &itself, at);
+    }
+    let trusted = authority.issue(&Wish { name: "intermediate", authority: true, names: Vec::new(), ..host() });
+    for (what, wish) in [
+        ("of an authority, CA:TRUE", Wish { authority: true, ..host() }),
+        ("of an authority, P-521", Wish { curve: openssl::nid::Nid::SECP521R1, ..host() }),
+        ("of an authority, without alternative names", old),
+    ] {
+        let issued = authority.issue(&wish);
+        takes(what, &issued, authority.identity(), "localhost");
+        takes("the same, itself trusted", &issued, &issued, "localhost");
+    }
+    let below = Authority::of(trusted.clone()).issue(&host());
+    takes("an authority that another one has signed", &below, &trusted, "localhost");
+    assert_eq!(tried, 13);
+}
+
+#[test]
+fn a_certificate_that_is_not_trusted_is_refused_with_the_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca_file = folder.path().join("ca.pem");
+    Authority::new().save(&ca_file);
+    let settings = HttpSettings { ca_file: Some(ca_file.clone()), ..HttpSettings::default() };
+    let refusal = |server: &Identity, at: &str| {
+        let serving = Server::start_tls(server.server_config(), |_, _| Reply::ok("image"));
+        let (url, log) = (serving.url_for(at, "/x"), Log::new());
+        let message = get(&settings, &url, &log).err().unwrap().to_string();
+        assert_eq!((log.text().as_str(), serving.requests().len()), ("", 0), "it is not tried again");
+        let reason = message.strip_prefix(&format!("{url}: the server's certificate is not trusted (")).unwrap();
+        reason.strip_suffix(')').unwrap().to_owned()
+    };
+    let host = || Wish::host("localhost");
+    let own = Identity::self_signed(&host());
+    assert_eq!(refusal(&own, "localhost"), "it is self-signed: if it is the right one, give it as http.ca_file");
+    // Trusted, but for somebody else, or not now.
+    for (wish, at, reason) in [
+        (host(), "127.0.0.1", "it is for localhost and not for 127.0.0.1"),
+        (
+            Wish { names: vec!["a.example", "*.b.example", "10.0.0.1", "::1", "c"], ..host() },
+            "localhost",
+            "it is for a.example, *.b.example, 10.0.0.1, ::1, ... and not for localhost",
+        ),
+        (Wish { name: "127.0.0.1", ..host() }, "127.0.0.1", "it is for localhost and not for 127.0.0.1"),
+        (Wish { name: "b\u{e9}\n", names: Vec::new(), ..host() }, "localhost", "it is for b?? and not for localhost"),
+        (Wish { days: (2, 9), ..host() }, "localhost", "it holds from "),
+        (Wish { days: (-9, -2), ..host() }, "localhost", "it expired on "),
+    ] {
+        let itself = Identity::self_signed(&wish);
+        itself.save(&ca_file);
+        let told = refusal(&itself, at);
+        assert!(told.starts_with(reason), "{told}");
+        assert!(told == reason || told.ends_with(", if the clock of the node is right"), "{told}");
+    }
+}
+
+#[test]
+fn tls_and_plain_http_are_told_from_each_other() {
+    let at = |scheme: &str, server: &Server, path: &str| {
+        ImageUrl::parse(&format!("{scheme}://localhost:{}{path}", server.address().port())).unwrap()
+    };
+    let page = "<html><center>The plain HTTP request was sent to HTTPS port</center></html>";
+    let nginx = Server::sequence([Reply::page(400, page)]);
+    let alert = Server::sequence([Reply::garbage(b"\x15\x03\x01\x00\x02\x02\x46")]);
+    let ssh = Server::start_raw(b"SSH-2.0-OpenSSH_9.2\r\n");
+    let http = Server::start_raw(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+    let speaks_tls = "speaks TLS, not plain HTTP (use https://, or the port for http)";
+    let speaks_http = "speaks plain HTTP, not TLS (use http://, or the port for https)";
+    for (scheme, server, words) in [
+        ("http", &nginx, speaks_tls),
+        ("http", &alert, speaks_tls),
+        ("https", &http, speaks_http),
+        ("https", &ssh, "does not speak TLS (is it the port for https?)"),
+    ] {
+        let (url, log) = (at(scheme, server, "/x?k=s3cret"), Log::new());
+        let message = get(&HttpSettings::default(), &url, &log).err().unwrap().to_string();
+        let peer = format!("localhost:{}", server.address().port());
+        assert_eq!((message, log.text().as_str()), (format!("{url}: {peer} {words}"), ""), "and not tried again");
+    }
+    // The same by way of a proxy, and a proxy that itself speaks TLS.
+    let tunnel = TestProxy::start(http.address(), None);
+    let by = |proxy: std::net::SocketAddr| HttpSettings {
+        proxy: Some(secret(&format!("http://{proxy}"))),
+        retries: 0,
+        ..HttpSettings::default()
+    };
+    let url = ImageUrl::parse("https://images.example/x").unwrap();
+    assert_eq!(failure(&by(tunnel.address()), &url), format!("{url}: images.example:443 {speaks_http}"));
+    let of_proxy = "speaks TLS (proxies are asked in plain HTTP: use its port for that)";
+    for scheme in ["http", "https"] {
+        let url = ImageUrl::parse(&format!("{scheme}://images.example/x")).unwrap();
+        let expected = format!("{url}: the proxy {} {of_proxy}", alert.address());
+        assert_eq!(failure(&by(alert.address()), &url), expected);
+    }
 }
 
 #[test]
@@ -129,7 +257,7 @@ fn an_expired_certificate_is_not_trusted_and_not_asked_again() {
     let url = server.url_for("localhost", "/x");
     let log = Log::new();
     let message = get(&settings, &url, &log).err().unwrap().to_string();
-    let expected = format!("{url}: the server's certificate is not trusted (certificate expired");
+    let expected = format!("{url}: the server's certificate is not trusted (it expired on ");
     assert!(message.starts_with(&expected), "{message}");
     assert_eq!((log.text().as_str(), server.requests().len()), ("", 0));
 }
@@ -148,7 +276,7 @@ fn the_client_certificate_is_shown_to_the_server_asked_for_only() {
     let without = HttpSettings { ca_file: Some(ca_file), retries: 0, ..HttpSettings::default() };
     let with = HttpSettings { client_cert: Some(cert), ..without.clone() };
     assert_eq!(read(content(&with, &server.url_for("localhost", "/x"))), b"image");
-    let refused = "no secure connection (received fatal alert: CertificateRequired)";
+    let refused = "no secure connection (the server wants a client certificate: set http.client_cert)";
     let url = server.url_for("localhost", "/x");
     assert_eq!(failure(&without, &url), format!("{url}: {refused}"));
     let away = failure(&with, &server.url_for("localhost", "/away"));

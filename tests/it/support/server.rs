@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use openssl::ssl::{HandshakeError, SslAcceptor};
 use simpleimage::http::ImageUrl;
 
 /// A request as it came.
@@ -81,6 +81,11 @@ impl Reply {
 
     pub(crate) fn status(status: u16) -> Self {
         Reply { status, ..Self::ok(format!("this is the page of status {status}")) }
+    }
+
+    /// A page of the server's own instead of the image.
+    pub(crate) fn page(status: u16, text: &str) -> Self {
+        Reply { status, ..Self::ok(text) }
     }
 
     pub(crate) fn not_modified() -> Self {
@@ -236,7 +241,7 @@ impl Server {
 
     /// The same over TLS.
     pub(crate) fn start_tls(
-        config: Arc<ServerConfig>,
+        config: Arc<SslAcceptor>,
         handler: impl Fn(&Request, usize) -> Reply + Send + Sync + 'static,
     ) -> Self {
         Self::listen(Arc::new(handler), Some(config))
@@ -248,23 +253,40 @@ impl Server {
         Self::start(move |_, before| replies[before.min(replies.len() - 1)].clone())
     }
 
-    fn listen(handler: Arc<Handler>, tls: Option<Arc<ServerConfig>>) -> Self {
-        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = socket.local_addr().unwrap();
+    /// Says `greeting` to whoever connects, whatever that one has to say.
+    pub(crate) fn start_raw(greeting: &'static [u8]) -> Self {
+        Self::accept(move |mut stream| {
+            let _ = stream.write_all(greeting);
+            let _ = stream.shutdown(std::net::Shutdown::Write);
+            let _ = stream.read_to_end(&mut Vec::new());
+        })
+    }
+
+    fn listen(handler: Arc<Handler>, tls: Option<Arc<SslAcceptor>>) -> Self {
         let scheme = if tls.is_some() { "https" } else { "http" };
         let requests = Arc::new(Mutex::new(Vec::new()));
-        let closing = Arc::new(AtomicBool::new(false));
-        let (log, stop) = (requests.clone(), closing.clone());
+        let log = requests.clone();
+        let mut server = Self::accept(move |stream| serve(stream, &*handler, &log, tls.clone()));
+        (server.scheme, server.requests) = (scheme, requests);
+        server
+    }
+
+    /// Serves each connection in a thread of its own.
+    fn accept(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = socket.local_addr().unwrap();
+        let (serve, closing) = (Arc::new(serve), Arc::new(AtomicBool::new(false)));
+        let stop = closing.clone();
         let listener = thread::spawn(move || {
             for stream in socket.incoming().map_while(Result::ok) {
                 if stop.load(Ordering::SeqCst) {
                     return;
                 }
-                let (handler, log, tls) = (handler.clone(), log.clone(), tls.clone());
-                thread::spawn(move || serve(stream, &*handler, &log, tls));
+                let serve = serve.clone();
+                thread::spawn(move || serve(stream));
             }
         });
-        Server { address, scheme, requests, closing, listener: Some(listener) }
+        Server { address, scheme: "http", requests: Arc::default(), closing, listener: Some(listener) }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -295,10 +317,18 @@ impl Drop for Server {
 }
 
 /// A client that goes away early is what some tests are about: errors of the connection end it, no more.
-fn serve(stream: TcpStream, handler: &Handler, log: &Mutex<Vec<Request>>, tls: Option<Arc<ServerConfig>>) {
+fn serve(stream: TcpStream, handler: &Handler, log: &Mutex<Vec<Request>>, tls: Option<Arc<SslAcceptor>>) {
     match tls {
         None => answer(stream, handler, log),
-        Some(config) => answer(StreamOwned::new(ServerConnection::new(config).unwrap(), stream), handler, log),
+        Some(config) => match config.accept(stream) {
+            Ok(stream) => answer(stream, handler, log),
+            // Closed with bytes unread, the connection would be reset before the client sees the reason.
+            Err(HandshakeError::Failure(mut failed)) => {
+                let _ = failed.get_ref().shutdown(std::net::Shutdown::Write);
+                let _ = failed.get_mut().read_to_end(&mut Vec::new());
+            }
+            Err(_) => {}
+        },
     }
 }
 
