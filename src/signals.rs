@@ -39,19 +39,36 @@ impl LastAct {
     }
 }
 
+type Words = Box<dyn Fn() -> Option<String> + Send>;
+
+/// What is to be said before a signal ends the process: what it leaves. Clones share it.
+#[derive(Clone, Default)]
+pub struct LastWords(Arc<Mutex<Option<Words>>>);
+
+impl LastWords {
+    /// Has `words` asked for them.
+    pub fn set(&self, words: impl Fn() -> Option<String> + Send + 'static) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(words));
+    }
+
+    fn get(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?()
+    }
+}
+
 /// A write beyond the limit of file sizes (RLIMIT_FSIZE) is an error as any other, instead of the end by SIGXFSZ. Call
 /// this before any other thread starts.
-pub fn make_file_size_limit_an_error() -> nix::Result<()> {
+fn make_file_size_limit_an_error() -> nix::Result<()> {
     SigSet::from(Signal::SIGXFSZ).thread_block()
 }
 
-/// Ends the process on SIGTERM, SIGINT and SIGHUP: children first, then the last act and a last line, then exit code
+/// Ends the process on SIGTERM, SIGINT and SIGHUP: children first, then the last act and the last words, then exit code
 /// 128 + signal.
 ///
 /// The signals are blocked and a thread waits for them, so that nothing has to be safe inside a signal handler. Little
 /// needs undoing: the disk's first MiB is written last, loop devices detach themselves, a partial download is not an
 /// entry. Call this before any other thread starts, for threads inherit the mask (children do not: `std` resets it).
-pub fn end_on_signal(children: Children, last_act: LastAct, report: Report) -> nix::Result<()> {
+pub fn end_on_signal(children: Children, last_act: LastAct, last_words: LastWords, report: Report) -> nix::Result<()> {
     let mut signals = SigSet::empty();
     signals.extend([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]);
     signals.thread_block()?;
@@ -60,6 +77,9 @@ pub fn end_on_signal(children: Children, last_act: LastAct, report: Report) -> n
         if let Ok(signal) = signals.wait() {
             children.terminate();
             last_act.perform();
+            if let Some(words) = last_words.get() {
+                report.info(words);
+            }
             report.error(format_args!("ended by {signal}"));
             sys::exit_now(128 + signal as i32);
         }

@@ -43,10 +43,11 @@ impl<'a> Download<'a> {
                 }
                 Err(error) => {
                     // The failure of the download is what has to be told.
-                    let _ = match part {
+                    let kept = match part {
                         Some(part) if can_go_on_after(&error) => part.leave(),
-                        _ => self.files.discard_part(),
+                        _ => self.files.discard_part().map(|()| 0),
                     };
+                    self.tell_kept(kept.unwrap_or_default());
                     return Err(error);
                 }
                 done => return done,
@@ -96,6 +97,12 @@ impl<'a> Download<'a> {
         Ok(current)
     }
 
+    fn tell_kept(&self, bytes: u64) {
+        if bytes > 0 {
+            self.report.info(kept_words(self.url, bytes));
+        }
+    }
+
     fn tell(&self, content: &Content) {
         let url = self.url;
         let message = match (content.content_length, content.start) {
@@ -111,6 +118,11 @@ impl<'a> Download<'a> {
         let fields = json!({ "image": url.to_string(), "cache": "miss", "bytes": bytes, "start": start });
         self.report.event("download", fields, message);
     }
+}
+
+/// That another run goes on where this one ends.
+pub(super) fn kept_words(url: &ImageUrl, bytes: u64) -> String {
+    format!("{} of {url} are kept: the next run goes on from there", ByteSize(bytes))
 }
 
 /// Whether the bytes that came before `error` are worth keeping: it was the network that failed, not the image, the disk

@@ -144,6 +144,12 @@ impl EntryFiles {
         if_there(opened).map_err(CacheError::io("opening", &self.part))
     }
 
+    /// The mark, for writing, if there is one.
+    pub(super) fn open_mark(&self) -> Result<Option<File>, CacheError> {
+        let opened = OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW).open(&self.mark);
+        if_there(opened).map_err(CacheError::io("opening", &self.mark))
+    }
+
     /// The length in bytes of the file that a download went to, if there is one.
     pub(super) fn part_length(&self) -> Option<u64> {
         fs::symlink_metadata(&self.part).ok().filter(fs::Metadata::is_file).map(|metadata| metadata.len())

@@ -6,6 +6,8 @@ use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
+use crate::http::Validator;
+
 /// One download, as its reader sees it. Both sides share it; each may go away at any time.
 #[derive(Default)]
 pub struct Follow {
@@ -13,10 +15,19 @@ pub struct Follow {
     changed: Condvar,
 }
 
+/// What a server says of an image before it sends it.
+#[derive(Debug, Clone, Default)]
+pub struct Promise {
+    /// Its length in bytes.
+    pub length: Option<u64>,
+    /// What tells this version of it from every other.
+    pub validator: Option<Validator>,
+}
+
 #[derive(Default)]
 struct State {
-    /// The download's file and the length the server promised, once the first bytes may come.
-    part: Option<(File, Option<u64>)>,
+    /// The download's file and what the server said of it, once the first bytes may come.
+    part: Option<(File, Promise)>,
     /// Bytes of it that are there.
     available: u64,
     /// How many of them belong to earlier files, and what the server promised for this one.
@@ -35,8 +46,8 @@ impl Follow {
     /// download failed before.
     pub fn reader(&self) -> io::Result<Option<Growing<'_>>> {
         let mut state = self.wait_while(|state| state.part.is_none() && state.whole.is_none());
-        let Some((file, length)) = state.part.take() else { return Ok(None) };
-        Ok(Some(Growing { follow: self, file, length, at: 0 }))
+        let Some((file, promise)) = state.part.take() else { return Ok(None) };
+        Ok(Some(Growing { follow: self, file, promise, at: 0 }))
     }
 
     /// How many bytes of the image are there, and how many the server promised.
@@ -62,12 +73,12 @@ impl Follow {
     }
 
     /// An attempt begins; its bytes come to be in `part`, and `available` of them are there already.
-    pub(super) fn begin(&self, part: &File, length: Option<u64>, available: u64) -> io::Result<()> {
-        let part = part.try_clone()?;
+    pub(super) fn begin(&self, part: &File, promise: Promise, available: u64) -> io::Result<()> {
+        let (part, length) = (part.try_clone()?, promise.length);
         let mut state = self.state();
         state.attempts += 1;
         if state.attempts == 1 {
-            state.part = Some((part, length));
+            state.part = Some((part, promise));
             state.available = available;
         }
         state.attempt = (state.available.saturating_sub(available), length);
@@ -103,14 +114,14 @@ impl Follow {
 pub struct Growing<'f> {
     follow: &'f Follow,
     file: File,
-    length: Option<u64>,
+    promise: Promise,
     at: u64,
 }
 
 impl Growing<'_> {
-    /// What the server promised, in bytes.
-    pub fn length(&self) -> Option<u64> {
-        self.length
+    /// What the server said of the image.
+    pub fn promise(&self) -> &Promise {
+        &self.promise
     }
 }
 
@@ -144,7 +155,7 @@ impl Drop for EndGuard<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::{EndGuard, Follow};
+    use super::{EndGuard, Follow, Promise};
     use std::io::{Read, Write};
     use std::thread;
 
@@ -157,13 +168,14 @@ mod tests {
             let reading = scope.spawn(|| {
                 let mut all = Vec::new();
                 let mut reader = follow.reader().unwrap().unwrap();
-                assert_eq!(reader.length(), Some(data.len() as u64));
+                assert_eq!(reader.promise().length, Some(data.len() as u64));
                 reader.read_to_end(&mut all).map(|_| all)
             });
             // An earlier run left the first bytes.
             let (early, late) = data.split_at(100_000);
             part.write_all(early).unwrap();
-            follow.begin(&part, Some(data.len() as u64), 100_000).unwrap();
+            let promise = Promise { length: Some(data.len() as u64), validator: None };
+            follow.begin(&part, promise, 100_000).unwrap();
             for piece in late.chunks(7777) {
                 part.write_all(piece).unwrap();
                 assert!(follow.advance(piece.len()));
@@ -178,13 +190,13 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         let read = |follow: &Follow| follow.reader().unwrap().unwrap().read(&mut [0; 8]).unwrap_err().to_string();
         let failed = Follow::default();
-        failed.begin(&file, None, 0).unwrap();
+        failed.begin(&file, Promise::default(), 0).unwrap();
         drop(EndGuard(&failed));
         assert_eq!(read(&failed), "the download failed or began again");
         assert!(failed.lost());
         let restarted = Follow::default();
-        restarted.begin(&file, None, 0).unwrap();
-        restarted.begin(&file, None, 0).unwrap();
+        restarted.begin(&file, Promise::default(), 0).unwrap();
+        restarted.begin(&file, Promise::default(), 0).unwrap();
         assert_eq!(read(&restarted), "the download failed or began again");
         assert!(restarted.lost());
         let kept = Follow::default();

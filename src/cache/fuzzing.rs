@@ -3,7 +3,7 @@
 
 use super::entry::{EntryFiles, Sidecar};
 use super::inventory::time;
-use super::part::Mark;
+use super::mark::Mark;
 
 /// A sidecar or a mark; and its first line as the name of a file.
 pub(crate) fn files(text: &str) {

@@ -16,6 +16,7 @@ pub(crate) mod fuzzing;
 mod inventory;
 mod leftovers;
 mod lock;
+mod mark;
 mod part;
 mod prune;
 mod usage;
@@ -34,10 +35,11 @@ use download::{Download, Outcome};
 use entry::{Entry, EntryFiles, Sidecar};
 pub use error::CacheError;
 use follow::EndGuard;
-pub use follow::{Follow, Growing};
+pub use follow::{Follow, Growing, Promise};
 pub use inventory::KeptImage;
 pub use leftovers::{Cleaning, Leftover};
 use lock::EntryLock;
+use mark::FoundMark;
 pub use usage::DownloadId;
 
 /// How long an image stays after it has to be asked about again: so long it can serve while its server is down, and
@@ -134,6 +136,21 @@ impl Cache {
             report.warn(format_args!("making room in the cache: {error}"));
         }
         Ok(image)
+    }
+
+    /// What a run that ends in the middle leaves of the image of `url`, in words; nothing where it leaves nothing, and had
+    /// nothing.
+    pub fn left_of(&self, url: &ImageUrl) -> Option<String> {
+        let files = EntryFiles::of_url(&self.settings.dir, url);
+        if let Some(found) = FoundMark::read(&files).filter(FoundMark::is_usable) {
+            return Some(download::kept_words(url, found.length()));
+        }
+        if files.part_length().is_some_and(|bytes| bytes > 0) {
+            return Some(format!(
+                "nothing of the download of {url} is kept: it is too little, or its server gives no validator"
+            ));
+        }
+        files.sidecar().ok()?.map(|_sidecar| format!("{url} is in the cache: the next run need not download it"))
     }
 
     /// Removes images that the server was last asked about more than `max_age` and [`KEPT_BEYOND`] before `now` and

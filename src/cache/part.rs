@@ -1,25 +1,24 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! An image on its way: the `.part` file, and the mark beside it from which a later run may go on.
 //!
-//! A mark says: the first so many bytes of the file have this SHA-256 and belong to this version of the image. They are
-//! on the disk before the mark is written, and they are read and compared before anybody goes on from them, so that
-//! neither a power cut nor a crash at any step, nor somebody's hand, makes a wrong byte part of an image. A file without
-//! a mark, or with one that does not hold, is worth nothing.
+//! What a mark vouches for is read and compared before anybody goes on from it, so that neither a power cut nor a crash at
+//! any step, nor somebody's hand, makes a wrong byte part of an image. A file without a mark, or with one that does not
+//! hold, is worth nothing.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{Seek, SeekFrom, Write};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::entry::{EntryFiles, Sidecar, hex};
 use super::error::CacheError;
-use super::follow::Follow;
+use super::follow::{Follow, Promise};
+use super::mark::{Checkpoint, FoundMark, Journal, Mark, Origin};
 use super::{Clock, folder, seconds};
-use crate::http::{Content, Rest, Validator};
+use crate::http::{Content, Rest};
 use crate::report::Report;
 use crate::size::{ByteSize, MIB};
 use crate::sys;
@@ -30,46 +29,16 @@ const BUFFER: usize = 256 << 10;
 /// The disk begins to write the download every so many bytes: else all of it waits for the sync at the end.
 const FLUSH_STEP: u64 = 8 * MIB;
 
-/// A killed download loses what came after its last mark. Each costs two syncs, of data that the disk has been writing
-/// all along.
+/// After a power cut a download loses what came after its last mark that waited for the disk. Each costs two syncs, of
+/// data that the disk has been writing all along.
 const MARK_STEP: Duration = Duration::from_secs(2);
+
+/// A download that is ended otherwise, be it by SIGKILL, loses less than this many bytes and what is in [`BUFFER`]: what
+/// was written is the kernel's by then.
+const NOTE_STEP: u64 = 512 << 10;
 
 /// How long the part of a download that failed waits for somebody to go on with it, in seconds: it takes room.
 const KEPT_FOR: u64 = 86_400;
-
-/// What is known of the image.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Origin {
-    /// Where its server redirected to, secrets left out.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    via: Vec<String>,
-    etag: Option<String>,
-    last_modified: Option<String>,
-    /// Its length in bytes.
-    total: Option<u64>,
-    /// Without it nobody can go on.
-    validator: Option<Validator>,
-}
-
-/// What the mark beside a `.part` file says, as TOML.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Mark {
-    /// So many bytes of the file count.
-    length: u64,
-    /// Their SHA-256 as hex digits.
-    sha256: String,
-    /// When it was written, in seconds since 1970.
-    written_at: u64,
-    origin: Origin,
-}
-
-impl Mark {
-    /// Whether there is something to go on from, something missing, and a way to ask for it.
-    fn is_usable(&self) -> bool {
-        let missing = self.origin.total.is_none_or(|total| self.length < total);
-        self.origin.validator.is_some() && self.length > 0 && missing
-    }
-}
 
 /// A download going on. The caller holds the entry's lock alone.
 pub(super) struct Part<'a> {
@@ -83,6 +52,9 @@ pub(super) struct Part<'a> {
     /// Bytes that the disk was told to begin to write.
     flushed: u64,
     marked: Instant,
+    /// The mark, once this run has written one, and how many bytes it vouches for.
+    journal: Option<Journal>,
+    noted: u64,
     /// Whether the reader of the download knows this file.
     followed: bool,
 }
@@ -101,22 +73,31 @@ impl<'a> Part<'a> {
 
     /// What an earlier run left, as far as its mark holds; none when there is nothing to go on from.
     pub(super) fn left_by_earlier_run(files: &'a EntryFiles, clock: Clock, report: &Report) -> Option<Self> {
-        let mark = read_mark(files).filter(Mark::is_usable)?;
+        let found = FoundMark::read(files).filter(FoundMark::is_usable)?;
         let mut file = files.open_part().ok()??;
         // Reading it back takes its time.
-        report.info(format_args!("checking what an earlier run has downloaded: {}", ByteSize(mark.length)));
-        let hash = hash_of(&file, mark.length).ok()?;
-        if hex(&hash.clone().finalize()) != mark.sha256 {
-            return None;
-        }
-        file.set_len(mark.length).ok()?;
+        report.info(format_args!("checking what an earlier run has downloaded: {}", ByteSize(found.length())));
+        let (length, hash) = found.intact(&file).filter(|(length, _)| *length > 0)?;
+        file.set_len(length).ok()?;
         file.seek(SeekFrom::End(0)).ok()?;
-        Some(Self::new(files, clock, mark.origin, file, (mark.length, hash)))
+        Some(Self::new(files, clock, found.mark.origin, file, (length, hash)))
     }
 
     fn new(files: &'a EntryFiles, clock: Clock, origin: Origin, file: File, (length, hash): (u64, Sha256)) -> Self {
         let marked = Instant::now();
-        Part { files, clock, origin, file, length, hash, flushed: length, marked, followed: false }
+        Part {
+            files,
+            clock,
+            origin,
+            file,
+            length,
+            hash,
+            flushed: length,
+            marked,
+            journal: None,
+            noted: length,
+            followed: false,
+        }
     }
 
     /// What to ask the server for; none when that is all of the image.
@@ -158,7 +139,8 @@ impl<'a> Part<'a> {
     /// Writes the body behind what is there, and tells `follow`.
     pub(super) fn receive(&mut self, content: &mut Content, follow: &Follow) -> Result<(), CacheError> {
         if !self.followed {
-            let begun = follow.begin(&self.file, self.origin.total, self.length);
+            let promise = Promise { length: self.origin.total, validator: self.origin.validator.clone() };
+            let begun = follow.begin(&self.file, promise, self.length);
             begun.map_err(CacheError::io("opening", &self.files.part))?;
             self.followed = true;
         }
@@ -185,30 +167,52 @@ impl<'a> Part<'a> {
         }
         if self.marked.elapsed() >= MARK_STEP {
             self.mark();
+        } else if self.length - self.noted >= NOTE_STEP {
+            self.note();
         }
         Ok(())
+    }
+
+    /// Whether there is a way to go on from here, and something missing.
+    fn is_worth_marking(&self) -> bool {
+        self.rest().is_some() && self.origin.total.is_none_or(|total| self.length < total)
+    }
+
+    /// Makes the bytes that are there something to go on from when this process is killed. That costs no sync.
+    fn note(&mut self) {
+        if !self.is_worth_marking() {
+            return;
+        }
+        match &self.journal {
+            Some(journal) => {
+                // Nobody believes a note that does not hold.
+                let _ = journal.note(&self.checkpoint());
+                self.noted = self.length;
+            }
+            None => self.mark(),
+        }
+    }
+
+    fn checkpoint(&self) -> Checkpoint {
+        Checkpoint { length: self.length, sha256: hex(&self.hash.clone().finalize()) }
     }
 
     /// Makes the bytes that are there something to go on from after a crash. It is no reason to fail when that can't be
     /// done: then there is no mark.
     fn mark(&mut self) {
-        if self.rest().is_some() && self.try_mark().is_err() {
-            let _ = self.files.discard_mark();
+        if self.is_worth_marking() {
+            self.journal = self.try_mark().ok();
+            if self.journal.is_none() {
+                let _ = self.files.discard_mark();
+            }
         }
-        self.marked = Instant::now();
+        (self.marked, self.noted) = (Instant::now(), self.length);
     }
 
-    fn try_mark(&self) -> Result<(), CacheError> {
+    fn try_mark(&self) -> Result<Journal, CacheError> {
         self.file.sync_data().map_err(CacheError::io("syncing", &self.files.part))?;
-        let mark = Mark {
-            length: self.length,
-            sha256: hex(&self.hash.clone().finalize()),
-            written_at: seconds(self.clock.time()),
-            origin: self.origin.clone(),
-        };
-        let text =
-            toml::to_string(&mark).map_err(io::Error::other).map_err(CacheError::io("writing", &self.files.mark))?;
-        self.files.replace(&self.files.mark, &text)
+        let written_at = seconds(self.clock.time());
+        Mark { safe: self.checkpoint(), written_at, origin: self.origin.clone() }.write(self.files)
     }
 
     /// Puts the whole image onto the disk, and says what it is. Its times are not set yet.
@@ -234,15 +238,15 @@ impl<'a> Part<'a> {
         self.length
     }
 
-    /// The download failed. Keeps what another run can go on from.
-    pub(super) fn leave(mut self) -> Result<(), CacheError> {
+    /// The download failed. Keeps what another run can go on from, and gives how many bytes that is.
+    pub(super) fn leave(mut self) -> Result<u64, CacheError> {
         if self.rest().is_none() {
-            return self.files.discard_part();
+            return self.files.discard_part().map(|()| 0);
         }
         // The space reserved for the rest is not needed until then.
         let _ = self.file.set_len(self.length);
         self.mark();
-        Ok(())
+        Ok(if self.journal.is_some() { self.length } else { 0 })
     }
 }
 
@@ -257,7 +261,7 @@ pub(super) fn remove_leftovers(files: &EntryFiles, now: u64) -> Result<(), Cache
 /// nothing, and where somebody can. Whether its bytes are still right is found out when they do.
 pub(super) fn useless(files: &EntryFiles, now: u64) -> Option<&'static str> {
     let part = files.part_length();
-    let Some(mark) = read_mark(files).filter(|mark| mark.is_usable() && part.is_some_and(|len| len >= mark.length))
+    let Some(found) = FoundMark::read(files).filter(|found| found.is_usable() && part >= Some(found.mark.safe.length))
     else {
         return part
             .is_some()
@@ -265,34 +269,13 @@ pub(super) fn useless(files: &EntryFiles, now: u64) -> Option<&'static str> {
             .or_else(|| files.has_mark().then_some("a download that is gone"));
     };
     // A time of the future is a clock set back, not age.
-    let old = now.saturating_sub(mark.written_at) >= KEPT_FOR;
+    let old = now.saturating_sub(found.mark.written_at) >= KEPT_FOR;
     old.then_some("a cut download that nobody went on with for a day")
-}
-
-fn read_mark(files: &EntryFiles) -> Option<Mark> {
-    let text = files.mark_text().ok()??;
-    toml::from_str(&text).ok()
-}
-
-/// The hash of the first `length` bytes; an error when there are fewer.
-fn hash_of(file: &File, length: u64) -> io::Result<Sha256> {
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; BUFFER];
-    let mut rest = file.take(length);
-    while rest.limit() > 0 {
-        match rest.read(&mut buffer) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(count) => hash.update(&buffer[..count]),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(hash)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Mark, Origin, Part, remove_leftovers};
+    use super::{Checkpoint, Mark, Origin, Part, remove_leftovers};
     use crate::cache::Clock;
     use crate::cache::entry::{EntryFiles, hex};
     use crate::report::Report;
@@ -322,8 +305,8 @@ mod tests {
     }
 
     fn mark(content: &[u8]) -> Mark {
-        let (length, sha256) = (content.len() as u64, hex(&Sha256::digest(content)));
-        Mark { length, sha256, written_at: NOW, origin: origin() }
+        let safe = Checkpoint { length: content.len() as u64, sha256: hex(&Sha256::digest(content)) };
+        Mark { safe, written_at: NOW, origin: origin() }
     }
 
     /// How much of `part` another run would go on from.
@@ -351,6 +334,30 @@ mod tests {
         for torn in [&b"0123"[..], b"", b"01235", b"\0\0\0\0\0", b"01\x0034567"] {
             assert_eq!(usable(torn, &good), None, "{torn:?}");
         }
+    }
+
+    #[test]
+    fn the_latest_note_counts_as_far_as_it_holds() {
+        let note = |content: &[u8]| {
+            let (length, sha256) = (content.len(), hex(&Sha256::digest(content)));
+            format!("[latest]\nlength = {length:<20}\nsha256 = '{sha256}'\n")
+        };
+        let safe = |content: &[u8], note: &str| text(&mark(content)) + note;
+        assert_eq!(usable(b"01234567", &safe(b"01234", &note(b"0123456"))), Some(7));
+        assert_eq!(usable(b"01234567", &safe(b"", &note(b"0123456"))), Some(7), "nothing is safe yet");
+        // What a power cut leaves: the note without its bytes, its bytes without all of the note, an older note.
+        for (part, latest) in [
+            (&b"01234"[..], note(b"0123456")),
+            (b"01234\0\0\0", note(b"0123456")),
+            (b"01234567", note(b"0123456").replace("length", "le\0gth")),
+            (b"01234567", note(b"0123456")[..30].to_owned()),
+            (b"01234567", note(b"012")),
+            (b"01234567", note(b"0123x56")),
+        ] {
+            assert_eq!(usable(part, &safe(b"01234", &latest)), Some(5), "{part:?} {latest}");
+        }
+        assert_eq!(usable(b"\x001234567", &safe(b"01234", &note(b"0123456"))), None, "a safe byte is gone");
+        assert_eq!(usable(b"01x34567", &safe(b"", &note(b"0123456"))), None);
     }
 
     #[test]

@@ -12,7 +12,6 @@ use crate::config::{Paths, VariantName};
 use crate::ops;
 use crate::report::{Progress, Report, Subject};
 use crate::request::FetchRequest;
-use crate::signals;
 use crate::size::ByteSize;
 
 /// The arguments.
@@ -37,9 +36,8 @@ impl Fetch {
 pub(super) fn fetch(args: Fetch, root: &Path, report: &Report, out: &mut dyn Write) -> anyhow::Result<()> {
     let Fetch { image, said: Said { image_type, checksum }, variant } = args;
     let request = FetchRequest::new(image, image_type, checksum, &variant, &Paths::below(root))?;
-    signals::make_file_size_limit_an_error().context("setting up signals")?;
     let progress = Arc::new(Progress::stderr(report));
-    let context = ops::Context::new(progress.report().clone());
+    let context = ops::Context::ended_by_signals(progress.report().clone())?;
     let fetched = ops::fetch(&request, &ops::Context { progress: Some(progress), ..context })?;
     let ops::Fetched { image_type, len, sha256, disk_size, .. } = fetched;
     let size = ByteSize(len);

@@ -4,7 +4,8 @@
 use super::client::Client;
 use super::error::HttpError;
 use super::request::Conditions;
-use super::response::Response;
+use super::response::{Content, Response};
+use super::rest::Rest;
 use super::retry::Attempts;
 use super::url::ImageUrl;
 use crate::report::Report;
@@ -25,13 +26,26 @@ impl Client {
             }
         }
     }
+
+    /// The `rest` of an image, of at most 1 MiB, asked for once; none where the server gives no parts, or has another
+    /// version by now.
+    pub fn get_end(&self, url: &ImageUrl, rest: &Rest, report: &Report) -> Result<Option<Vec<u8>>, HttpError> {
+        match self.attempts(url, report).get(&Conditions::default(), Some(rest))? {
+            Response::Content(content) if content.start == rest.from => all_of(*content, url).map(Some),
+            _ => Ok(None),
+        }
+    }
 }
 
 fn receive(attempts: &Attempts<'_>, url: &ImageUrl) -> Result<Vec<u8>, HttpError> {
-    let Response::Content(mut content) = attempts.get(&Conditions::default(), None)? else {
+    match attempts.get(&Conditions::default(), None)? {
+        Response::Content(content) => all_of(*content, url),
         // The client refuses a 304 that nobody asked for.
-        return Ok(Vec::new());
-    };
+        Response::NotModified => Ok(Vec::new()),
+    }
+}
+
+fn all_of(mut content: Content, url: &ImageUrl) -> Result<Vec<u8>, HttpError> {
     let mut all = Vec::new();
     let mut buffer = vec![0; 64 << 10];
     loop {

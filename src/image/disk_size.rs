@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::fields::Fields;
 use super::format::Compression;
-use super::xz_index;
+use super::xz_index::{self, Ends};
 use crate::size::ByteSize;
 
 /// The size in bytes of the disk in an image.
@@ -41,6 +41,22 @@ impl DiskSize {
             Compression::Xz => xz_index::unpacked_size(file, len).map_or(DiskSize::Unknown, DiskSize::Exact),
             Compression::Gzip => last_word(file, len).map_or(DiskSize::Unknown, DiskSize::Hint),
             Compression::Zstd | Compression::Bzip2 => Self::in_head(compression, head),
+        }
+    }
+
+    /// How much of an archive's beginning [`DiskSize::of_ends`] needs, in bytes.
+    pub const FIRST: usize = 12;
+
+    /// How much of its end is enough, in bytes: the index of an archive of thousands of blocks.
+    pub const LAST: u64 = 64 << 10;
+
+    /// What the beginning and the end of an archive of `len` bytes say together, where they say more than the beginning.
+    pub fn of_ends(compression: Compression, first: &[u8], last: &[u8], len: u64) -> Self {
+        match compression {
+            Compression::Xz => {
+                xz_index::unpacked_size(&Ends { first, last, len }, len).map_or(DiskSize::Unknown, DiskSize::Exact)
+            }
+            Compression::Gzip | Compression::Bzip2 | Compression::Zstd => DiskSize::Unknown,
         }
     }
 

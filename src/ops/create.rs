@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::Context;
 use super::confined::confined;
+use super::fetch::tell_what_is_left;
 use super::from_url::install_url;
 use super::install::{Installed, Job, install_checked};
 use super::run_hooks::run_hooks;
@@ -119,6 +120,9 @@ fn install_apart<'t>(
     context: &Context,
 ) -> anyhow::Result<(Installed<'t>, Option<File>)> {
     let seed_disk = request.seed.as_ref().map(|plan| seed_volume::own_disk(plan, request)).transpose()?.flatten();
+    if let ImageRef::Url(url) = &request.image {
+        tell_what_is_left(url, &request.cache, context);
+    }
     // Made here, as the confined process can't. Where that fails, it will say so if it needs it.
     let folder = Cache::open(&request.cache).ok().map(|cache| cache.dir().to_owned());
     let image = match &request.image {

@@ -1,23 +1,16 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! fetch: an image into the cache, checked as create would check it.
 
-use std::thread;
-use std::time::{Duration, SystemTime};
-
-use anyhow::anyhow;
-
 use super::Context;
-use super::remote::{Means, Remote};
+use super::along;
+use super::remote::Remote;
 use super::verify_image::Proof;
-use crate::cache::{CachedImage, Follow};
+use crate::cache::{Cache, CacheSettings, CachedImage, Growing};
 use crate::http::ImageUrl;
 use crate::image::disk_size::DiskSize;
 use crate::image::format::ImageType;
-use crate::image::source::ImageFile;
+use crate::image::source::{ImageFile, stream_contents};
 use crate::request::FetchRequest;
-
-/// How often it is looked how far a download is.
-const POLL: Duration = Duration::from_millis(100);
 
 /// An image that is in the cache.
 #[derive(Debug)]
@@ -37,6 +30,7 @@ pub struct Fetched {
 /// Gets the image, and holds it against all that create would hold it against.
 pub fn fetch(request: &FetchRequest, context: &Context) -> anyhow::Result<Fetched> {
     let FetchRequest { url, http, cache, checks, expected } = request;
+    tell_what_is_left(url, cache, context);
     let examine = |image: CachedImage, proof: &Proof| {
         let (hit, len, sha256) = (image.hit, image.len, image.sha256.clone());
         let image = ImageFile::cached(url, image);
@@ -48,28 +42,20 @@ pub fn fetch(request: &FetchRequest, context: &Context) -> anyhow::Result<Fetche
     let remote = Remote { url, http, cache, checks, context };
     remote.with_image(
         |means| {
-            let image = download(url, means, context)?;
+            // A wrong type shows in the first bytes.
+            let look = |growing: Growing<'_>| {
+                let length = growing.promise().length;
+                stream_contents(&url.to_string(), growing, length, *expected).map(drop).map_err(Into::into)
+            };
+            let image = along::download(url, means, context, look)?.image;
             Ok((image.id.clone(), examine(image, &means.proof)))
         },
         examine,
     )
 }
 
-/// Gets the image into the cache, and shows how far that is.
-pub(super) fn download(url: &ImageUrl, means: &Means, context: &Context) -> anyhow::Result<CachedImage> {
-    let Context { report, progress, .. } = context;
-    let now = SystemTime::now();
-    let Some(progress) = progress else { return Ok(means.cache.fetch(url, &means.client, now, report)?) };
-    let follow = Follow::default();
-    let fetched = thread::scope(|scope| {
-        let fetching = scope.spawn(|| means.cache.fetch_followed(url, &means.client, now, report, &follow));
-        while !fetching.is_finished() {
-            let (received, promised) = follow.progress();
-            progress.update(received, promised);
-            thread::sleep(POLL);
-        }
-        fetching.join().map_err(|_panic| anyhow!("the downloading thread died"))
-    });
-    progress.finish();
-    Ok(fetched??)
+/// Has a signal say what it leaves of the image.
+pub(super) fn tell_what_is_left(url: &ImageUrl, cache: &CacheSettings, context: &Context) {
+    let (url, cache) = (url.clone(), cache.clone());
+    context.last_words.set(move || Cache::existing(&cache).ok()??.left_of(&url));
 }

@@ -1,26 +1,28 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! An image from its URL onto the disk: from the cache, or in one pass with its first download.
 
-use std::thread;
-use std::time::{Instant, SystemTime};
+use std::io::{self, Cursor, Read};
+use std::time::Instant;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use serde_json::json;
 
-use super::fetch::download;
+use super::Context;
+use super::along::{self, Along};
 use super::install::{Copied, Installed, Job, copy, install_checked};
 use super::remote::{Means, Remote, Used};
 use super::summary::seconds;
-use crate::cache::Follow;
-use crate::http::ImageUrl;
-use crate::image::format::Format;
-use crate::image::source::{ImageFile, stream_contents};
+use crate::cache::{Growing, Promise};
+use crate::http::{ImageUrl, Rest};
+use crate::image::disk_size::DiskSize;
+use crate::image::format::{Compression, Format};
+use crate::image::source::{Body, Contents, ImageFile, stream_contents};
 use crate::request::CreateRequest;
 use crate::write;
 
 /// What became of reading along with a download.
 enum Followed<'j> {
-    /// There was nothing to read along with, or it needs a whole file.
+    /// It needs a whole file.
     NotInstalled,
     /// All of the image is on the disk, which can't boot yet.
     Copied(Copied<'j>),
@@ -44,7 +46,9 @@ pub(super) fn install_url<'j>(url: &ImageUrl, job: &Job<'j>) -> anyhow::Result<(
 
 fn fetch_first<'j>(url: &ImageUrl, means: &Means, job: &Job<'j>) -> anyhow::Result<Used<(ImageFile, Installed<'j>)>> {
     let started = Instant::now();
-    let image = download(url, means, job.context)?;
+    // What the first bytes tell need not wait for the rest.
+    let look = |growing: Growing<'_>| contents_along(url, growing, means, job).map(drop);
+    let image = along::download(url, means, job.context, look)?.image;
     let took = started.elapsed();
     let fields = json!({ "seconds": took.as_secs_f64() });
     job.context.report.event("fetched", fields, format_args!("the image is at hand after {}", seconds(took)));
@@ -54,60 +58,89 @@ fn fetch_first<'j>(url: &ImageUrl, means: &Means, job: &Job<'j>) -> anyhow::Resu
 }
 
 fn fetch_along<'j>(url: &ImageUrl, means: &Means, job: &Job<'j>) -> anyhow::Result<Used<(ImageFile, Installed<'j>)>> {
-    let follow = Follow::default();
-    let (now, report) = (SystemTime::now(), &job.context.report);
-    let (fetched, followed) = thread::scope(|scope| {
-        let following = scope.spawn(|| install_along(url, &follow, job));
-        let fetched = means.cache.fetch_followed(url, &means.client, now, report, &follow);
-        let died = |_panic| Err(anyhow!("the installing thread died"));
-        (fetched, following.join().unwrap_or_else(died))
-    });
-    let image = match (fetched, &followed) {
-        // The reader gave up, and says why.
-        (Err(_), Err(_)) if follow.abandoned() => return followed.and(Err(anyhow!("the reader gave up"))),
-        // The download failed; the reader only saw it end.
-        (Err(error), _) => return Err(error.into()),
-        (Ok(image), _) => image,
-    };
+    let Along { image, read, lost } =
+        along::download(url, means, job.context, |growing| copy_along(url, growing, means, job))?;
     let (id, hit, image) = (image.id.clone(), image.hit, ImageFile::cached(url, image));
-    let outcome = match followed {
-        Ok(Followed::Copied(copied)) if !hit => {
+    let outcome = match read {
+        Ok(Some(Followed::Copied(copied))) if !hit => {
             let checked = means.proof.check(&image, job.context).map_err(anyhow::Error::new);
             checked.and_then(|()| copied.finish().with_context(|| format!("installing image {url}")))
         }
         // A wrong image is the better reason for whatever came of it.
-        Err(error) if !follow.lost() => means.proof.check(&image, job.context).map_err(Into::into).and(Err(error)),
+        Err(error) if !lost => means.proof.check(&image, job.context).map_err(Into::into).and(Err(error)),
         // The download failed once, and what was read of it may be another image's; or there was none.
         _ => install_checked(&image, &means.proof, job),
     };
     Ok((id, outcome.map(|installed| (image, installed.with_cache(hit)))))
 }
 
-/// Reads along with the download and copies the image; what stops that ends the download too, unless it was the
-/// download itself that began again.
-fn install_along<'j>(url: &ImageUrl, follow: &Follow, job: &Job<'j>) -> anyhow::Result<Followed<'j>> {
-    let followed = copy_along(url, follow, job);
-    if followed.is_err() && !follow.lost() {
-        follow.abandon();
+fn copy_along<'j>(url: &ImageUrl, growing: Growing<'_>, means: &Means, job: &Job<'j>) -> anyhow::Result<Followed<'j>> {
+    let contents = contents_along(url, growing, means, job)?;
+    // qemu-img has to seek in the file that is being downloaded.
+    if contents.image_type.format != Format::Raw && contents.image_type.compression.is_none() {
+        return Ok(Followed::NotInstalled);
     }
-    followed
+    copy(contents, job).map(Followed::Copied).with_context(|| format!("installing image {url}"))
 }
 
-fn copy_along<'j>(url: &ImageUrl, follow: &Follow, job: &Job<'j>) -> anyhow::Result<Followed<'j>> {
-    let Some(growing) = follow.reader().context("reading along with the download")? else {
-        return Ok(Followed::NotInstalled);
-    };
-    let length = growing.length();
-    let contents = stream_contents(&url.to_string(), growing, length, job.request.expected)?;
-    // qemu-img has to seek in the file that is being downloaded.
-    let copied = if contents.image_type.format != Format::Raw && contents.image_type.compression.is_none() {
-        // But there is no need to wait for one that is too large.
-        let size = contents.body.disk_size().least();
-        size.map_or(Ok(()), |size| write::check_fits(size, job.target))
-            .map(|()| Followed::NotInstalled)
-            .map_err(Into::into)
-    } else {
-        copy(contents, job).map(Followed::Copied)
-    };
-    copied.with_context(|| format!("installing image {url}"))
+/// What the image is that is being downloaded; an error where it already shows that it is too large.
+fn contents_along<'g>(
+    url: &ImageUrl,
+    mut growing: Growing<'g>,
+    means: &Means,
+    job: &Job<'_>,
+) -> anyhow::Result<Contents<'g>> {
+    let promise = growing.promise().clone();
+    let mut first = [0; DiskSize::FIRST];
+    let read = read_first(&mut growing, &mut first);
+    let count = read.with_context(|| format!("reading image {url}"))?;
+    let bytes = Cursor::new(first).take(count as u64).chain(growing);
+    let mut contents = stream_contents(&url.to_string(), bytes, promise.length, job.request.expected)?;
+    if let (Some(compression), Body::RawStream(_, size @ DiskSize::Unknown)) =
+        (contents.image_type.compression, &mut contents.body)
+    {
+        *size = size_at_the_end(url, compression, &first, &promise, (means, job.context));
+    }
+    let size = contents.body.disk_size().least();
+    size.map_or(Ok(()), |size| write::check_fits(size, job.target))
+        .with_context(|| format!("installing image {url}"))?;
+    Ok(contents)
+}
+
+/// As many bytes as there are, and fit.
+fn read_first(growing: &mut Growing<'_>, first: &mut [u8]) -> io::Result<usize> {
+    let mut count = 0;
+    while count < first.len() {
+        match growing.read(&mut first[count..])? {
+            0 => break,
+            some => count += some,
+        }
+    }
+    Ok(count)
+}
+
+/// The size of the disk in an archive, asked of its end, where the server gives that: nothing depends on it but how soon
+/// a disk that is too small is found.
+fn size_at_the_end(
+    url: &ImageUrl,
+    compression: Compression,
+    first: &[u8],
+    promise: &Promise,
+    (means, context): (&Means, &Context),
+) -> DiskSize {
+    let Promise { length: Some(total), validator: Some(validator) } = promise else { return DiskSize::Unknown };
+    let from = total.saturating_sub(DiskSize::LAST);
+    // A short archive is here as soon as its end.
+    if compression != Compression::Xz || from == 0 {
+        return DiskSize::Unknown;
+    }
+    let rest = Rest { from, total: Some(*total), validator: validator.clone() };
+    match means.client.get_end(url, &rest, &context.report) {
+        Ok(Some(last)) => DiskSize::of_ends(compression, first, &last, *total),
+        Ok(None) => DiskSize::Unknown,
+        Err(error) => {
+            context.report.debug(format_args!("the end of the image is not to be had in advance: {error}"));
+            DiskSize::Unknown
+        }
+    }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! What the OS scripts do, each as one flow through the modules below.
 
+mod along;
 mod cleanup;
 mod confined;
 mod create;
@@ -40,7 +41,7 @@ use anyhow::Context as _;
 
 use crate::process::Children;
 use crate::report::{Progress, Report};
-use crate::signals::{self, LastAct};
+use crate::signals::{self, LastAct, LastWords};
 
 /// What every operation works with.
 #[derive(Clone)]
@@ -51,6 +52,8 @@ pub struct Context {
     pub children: Children,
     /// What a signal still has to do before it ends the run.
     pub last_act: LastAct,
+    /// What a signal still has to say before it ends the run.
+    pub last_words: LastWords,
     /// When the run began.
     pub began: SystemTime,
     /// Where it is shown how far a download is, if anybody is there to look.
@@ -60,8 +63,8 @@ pub struct Context {
 impl Context {
     /// For an operation that no signal has to wait for.
     pub fn new(report: Report) -> Self {
-        let (children, last_act) = (Children::default(), LastAct::default());
-        Context { report, children, last_act, began: SystemTime::now(), progress: None }
+        let (children, last_act, last_words) = (Children::default(), LastAct::default(), LastWords::default());
+        Context { report, children, last_act, last_words, began: SystemTime::now(), progress: None }
     }
 
     /// For an operation that ends on a signal, and the process with it, as [`signals::end_on_signal`] says. Call it before
@@ -71,8 +74,8 @@ impl Context {
     /// The system's, where signals can't be blocked.
     pub fn ended_by_signals(report: Report) -> anyhow::Result<Self> {
         let context = Context::new(report);
-        let Context { children, last_act, report, .. } = context.clone();
-        signals::end_on_signal(children, last_act, report).context("setting up signals")?;
+        let Context { children, last_act, last_words, report, .. } = context.clone();
+        signals::end_on_signal(children, last_act, last_words, report).context("setting up signals")?;
         Ok(context)
     }
 }

@@ -24,6 +24,7 @@ mod http;
 mod image_names;
 mod inspect;
 mod install;
+mod interrupted;
 mod json_log;
 mod kill_matrix;
 mod links;
