@@ -12,7 +12,9 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 
 use crate::cache::CacheSettings;
-use crate::config::{self, HookPhase, ImageAlias, Paths, Settings, VariantName, VariantNameError};
+use crate::config::{
+    self, ConfigError, HookPhase, ImageAlias, Paths, Settings, VariantName, VariantNameError, Variants,
+};
 use crate::env::{EnvError, Environment, Nic, OsParams};
 use crate::http::{HttpSettings, ImageUrl};
 use crate::image::format::{Formats, ImageType};
@@ -114,22 +116,26 @@ impl CreateRequest {
 }
 
 impl HookPlan {
-    /// None for an OS without a variant.
+    /// None for an OS without a variant. What there is no variant for is no reason to do nothing else.
     fn of_variant(
         env: &Environment,
         paths: &Paths,
-        variant: &str,
+        variant: Option<VariantName>,
         phase: HookPhase,
-    ) -> Result<Option<Self>, VariantNameError> {
-        match variant {
-            "" => Ok(None),
-            variant => Ok(Some(HookPlan::new(env, paths, &VariantName::parse(variant)?, phase))),
-        }
+    ) -> Result<Option<Self>, ConfigError> {
+        let Some(variant) = variant else { return Ok(None) };
+        Variants::of(paths)?.check(&variant, paths)?;
+        Ok(Some(HookPlan::new(env, paths, &variant, phase)))
     }
 
     fn new(env: &Environment, paths: &Paths, variant: &VariantName, phase: HookPhase) -> Self {
         HookPlan { folder: paths.hooks_dir(variant, phase), phase: phase.name(), environment: env.to_vec() }
     }
+}
+
+/// None for an OS without a variant.
+fn variant_of(name: &str) -> Result<Option<VariantName>, VariantNameError> {
+    if name.is_empty() { Ok(None) } else { VariantName::parse(name).map(Some) }
 }
 
 /// Where and how long images are kept.
@@ -166,6 +172,7 @@ impl NamedImage {
         image.as_ref().map_or(Ok(()), |image| check_allowed(image, settings))?;
         let checks = NamedChecks::new(params, settings)?;
         image.as_ref().map_or(Ok(()), |image| checks.satisfy_policy(image, settings))?;
+        checks.can_be_made(image.as_ref(), settings)?;
         let expected = Expected {
             image_type: image_type.flatten(),
             allow_unknown: settings.allow_unknown_content,
@@ -251,7 +258,9 @@ impl FetchRequest {
         let settings = config::load(paths, variant)?;
         let params = OsParams { image: Some(image), image_type, image_checksum, ..OsParams::default() };
         let named = NamedImage::new(&params, &settings)?;
-        let Some(ImageRef::Url(url)) = named.image else { bail!("only images from an http or https URL are fetched") };
+        let Some(ImageRef::Url(url)) = named.image else {
+            bail!("only images from an http or https URL are fetched (simpleimage inspect looks at a file)")
+        };
         Ok(FetchRequest {
             url,
             expected: named.expected,
@@ -269,8 +278,8 @@ pub fn variant_cache(variant: &VariantName, paths: &Paths) -> anyhow::Result<Cac
 
 /// How images are kept in each of the cache folders that any variant has.
 pub fn all_caches(paths: &Paths) -> anyhow::Result<Vec<CacheSettings>> {
-    let variants = paths.variants().with_context(|| format!("reading {}", paths.config_dir.display()))?;
-    let mut caches = variants.iter().map(|variant| variant_cache(variant, paths)).collect::<Result<Vec<_>, _>>()?;
+    let variants = Variants::of(paths)?;
+    let mut caches = variants.all().map(|variant| variant_cache(variant, paths)).collect::<Result<Vec<_>, _>>()?;
     caches.sort_by(|a, b| a.dir.cmp(&b.dir));
     caches.dedup_by(|a, b| a.dir == b.dir);
     Ok(caches)
@@ -300,14 +309,15 @@ pub struct ImportRequest {
     pub identity: Result<Identity, IdentityError>,
     /// Its NICs, likewise.
     pub nics: Result<Vec<Nic>, EnvError>,
-    /// The hooks after that; none for an OS without a variant. A broken name of one only keeps hooks from running.
-    pub hooks: Result<Option<HookPlan>, VariantNameError>,
+    /// The hooks after that; none for an OS without a variant. A wrong name of one only keeps hooks from running.
+    pub hooks: anyhow::Result<Option<HookPlan>>,
 }
 
 impl ImportRequest {
     /// From Ganeti's variables. Of the variant only the name is looked at: hooks are found by it.
     pub fn new(env: &Environment, paths: &Paths) -> anyhow::Result<Self> {
-        let hooks = HookPlan::of_variant(env, paths, &env.core()?.variant, HookPhase::Import);
+        let plan = |variant| Ok(HookPlan::of_variant(env, paths, variant, HookPhase::Import)?);
+        let hooks = variant_of(&env.core()?.variant).map_err(Into::into).and_then(plan);
         let (name, uuid) = (env.instance_name().unwrap_or_default(), env.instance_uuid().unwrap_or_default());
         let (identity, nics) = (Identity::new(name, uuid), env.nics());
         Ok(ImportRequest { identity, nics, hooks })
@@ -323,14 +333,15 @@ pub struct RenameRequest {
     pub seed_disk: Result<Option<PathBuf>, EnvError>,
     /// Who the instance is now: of interest to its seed only.
     pub identity: Result<Identity, IdentityError>,
-    /// The hooks of the rename; none for an OS without a variant.
-    pub hooks: Option<HookPlan>,
+    /// The hooks of the rename; none for an OS without a variant. That there is no such variant only keeps them from
+    /// running.
+    pub hooks: Result<Option<HookPlan>, ConfigError>,
 }
 
 impl RenameRequest {
     /// From Ganeti's variables. The variant needs no config, but hooks are found by its name.
     pub fn new(env: &Environment, paths: &Paths) -> anyhow::Result<Self> {
-        let hooks = HookPlan::of_variant(env, paths, &env.core()?.variant, HookPhase::Rename)?;
+        let hooks = HookPlan::of_variant(env, paths, variant_of(&env.core()?.variant)?, HookPhase::Rename);
         let identity = Identity::new(env.instance_name()?, env.instance_uuid().unwrap_or_default());
         Ok(RenameRequest { disk: env.first_disk(), seed_disk: env.other_disk(SEED_DISK), identity, hooks })
     }

@@ -65,11 +65,7 @@ impl Signature {
     /// A signature called `name` in messages, with the bytes `content`, to be checked with the keys in `keyring`, which
     /// was opened at `keyring_path`.
     pub fn new(name: String, content: &[u8], keyring: File, keyring_path: &Path) -> Result<Self, SignatureError> {
-        let unreadable = |source| SignatureError::Keyring { path: keyring_path.to_owned(), source };
-        let mut head = [0; ARMOUR.len()];
-        if keyring.read_at(&mut head, 0).map_err(unreadable)? == ARMOUR.len() && head == ARMOUR {
-            return Err(SignatureError::Armoured(keyring_path.to_owned()));
-        }
+        check_keyring(&keyring, keyring_path)?;
         match memory(content) {
             Ok(file) => Ok(Signature { name, file, keyring }),
             Err(err) => Err(SignatureError::Gpgv { signature: name, reason: err.to_string() }),
@@ -129,6 +125,14 @@ impl Signature {
     fn failed(&self, reason: String) -> SignatureError {
         SignatureError::Gpgv { signature: self.name.clone(), reason }
     }
+}
+
+/// An error unless gpgv can read the keyring that was opened at `path`.
+pub fn check_keyring(keyring: &File, path: &Path) -> Result<(), SignatureError> {
+    let unreadable = |source| SignatureError::Keyring { path: path.to_owned(), source };
+    let mut head = [0; ARMOUR.len()];
+    let armoured = keyring.read_at(&mut head, 0).map_err(unreadable)? == ARMOUR.len() && head == ARMOUR;
+    if armoured { Err(SignatureError::Armoured(path.to_owned())) } else { Ok(()) }
 }
 
 /// A file in memory.

@@ -12,7 +12,9 @@ use crate::cache::Cache;
 use crate::config::{self, HookPhase, Settings, VariantName};
 use crate::env::Environment;
 use crate::hooks;
+use crate::http::Client;
 use crate::request;
+use crate::signature;
 use crate::size::ByteSize;
 
 /// Less free space than this is worth a warning, in bytes: most images do not fit.
@@ -76,25 +78,21 @@ pub(super) fn check_offered(node: &Node<'_>, offered: &[VariantName], checkup: &
 
 /// The files that the settings name.
 fn files(node: &Node<'_>, variant: &VariantName, settings: &Settings, checkup: &mut Checkup) {
-    let http = &settings.http;
-    let named = [
-        ("ca_file", &http.ca_file),
-        ("client_cert", &http.client_cert),
-        ("client_key", &http.client_key),
-        ("netrc_file", &http.netrc_file),
-    ];
-    for (key, path) in named.into_iter().filter_map(|(key, path)| Some((key, path.as_ref()?))) {
-        if let Err(err) = fs::File::open(path) {
-            let problem = format!("http.{key} of variant {variant} names it, but it can't be read: {err}");
-            checkup.error(path.display(), problem, "put the file there, or mend the setting");
-        }
+    // It reads the certificates, the key and the netrc file as a download would.
+    if let Err(err) = Client::new(&settings.http) {
+        let hint = "mend the file, or the setting in [http] of its config.toml";
+        checkup.error(format!("variant {variant}"), err.to_string(), hint);
     }
     let named_signature = settings.images.values().any(|image| image.signature.is_some());
     if settings.require_signature || settings.image_signature.is_some() || named_signature {
         let keyring = settings.keyring.clone().unwrap_or_else(|| node.paths.keyring(variant));
         let hint = "gpg --export KEY writes one";
         match config::open_trusted(&keyring) {
-            Ok(Some(_)) => {}
+            Ok(Some(file)) => {
+                if let Err(err) = signature::check_keyring(&file, &keyring) {
+                    checkup.error(keyring.display(), err.to_string(), hint);
+                }
+            }
             Ok(None) => checkup.error(keyring.display(), format!("variant {variant} needs this keyring"), hint),
             Err(err) => checkup.error(keyring.display(), err.to_string(), hint),
         }

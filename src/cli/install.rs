@@ -6,11 +6,12 @@ use std::fs;
 use std::path::{Path, PathBuf, absolute};
 use std::sync::Arc;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 
 use super::Said;
 use crate::config::{Paths, VariantName};
 use crate::env::{API_VERSION, Environment};
+use crate::image::reference::RefError;
 use crate::ops;
 use crate::report::{Progress, Report, Subject};
 use crate::request::CreateCall;
@@ -52,13 +53,19 @@ impl Install {
 
 /// Installs the image. What is on the disk stays until the image is at hand and has passed every check.
 pub(super) fn install(args: Install, root: &Path, report: &Report, caller: &Environment) -> anyhow::Result<()> {
-    let no_hooks = args.no_hooks;
+    let (no_hooks, image) = (args.no_hooks, args.image.clone());
     let (environment, paths) = (environment(args, caller)?, Paths::below(root));
     let call = CreateCall::new(&environment, &paths)?;
     let call = if no_hooks { call.without_hooks() } else { call };
     let progress = Arc::new(Progress::stderr(report));
     let context = ops::Context::ended_by_signals(progress.report().clone())?;
-    ops::create(&call, &ops::Context { progress: Some(progress), ..context })
+    let created = ops::create(&call, &ops::Context { progress: Some(progress), ..context });
+    created.map_err(|err| match err.downcast_ref() {
+        Some(RefError::UnknownName { .. }) if Path::new(&image).exists() => {
+            anyhow!("there is no image {image} in config.toml (write ./{image} for the file in this folder)")
+        }
+        _ => err,
+    })
 }
 
 /// The variables that Ganeti would give to a create of an instance that was installed before. Of the caller's own only

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! `simpleimage variants`: which there are, and what holds for one.
 
-use std::collections::BTreeSet;
 use std::fs;
-use std::io::{ErrorKind, Write};
+use std::io::Write;
 use std::path::Path;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use clap::Subcommand;
 use serde::Serialize;
 
@@ -78,16 +77,13 @@ pub(super) fn variants(args: &Variants, root: &Path, out: &mut dyn Write) -> any
 /// In the order of their names.
 fn known(paths: &Paths) -> anyhow::Result<Vec<Known>> {
     let list = paths.variants_list();
-    let text = match fs::read_to_string(&list) {
-        Err(err) if err.kind() == ErrorKind::NotFound => String::new(),
-        text => text.with_context(|| format!("reading {}", list.display()))?,
-    };
-    let offered = VariantName::in_list(&text).collect::<Result<BTreeSet<_>, _>>();
-    let offered = offered.with_context(|| format!("reading {}", list.display()))?;
-    let folders = paths.variants().with_context(|| format!("reading {}", paths.config_dir.display()))?;
-    // `default` is one of them even without a folder.
-    let configured: BTreeSet<_> = folders.into_iter().filter(|name| paths.variant_dir(name).is_dir()).collect();
-    let known = offered.union(&configured).map(|name| Known {
+    let text = fs::read_to_string(&list).unwrap_or_default();
+    // Elsewhere such a line is only passed over: here it is looked at.
+    VariantName::in_list(&text)
+        .try_for_each(|name| name.map(drop))
+        .with_context(|| format!("reading {}", list.display()))?;
+    let config::Variants { offered, configured } = &config::Variants::of(paths)?;
+    let known = offered.union(configured).map(|name| Known {
         name: name.to_string(),
         offered: offered.contains(name),
         configured: configured.contains(name),
@@ -96,12 +92,6 @@ fn known(paths: &Paths) -> anyhow::Result<Vec<Known>> {
 }
 
 fn settings(paths: &Paths, variant: &VariantName) -> anyhow::Result<Vec<Setting>> {
-    // Another name would get the site's settings, which may hide that it is mistyped.
-    let known = known(paths)?.iter().any(|known| known.name == variant.as_str());
-    // `default` needs neither a folder nor a list.
-    if !known && !paths.variants()?.contains(variant) {
-        bail!("there is no variant {variant} (simpleimage variants list shows those that there are)");
-    }
     let layers = config::layers(paths, variant)?;
     let settings = config::resolve(paths, &layers);
     let shown = config::shown(&settings, paths, variant).into_iter().map(|(key, value)| {

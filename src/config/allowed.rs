@@ -21,7 +21,10 @@ pub enum ImagePlace {
 /// Reads one entry of `allowed_images`.
 pub(super) fn place(text: &str) -> Checked<ImagePlace> {
     if !text.starts_with('/') {
-        let url = text.contains("://").then(|| UrlPrefix::parse(text)).ok_or("not a URL or an absolute path")?;
+        let url = text
+            .contains("://")
+            .then(|| UrlPrefix::parse(text))
+            .ok_or("not a URL or an absolute path (begin it with /)")?;
         return url.map(ImagePlace::Url);
     }
     let path = values::absolute_path(text)?;
@@ -60,9 +63,9 @@ mod tests {
         assert_eq!(place("/srv/images/"), Ok(ImagePlace::Path("/srv/images".into())));
         assert_eq!(place("https://h/x"), Ok(ImagePlace::Url(UrlPrefix::parse("https://h/x").unwrap())));
         for (text, reason) in [
-            ("", "not a URL or an absolute path"),
-            ("srv/images", "not a URL or an absolute path"),
-            ("images.example.com", "not a URL or an absolute path"),
+            ("", "not a URL or an absolute path (begin it with /)"),
+            ("srv/images", "not a URL or an absolute path (begin it with /)"),
+            ("images.example.com", "not a URL or an absolute path (begin it with /)"),
             ("ftp://h/x", "not an http or https URL"),
             ("https://joe:s3cret@h/", "a user or password has no meaning here"),
             ("/srv/../etc", "a path must not have '..' in it"),

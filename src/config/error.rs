@@ -4,6 +4,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use super::VariantName;
+
 /// What is wrong in the text of a config file. Displays as `LINE:COLUMN: MESSAGE`, one line without values of secrets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParseError {
@@ -64,6 +66,16 @@ pub enum ConfigError {
         /// Who could write it, and how to mend that.
         problem: String,
     },
+    /// A variant that nobody has set up.
+    #[error("there is no variant {variant}, neither a folder in {} nor a line in variants.list there{}", dir.display(), way_out(nearest.as_ref()))]
+    UnknownVariant {
+        /// What was asked for.
+        variant: VariantName,
+        /// Where variants are.
+        dir: PathBuf,
+        /// What may be meant.
+        nearest: Option<VariantName>,
+    },
     /// A variant with two configurations.
     #[error("{} has both config.toml and config: move the settings to config.toml and remove config", dir.display())]
     Both {
@@ -78,6 +90,13 @@ pub enum ConfigError {
         /// What is wrong in it, and where.
         error: ParseError,
     },
+}
+
+fn way_out(nearest: Option<&VariantName>) -> String {
+    match nearest {
+        Some(nearest) => format!(" (the nearest is {nearest}; simpleimage variants list shows all)"),
+        None => " (there is none at all)".to_owned(),
+    }
 }
 
 #[cfg(test)]

@@ -46,9 +46,9 @@ impl TryFrom<Raw> for ImageAlias {
     fn try_from(raw: Raw) -> Checked<Self> {
         let image = match (raw.url, raw.path) {
             (Some(url), None) => checked_url(url)?,
-            (None, Some(path)) => {
-                values::absolute_path(&path).map(|_path| path).map_err(|_err| "path: must be an absolute path")?
-            }
+            (None, Some(path)) => values::absolute_path(&path)
+                .map(|_path| path)
+                .map_err(|_err| "path: must be an absolute path (begin it with /)")?,
             _ => return Err("give it a url or a path, one of the two"),
         };
         Ok(ImageAlias {
@@ -77,7 +77,7 @@ fn checked_checksum(checksum: String) -> Checked<String> {
 }
 
 fn checked_signature(signature: String) -> Checked<String> {
-    let wrong = "signature: neither an absolute path nor an http or https URL, nor none";
+    let wrong = "signature: neither an absolute path (begin it with /) nor an http or https URL, nor none";
     if signature == "none" || ImageRef::parse(&signature).is_ok() { Ok(signature) } else { Err(wrong) }
 }
 
@@ -128,7 +128,10 @@ mod tests {
             ("[images.a]\npath = 's3cret'\n", "path: must be an absolute path"),
             ("[images.a]\npath = '/a'\ntype = 's3cret'\n", "type: not an image type (there are auto, "),
             ("[images.a]\npath = '/a'\nchecksum = 's3cret'\n", sums),
-            ("[images.a]\npath = '/a'\nsignature = 's3cret'\n", "signature: neither an absolute path nor"),
+            (
+                "[images.a]\npath = '/a'\nsignature = 's3cret'\n",
+                "signature: neither an absolute path (begin it with /) nor",
+            ),
         ] {
             let message = message(text);
             assert!(message.starts_with(&format!("1:1: images.a: {expected}")), "{message}");

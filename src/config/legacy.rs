@@ -98,7 +98,7 @@ mod tests {
         assert_eq!(parse_legacy("# nothing\n"), Ok(PartialSettings::default()));
         assert_eq!(parse_legacy("CUSTOM_CURL_OPTS=\n"), Ok(PartialSettings::default()));
         assert_eq!(parse_legacy("PROXY=\n").unwrap().http.proxy.unwrap().0, "");
-        assert_eq!(message("IMAGE_STORAGE="), "1:1: IMAGE_STORAGE: must be an absolute path");
+        assert_eq!(message("IMAGE_STORAGE="), "1:1: IMAGE_STORAGE: must be an absolute path (begin it with /)");
         assert_eq!(message("DOWNLOAD_CACHE_MAX_DAYS="), "1:1: DOWNLOAD_CACHE_MAX_DAYS: must be a whole number of days");
     }
 
@@ -125,7 +125,7 @@ mod tests {
         for (text, expected) in [
             ("\n  TLS_VERIFY=s3cret", format!("2:3: unknown key TLS_VERIFY {allowed}")),
             ("export proxy=s3cret", format!("1:8: unknown key proxy {allowed}")),
-            ("IMAGE_STORAGE=s3cret", "1:1: IMAGE_STORAGE: must be an absolute path".to_owned()),
+            ("IMAGE_STORAGE=s3cret", "1:1: IMAGE_STORAGE: must be an absolute path (begin it with /)".to_owned()),
             ("DOWNLOAD_CACHE_MAX_DAYS=+1", "1:1: DOWNLOAD_CACHE_MAX_DAYS: must be a whole number of days".to_owned()),
             ("DOWNLOAD_CACHE_MAX_DAYS=40000", "1:1: DOWNLOAD_CACHE_MAX_DAYS: at most 36500 days".to_owned()),
             (

@@ -3,7 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{ConfigError, ParseError, PartialSettings, Paths, Settings, VariantName, file, parse_legacy, parse_toml};
+use super::{
+    ConfigError, ParseError, PartialSettings, Paths, Settings, VariantName, Variants, file, parse_legacy, parse_toml,
+};
 use crate::report::LogFormat;
 
 /// The typed format, for the site and for a variant.
@@ -35,11 +37,12 @@ pub fn resolve(paths: &Paths, layers: &[Layer]) -> Settings {
 }
 
 /// The config files that are there, the weakest first: the site's `config.toml`, then `config.toml` or the
-/// predecessor's `config` of `variant`, whose folder need not exist.
+/// predecessor's `config` of `variant`, whose folder need not exist where it is listed in `variants.list`.
 ///
 /// # Errors
-/// [`ConfigError`] for a file that is unreadable, writable by others or wrong, and for a variant that has both formats.
+/// [`ConfigError`] for a variant that there is not, a file that is unreadable, writable by others or wrong, and for a variant that has both formats.
 pub fn layers(paths: &Paths, variant: &VariantName) -> Result<Vec<Layer>, ConfigError> {
+    Variants::of(paths)?.check(variant, paths)?;
     let dir = paths.variant_dir(variant);
     let site = layer(&paths.config_dir.join(TOML), parse_toml)?;
     let (typed, legacy) = (dir.join(TOML), dir.join(LEGACY));

@@ -11,6 +11,7 @@ mod file;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod images;
+mod known;
 mod legacy;
 mod load;
 mod partial;
@@ -27,6 +28,7 @@ pub use allowed::{ImagePlace, instance_storage};
 pub use error::{ConfigError, ParseError};
 pub use file::{open_below, open_trusted};
 pub use images::{ImageAlias, Images};
+pub use known::Variants;
 pub use legacy::parse_legacy;
 pub use load::{Layer, layers, load, log_format, resolve, source_of};
 pub use partial::{PartialCache, PartialHttp, PartialSettings};

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! Where the provider's files are.
 
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use super::VariantName;
@@ -65,23 +63,6 @@ impl Paths {
             cache_dir: root.join("var/cache/ganeti-instance-simpleimage"),
             file_storage_paths: root.join("etc/ganeti/file-storage-paths"),
         }
-    }
-
-    /// The variants that have a folder; `default` in any case, which needs none.
-    pub fn variants(&self) -> io::Result<Vec<VariantName>> {
-        let mut names = vec!["default".to_owned()];
-        match fs::read_dir(&self.config_dir) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            entries => {
-                for entry in entries? {
-                    let entry = entry?;
-                    names.extend(entry.path().is_dir().then(|| entry.file_name().into_string().ok()).flatten());
-                }
-            }
-        }
-        names.sort();
-        names.dedup();
-        Ok(names.iter().filter_map(|name| VariantName::parse(name).ok()).collect())
     }
 
     /// The list of the variants that Ganeti offers.

@@ -91,9 +91,12 @@ pub(super) fn wipe(what: &str) -> Checked<Wipe> {
     }
 }
 
+/// What is said of a relative path. It never repeats one: in a wrong place may stand a password.
+pub(super) const ABSOLUTE: &str = "must be an absolute path (begin it with /)";
+
 /// An absolute path.
 pub(super) fn absolute_path(path: &str) -> Checked<PathBuf> {
-    if path.starts_with('/') { text(path).map(PathBuf::from) } else { Err("must be an absolute path") }
+    if path.starts_with('/') { text(path).map(PathBuf::from) } else { Err(ABSOLUTE) }
 }
 
 /// A path as above, or empty for none.

@@ -13,9 +13,6 @@ use crate::http::{ImageUrl, UrlError};
 /// An image is hashed in pieces of this many bytes.
 const BUFFER_LEN: usize = 1 << 20;
 
-/// How many hex digits of a digest a message shows: enough to find it in a SUMS file.
-const SHOWN_DIGITS: usize = 16;
-
 /// A hash function. MD5 and SHA-1 are not offered: collisions can be made for both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Algorithm {
@@ -25,7 +22,7 @@ pub enum Algorithm {
     Sha512,
 }
 
-/// The hash of a file. Displays as `sha256:` and its first digits.
+/// The hash of a file. Displays as an `image_checksum` parameter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Digest {
     algorithm: Algorithm,
@@ -104,7 +101,7 @@ impl Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}...", self.algorithm, &self.hex[..SHOWN_DIGITS])
+        write!(f, "{}:{}", self.algorithm, self.hex)
     }
 }
 

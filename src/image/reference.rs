@@ -24,10 +24,13 @@ pub enum RefError {
     )]
     Missing,
     /// A path that is not absolute, or something else.
-    #[error("image '{0}' is neither an absolute path nor an http or https URL")]
+    #[error("image '{}' is neither an absolute path nor an http or https URL (write it as {})", .0, whole_path(.0))]
     Neither(String),
     /// It could be a name of the administrator's, but is none.
-    #[error("image '{name}' is neither an absolute path nor an http or https URL, nor a name in config.toml ({known})")]
+    #[error(
+        "image '{name}' is neither an absolute path nor an http or https URL, nor a name in config.toml ({known}; a file is written as {})",
+        whole_path(name)
+    )]
     UnknownName {
         /// The name.
         name: String,
@@ -37,6 +40,12 @@ pub enum RefError {
     /// A URL that can't be used.
     #[error("the image's URL can't be used")]
     Url(#[from] UrlError),
+}
+
+/// How the file could be written that `text` may stand for.
+fn whole_path(text: &str) -> String {
+    let name = text.rsplit('/').next().filter(|name| !matches!(*name, "" | "." | ".." | "...")).unwrap_or("NAME");
+    format!("/FOLDER/{name}")
 }
 
 impl ImageRef {
@@ -116,9 +125,17 @@ mod tests {
     fn refuses_the_rest() {
         assert_eq!(ImageRef::parse(""), Err(RefError::Missing));
         assert_eq!(ImageRef::parse("a.raw"), Err(RefError::Neither("a.raw".to_owned())));
+        for (relative, written) in [("images/a.raw", "/FOLDER/a.raw"), ("../", "/FOLDER/NAME"), ("~/b", "/FOLDER/b")] {
+            let message = ImageRef::parse(relative).unwrap_err().to_string();
+            let words = "is neither an absolute path nor an http or https URL (write it as";
+            assert_eq!(message, format!("image '{relative}' {words} {written})"));
+        }
         for typo in ["http:/joe:s3cret@h/a", "h/a?token=s3cret", "token=s3cret"] {
             let message = ImageRef::parse(typo).unwrap_err().to_string();
-            assert_eq!(message, "image '...' is neither an absolute path nor an http or https URL");
+            assert_eq!(
+                message,
+                "image '...' is neither an absolute path nor an http or https URL (write it as /FOLDER/NAME)"
+            );
         }
         let message = ImageRef::parse("ftp://u:secret@h/a").unwrap_err().to_string();
         assert_eq!(message, "the image's URL can't be used");

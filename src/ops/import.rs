@@ -34,7 +34,7 @@ pub fn import(call: &ImportCall<'_>, context: &Context) -> anyhow::Result<()> {
     match &request.hooks {
         Ok(plan) => run_hooks(plan.as_ref(), Some(&disk), Vec::new(), context),
         Err(error) => {
-            context.report.warn(format_args!("no import hooks were looked for: {error}"));
+            context.report.warn(format_args!("no import hooks were looked for: {error:#}"));
             Ok(())
         }
     }

@@ -17,7 +17,11 @@ pub fn rename(request: RenameRequest, context: &Context) -> anyhow::Result<()> {
             context.report.warn(format_args!("the name in a first-boot seed was not changed: {err:#}"));
         }
     }
-    let Some(plan) = request.hooks else { return Ok(()) };
+    let plan = request.hooks.unwrap_or_else(|error| {
+        context.report.warn(format_args!("no rename hooks were looked for: {error}"));
+        None
+    });
+    let Some(plan) = plan else { return Ok(()) };
     if !hooks::present(&plan.folder)? {
         return Ok(());
     }

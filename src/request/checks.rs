@@ -68,6 +68,20 @@ impl NamedChecks {
         Ok(())
     }
 
+    /// An error unless what they need may be fetched, and `image` is one that a SUMS file can name.
+    pub(super) fn can_be_made(&self, image: Option<&ImageRef>, settings: &Settings) -> anyhow::Result<()> {
+        if let Some(Checksum::Sums(url)) = &self.checksum {
+            settings.http.check_allowed(url)?;
+            if let Some(image) = image.filter(|image| image.base_name().is_none()) {
+                bail!("image {image} has no name to look for in {url}");
+            }
+        }
+        match &self.signature {
+            Some(ImageRef::Url(url)) => Ok(settings.http.check_allowed(url)?),
+            _ => Ok(()),
+        }
+    }
+
     /// Opens the keyring, if one is needed.
     pub(super) fn resolve(self, settings: &Settings, paths: &Paths, variant: &VariantName) -> anyhow::Result<Checks> {
         let signature = self.signature.map(|location| -> anyhow::Result<_> {
@@ -88,5 +102,7 @@ fn parse_signature(text: &str) -> anyhow::Result<Option<ImageRef>> {
         return Ok(None);
     }
     // The text may hold a password.
-    ImageRef::parse(text).map(Some).map_err(|_err| anyhow!("neither an absolute path nor an http or https URL"))
+    ImageRef::parse(text)
+        .map(Some)
+        .map_err(|_err| anyhow!("neither an absolute path nor an http or https URL (begin a path with /)"))
 }

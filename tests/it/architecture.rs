@@ -31,10 +31,10 @@ const MODULES: [(&str, &[&str]); 26] = [
         "cli",
         &[
             "applet", "cache", "check", "config", "env", "image", "ops", "process", "report", "request", "script",
-            "signals", "size", "volume",
+            "size", "volume",
         ],
     ),
-    ("check", &["applet", "cache", "config", "env", "hooks", "process", "request", "size"]),
+    ("check", &["applet", "cache", "config", "env", "hooks", "http", "process", "request", "signature", "size"]),
     ("script", &["applet", "config", "env", "ops", "report", "request", "sandbox"]),
     ("applet", &[]),
     (

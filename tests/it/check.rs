@@ -13,6 +13,7 @@ use crate::support::world::{World, tool};
 const OS: &str = "usr/share/ganeti/os/simpleimage";
 const CONFIG: &str = "etc/ganeti/instance-simpleimage";
 const GANETI: &str = "var/lib/ganeti/config.data";
+const MEND_HTTP: &str = "mend the file, or the setting in [http] of its config.toml";
 const CACHE: &str = "var/cache/ganeti-instance-simpleimage";
 
 /// A root with the provider in it, as `make install` puts it there.
@@ -93,7 +94,7 @@ type Fault = (&'static str, fn(&Node), [&'static str; 2], &'static str);
 const REINSTALL: &str = "install the package again, or run make install";
 const RENAME: &str = "give it a name of letters, digits, - and _ only, and chmod +x; or move it elsewhere";
 
-const FAULTS: [Fault; 27] = [
+const FAULTS: [Fault; 32] = [
     (
         "no operating system",
         |node| fs::rename(node.at(OS), node.at("elsewhere")).unwrap(),
@@ -264,8 +265,61 @@ const FAULTS: [Fault; 27] = [
     (
         "a missing CA file",
         |node| node.write(&format!("{CONFIG}/default/config.toml"), "http.ca_file = '/srv/no/ca.pem'\n", 0o644),
-        ["error: /srv/no/ca.pem: ", "http.ca_file of variant default names it, but it can't be read"],
-        "put the file there, or mend the setting",
+        ["error: variant default: ", "CA file /srv/no/ca.pem: No such file or directory"],
+        MEND_HTTP,
+    ),
+    (
+        "a CA file without a certificate",
+        |node| {
+            node.write("ca.pem", "hello\n", 0o644);
+            let toml = format!("http.ca_file = '{}'\n", node.at("ca.pem").display());
+            node.write(&format!("{CONFIG}/default/config.toml"), &toml, 0o644);
+        },
+        ["error: variant default: ", "ca.pem: no certificate in it (a PEM file has BEGIN CERTIFICATE)"],
+        MEND_HTTP,
+    ),
+    (
+        "a netrc file that others can read",
+        |node| {
+            node.write("netrc", "machine h login joe password s3cret\n", 0o644);
+            let toml = format!("http.netrc_file = '{}'\n", node.at("netrc").display());
+            node.write(&format!("{CONFIG}/default/config.toml"), &toml, 0o644);
+        },
+        ["error: variant default: ", "its mode 0644 lets others at the secrets in it"],
+        MEND_HTTP,
+    ),
+    (
+        "a SUMS file from where nothing may come",
+        |node| {
+            let toml = "allowed_images = ['https://images.example/']\n[images.a]\nurl = 'https://images.example/a.raw'\n\
+                        checksum = 'https://sums.example/SHA256SUMS'\n";
+            node.write(&format!("{CONFIG}/default/config.toml"), toml, 0o644);
+        },
+        [
+            "error: image a of variant default: ",
+            "https://sums.example/SHA256SUMS is not in a place that allowed_images lists",
+        ],
+        "mend [images.a] in config.toml, or what it is refused by",
+    ),
+    (
+        "an image that no SUMS file can name",
+        |node| {
+            let toml = "image = 'https://images.example/'\nimage_checksum = 'https://images.example/SHA256SUMS'\n";
+            node.write(&format!("{CONFIG}/default/config.toml"), toml, 0o644);
+        },
+        ["error: variant default: ", "has no name to look for in https://images.example/SHA256SUMS"],
+        "mend the defaults in its config.toml",
+    ),
+    (
+        "an armoured keyring",
+        |node| {
+            node.write("keyring.asc", "-----BEGIN PGP PUBLIC KEY BLOCK-----\n", 0o644);
+            let keyring = node.at("keyring.asc");
+            let toml = format!("image_signature = 'https://h/a.sig'\nkeyring = '{}'\n", keyring.display());
+            node.write(&format!("{CONFIG}/default/config.toml"), &toml, 0o644);
+        },
+        ["keyring.asc: ", "is armoured text"],
+        "gpg --export KEY writes one",
     ),
     (
         "a cache that others can write",
@@ -358,8 +412,10 @@ fn missing_programs_are_found() {
 fn one_variant_and_json() {
     let node = Node::new();
     node.write(&format!("{CONFIG}/default/config.toml"), "nonsense = 1\n", 0o644);
+    fs::create_dir(node.at(CONFIG).join("other")).unwrap();
     let one = node.command().arg("other").output().unwrap();
     assert!(one.status.success(), "another variant's config does not matter: {}", text(&one));
+    fs::remove_dir(node.at(CONFIG).join("other")).unwrap();
     let output = node.command().arg("--json").output().unwrap();
     let json: Value = serde_json::from_slice(&output.stdout).unwrap();
     let findings = json["findings"].as_array().unwrap();

@@ -272,7 +272,7 @@ fn each_form_of_a_checksum_file_is_understood_and_a_wrong_digit_refused() {
         let line = sums(program, &[], &site.world.path(url.rsplit('/').next().unwrap()));
         site.change_a_digit(digits(&line));
         let (outcome, target) = site.create();
-        let reason = format!(" but should have {}:{}...", &program[..6], &digits(&line)[..16]);
+        let reason = format!(" but should have {}:{}", &program[..6], &digits(&line)[..16]);
         outcome.fails(&[" has checksum sha", &reason]);
         target.assert_untouched(example.name);
     }

@@ -199,6 +199,7 @@ fn a_second_create_is_told_who_is_first() {
         let first = world.create(target.path(), image.to_str().unwrap(), "raw").spawn();
         let id = first.id();
         wait_until("the hook runs", || started.exists());
+        world.variant_file("../other/config.toml", "");
         let second = world.create(target.path(), image.to_str().unwrap(), "raw").env("OS_VARIANT", "other").run();
         fs::write(&go, "").unwrap();
         Outcome(first.wait_with_output().unwrap()).succeeds();

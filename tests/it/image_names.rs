@@ -83,7 +83,11 @@ fn parameters_win_over_what_the_name_says() {
         site.refuses("debian-12", |script| script.env(name, value), &[words], false);
     };
     refuses("OSP_IMAGE_TYPE", "qcow2", "/a.raw is declared qcow2 but is not in qcow2 format");
-    refuses("OSP_IMAGE_CHECKSUM", WRONG, "but should have sha256:0000000000000000...");
+    refuses(
+        "OSP_IMAGE_CHECKSUM",
+        WRONG,
+        "but should have sha256:0000000000000000000000000000000000000000000000000000000000000000",
+    );
     site.refuses(
         "debian-12",
         |script| script.env("OSP_IMAGE_SIGNATURE", "/none.sig"),
@@ -99,7 +103,12 @@ fn parameters_win_over_what_the_name_says() {
 fn the_variants_defaults_hold_where_the_name_says_nothing() {
     let site = Site::new();
     site.world.variant_file("config.toml", &format!("image_checksum = \"{WRONG}\"\n"));
-    site.refuses("golden", plain, &["but should have sha256:0000000000000000..."], false);
+    site.refuses(
+        "golden",
+        plain,
+        &["but should have sha256:0000000000000000000000000000000000000000000000000000000000000000"],
+        false,
+    );
     site.installs("debian-12", plain);
 }
 
@@ -121,7 +130,7 @@ fn a_variants_image_replaces_the_sites_as_a_whole() {
 fn an_unknown_name_is_an_error_that_names_the_known_ones() {
     let site = Site::new();
     let words = "parameter image: image 'debain' is neither an absolute path nor an http or https URL, nor a name in \
-                 config.toml (there are debian-12, golden)";
+                 config.toml (there are debian-12, golden; a file is written as /FOLDER/debain)";
     site.refuses("debain", plain, &[words], true);
     site.world.tool(&["fetch", "debain"]).run().fails(&[words]);
     // Which names there are is each variant's own: without one nobody can tell.
@@ -132,7 +141,12 @@ fn an_unknown_name_is_an_error_that_names_the_known_ones() {
     cluster("debain").succeeds();
     cluster("de/bain").fails(&["image 'de/bain' is neither an absolute path nor an http or https URL"]);
     site.world.variant_file("../config.toml", "");
-    site.refuses("golden", plain, &["nor a name in config.toml (there are none)"], true);
+    site.refuses(
+        "golden",
+        plain,
+        &["nor a name in config.toml (there are none; a file is written as /FOLDER/golden)"],
+        true,
+    );
 }
 
 #[test]

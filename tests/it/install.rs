@@ -65,6 +65,12 @@ fn a_path_with_a_slash_is_one_from_here() {
     let script = world.tool(&["install", &name, target.path().to_str().unwrap()]).current_dir(file.parent().unwrap());
     let log = script.run().succeeds();
     target.assert_holds(&image, &log);
+    // A word is a name, but somebody may mean the file.
+    let word = name.trim_start_matches("./");
+    let script = world.tool(&["install", word, target.path().to_str().unwrap()]).current_dir(file.parent().unwrap());
+    script
+        .run()
+        .fails(&[&format!("there is no image {word} in config.toml (write ./{word} for the file in this folder)")]);
     install(&world, "./nowhere/disk.raw", target.path(), &[]).fails(&["/nowhere/disk.raw", "No such file"]);
 }
 
@@ -81,7 +87,12 @@ fn what_create_refuses_is_refused_and_the_disk_stays() {
     };
     refuses(file, 2 * MIB, &[], "the image needs 3 MiB but disk /");
     refuses(file, 4 * MIB, &["--type", "qcow2"], "is declared qcow2 but is not in qcow2 format");
-    refuses(file, 4 * MIB, &["--checksum", &wrong], "but should have sha256:0000000000000000...");
+    refuses(
+        file,
+        4 * MIB,
+        &["--checksum", &wrong],
+        "but should have sha256:0000000000000000000000000000000000000000000000000000000000000000",
+    );
     refuses("disk.raw", 4 * MIB, &[], "parameter image: image 'disk.raw' is neither an absolute path");
     world.variant_file("config.toml", "allowed_images = [\"/srv/images\"]\n");
     refuses(file, 4 * MIB, &[], "is not in a place that allowed_images lists");

@@ -248,6 +248,7 @@ fn defect_25_a_missing_variant_config_stopped_exports_and_renames() {
     let content = disk(MIB);
     write_sparse(&world.path("disk0"), &content);
     let device = world.path("disk0").to_str().unwrap().to_owned();
+    world.variant_file("../variants.list", "gone\n");
     let script = |name: &str| world.script(name).env("OS_VARIANT", "gone").env("DISK_0_PATH", &device);
     assert!(script("export").env("EXPORT_DEVICE", &device).run().0.stdout == content);
     script("rename").run().succeeds();

@@ -174,6 +174,7 @@ fn a_second_create_on_the_same_disk_is_refused_in_the_hooks_phase_too() {
         let first = world.create(target.path(), image.to_str().unwrap(), "raw").spawn();
         crate::support::world::wait_until("the hook runs", || started.exists());
         // Without hooks of its own, which would wait too.
+        world.variant_file("../other/config.toml", "");
         let second = world.create(target.path(), image.to_str().unwrap(), "raw").env("OS_VARIANT", "other").run();
         fs::write(&go, "").unwrap();
         Outcome(first.wait_with_output().unwrap()).succeeds();

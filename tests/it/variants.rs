@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 
+use crate::support::disk::{Disk, Kind};
 use crate::support::world::World;
 
 /// Two variants: `default` with the predecessor's config, `bare` without a folder; `hidden` that is not offered.
@@ -28,7 +29,8 @@ fn json(world: &World, args: &[&str]) -> Value {
 #[test]
 fn the_list_has_what_is_offered_and_what_has_a_folder() {
     let world = World::new();
-    assert_eq!(run(&world, &["list"]), "", "no config at all");
+    let shipped = "default (no folder of its own: the site's settings hold)\n";
+    assert_eq!(run(&world, &["list"]), shipped, "no config at all");
     assert!(run(&world, &["show", "default"]).contains("\nhttp.retries = 5  # built in\n"));
     let world = site();
     let expected = "bare (no folder of its own: the site's settings hold)\ndefault\n\
@@ -40,6 +42,58 @@ fn the_list_has_what_is_offered_and_what_has_a_folder() {
     assert_eq!(json(&world, &["list"]), Value::from(expected.to_vec()));
     world.variant_file("../variants.list", "default\n../x\n");
     world.tool(&["variants", "list"]).run().fails(&["reading /", "/variants.list: '../x' is not a variant name"]);
+}
+
+#[test]
+fn a_mistyped_variant_is_an_error_everywhere_and_the_nearest_is_named() {
+    let world = site();
+    let image = world.path("disk.raw");
+    std::fs::write(&image, crate::support::images::disk(2 << 20)).unwrap();
+    let image = image.to_str().unwrap();
+    let target = Disk::stale(&world, "disk0", Kind::File, 3 << 20);
+    let disk = target.path().to_str().unwrap();
+    let config = world.path("etc/ganeti/instance-simpleimage");
+    let refusal = |mistyped: &str, nearest: &str| {
+        let place = format!("neither a folder in {} nor a line in variants.list there", config.display());
+        let way_out = format!("(the nearest is {nearest}; simpleimage variants list shows all)");
+        format!("there is no variant {mistyped}, {place} {way_out}")
+    };
+    let words = refusal("defualt", "default");
+    for args in [
+        &["fetch", "https://h/a.raw", "--variant", "defualt"][..],
+        &["install", image, disk, "--variant", "defualt"],
+        &["variants", "show", "defualt"],
+        &["cache", "list", "--variant", "defualt"],
+        &["cache", "prune", "--variant", "defualt"],
+        &["cleanup", "--variant", "defualt"],
+    ] {
+        let outcome = world.tool(args).run();
+        assert_eq!(outcome.fails(&[&words]).lines().count(), 1, "{args:?}");
+    }
+    let checked = world.tool(&["check", "defualt"]).run();
+    assert!(checked.output().contains(&format!("error: variant defualt: {words}\n")), "{}", checked.output());
+    assert!(!checked.0.status.success());
+    let create = || world.create(target.path(), image, "raw").env("OS_VARIANT", "defualt");
+    create().env("INSTANCE_REINSTALL", "1").run().fails(&[&words]);
+    target.assert_untouched("nothing of it is known to be right");
+    create().run().fails(&[&words]);
+    target.assert_unbootable("a new disk");
+    world.script("verify").arg("parameters").env("OS_VARIANT", "defualt").run().fails(&[&words]);
+    world.tool(&["variants", "show", "hiden"]).run().fails(&[&refusal("hiden", "hidden")]);
+    // Those that there are: listed without a folder, and, as --force-variant has it, with a folder but not listed.
+    for variant in ["default", "bare", "hidden"] {
+        world.create(target.path(), image, "raw").env("OS_VARIANT", variant).run().succeeds();
+        world.script("verify").arg("parameters").env("OS_VARIANT", variant).run().succeeds();
+    }
+    // The cluster's parameters have no variant, and a backup needs none.
+    world.script("verify").arg("parameters").env("OS_VARIANT", "").run().succeeds();
+    let dump = crate::support::images::disk(2 << 20);
+    let import = world.script("import").env("IMPORT_DEVICE", disk).env("OS_VARIANT", "defualt");
+    let log = import.run_with(&dump).succeeds();
+    assert!(log.contains(&format!("no import hooks were looked for: {words}")), "{log}");
+    let rename = world.script("rename").env("OLD_INSTANCE_NAME", "old").env("OS_VARIANT", "defualt");
+    let log = rename.env("DISK_0_PATH", disk).run().succeeds();
+    assert!(log.contains(&format!("no rename hooks were looked for: {words}")), "{log}");
 }
 
 #[test]
@@ -74,8 +128,6 @@ fn show_tells_what_holds_and_which_file_says_so() {
 #[test]
 fn what_is_not_there_or_broken_is_an_error() {
     let world = site();
-    let unknown = "there is no variant debain (simpleimage variants list shows those that there are)";
-    world.tool(&["variants", "show", "debain"]).run().fails(&[unknown]);
     assert_eq!(world.tool(&["variants", "show", "../x"]).run().0.status.code(), Some(2));
     world.variant_file("config", "PROXIES=x\n");
     world.tool(&["variants", "show", "default"]).run().fails(&["default/config:1:1: unknown key PROXIES"]);

@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use super::{Published, image_file, literal, short, sums, two_images};
+use super::{Published, image_file, literal, sums, two_images};
 use crate::support::disk::{Disk, KINDS, Kind};
 use crate::support::images::{MIB, disk, encode};
 use crate::support::server::Reply;
@@ -57,7 +57,7 @@ fn a_first_download_with_a_wrong_checksum_leaves_neither_a_bootable_disk_nor_an_
             let target = Disk::stale(&world, "disk0", kind, 6 * MIB);
             let script =
                 world.create(target.path(), &server.url("/x?token=s3cret"), "").env("INSTANCE_REINSTALL", reinstall);
-            let reason = format!("/x has checksum {} but should have {}", short(&found), short(&expected));
+            let reason = format!("/x has checksum {} but should have {}", found, expected);
             script.env("OSP_IMAGE_CHECKSUM", &expected).run().fails(&["image http://127.0.0.1:", &reason]);
             if reinstall == "1" {
                 target.assert_untouched(&reason)
@@ -84,7 +84,7 @@ fn a_file_with_a_wrong_checksum_leaves_no_bootable_disk() {
     fs::write(&other, &wrong).unwrap();
     for (algorithm, reinstall) in [("sha256", "0"), ("sha512", "0"), ("sha256", "1")] {
         let (expected, found) = (literal(algorithm, &file), literal(algorithm, &other));
-        let reason = format!("{} has checksum {} but should have {}", other.display(), short(&found), short(&expected));
+        let reason = format!("{} has checksum {} but should have {}", other.display(), found, expected);
         let target = Disk::stale(&world, "disk0", Kind::File, 6 * MIB);
         let script = world.create(target.path(), other.to_str().unwrap(), "").env("INSTANCE_REINSTALL", reinstall);
         script.env("OSP_IMAGE_CHECKSUM", &expected).run().fails(&[&reason]);

@@ -65,12 +65,6 @@ fn literal(algorithm: &str, file: &Path) -> String {
     format!("{algorithm}:{}", line.split(' ').next().unwrap())
 }
 
-/// The beginning of a digest that messages show.
-fn short(literal: &str) -> String {
-    let (algorithm, hex) = literal.split_once(':').unwrap();
-    format!("{algorithm}:{}...", &hex[..16])
-}
-
 /// An image with a file of its own.
 fn image_file(path: &Path, len: usize) -> Vec<u8> {
     let image = disk(len);

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-use super::{Published, image_file, literal, short, sums};
+use super::{Published, image_file, literal, sums};
 use crate::support::disk::{Disk, Kind};
 use crate::support::images::{MIB, disk};
 use crate::support::server::Reply;
@@ -83,8 +83,8 @@ fn a_wrong_image_is_downloaded_again_only_once() {
     site.create("none", "1").succeeds();
     site.age();
     let wrong = format!("sha256:{}", "0".repeat(64));
-    let found = short(&literal("sha256", &site.file));
-    site.create(&wrong, "1").fails(&[&format!("has checksum {found} but should have {}", short(&wrong))]);
+    let found = literal("sha256", &site.file);
+    site.create(&wrong, "1").fails(&[&format!("has checksum {found} but should have {}", wrong)]);
     site.target.assert_holds(&site.image, "the old system is still there");
     assert_eq!(site.server.gets("/disk.raw"), 2);
     // It is not there any more, and the next one gets it from the server.
