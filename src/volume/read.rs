@@ -18,6 +18,9 @@ const FOLDER: u8 = 0x10;
 /// From this number of clusters on, entries of the table have 16 bits.
 const FAT16_CLUSTERS: usize = 4085;
 
+/// A long name has no more characters than this (Microsoft's FAT specification, "Long Directory Entries").
+const MAX_LONG_NAME: usize = 255;
+
 /// Where the characters of a long name are in its entries, in bytes.
 const NAME_PIECES: [std::ops::Range<usize>; 3] = [1..11, 14..26, 28..32];
 
@@ -151,7 +154,11 @@ impl LongName {
         let units = pieces.map(|unit| u16::from_le_bytes([unit[0], unit[1]])).take_while(|unit| *unit != 0);
         let mut units: Vec<u16> = units.collect();
         units.append(&mut self.units);
+        // More pieces than any name has would be copied again for each one that follows.
         self.units = units;
+        if self.units.len() > MAX_LONG_NAME {
+            *self = LongName::default();
+        }
     }
 
     /// The name of the file of `entry`: the long one if it belongs to it, which a checksum tells, else the short one.
@@ -192,6 +199,27 @@ mod tests {
             let expected: Vec<_> = NAMES.into_iter().zip([0, 3000, 6000, 9000, 12000]).collect();
             assert_eq!(lengths, expected);
             assert_eq!(contents.file("Network-Config").unwrap(), [2; 6000]);
+        }
+    }
+
+    /// A name of more pieces than any has: gathering them all would take time that grows with the square of their number.
+    #[test]
+    fn a_name_without_an_end_is_none() {
+        let bytes = format(LEN, 512, 7, [("X.TXT", b"content")]).unwrap();
+        let at = bytes.windows(11).position(|window| window == b"X       TXT").unwrap();
+        let entry = bytes[at..at + 32].to_vec();
+        let sum = entry[..11].iter().fold(0_u8, |sum, byte| sum.rotate_right(1).wrapping_add(*byte));
+        let mut piece = [b'a'; 32];
+        (piece[0], piece[11], piece[13]) = (1, 0x0f, sum);
+        for (pieces, name) in [(19, 19 * 13), (20, 0)] {
+            let mut bytes = bytes.clone();
+            for index in 0..pieces {
+                bytes[at + index * 32..at + (index + 1) * 32].copy_from_slice(&piece);
+            }
+            bytes[at + pieces * 32..at + (pieces + 1) * 32].copy_from_slice(&entry);
+            let files = Contents::read(&bytes).unwrap().files;
+            let expected = if name == 0 { "X.TXT".len() } else { name };
+            assert_eq!((files.len(), files[0].0.chars().count(), &files[0].1[..]), (1, expected, &b"content"[..]));
         }
     }
 
