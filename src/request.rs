@@ -21,11 +21,12 @@ use crate::image::format::{Formats, ImageType};
 use crate::image::policy::LocalPolicy;
 use crate::image::reference::{ImageRef, RefError};
 use crate::image::source::Expected;
-use crate::seed::{Identity, IdentityError, Plan};
+use crate::seed::{Identity, IdentityError};
 use crate::write::WriteOptions;
 
 pub use calls::{CreateCall, ImportCall, OtherDisks};
 pub use checks::{Checks, SignatureSource};
+pub use seeds::SeedWish;
 
 use checks::NamedChecks;
 use seeds::NamedSeed;
@@ -69,8 +70,10 @@ pub struct CreateRequest {
     pub http: HttpSettings,
     /// Where and how long they are kept.
     pub cache: CacheSettings,
-    /// What the instance reads at its first boot; none if it is given nothing.
-    pub seed: Option<Plan>,
+    /// What the instance reads at its first boot.
+    pub seed: SeedWish,
+    /// Who the instance is: of interest to the seed that it had only.
+    pub identity: Result<Identity, IdentityError>,
     /// The disk named cidata, if the instance has one besides its first.
     pub seed_disk: Result<Option<PathBuf>, EnvError>,
     /// The hooks before anything of the image is fetched; none: they shall not run.
@@ -86,18 +89,24 @@ impl CreateRequest {
         let variant = VariantName::parse(&core.variant)?;
         let settings = config::load(paths, &variant)?;
         let named = NamedImage::new(&core.params, &settings)?;
-        let image = named.image.map_or_else(|| ImageRef::parse(""), Ok)?;
+        let instance = env.instance_name()?.to_owned();
+        let reinstall = env.reinstall()?;
+        let image = named.image.ok_or_else(|| match reinstall {
+            true => RefError::Forgotten { instance: instance.clone() },
+            false => RefError::Missing,
+        })?;
         let is_path = matches!(image, ImageRef::Path(_));
         let storage = if is_path { config::instance_storage(paths)? } else { Vec::new() };
         Ok(CreateRequest {
-            instance: env.instance_name()?.to_owned(),
+            instance,
             image,
             expected: named.expected,
             checks: named.checks.resolve(&settings, paths, &variant)?,
             seed: NamedSeed::new(&core.params.seed, &settings)?.resolve(env, paths, &variant)?,
+            identity: identity(env),
             seed_disk: env.other_disk(SEED_DISK),
             disk: calls::first_disk(env)?,
-            reinstall: env.reinstall()?,
+            reinstall,
             write: settings.write,
             cache: cache_settings(&settings),
             local: LocalPolicy { allowed: settings.allowed_paths, storage },
@@ -318,10 +327,14 @@ impl ImportRequest {
     pub fn new(env: &Environment, paths: &Paths) -> anyhow::Result<Self> {
         let plan = |variant| Ok(HookPlan::of_variant(env, paths, variant, HookPhase::Import)?);
         let hooks = variant_of(&env.core()?.variant).map_err(Into::into).and_then(plan);
-        let (name, uuid) = (env.instance_name().unwrap_or_default(), env.instance_uuid().unwrap_or_default());
-        let (identity, nics) = (Identity::new(name, uuid), env.nics());
+        let (identity, nics) = (identity(env), env.nics());
         Ok(ImportRequest { identity, nics, hooks })
     }
+}
+
+/// Who the instance is, where a seed is no condition.
+fn identity(env: &Environment) -> Result<Identity, IdentityError> {
+    Identity::new(env.instance_name().unwrap_or_default(), env.instance_uuid().unwrap_or_default())
 }
 
 /// What `rename` shall do.

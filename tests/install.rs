@@ -237,6 +237,45 @@ fn the_package_keeps_the_list_before_it_unpacks() {
     }
 }
 
+/// The command of README.md, with two folders for the two nodes and a shell for ssh.
+#[test]
+fn another_node_gets_the_program_and_the_variants() {
+    let (built, first, second) = (TempDir::new().unwrap(), TempDir::new().unwrap(), TempDir::new().unwrap());
+    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let command = readme.lines().find(|line| line.trim().starts_with("tar -c ")).expect("the command").trim();
+    install(&built, "/usr");
+    install(&first, "/usr");
+    let folder = "etc/ganeti/instance-simpleimage";
+    let put = |root: &TempDir, name: &str, content: &str, mode| {
+        let path = root.path().join(folder).join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, content).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    put(&first, "variants.list", "default\nweb\n", 0o644);
+    put(&first, "web/config.toml", "http.password = 's3cret'\n", 0o600);
+    put(&first, "web/hooks/50-name", "#!/bin/sh\n", 0o755);
+    // What the second node has besides, and the modes of its own folders, stay.
+    put(&second, "own/config.toml", "", 0o644);
+    fs::set_permissions(second.path().join("etc"), fs::Permissions::from_mode(0o711)).unwrap();
+    let path = |root: &TempDir| root.path().display().to_string();
+    let local = command
+        .replace("-C out", &format!("-C {}", path(&built)))
+        .replace("-C / etc", &format!("-C {} etc", path(&first)))
+        .replace("ssh root@node2.example.com", "sh -c '\"$@\"' sh")
+        .replace("-x -C / ", &format!("-x -C {} ", path(&second)));
+    let output = Command::new("sh").args(["-c", &local]).output().unwrap();
+    assert!(output.status.success(), "{local}: {}", String::from_utf8_lossy(&output.stderr));
+    assert_scripts_reach_the_binary(second.path(), "usr/share/ganeti/os/simpleimage", "usr/bin/simpleimage");
+    assert!(second.path().join(folder).join("own/config.toml").is_file());
+    assert_eq!(mode(&second.path().join("etc")), 0o711);
+    for (name, expected) in [("variants.list", 0o644), ("web/config.toml", 0o600), ("web/hooks/50-name", 0o755)] {
+        let at = |root: &TempDir| root.path().join(folder).join(name);
+        assert_eq!(fs::read(at(&second)).unwrap(), fs::read(at(&first)).unwrap(), "{name}");
+        assert_eq!(mode(&at(&second)), expected, "{name}");
+    }
+}
+
 #[test]
 fn every_parameter_is_a_name_a_blank_and_a_description() {
     let list = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/os-scripts/parameters.list")).unwrap();

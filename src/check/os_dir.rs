@@ -32,7 +32,11 @@ pub(super) fn check(node: &Node<'_>, checkup: &mut Checkup) -> Vec<VariantName> 
     };
     for other in shadowed {
         let problem = format!("Ganeti never looks there, for it finds {} first", folder.display());
-        checkup.warn(other.display(), problem, "remove the one that is not wanted");
+        checkup.warn(
+            other.display(),
+            problem,
+            "remove the one that is not wanted: gnt-os diagnose of Ganeti 3.0 fails while there are two",
+        );
     }
     let before = checkup.findings.len();
     scripts(folder, checkup);

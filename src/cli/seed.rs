@@ -12,9 +12,9 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 
 use super::output::printable;
-use crate::ops::{self, SeedDisk};
+use crate::ops::{self, Removed, SeedDisk};
 use crate::size::ByteSize;
-use crate::volume::{Contents, Found, Kind, VolumeError};
+use crate::volume::{Contents, Found, Kind, Trace, VolumeError};
 
 /// The file with the instance's identity, and what is no secret in it.
 const META_DATA: &str = "meta-data";
@@ -60,17 +60,18 @@ pub(super) fn seed(args: SeedArgs, out: &mut dyn Write) -> anyhow::Result<()> {
             let found = ops::show_seeds(&disk)?;
             if json { as_json(&disk, &found, secrets)? } else { as_text(&disk, &found, secrets) }
         }
-        Verb::Remove { disk, force } => {
-            let found = ops::remove_seed(&disk, force)?;
-            format!("removed the seed from disk {}: {found}\n", disk.display())
-        }
+        Verb::Remove { disk, force } => match ops::remove_seed(&disk, force)? {
+            Removed::Seed(found) => format!("removed the seed from disk {}: {found}\n", disk.display()),
+            Removed::Trace => format!("removed the trace of a seed from disk {}\n", disk.display()),
+        },
     };
     out.write_all(text.as_bytes()).context("writing the result")
 }
 
 fn as_text(path: &Path, disk: &SeedDisk, secrets: bool) -> String {
     if disk.seeds.is_empty() {
-        return format!("disk {} holds no seed\n", path.display());
+        let trace = disk.trace.as_ref().map(trace_text).unwrap_or_default();
+        return format!("disk {} holds no seed\n{trace}", path.display());
     }
     let mut text = format!("disk:     {}, {}\n", path.display(), ByteSize(disk.size));
     for (found, contents) in &disk.seeds {
@@ -82,6 +83,13 @@ fn as_text(path: &Path, disk: &SeedDisk, secrets: bool) -> String {
         }
     }
     text
+}
+
+/// What is left of a seed that the instance took into its own file system.
+fn trace_text(trace: &Trace) -> String {
+    let Trace { serial, keys, user_data } = *trace;
+    let user_data = if user_data { "user-data" } else { "no user-data" };
+    format!("trace:    of a seed with {keys} SSH keys and {user_data}, serial {}\n", shown_serial(serial))
 }
 
 fn files_text(contents: &Contents, secrets: bool) -> String {
@@ -125,7 +133,10 @@ fn shown(name: &str, content: &[u8], secrets: bool) -> Shown {
 
 fn as_json(path: &Path, disk: &SeedDisk, secrets: bool) -> anyhow::Result<String> {
     let seeds: Vec<_> = disk.seeds.iter().map(|(found, contents)| seed_json(found, contents, secrets)).collect();
-    let all = json!({ "disk": path.display().to_string(), "size": disk.size, "seeds": seeds });
+    let trace = disk.trace.map(|Trace { serial, keys, user_data }| {
+        json!({ "serial": shown_serial(serial), "ssh_keys": keys, "user_data": user_data })
+    });
+    let all = json!({ "disk": path.display().to_string(), "size": disk.size, "seeds": seeds, "trace": trace });
     Ok(serde_json::to_string_pretty(&all).context("writing the result")? + "\n")
 }
 
@@ -166,12 +177,16 @@ fn maker(found: &Found) -> String {
     }
 }
 
-/// As blkid shows it.
 fn serial(found: &Found) -> String {
     match found.kind {
-        Kind::Fat { serial, .. } => format!("{:04X}-{:04X}", serial >> 16, serial & 0xffff),
+        Kind::Fat { serial, .. } => shown_serial(serial),
         Kind::Iso => "none".to_owned(),
     }
+}
+
+/// As blkid shows it.
+fn shown_serial(serial: u32) -> String {
+    format!("{:04X}-{:04X}", serial >> 16, serial & 0xffff)
 }
 
 fn chain(error: &VolumeError) -> String {

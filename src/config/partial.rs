@@ -56,6 +56,8 @@ pub struct PartialSettings {
     pub dns_search: Option<String>,
     /// Default of the OS parameter `seed_persist`.
     pub seed_persist: Option<bool>,
+    /// Whether a reinstall carries over the keys and the user-data of the seed that the instance had.
+    pub seed_keep: Option<bool>,
     /// Which images need a checksum.
     #[serde(deserialize_with = "require_checksum")]
     pub require_checksum: Option<RequireChecksum>,
@@ -185,6 +187,7 @@ impl PartialSettings {
             dns_servers: over.dns_servers.or(self.dns_servers),
             dns_search: over.dns_search.or(self.dns_search),
             seed_persist: over.seed_persist.or(self.seed_persist),
+            seed_keep: over.seed_keep.or(self.seed_keep),
             require_checksum: over.require_checksum.or(self.require_checksum),
             require_signature: over.require_signature.or(self.require_signature),
             keyring: over.keyring.or(self.keyring),
@@ -222,6 +225,7 @@ impl PartialSettings {
             ("dns_servers", self.dns_servers.is_some()),
             ("dns_search", self.dns_search.is_some()),
             ("seed_persist", self.seed_persist.is_some()),
+            ("seed_keep", self.seed_keep.is_some()),
             ("require_checksum", self.require_checksum.is_some()),
             ("require_signature", self.require_signature.is_some()),
             ("keyring", self.keyring.is_some()),

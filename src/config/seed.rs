@@ -21,6 +21,8 @@ pub struct SeedDefaults {
     pub dns_search: Option<String>,
     /// Of `seed_persist`.
     pub seed_persist: bool,
+    /// Whether a reinstall carries over what the old seed has.
+    pub keep: bool,
 }
 
 impl SeedDefaults {
@@ -36,6 +38,7 @@ impl SeedDefaults {
             dns_servers: text(&set.dns_servers),
             dns_search: text(&set.dns_search),
             seed_persist: set.seed_persist.unwrap_or(false),
+            keep: set.seed_keep.unwrap_or(false),
         }
     }
 }

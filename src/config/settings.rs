@@ -228,12 +228,12 @@ mod tests {
     fn empty_and_zero_take_back_what_the_site_set() {
         let site = "image = '/i'\nimage_type = 'raw'\nimage_checksum = 'c'\nimage_signature = '/s'\n\
                     cloud_init = 'auto'\nssh_keys = 'k'\nuser_data = 'u'\nnetwork_config = 'n'\ndns_servers = 's'\n\
-                    dns_search = 'd'\nseed_persist = true\nkeyring = '/k'\nimage_formats = ['vdi']\nallowed_images = ['/i']\n[http]\nproxy = 'p:1'\nhttps_proxy = 'p:2'\nno_proxy = ['a']\nca_file = '/c'\n\
+                    dns_search = 'd'\nseed_persist = true\nseed_keep = true\nkeyring = '/k'\nimage_formats = ['vdi']\nallowed_images = ['/i']\n[http]\nproxy = 'p:1'\nhttps_proxy = 'p:2'\nno_proxy = ['a']\nca_file = '/c'\n\
                     user = 'u'\npassword = 'p'\nmax_time = 5\nlimit_rate = '1M'\nheaders = { X-A = 'b' }\n\
                     client_cert = '/e'\nclient_key = '/k'\nnetrc_file = '/n'\n[cache]\nmax_size = '50G'\n";
         let variant = "image = ''\nimage_type = ''\nimage_checksum = ''\nimage_signature = ''\nkeyring = ''\n\
                        cloud_init = ''\nssh_keys = ''\nuser_data = ''\nnetwork_config = ''\ndns_servers = ''\n\
-                       dns_search = ''\nseed_persist = false\n\
+                       dns_search = ''\nseed_persist = false\nseed_keep = false\n\
                        image_formats = []\nallowed_images = []\n[http]\nproxy = ''\nhttps_proxy = ''\nno_proxy = []\nca_file = ''\nuser = ''\n\
                        max_time = 0\nlimit_rate = '0'\nheaders = {}\nclient_cert = ''\nnetrc_file = ''\n\
                        [cache]\nmax_size = '0'\n";

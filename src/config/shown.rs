@@ -96,7 +96,8 @@ fn shown_image((name, alias): (&String, &ImageAlias)) -> (String, Value) {
 }
 
 fn shown_seed(seed: &SeedDefaults) -> Vec<Shown> {
-    let SeedDefaults { cloud_init, ssh_keys, user_data, network_config, dns_servers, dns_search, seed_persist } = seed;
+    let SeedDefaults { cloud_init, ssh_keys, user_data, network_config, dns_servers, dns_search, seed_persist, keep } =
+        seed;
     vec![
         ("cloud_init", text(cloud_init.as_ref())),
         ("ssh_keys", hidden(ssh_keys.as_ref())),
@@ -105,6 +106,7 @@ fn shown_seed(seed: &SeedDefaults) -> Vec<Shown> {
         ("dns_servers", text(dns_servers.as_ref())),
         ("dns_search", text(dns_search.as_ref())),
         ("seed_persist", (*seed_persist).into()),
+        ("seed_keep", (*keep).into()),
     ]
 }
 

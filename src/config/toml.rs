@@ -141,6 +141,7 @@ mod tests {
             dns_servers: Some("192.0.2.53 2001:db8::53".to_owned()),
             dns_search: Some("example.org".to_owned()),
             seed_persist: Some(true),
+            seed_keep: Some(true),
             require_checksum: Some(RequireChecksum::Http),
             require_signature: Some(true),
             keyring: Some("/etc/keys/images.gpg".into()),
@@ -178,7 +179,7 @@ mod tests {
     #[test]
     fn unknown_keys_are_named_with_the_allowed_ones() {
         let top = "allowed are `image`, `image_type`, `image_checksum`, `image_signature`, `cloud_init`, \
-                   `ssh_keys`, `user_data`, `network_config`, `dns_servers`, `dns_search`, `seed_persist`, `require_checksum`, \
+                   `ssh_keys`, `user_data`, `network_config`, `dns_servers`, `dns_search`, `seed_persist`, `seed_keep`, `require_checksum`, \
                    `require_signature`, `keyring`, `allow_unknown_content`, `image_formats`, `wipe`, `verify_readback`, \
                    `wipe_other_disks`, `allowed_images`, `log_format`, `images`, `http`, `cache`";
         assert_eq!(message("# x\nimgs = 1"), format!("2:1: unknown key `imgs`, {top}"));

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use serde_json::Value;
 
 use crate::env::Environment;
-use crate::seed::{self, Dns, File, Identity, Network, SourceName};
+use crate::seed::{self, Dns, File, Held, Identity, Network, SourceName};
 
 fn identity() -> Identity {
     Identity::new("web1.example.org", "5ae2a4f5-8d24-4a2e-9f6b-0a7b1c2d3e4f").expect("a name and a UUID")
@@ -143,11 +143,26 @@ pub(super) fn nics(env: &Environment) {
     assert!(kept.is_empty() && files[0].1 == document);
 }
 
+/// What a guest's seed gives: nothing of it gets lost in itself, and it is the same in another process.
+fn check_held(files: &[File]) {
+    let files = files.iter().map(|(name, content)| (name.as_str(), content.as_slice()));
+    match Held::of(files, &identity()) {
+        Err(error) => assert!(is_line(&error.to_string()), "{error}"),
+        Ok(held) => {
+            assert!(held.lost_in(&held).is_empty());
+            assert!(held.lost_in(&Held::default()).iter().all(|lost| is_line(&lost.to_string())));
+            let bytes = serde_json::to_vec(&held).expect("JSON");
+            assert!(serde_json::from_slice::<Held>(&bytes).is_ok_and(|again| again == held));
+        }
+    }
+}
+
 /// The files of somebody's seed, with zero bytes between them: names stay, and so does what is not ours.
 pub(super) fn adopt(data: &[u8]) {
     const NAMES: [&str; 5] = ["meta-data", "network-config", "vendor-data", "user-data", "other"];
     let parts = data.split(|byte| *byte == 0).map(<[u8]>::to_vec);
     let files: Vec<File> = NAMES.map(str::to_owned).into_iter().zip(parts).collect();
+    check_held(&files);
     let (new, kept) = seed::adopted(&files, &identity(), &[]);
     let names = |files: &[File]| files.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
     assert_eq!(names(&new), names(&files));

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use super::disk::Disk;
 use crate::device::{ReadAt, WriteAt};
-use crate::volume::{Contents, VolumeError, boot_area, find_space, format, rebuild, survey};
+use crate::volume::{Contents, Trace, VolumeError, boot_area, find_space, format, rebuild, remove_trace, survey};
 
 /// Length of a volume that is made here, in bytes.
 const LEN: u64 = 1 << 20;
@@ -45,6 +45,8 @@ pub(super) fn volume(data: &[u8]) {
             check_rebuilt(&bytes, &contents);
         }
     }
+    let trace = Trace::read(&disk).expect("memory does not fail");
+    assert_eq!(remove_trace(&mut disk).expect("memory does not fail"), trace.is_some());
     let _ = Contents::read(&disk.head(LEN));
     let _ = find_space(&boot_area(&disk).expect("memory does not fail"), disk.len(), Path::new("/disk"));
 }

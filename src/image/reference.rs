@@ -23,6 +23,14 @@ pub enum RefError {
         "no image is given (use -O image=/path or -O image=https://..., or set image in the variant's config.toml)"
     )]
     Missing,
+    /// Nothing was named for a reinstall, which may have been given it before.
+    #[error(
+        "no image is given: Ganeti forgets OS parameters that a reinstall's command line does not repeat (use gnt-instance reinstall -O image=... {instance}, or set image in the variant's config.toml)"
+    )]
+    Forgotten {
+        /// The instance's name.
+        instance: String,
+    },
     /// A path that is not absolute, or something else.
     #[error("image '{}' is neither an absolute path nor an http or https URL (write it as {})", .0, whole_path(.0))]
     Neither(String),

@@ -14,6 +14,7 @@ use super::confined::confined;
 use super::fetch::tell_what_is_left;
 use super::from_url::install_url;
 use super::install::{Installed, Job, install_checked};
+use super::old_seed::{self, OldSeed};
 use super::run_hooks::run_hooks;
 use super::seed_volume::{self, Seed};
 use super::summary;
@@ -25,7 +26,7 @@ use crate::http::{HttpSettings, Secret};
 use crate::image::reference::ImageRef;
 use crate::image::source::ImageFile;
 use crate::process::Answer;
-use crate::request::{CreateCall, CreateRequest, OtherDisks};
+use crate::request::{CreateCall, CreateRequest, OtherDisks, SeedWish};
 use crate::sandbox::Needs;
 use crate::size::ByteSize;
 use crate::write;
@@ -119,7 +120,7 @@ fn install_apart<'t>(
     target: &'t Target,
     context: &Context,
 ) -> anyhow::Result<(Installed<'t>, Option<File>)> {
-    let seed_disk = request.seed.as_ref().map(|plan| seed_volume::own_disk(plan, request)).transpose()?.flatten();
+    let seed_disk = request.seed.plan().map(|plan| seed_volume::own_disk(plan, request)).transpose()?.flatten();
     if let ImageRef::Url(url) = &request.image {
         tell_what_is_left(url, &request.cache, context);
     }
@@ -130,14 +131,32 @@ fn install_apart<'t>(
         ImageRef::Path(path) => Some(path.as_path()),
     };
     let disks: Vec<_> = [Some(target), seed_disk.as_ref()].into_iter().flatten().map(Target::file).collect();
+    // What the instance had is a guest's bytes, and looked at by a process that can do nothing else.
+    let old = old_seed::look(request, target, seed_disk.as_ref(), context);
     let needs = Needs { image, disks: &disks, folder: folder.as_deref(), network: true };
     let answer = confined(needs, context, |context| {
         // Before a reinstall touches the old system: a seed that can't be had is no reason to lose it.
-        let plan = request.seed.as_ref();
-        let seed = plan.map(|plan| Seed::prepare(plan, seed_disk.as_ref(), request, context)).transpose()?;
+        let seed = prepare_seed(request, &OldSeed::from_bytes(&old), seed_disk.as_ref(), context)?;
         install(&Job { request, target, context, seed: seed.as_ref() })
     })?;
     Ok((Installed::from_bytes(&answer.bytes, target, request.write)?, answer.file))
+}
+
+/// The seed, if there is to be one. That the instance loses something by it, or by having none, is told.
+fn prepare_seed<'r>(
+    request: &'r CreateRequest,
+    old: &OldSeed,
+    disk: Option<&'r Target>,
+    context: &Context,
+) -> anyhow::Result<Option<Seed<'r>>> {
+    let plan = match &request.seed {
+        SeedWish::IfKept(_) if !old.has_something() => None,
+        SeedWish::IfKept(Err(error)) => bail!("keeping the old seed (seed_keep): {error:#}"),
+        wish => wish.plan(),
+    };
+    let seed = plan.map(|plan| Seed::prepare(plan, &old.held(), disk, request, context)).transpose()?;
+    old.tell_losses(seed.as_ref().map(Seed::gives).as_ref(), request, &context.report);
+    Ok(seed)
 }
 
 /// Installs the image, in the confined process; gives what the other one needs.

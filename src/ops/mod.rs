@@ -12,6 +12,7 @@ mod import;
 mod inspect;
 mod install;
 mod kept;
+mod old_seed;
 mod remote;
 mod rename;
 mod run_hooks;
@@ -32,7 +33,7 @@ pub use inspect::{Inspected, Judged, Layout, Part, inspect};
 pub use kept::{Verdict, verify_kept};
 pub use rename::rename;
 pub use seed::seed_files;
-pub use seeds::{SeedDisk, remove_seed, show_seeds};
+pub use seeds::{Removed, SeedDisk, remove_seed, show_seeds};
 
 use std::sync::Arc;
 use std::time::SystemTime;

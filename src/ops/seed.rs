@@ -8,19 +8,18 @@ use anyhow::{Context as _, anyhow, bail};
 
 use super::Context;
 use crate::http::{Client, HttpSettings};
-use crate::seed::{self, Identity, NetworkPlan, Plan, SeedFiles, Source, UserData};
+use crate::seed::{self, Held, Identity, MAX_FILE, NetworkPlan, Plan, SeedFiles, Source, UserData};
 use crate::size::{ByteSize, MIB};
 
 /// What one source may have, in bytes: as much as a small file from a server.
 const MAX_SOURCE: u64 = MIB;
-/// What meta-data and network-config may have, in bytes. With the user-data they have to fit into a FAT volume of 4 MiB.
-const MAX_OTHER: usize = 512 << 10;
 
-/// Fetches what `plan` names, and makes a seed of it. Nothing of its content is reported but sizes.
+/// Fetches what `plan` names, and makes a seed of it, with what the `old` one has that is to be kept. Nothing of its content
+/// is reported but sizes.
 ///
 /// # Errors
 /// What can't be had, is no key, or is too large; the content is not repeated.
-pub fn seed_files(plan: &Plan, http: &HttpSettings, context: &Context) -> anyhow::Result<SeedFiles> {
+pub fn seed_files(plan: &Plan, old: &Held, http: &HttpSettings, context: &Context) -> anyhow::Result<SeedFiles> {
     let sources = Sources { http, context };
     tell_long_name(&plan.identity, context);
     let network_config = match &plan.network {
@@ -29,8 +28,8 @@ pub fn seed_files(plan: &Plan, http: &HttpSettings, context: &Context) -> anyhow
         NetworkPlan::Off => None,
     };
     let files = SeedFiles {
-        meta_data: sources.meta_data(plan)?,
-        user_data: sources.user_data(plan)?,
+        meta_data: sources.meta_data(plan, old)?,
+        user_data: sources.user_data(plan, old)?,
         network_config,
         vendor_data: plan.persist.then(|| seed::vendor_data(&plan.identity)),
     };
@@ -55,17 +54,31 @@ struct Sources<'s> {
 }
 
 impl Sources<'_> {
-    fn meta_data(&self, plan: &Plan) -> anyhow::Result<Vec<u8>> {
+    fn meta_data(&self, plan: &Plan, old: &Held) -> anyhow::Result<Vec<u8>> {
         let mut keys = Vec::new();
         for (number, source) in (1..).zip(&plan.keys) {
             let entry = || format!("ssh_keys, entry {number}{}", shown(source));
             let content = self.read(source).with_context(entry)?;
             keys.extend(seed::parse_keys(&content).map_err(|error| anyhow!("{}: {error}", entry()))?);
         }
+        if plan.keep.keys && !old.keys.is_empty() {
+            let (with, count) = (seed::meta_data(&plan.identity, [&keys[..], &old.keys].concat()), old.keys.len());
+            let report = &self.context.report;
+            if with.len() <= MAX_FILE {
+                report.info(format_args!("SSH keys kept from the old seed: {count} (seed_keep)"));
+                return Ok(with);
+            }
+            report.warn(format_args!("the {count} SSH keys of the old seed are too many to be kept"));
+        }
         Ok(seed::meta_data(&plan.identity, keys))
     }
 
-    fn user_data(&self, plan: &Plan) -> anyhow::Result<Vec<u8>> {
+    fn user_data(&self, plan: &Plan, old: &Held) -> anyhow::Result<Vec<u8>> {
+        if plan.keep.user_data && !old.user_data.is_empty() {
+            let len = old.user_data.len();
+            self.context.report.info(format_args!("user-data kept from the old seed: {len} bytes (seed_keep)"));
+            return Ok(old.user_data.clone());
+        }
         let mut parts = Vec::with_capacity(plan.user_data.len());
         for (number, source) in (1..).zip(&plan.user_data) {
             parts.push(self.read(source).with_context(|| format!("user_data, entry {number}{}", shown(source)))?);
@@ -117,9 +130,9 @@ fn read_file(file: &File) -> io::Result<Vec<u8>> {
 }
 
 fn check_size(what: &str, content: &[u8]) -> anyhow::Result<()> {
-    if content.len() > MAX_OTHER {
+    if content.len() > MAX_FILE {
         let size = ByteSize(content.len() as u64);
-        bail!("the {what} has {size} and may have {} at most", ByteSize(MAX_OTHER as u64));
+        bail!("the {what} has {size} and may have {} at most", ByteSize(MAX_FILE as u64));
     }
     Ok(())
 }

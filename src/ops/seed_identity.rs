@@ -7,44 +7,61 @@ use std::path::Path;
 use anyhow::{Context as _, anyhow};
 
 use super::Context;
+use super::confined::confined;
 use super::seed::tell_long_name;
 use crate::device::{ReadAt, SourceDisk, Target, WriteAt};
+use crate::process::Answer;
 use crate::request::ImportRequest;
+use crate::sandbox::Needs;
 use crate::seed::{self, Identity};
-use crate::volume::{self, Contents, Error, Found};
+use crate::volume::{self, Contents, Error, Found, Trace};
 
 /// Writes the instance's name into its own seed, if the disk at `path` holds it. Touches nothing else, and no other disk.
+/// What is on the disk is a guest's: a confined process reads it, and gives the volume as it shall be.
 pub(super) fn rename_seed(path: &Path, identity: &Identity, context: &Context) -> anyhow::Result<()> {
     let disk = SourceDisk::open(path)?;
-    let Some(found) = own_seed(&disk, identity)? else {
-        context.report.debug(format_args!("disk {} holds no seed of this instance", path.display()));
-        return Ok(());
-    };
-    let (old, contents) = read(&found, &disk)?;
-    let meta_data = contents.file("meta-data").and_then(|old| Some((old, seed::renamed(old, identity)?)));
-    let Some((_, new)) = meta_data.filter(|(old, new)| old != new) else { return Ok(()) };
-    tell_long_name(identity, context);
-    let mut files = contents.files.clone();
-    for (_, content) in files.iter_mut().filter(|(name, _)| name == "meta-data") {
-        content.clone_from(&new);
-    }
-    let new = volume::rebuild(&old, &contents, identity.volume_serial(), &files)?;
+    let answer = confined(Needs::default(), context, |context| {
+        let renamed = renamed(&disk, identity, context)?;
+        let bytes = renamed.map(|(start, new)| [&start.to_le_bytes()[..], &new].concat());
+        Ok(Answer { bytes: bytes.unwrap_or_default(), file: None })
+    })?;
+    let Some((start, new)) = answer.bytes.split_first_chunk() else { return Ok(()) };
     drop(disk);
     let mut disk = Target::open(path)?;
     let writing = || format!("writing the new name into the seed on disk {}", path.display());
-    volume::write_changes(&mut disk, found.start, &old, &new).with_context(writing)?;
+    let (start, mut old) = (u64::from_le_bytes(*start), vec![0; new.len()]);
+    disk.read_at(&mut old, start).with_context(writing)?;
+    volume::write_changes(&mut disk, start, &old, new).with_context(writing)?;
     disk.sync().with_context(writing)?;
     context.report.info(format_args!("the first-boot seed on disk {} has the new name", path.display()));
     Ok(())
 }
 
-fn own_seed(disk: &dyn ReadAt, identity: &Identity) -> std::io::Result<Option<Found>> {
+/// Where the instance's own seed is on the disk, and its bytes with the new name; none if there is nothing to change.
+fn renamed(disk: &SourceDisk, identity: &Identity, context: &Context) -> anyhow::Result<Option<(u64, Vec<u8>)>> {
+    let Some(found) = own_seed(disk, identity)? else {
+        context.report.debug(format_args!("disk {} holds no seed of this instance", disk.path.display()));
+        return Ok(None);
+    };
+    let (old, contents) = read(&found, disk)?;
+    let meta_data = contents.file("meta-data").and_then(|old| Some((old, seed::renamed(old, identity)?)));
+    let Some((_, new)) = meta_data.filter(|(old, new)| old != new) else { return Ok(None) };
+    tell_long_name(identity, context);
+    let mut files = contents.files.clone();
+    for (_, content) in files.iter_mut().filter(|(name, _)| name == "meta-data") {
+        content.clone_from(&new);
+    }
+    Ok(Some((found.start, volume::rebuild(&old, &contents, identity.volume_serial(), &files)?)))
+}
+
+/// The seed of this instance on the disk.
+pub(super) fn own_seed(disk: &dyn ReadAt, identity: &Identity) -> std::io::Result<Option<Found>> {
     let found = volume::survey(disk)?;
     Ok(found.into_iter().find(|found| found.our_serial() == Some(identity.volume_serial())))
 }
 
 /// Its bytes, and what is in them.
-fn read(found: &Found, disk: &dyn ReadAt) -> Result<(Vec<u8>, Contents), Error> {
+pub(super) fn read(found: &Found, disk: &dyn ReadAt) -> Result<(Vec<u8>, Contents), Error> {
     let bytes = found.load(disk)?;
     let contents = Contents::read(&bytes)?;
     Ok((bytes, contents))
@@ -60,6 +77,17 @@ pub(super) fn adopt_seeds(disk: &mut dyn WriteAt, request: &ImportRequest, conte
                 .warn(format_args!("the first-boot seed of the instance in the dump stays as it is: {err:#}")),
             adopted => adopted?,
         }
+    }
+    adopt_trace(disk, request).map_err(Error::Disk)?;
+    Ok(())
+}
+
+/// What the dump's instance took into its own system from its seed, the new one has, too.
+fn adopt_trace(disk: &mut dyn WriteAt, request: &ImportRequest) -> std::io::Result<()> {
+    let (Ok(identity), Some(trace)) = (&request.identity, Trace::read(disk)?) else { return Ok(()) };
+    let adopted = Trace { serial: identity.volume_serial(), ..trace };
+    if adopted != trace {
+        adopted.write(disk)?;
     }
     Ok(())
 }

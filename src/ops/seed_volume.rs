@@ -13,9 +13,9 @@ use crate::device::{FileBytes, ReadAt, Target, WriteAt};
 use crate::image::reference::ImageRef;
 use crate::process::Children;
 use crate::request::CreateRequest;
-use crate::seed::{Identity, Placement, Plan, SeedFiles};
+use crate::seed::{Held, Identity, Placement, Plan, SeedFiles};
 use crate::size::{ByteSize, MIB};
-use crate::volume::{self, PlaceError};
+use crate::volume::{self, PlaceError, Trace};
 use crate::write::{self, Whole, WriteError};
 
 /// A seed that is ready to be written.
@@ -24,21 +24,36 @@ pub(super) struct Seed<'p> {
     files: SeedFiles,
     /// The disk that is to be the volume; none for a partition of the first disk.
     disk: Option<&'p Target>,
+    /// What the instance leaves of it when it has removed it; none if it does not do that.
+    trace: Option<Trace>,
 }
 
 impl<'p> Seed<'p> {
-    /// Gets all that it says. `disk` is its own, from [`own_disk`].
+    /// Gets all that it says, and of the `old` one what is to be kept. `disk` is its own, from [`own_disk`].
     pub(super) fn prepare(
         plan: &'p Plan,
+        old: &Held,
         disk: Option<&'p Target>,
         request: &CreateRequest,
         context: &Context,
     ) -> anyhow::Result<Self> {
-        let seed = Seed { identity: &plan.identity, files: seed_files(plan, &request.http, context)?, disk };
+        let (files, identity) = (seed_files(plan, old, &request.http, context)?, &plan.identity);
+        let mut seed = Seed { identity, files, disk, trace: None };
         // What does not fit shall be known before anything is written.
         let len = seed.disk.map_or(volume::LEN, volume_len);
         seed.format(len, volume::SECTOR)?;
+        if plan.persist && disk.is_none() {
+            let Held { keys, user_data, .. } = seed.gives();
+            let (keys, user_data) = (u32::try_from(keys.len())?, !user_data.is_empty());
+            seed.trace = Some(Trace { serial: identity.volume_serial(), keys, user_data });
+        }
         Ok(seed)
+    }
+
+    /// What it gives to the instance.
+    pub(super) fn gives(&self) -> Held {
+        // Our own files are of the form that is asked for.
+        Held::of(self.files.iter(), self.identity).unwrap_or_default()
     }
 
     /// Whether the image leaves room for it, as far as that is known before anything is written to `target`.
@@ -73,6 +88,11 @@ impl<'p> Seed<'p> {
             return Ok(());
         }
         let number = self.write_partition(whole, target.path())?;
+        if let Some(trace) = self.trace
+            && !trace.write(whole)?
+        {
+            context.report.debug("the image leaves no place for a trace of the seed that the instance removes");
+        }
         context.report.info(format_args!("the first-boot seed is in partition {number} of the disk"));
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context as _, anyhow, bail};
 
 use crate::device::{ReadAt, SourceDisk, Target, WriteAt};
-use crate::volume::{self, Contents, Error, Found, Kind, VolumeError};
+use crate::volume::{self, Contents, Error, Found, Kind, Trace, VolumeError};
 
 /// What is left of a volume to the very last, in bytes: the sector by which it is known, so that a removal that was cut
 /// can be done again.
@@ -19,6 +19,17 @@ pub struct SeedDisk {
     pub size: u64,
     /// Each seed, with what is in it as far as it can be read.
     pub seeds: Vec<(Found, Result<Contents, VolumeError>)>,
+    /// The trace of one that the instance may have removed.
+    pub trace: Option<Trace>,
+}
+
+/// What was removed.
+#[derive(Debug)]
+pub enum Removed {
+    /// A seed.
+    Seed(Found),
+    /// The trace of one that the instance had removed already.
+    Trace,
 }
 
 /// Looks for seeds on the disk, or in the image file, at `path`. Holds nothing: it may be in use.
@@ -31,18 +42,28 @@ pub fn show_seeds(path: &Path) -> anyhow::Result<SeedDisk> {
         Err(error) => Err(error),
     };
     let seeds = volume::survey(&disk).with_context(reading)?.into_iter().map(contents);
-    Ok(SeedDisk { size: disk.size, seeds: seeds.collect::<Result<_, _>>().with_context(reading)? })
+    let seeds = seeds.collect::<Result<_, _>>().with_context(reading)?;
+    Ok(SeedDisk { size: disk.size, seeds, trace: Trace::read(&disk).with_context(reading)? })
 }
 
-/// Removes the seed from the disk at `path`: its bytes read zero, and its partition is free. Only one of ours, unless
-/// `force` is set. A disk in use is refused.
-pub fn remove_seed(path: &Path, force: bool) -> anyhow::Result<Found> {
+/// Removes the seed from the disk at `path`, and its trace: its bytes read zero, and its partition is free. Only one of ours,
+/// unless `force` is set. A disk in use is refused.
+pub fn remove_seed(path: &Path, force: bool) -> anyhow::Result<Removed> {
     let mut disk = Target::open(path)?;
     let seeds = volume::survey(&disk).with_context(|| format!("reading disk {}", path.display()))?;
     let ours = seeds.iter().find(|found| found.our_serial().is_some());
     let found = match (ours, seeds.first()) {
         (Some(ours), _) => ours,
-        (None, None) => bail!("disk {} holds no seed", path.display()),
+        (None, None) => {
+            let removed =
+                volume::remove_trace(&mut disk).and_then(|removed| WriteAt::sync(&mut disk).map(|()| removed));
+            return match removed
+                .with_context(|| format!("removing the trace of a seed from disk {}", path.display()))?
+            {
+                true => Ok(Removed::Trace),
+                false => bail!("disk {} holds no seed", path.display()),
+            };
+        }
         (None, Some(Found { kind: Kind::Iso, .. })) => {
             bail!(
                 "the seed on disk {} is an ISO 9660, which simpleimage does not make and does not remove",
@@ -58,7 +79,7 @@ pub fn remove_seed(path: &Path, force: bool) -> anyhow::Result<Found> {
         }
     };
     remove(&mut disk, found).with_context(|| format!("removing the seed from disk {}", path.display()))?;
-    Ok(*found)
+    Ok(Removed::Seed(*found))
 }
 
 fn remove(disk: &mut Target, found: &Found) -> anyhow::Result<()> {
@@ -68,6 +89,7 @@ fn remove(disk: &mut Target, found: &Found) -> anyhow::Result<()> {
     if let Some(number) = found.partition {
         volume::check_removable(disk, number).map_err(|reason| anyhow!("{reason}"))?;
     }
+    volume::remove_trace(disk)?;
     disk.zero(found.start + first, len - first)?;
     WriteAt::sync(disk)?;
     if let Some(number) = found.partition {

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::image::checksum::Checksum;
 use crate::report::Report;
-use crate::request::CreateRequest;
+use crate::request::{CreateRequest, SeedWish};
 use crate::size::ByteSize;
 use crate::write::{Wipe, Written};
 
@@ -78,7 +78,7 @@ pub(super) fn plan(request: &CreateRequest, size: u64) -> String {
     let signature = checks.signature.as_ref().map_or_else(|| "none".to_owned(), |source| source.location.to_string());
     let wipe = if write.wipe == Wipe::Full { String::new() } else { format!(", wipe {}", write.wipe.name()) };
     let readback = if write.verify_readback { ", read back" } else { "" };
-    let seed = if seed.is_some() { ", first-boot seed" } else { "" };
+    let seed = if matches!(seed, SeedWish::Given(_)) { ", first-boot seed" } else { "" };
     let disk = ByteSize(size);
     format!(
         "{instance} a disk of {disk}; declared type {declared}, checksum {checksum}, signature {signature}{wipe}{readback}{seed}"

@@ -19,13 +19,13 @@ use crate::sys;
 /// Exit code of work that failed with an answer.
 const FAILED: i32 = 1;
 
-/// Longest answer in bytes: more is an error.
-const MAX_ANSWER: u64 = 4 << 20;
+/// Longest answer in bytes; the rest is cut off. A seed's volume of 4 MiB and a few numbers have to fit.
+const MAX_ANSWER: u64 = 8 << 20;
 
 /// What the copy gives.
 #[derive(Debug, Default)]
 pub struct Answer {
-    /// At most 4 MiB.
+    /// At most 8 MiB.
     pub bytes: Vec<u8>,
     /// An open file, with the locks that it holds.
     pub file: Option<File>,

@@ -9,18 +9,47 @@ use crate::config::{self, Paths, Settings, VariantName};
 use crate::env::{Environment, SeedParams};
 use crate::http::Secret;
 use crate::seed::{
-    Dns, Entries, Identity, Network, NetworkPlan, Placement, Plan, Source, SourceError, SourceName, user_data,
+    Dns, Entries, Identity, Keep, Network, NetworkPlan, Placement, Plan, Source, SourceError, SourceName, user_data,
 };
+
+/// Whether an instance gets a seed.
+#[derive(Debug)]
+pub enum SeedWish {
+    /// None.
+    Off,
+    /// This.
+    Given(Plan),
+    /// This, if there is an old one of which something is to be kept. Only then it matters why there is no plan.
+    IfKept(anyhow::Result<Plan>),
+}
+
+impl SeedWish {
+    /// What the seed would be made of.
+    pub fn plan(&self) -> Option<&Plan> {
+        match self {
+            SeedWish::Off | SeedWish::IfKept(Err(_)) => None,
+            SeedWish::Given(plan) | SeedWish::IfKept(Ok(plan)) => Some(plan),
+        }
+    }
+}
 
 /// The seed as it is named, each part well-formed.
 pub(super) struct NamedSeed {
-    /// None: there is no seed.
-    placement: Option<Placement>,
+    place: Place,
     persist: bool,
+    keep: Keep,
     keys: Vec<SourceName>,
     user_data: Vec<SourceName>,
     network: NamedNetwork,
     dns: Dns,
+}
+
+enum Place {
+    /// There is no seed.
+    Nowhere,
+    /// There is one only to keep what an old one has.
+    IfKept,
+    At(Placement),
 }
 
 enum NamedNetwork {
@@ -40,8 +69,10 @@ impl NamedSeed {
         let search = params.dns_search.as_ref().or(defaults.dns_search.as_ref());
         let dns = Dns::new(servers.map(String::as_str), search.map(String::as_str));
         let persist = params.seed_persist.as_deref().map(yes_or_no).transpose()?;
+        let kept = |parameter: &Option<String>| defaults.keep && parameter.is_none();
         let mut seed = NamedSeed {
-            placement: None,
+            place: Place::Nowhere,
+            keep: Keep { keys: kept(&params.ssh_keys), user_data: kept(&params.user_data) },
             persist: persist.unwrap_or(defaults.seed_persist),
             keys: entries("ssh_keys", SourceName::keys, keys.as_deref())?,
             user_data: entries("user_data", SourceName::documents, documents.as_deref())?,
@@ -49,23 +80,24 @@ impl NamedSeed {
             dns: dns.map_err(|(parameter, error)| anyhow!("parameter {parameter}: {error}"))?,
         };
         let mode = params.cloud_init.as_ref().or(defaults.cloud_init.as_ref());
-        seed.placement = seed.placement(mode.map(String::as_str))?;
+        seed.place = seed.place(mode.map(String::as_str))?;
         seed.check(settings)?;
         Ok(seed)
     }
 
     /// Where the seed goes. Without a word about that there is one if there is something to say in it.
-    fn placement(&self, mode: Option<&str>) -> anyhow::Result<Option<Placement>> {
+    fn place(&self, mode: Option<&str>) -> anyhow::Result<Place> {
         let network = !matches!(self.network, NamedNetwork::Ganeti);
         let given = network || !self.keys.is_empty() || !self.user_data.is_empty() || self.dns != Dns::default();
-        match mode {
-            None => Ok((given || self.persist).then_some(Placement::Auto)),
-            Some("off") => Ok(None),
-            Some("auto") => Ok(Some(Placement::Auto)),
-            Some("disk") => Ok(Some(Placement::Disk)),
-            Some("partition") => Ok(Some(Placement::Partition)),
+        Ok(match mode {
+            None if given || self.persist => Place::At(Placement::Auto),
+            None if self.keep != Keep::default() => Place::IfKept,
+            None | Some("off") => Place::Nowhere,
+            Some("auto") => Place::At(Placement::Auto),
+            Some("disk") => Place::At(Placement::Disk),
+            Some("partition") => Place::At(Placement::Partition),
             Some(_) => bail!("parameter cloud_init: not one of off, auto, disk and partition"),
-        }
+        })
     }
 
     /// Policy, and what can be known of the content before anything is fetched.
@@ -87,14 +119,22 @@ impl NamedSeed {
         Ok(())
     }
 
-    /// Opens the files, and reads Ganeti's variables; none if there shall be no seed.
-    pub(super) fn resolve(
+    /// Opens the files, and reads Ganeti's variables.
+    pub(super) fn resolve(self, env: &Environment, paths: &Paths, variant: &VariantName) -> anyhow::Result<SeedWish> {
+        match self.place {
+            Place::IfKept if env.reinstall()? => Ok(SeedWish::IfKept(self.plan(Placement::Auto, env, paths, variant))),
+            Place::Nowhere | Place::IfKept => Ok(SeedWish::Off),
+            Place::At(placement) => self.plan(placement, env, paths, variant).map(SeedWish::Given),
+        }
+    }
+
+    fn plan(
         self,
+        placement: Placement,
         env: &Environment,
         paths: &Paths,
         variant: &VariantName,
-    ) -> anyhow::Result<Option<Plan>> {
-        let Some(placement) = self.placement else { return Ok(None) };
+    ) -> anyhow::Result<Plan> {
         let folder = paths.user_data_dir(variant);
         let network = match self.network {
             NamedNetwork::Ganeti => NetworkPlan::Ganeti(Network::new(&env.nics()?, &self.dns)?),
@@ -104,14 +144,15 @@ impl NamedSeed {
         let all = |parameter: &str, names: Vec<SourceName>| -> anyhow::Result<Vec<Source>> {
             names.into_iter().map(|name| open(parameter, name, &folder)).collect()
         };
-        Ok(Some(Plan {
+        Ok(Plan {
             placement,
             persist: self.persist,
+            keep: self.keep,
             identity: Identity::new(env.instance_name()?, env.instance_uuid()?)?,
             keys: all("ssh_keys", self.keys)?,
             user_data: all("user_data", self.user_data)?,
             network,
-        }))
+        })
     }
 }
 

@@ -47,7 +47,7 @@ pub fn adopted(files: &[File], identity: &Identity, nics: &[Nic]) -> (Vec<File>,
                 kept.push(Kept::Network);
                 None
             }),
-            ("vendor-data", Some((old, _))) => (*content == vendor_data(old)).then(|| vendor_data(identity)),
+            ("vendor-data", Some((old, _))) => is_persistent(content, old).then(|| vendor_data(identity)),
             _ => None,
         };
         (name.clone(), new.unwrap_or_else(|| content.clone()))
@@ -72,9 +72,27 @@ fn with_identity(mut meta_data: Map<String, Value>, identity: &Identity) -> Vec<
     json::document(&meta_data)
 }
 
+/// Whether a vendor-data is the one of ours for `identity`, which keeps the seed without its partition.
+pub(super) fn is_persistent(content: &[u8], identity: &Identity) -> bool {
+    content == vendor_data(identity)
+}
+
+/// Whether a network-config that we made from NICs has name servers, and search domains; none for one that we did not make.
+pub(super) fn servers_of(content: &[u8]) -> Option<(bool, bool)> {
+    let [servers, search] = resolver(content)?;
+    Some((servers.is_some(), search.is_some()))
+}
+
 /// The network-config of `nics`, with the name servers of `old`; none if `old` is not one that we make from NICs.
 fn network(old: &[u8], nics: &[Nic]) -> Option<Vec<u8>> {
-    let old = parse(old)?;
+    let [servers, search] = resolver(old)?;
+    let dns = Dns::new(servers.as_deref(), search.as_deref()).ok()?;
+    Network::new(nics, &dns).ok()?.document()
+}
+
+/// The name servers and the search domains in a network-config that we made from NICs, as lists that [`Dns`] takes.
+fn resolver(content: &[u8]) -> Option<[Option<String>; 2]> {
+    let old = parse(content)?;
     let interfaces = old.get("ethernets").and_then(Value::as_object)?;
     let ours =
         |interface: &Value| interface.pointer("/match/macaddress").is_some() && interface.get("set-name").is_some();
@@ -86,8 +104,7 @@ fn network(old: &[u8], nics: &[Nic]) -> Option<Vec<u8>> {
         let entries = servers.and_then(|servers| servers.get(key)?.as_array());
         entries.map(|entries| entries.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" "))
     };
-    let dns = Dns::new(list("addresses").as_deref(), list("search").as_deref()).ok()?;
-    Network::new(nics, &dns).ok()?.document()
+    Some([list("addresses"), list("search")])
 }
 
 #[cfg(test)]

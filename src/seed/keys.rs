@@ -84,6 +84,12 @@ pub fn parse(text: &[u8]) -> Result<Vec<Key>, KeyError> {
     if keys.is_empty() { Err(KeyError::Empty) } else { Ok(keys) }
 }
 
+/// How many of `keys` are not among `others`.
+pub(super) fn missing(keys: &[Key], others: &[Key]) -> usize {
+    let others: HashSet<_> = others.iter().map(|key| &key.key).collect();
+    keys.iter().filter(|key| !others.contains(&key.key)).count()
+}
+
 /// `keys` without those that are there already; the first one's comment stays.
 pub(super) fn unique(keys: impl IntoIterator<Item = Key>) -> Vec<Key> {
     let mut seen = HashSet::new();

@@ -10,6 +10,8 @@ use super::keys::{Key, unique};
 
 /// The key that a rename changes.
 const HOST_NAME: &str = "local-hostname";
+/// The key with the SSH keys.
+pub(super) const KEYS: &str = "public-keys";
 
 #[derive(Serialize)]
 struct MetaData<'m> {

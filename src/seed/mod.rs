@@ -4,6 +4,7 @@
 
 mod adopt;
 mod dns;
+mod held;
 mod identity;
 mod interface;
 mod json;
@@ -18,16 +19,20 @@ mod vendor;
 
 pub use adopt::{File, Kept, adopted};
 pub use dns::{Dns, DnsError};
+pub use held::{Held, HeldError, Lost};
 pub use identity::{Identity, IdentityError};
 pub use keys::{Key, KeyError, parse as parse_keys};
 pub use metadata::{meta_data, renamed};
 pub use network::{Network, NetworkError};
-pub use plan::{NetworkPlan, Placement, Plan, Source};
+pub use plan::{Keep, NetworkPlan, Placement, Plan, Source};
 pub use source::{Entries, SourceError, SourceName};
 pub use userdata::{MAX_USER_DATA, UserData, UserDataError, is_html, user_data};
 pub use vendor::vendor_data;
 
 use std::fmt;
+
+/// What meta-data and network-config may have, in bytes. With the user-data they have to fit into a FAT volume of 4 MiB.
+pub const MAX_FILE: usize = 512 << 10;
 
 /// The files of a NoCloud seed, ready for the volume. `Debug` shows their sizes only.
 #[derive(Clone, PartialEq, Eq)]

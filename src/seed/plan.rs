@@ -20,6 +20,15 @@ pub enum Placement {
     Partition,
 }
 
+/// What of the old seed a reinstall carries over, if there is one. It stands where no OS parameter says otherwise.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Keep {
+    /// Its SSH keys, besides those of the variant.
+    pub keys: bool,
+    /// Its user-data, instead of the variant's.
+    pub user_data: bool,
+}
+
 /// All that decides about a seed's content and place. `Debug` shows no secret.
 #[derive(Debug)]
 pub struct Plan {
@@ -27,6 +36,8 @@ pub struct Plan {
     pub placement: Placement,
     /// Whether the instance shall keep a copy of the seed and remove its partition.
     pub persist: bool,
+    /// What of the old seed is to be in it.
+    pub keep: Keep,
     /// Who the instance is.
     pub identity: Identity,
     /// What holds SSH keys, one a line.

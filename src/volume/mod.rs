@@ -7,6 +7,7 @@ mod fat;
 mod label;
 mod place;
 mod read;
+mod trace;
 
 pub use crate::partition::boot_area;
 pub use error::{PlaceError, VolumeError};
@@ -14,6 +15,7 @@ pub use fat::{LEN, format};
 pub use label::Kind;
 pub use place::{Space, add_partition, check_removable, find_space, remove_partition};
 pub use read::Contents;
+pub use trace::{Trace, remove_trace};
 
 use std::fmt;
 use std::io;
@@ -106,6 +108,17 @@ pub fn survey(disk: &dyn ReadAt) -> io::Result<Vec<Found>> {
         found.extend(label::seed_at(disk, start)?.map(|kind| Found { start, partition, kind }));
     }
     Ok(found)
+}
+
+/// The seed of ours that lies where one goes on a disk without anything in its first MiB: what a run was to keep that did not
+/// come to its end.
+pub fn left_by_a_run(disk: &dyn ReadAt) -> io::Result<Option<Found>> {
+    if boot_area(disk)?.iter().any(|byte| *byte != 0) {
+        return Ok(None);
+    }
+    let Some(start) = place::start_without_table(disk.len()) else { return Ok(None) };
+    let found = label::seed_at(disk, start)?.map(|kind| Found { start, partition: None, kind });
+    Ok(found.filter(|found| found.our_serial().is_some()))
 }
 
 /// An error if the disk holds a seed already: with a second one nobody could tell which of them counts.

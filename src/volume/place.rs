@@ -36,13 +36,11 @@ pub struct Space {
 pub fn find_space(head: &[u8], size: u64, disk: &Path) -> Result<Space, PlaceError> {
     let table = Table::parse(head).map_err(|reason| PlaceError::Table { disk: disk.to_owned(), reason })?;
     let small = || PlaceError::Small { disk: disk.to_owned(), size: ByteSize(size) };
-    let end = match &table {
-        Table::Gpt(gpt) => usable_end(gpt, size),
-        Table::Mbr(_) => size.checked_sub(BACKUP_SECTORS * SECTOR),
+    let start = match &table {
+        Table::Gpt(gpt) => usable_end(gpt, size).and_then(start_before),
+        Table::Mbr(_) => start_without_table(size),
     };
-    let start = end.and_then(|end| end.checked_sub(LEN)).map(|start| start - start % MIB);
-    // The first MiB is the boot area, which has an end of its own.
-    let start = start.filter(|start| *start >= MIB).ok_or_else(small)?;
+    let start = start.ok_or_else(small)?;
     let in_the_way = table.partitions().into_iter().filter(|partition| partition.end > start);
     if let Some(partition) = in_the_way.max_by_key(|partition| partition.end) {
         let needed = ByteSize(partition.end.saturating_add(LEN + 2 * MIB - 1) / MIB * MIB);
@@ -50,6 +48,18 @@ pub fn find_space(head: &[u8], size: u64, disk: &Path) -> Result<Space, PlaceErr
         return Err(PlaceError::Occupied { disk: disk.to_owned(), number, extended, needed });
     }
     with_entry(table.clone(), start, "").map(|_| Space { start, sector: table.sector() })
+}
+
+/// Where a seed begins that ends before `end`.
+fn start_before(end: u64) -> Option<u64> {
+    let start = end.checked_sub(LEN).map(|start| start - start % MIB);
+    // The first MiB is the boot area, which has an end of its own.
+    start.filter(|start| *start >= MIB)
+}
+
+/// Where a seed begins on a disk of `size` bytes whose table has no say in that.
+pub(super) fn start_without_table(size: u64) -> Option<u64> {
+    size.checked_sub(BACKUP_SECTORS * SECTOR).and_then(start_before)
 }
 
 /// The byte behind the last one that a partition may have, when the backup GPT is or will be moved to the disk's end.

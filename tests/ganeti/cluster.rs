@@ -89,6 +89,14 @@ impl Cluster {
         Instance { name: name.to_owned(), block_store: self.block_store() }
     }
 
+    /// Adds an instance with a disk of 16 MiB, and with a private OS parameter.
+    pub(crate) fn add_with_private(&self, name: &str, parameters: &str, private: &str) -> Instance {
+        let more = ["--os-parameters-private", private];
+        let output = self.try_add_with(&more, name, Storage::File, &[16], parameters);
+        assert!(output.status.success(), "adding {name}: {}\n{}", output.status, text(&output));
+        self.instance(name)
+    }
+
     /// Adds an instance, which has to fail, and returns the job's error.
     pub(crate) fn add_fails(&self, name: &str, storage: Storage, parameters: &str) -> String {
         let output = self.try_add(name, storage, &[8], parameters);
@@ -97,8 +105,13 @@ impl Cluster {
     }
 
     fn try_add(&self, name: &str, storage: Storage, sizes: &[u32], parameters: &str) -> Output {
+        self.try_add_with(&[], name, storage, sizes, parameters)
+    }
+
+    fn try_add_with(&self, more: &[&str], name: &str, storage: Storage, sizes: &[u32], parameters: &str) -> Output {
         let mut args = ["add", "-n", NODE, "-o", "simpleimage+default", "-B", "minmem=64M,maxmem=64M"].to_vec();
         args.extend(["--no-ip-check", "--no-name-check", "--no-start", "-O", parameters]);
+        args.extend(more);
         let disks = disk_arguments(storage, sizes);
         args.extend(disks.iter().map(String::as_str));
         args.push(name);
@@ -139,6 +152,22 @@ impl Cluster {
         fs::write(&path, format!("#!/bin/sh\nset -eu\n{script}\n")).expect("writing a hook");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("making a hook executable");
         Hook { path }
+    }
+
+    /// Writes the default variant's config.toml until the returned guard goes.
+    pub(crate) fn config(&self, text: &str) -> Hook {
+        let path = Path::new(DEFAULT_VARIANT).join("config.toml");
+        fs::create_dir_all(DEFAULT_VARIANT).expect("creating the variant's folder");
+        fs::write(&path, text).expect("writing a config");
+        Hook { path }
+    }
+
+    /// What the OS scripts said last of an instance: of a job that went well Ganeti shows nothing.
+    pub(crate) fn last_log(&self, instance: &str) -> String {
+        let logs = fs::read_dir("/var/log/ganeti/os").expect("the folder of the OS logs").flatten();
+        let of_instance = logs.filter(|log| log.file_name().to_string_lossy().contains(instance));
+        let newest = of_instance.max_by_key(|log| log.metadata().and_then(|data| data.modified()).ok());
+        fs::read_to_string(newest.expect("a log of the instance").path()).expect("reading a log")
     }
 
     /// The folder of the external storage, see extstorage.sh.

@@ -109,7 +109,7 @@ const FAULTS: [Fault; 32] = [
             symlink(node.at(OS), copy.join("simpleimage")).unwrap();
         },
         ["warning: ", "/usr/share/ganeti/os/simpleimage: Ganeti never looks there"],
-        "remove the one that is not wanted",
+        "remove the one that is not wanted: gnt-os diagnose of Ganeti 3.0 fails while there are two",
     ),
     (
         "a dangling script",

@@ -6,12 +6,16 @@ mod change;
 mod hooks;
 mod install;
 mod refuse;
+mod reinstall;
 
 use crate::Case;
 
 /// All trials, in the order in which they run.
 pub(crate) fn all() -> impl Iterator<Item = Case> {
-    [install::CASES, change::CASES, backup::CASES, hooks::CASES, refuse::CASES].into_iter().flatten().copied()
+    [install::CASES, change::CASES, backup::CASES, hooks::CASES, refuse::CASES, reinstall::CASES]
+        .into_iter()
+        .flatten()
+        .copied()
 }
 
 /// Panics unless what an operator was told contains `part`.

@@ -15,7 +15,7 @@ use simpleimage::config::Paths;
 use simpleimage::env::Environment;
 use simpleimage::ops::{self, Context};
 use simpleimage::request::CreateRequest;
-use simpleimage::seed::SeedFiles;
+use simpleimage::seed::{Held, SeedFiles};
 
 use crate::support::log::Log;
 use crate::support::world::World;
@@ -43,7 +43,7 @@ fn files(world: &World, variables: &[(&str, &str)]) -> anyhow::Result<(SeedFiles
     let request = request(world, variables)?;
     let log = Log::new();
     let context = Context::new(log.report());
-    let files = ops::seed_files(request.seed.as_ref().expect("no seed"), &request.http, &context)?;
+    let files = ops::seed_files(request.seed.plan().expect("no seed"), &Held::default(), &request.http, &context)?;
     Ok((files, log.text()))
 }
 

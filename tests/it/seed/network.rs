@@ -143,7 +143,7 @@ fn a_given_one_is_taken_as_it_is_and_off_leaves_none() {
 #[test]
 fn there_is_a_seed_only_if_something_says_so() {
     let world = World::new();
-    let has = |variables: &[(&str, &str)]| request(&world, variables).unwrap().seed.is_some();
+    let has = |variables: &[(&str, &str)]| request(&world, variables).unwrap().seed.plan().is_some();
     let none = ("OSP_SSH_KEYS", "none");
     assert!(![has(&[]), has(&[none, ("OSP_SEED_PERSIST", "no")]), has(&[("OSP_DNS_SERVERS", "none")])].contains(&true));
     for given in [

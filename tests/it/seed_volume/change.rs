@@ -124,9 +124,14 @@ fn a_clone_gets_a_first_boot_of_its_own() {
         assert_ne!(new.serial(), old_serial);
         assert!(old_script.contains(&old_serial));
         assert_eq!(new.text("vendor-data"), old_script.replace(&old_serial, &new.serial()));
-        // Everything else is the dump's, but for the GPT, which moved.
+        // Everything else is the dump's, but for the GPT, which moved, and the trace of the seed.
         let (dump, clone) = (source.bytes(), clone.bytes());
-        assert!(clone[34 * 512..START] == dump[34 * 512..START]);
+        let trace = MIB - 4096..MIB;
+        assert!(clone[34 * 512..trace.start] == dump[34 * 512..trace.start] && clone[MIB..START] == dump[MIB..START]);
+        let words = |bytes: &[u8]| String::from_utf8(bytes[trace.clone()].to_vec()).unwrap();
+        let serial = |serial: &str| format!("serial={}", serial.to_ascii_lowercase().replace('-', ""));
+        assert!(words(&dump).contains(&serial(&old_serial)));
+        assert_eq!(words(&clone), words(&dump).replace(&serial(&old_serial), &serial(&new.serial())));
     }
 }
 

@@ -5,6 +5,7 @@ mod change;
 mod create;
 mod people;
 mod refuse;
+mod reinstall;
 mod whole_disk;
 
 use std::fs::{self, File};
