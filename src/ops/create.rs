@@ -131,7 +131,7 @@ fn install_apart<'t>(
         ImageRef::Path(path) => Some(path.as_path()),
     };
     let disks: Vec<_> = [Some(target), seed_disk.as_ref()].into_iter().flatten().map(Target::file).collect();
-    // What the instance had is a guest's bytes, and looked at by a process that can do nothing else.
+    // What the instance had is a guest's bytes, and looked at by a process of its own.
     let old = old_seed::look(request, target, seed_disk.as_ref(), context);
     let needs = Needs { image, disks: &disks, folder: folder.as_deref(), network: true };
     let answer = confined(needs, context, |context| {

@@ -30,8 +30,8 @@ pub(super) struct OldSeed {
     unreadable: Option<String>,
 }
 
-/// Looks for the seed of the instance of `request` on its first disk, and on the one for the seed, in a process that can do
-/// nothing else; gives an [`OldSeed`] in bytes, which this process does not look at. A new instance has none.
+/// Looks for the seed of the instance of `request` on its first disk, and on the one for the seed, in a process without
+/// network; gives an [`OldSeed`] in bytes, which this process does not look at. A new instance has none.
 pub(super) fn look(request: &CreateRequest, first: &Target, own: Option<&Target>, context: &Context) -> Vec<u8> {
     let Ok(identity) = &request.identity else { return Vec::new() };
     if !request.reinstall {

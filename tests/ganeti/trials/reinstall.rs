@@ -130,37 +130,43 @@ fn modified(cluster: &Cluster) {
     let instance = cluster.add("modified.example.com", Storage::File, &[16], &image(cluster));
     assert_eq!(keys(&instance), None);
     cluster.gnt(&["gnt-instance", "modify", "--os-parameters-private", &private, &instance.name]);
+    // A reinstall's command line can't take a parameter back: Ganeti hands over the word.
+    let taken_back = format!("{},seed_persist=default", image(cluster));
+    let said = cluster.gnt_fails(&["gnt-instance", "reinstall", "-f", "-O", &taken_back, &instance.name]);
+    assert_says(&said, "parameter seed_persist: not yes or no");
+    cluster.gnt(&[
+        "gnt-instance",
+        "modify",
+        "-O",
+        "seed_persist=default",
+        "--os-parameters-private",
+        &private,
+        &instance.name,
+    ]);
     for expected in [Some(1), None] {
         reinstall(cluster, &instance, &["-O", &image(cluster)]);
         assert_eq!(keys(&instance), expected);
     }
 }
 
+/// Private ones of the cluster are not handed to an add, only to the reinstalls after it.
 fn cluster_parameters(cluster: &Cluster) {
-    let private = format!("ssh_keys={KEY}");
-    cluster.gnt(&[
-        "gnt-os",
-        "modify",
-        "-O",
-        &image(cluster),
-        "--os-parameters-private",
-        &private,
-        "simpleimage+default",
-    ]);
+    let (public, private) = (format!("{},ssh_keys={KEY}", image(cluster)), format!("ssh_keys={KEY}"));
+    let os = "simpleimage+default";
+    cluster.gnt(&["gnt-os", "modify", "-O", &public, os]);
     let instance = cluster.add("of-the-cluster.example.com", Storage::File, &[16], "image_type=raw");
     for _ in 0..3 {
         assert_eq!(keys(&instance), Some(1));
         assert!(!reinstall(cluster, &instance, &[]).contains("warning"));
     }
-    cluster.gnt(&[
-        "gnt-os",
-        "modify",
-        "-O",
-        "image=default,image_type=default",
-        "--os-parameters-private",
-        "ssh_keys=default",
-        "simpleimage+default",
-    ]);
+    cluster.gnt(&["gnt-os", "modify", "-O", "ssh_keys=default", "--os-parameters-private", &private, os]);
+    let instance = cluster.add("private-of-it.example.com", Storage::File, &[16], "image_type=raw");
+    for expected in [None, Some(1), Some(1)] {
+        assert_eq!(keys(&instance), expected);
+        reinstall(cluster, &instance, &[]);
+    }
+    let nothing = ["image=default,image_type=default", "--os-parameters-private", "ssh_keys=default"];
+    cluster.gnt(&[&["gnt-os", "modify", "-O"], &nothing[..], &[os]].concat());
 }
 
 fn kept(cluster: &Cluster) {
@@ -194,7 +200,7 @@ fn removed(cluster: &Cluster) {
     let warning = "warning: the instance loses what a seed gave it that is in its own file system by now (seed_persist), where seed_keep can't reach it: ssh_keys (1 of 1 key)";
     for instance in [&instance, &new] {
         cluster.gnt(&["gnt-instance", "modify", "--os-parameters-private", "ssh_keys=default", &instance.name]);
-        let log = reinstall(cluster, instance, &["-O", &format!("{},seed_persist=default", image(cluster))]);
+        let log = reinstall(cluster, instance, &["-O", &format!("{},seed_persist=no", image(cluster))]);
         assert_quoted(&log, warning);
     }
 }
