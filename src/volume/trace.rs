@@ -99,17 +99,16 @@ fn block(disk: &dyn ReadAt) -> io::Result<[u8; LEN]> {
 
 #[cfg(test)]
 mod tests {
-    use super::{LEN, START, Trace, remove_trace};
+    use super::{LEN, Trace, remove_trace};
     use crate::device::Memory;
-    use crate::size::MIB;
     use proptest::prelude::{any, prop, proptest};
 
-    const AT: usize = START as usize;
+    const AT: usize = (1 << 20) - LEN;
     const TRACE: Trace = Trace { serial: 0x00ab_cdef, keys: 2, user_data: true };
 
     /// A disk of 2 MiB with an MBR and one partition, in sectors.
     fn disk(start: u32, len: u32) -> Memory {
-        let mut bytes = vec![0; 2 * MIB as usize];
+        let mut bytes = vec![0; 2 << 20];
         bytes[450] = 0x83;
         bytes[454..458].copy_from_slice(&start.to_le_bytes());
         bytes[458..462].copy_from_slice(&len.to_le_bytes());

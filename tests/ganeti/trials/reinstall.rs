@@ -159,7 +159,8 @@ fn cluster_parameters(cluster: &Cluster) {
         assert_eq!(keys(&instance), Some(1));
         assert!(!reinstall(cluster, &instance, &[]).contains("warning"));
     }
-    cluster.gnt(&["gnt-os", "modify", "-O", "ssh_keys=default", "--os-parameters-private", &private, os]);
+    cluster.gnt(&["gnt-os", "modify", "-O", "ssh_keys=default", os]);
+    cluster.gnt(&["gnt-os", "modify", "--os-parameters-private", &private, os]);
     let instance = cluster.add("private-of-it.example.com", Storage::File, &[16], "image_type=raw");
     for expected in [None, Some(1), Some(1)] {
         assert_eq!(keys(&instance), expected);

@@ -296,9 +296,13 @@ fn what_was_to_be_kept_survives_a_run_that_failed() {
     }
 }
 
-/// Removes partition `number`, as the guest's script does, and lets the root grow over the seed.
-fn guest_removes_its_seed(disk: &Path, number: &str) {
-    tool("sfdisk", &["--quiet", "--no-reread", "--no-tell-kernel", "--delete", disk.to_str().unwrap(), number]);
+/// Removes the partition of the seed, as the guest's script does, and grows that of the root over its place, as growpart does.
+fn guest_removes_its_seed(disk: &Path, [seed, root]: [&str; 2]) {
+    let path = disk.to_str().unwrap();
+    let options = ["--quiet", "--no-reread", "--no-tell-kernel"];
+    tool("sfdisk", &[&options[..], &["--delete", path, seed]].concat());
+    let grow = format!("echo ', +' | sfdisk {} -N {root} {path}", options.join(" "));
+    tool("sh", &["-c", &grow]);
     write_at(disk, &vec![0xe1; 4 * MIB], START);
 }
 
@@ -308,7 +312,9 @@ const TOOK: &str = "warning: the instance loses what a seed gave it that is in i
 fn a_seed_that_the_guest_removed_leaves_a_trace() {
     let world = World::new();
     world.variant_file("config.toml", "seed_keep = true\n");
-    for (image, kind, number) in [(gpt_image(&world), Kind::File, "2"), (mbr_image(&world), Kind::Block, "3")] {
+    for (image, kind, numbers) in
+        [(gpt_image(&world), Kind::File, ["2", "1"]), (mbr_image(&world), Kind::Block, ["3", "2"])]
+    {
         let disk = Disk::stale(&world, "disk0", kind, SIZE);
         let create = || seeded(&world, disk.path(), &image, "raw").env("OSP_SEED_PERSIST", "yes");
         create().run().succeeds();
@@ -324,7 +330,7 @@ fn a_seed_that_the_guest_removed_leaves_a_trace() {
         let path = world.path("disk0");
         // As long as the seed is there, it counts.
         assert_quiet(&create().env("INSTANCE_REINSTALL", "1").run().succeeds());
-        guest_removes_its_seed(&path, number);
+        guest_removes_its_seed(&path, numbers);
         super::assert_verified(&path);
         let shown = world.tool(&["seed", "show", path.to_str().unwrap()]).run();
         assert!(
@@ -334,7 +340,7 @@ fn a_seed_that_the_guest_removed_leaves_a_trace() {
         );
         // The same parameters again: nothing is lost.
         assert_quiet(&create().env("INSTANCE_REINSTALL", "1").run().succeeds());
-        guest_removes_its_seed(&path, number);
+        guest_removes_its_seed(&path, numbers);
         assert_quiet(
             &bare(&world, disk.path(), &image)
                 .env("INSTANCE_UUID", OTHER_UUID)
@@ -343,7 +349,7 @@ fn a_seed_that_the_guest_removed_leaves_a_trace() {
                 .succeeds(),
         );
         create().run().succeeds();
-        guest_removes_its_seed(&path, number);
+        guest_removes_its_seed(&path, numbers);
         let log = bare(&world, disk.path(), &image).run().succeeds();
         let words = format!(
             "{TOOK}ssh_keys (1 of 1 key), user_data {FORGETS}-O image=...,user_data=... --os-parameters-private ssh_keys=... {NAME})"
@@ -362,7 +368,7 @@ fn a_trace_goes_with_the_dump_and_with_the_new_name() {
     let image = gpt_image(&world);
     let source = Disk::stale(&world, "disk0", Kind::File, SIZE);
     seeded(&world, source.path(), &image, "raw").env("OSP_SEED_PERSIST", "yes").run().succeeds();
-    guest_removes_its_seed(source.path(), "2");
+    guest_removes_its_seed(source.path(), ["2", "1"]);
     let rename = world.script("rename").env("DISK_0_PATH", source.path().to_str().unwrap());
     let before = source.bytes();
     instance(rename, "db1.example.org", UUID, MAC).run().succeeds();
