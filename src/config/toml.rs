@@ -161,7 +161,7 @@ mod tests {
         };
         let settings = parse_toml(FULL).unwrap();
         assert_eq!(settings, expected);
-        assert_eq!(settings.keys().len(), 45);
+        assert_eq!(settings.keys().len(), 46);
         let debug = format!("{settings:?}");
         assert!(
             !["s3cret", "p%40ss", "abc", "AAAA", "web.yaml"].into_iter().any(|secret| debug.contains(secret)),

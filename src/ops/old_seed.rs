@@ -17,6 +17,9 @@ use crate::sandbox::Needs;
 use crate::seed::{Held, Identity, Lost};
 use crate::volume::{self, Found, Trace};
 
+/// The parameter that is private in most clusters.
+const SSH_KEYS: &str = "ssh_keys";
+
 /// What the instance's disks say of its seed.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct OldSeed {
@@ -138,8 +141,6 @@ fn command(lost: &[Lost], instance: &str) -> String {
     }
     format!("{command} {instance}")
 }
-
-const SSH_KEYS: &str = "ssh_keys";
 
 fn held_on(disk: &Target, identity: &Identity) -> anyhow::Result<Option<Held>> {
     let Some(found) = find(disk, identity)? else { return Ok(None) };

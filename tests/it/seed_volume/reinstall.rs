@@ -430,22 +430,24 @@ fn what_a_guest_made_of_its_seed_fails_no_run() {
             seeded(&world, disk.path(), &image, "raw").run().succeeds();
             disk
         };
-        let reinstalled = |disk: &Disk, why: &str| {
+        // Each with a disk of its own, which is gone before the next one comes.
+        let check = |change: &dyn Fn(&Path), why: &str| {
+            let disk = make();
+            change(disk.path());
             let log = bare(&world, disk.path(), &image).run().succeeds();
             assert!(warning(&log).contains(&format!("{unreadable}disk ")) && log.contains(why), "{why}: {log}");
             disk.assert_holds(&plain, why);
         };
-        let disk = make();
-        put(&world, disk.path(), START, "user-data", &[b'x'; 5000]);
-        // The table of clusters, all of it pointing nowhere.
-        write_at(disk.path(), &[0xee; 3000], START + 512);
-        reinstalled(&disk, "the seed volume is damaged");
-        let disk = make();
-        put(&world, disk.path(), START, "meta-data", b"\x1b[31minstance-id: \xff\xfe\n");
-        reinstalled(&disk, "its meta-data is not as simpleimage writes it");
-        let disk = make();
-        put(&world, disk.path(), START, "user-data", &vec![b'x'; 2 * MIB + 1]);
-        reinstalled(&disk, "its user-data has 2.00 MiB (2097153 bytes), more than simpleimage writes");
+        let broken = |disk: &Path| {
+            put(&world, disk, START, "user-data", &[b'x'; 5000]);
+            // The table of clusters, all of it pointing nowhere.
+            write_at(disk, &[0xee; 3000], START + 512);
+        };
+        check(&broken, "the seed volume is damaged");
+        let odd = |disk: &Path| put(&world, disk, START, "meta-data", b"\x1b[31minstance-id: \xff\xfe\n");
+        check(&odd, "its meta-data is not as simpleimage writes it");
+        let large = |disk: &Path| put(&world, disk, START, "user-data", &vec![b'x'; 2 * MIB + 1]);
+        check(&large, "its user-data has 2.00 MiB (2097153 bytes), more than simpleimage writes");
     }
 }
 
