@@ -202,7 +202,7 @@ mod tests {
             ("log_format = 'xml'", "1:14: log_format: must be \"text\" or \"json\""),
             ("seed_persist = 'yes'", "1:16: seed_persist: expected a boolean, found a string"),
             ("ssh_keys = \"a\\nb\\tc\"", "1:12: ssh_keys: control characters are not allowed"),
-            ("keyring = 'k.gpg'", "1:11: keyring: must be an absolute path"),
+            ("keyring = 'k.gpg'", "1:11: keyring: must be an absolute path (begin it with /)"),
             (
                 "[cache]\nmax_size = '50 GB!'",
                 "2:12: cache.max_size: not a size (use whole bytes, with K, M, G or T for binary units)",
@@ -216,7 +216,7 @@ mod tests {
                 "[http]\nno_proxy = ['a', 'b c']",
                 "2:12: http.no_proxy: not a host for the no-proxy list (use host names, .domain, addresses, networks such as 10.0.0.0/8, or *, each with :port where only that is meant)",
             ),
-            ("[http]\nca_file = 'ca.pem'", "2:11: http.ca_file: must be an absolute path"),
+            ("[http]\nca_file = 'ca.pem'", "2:11: http.ca_file: must be an absolute path (begin it with /)"),
             (
                 "[http]\nheaders = { 'A b' = 'c' }",
                 "2:11: http.headers: a header needs a name of letters, digits and '-'",
@@ -240,7 +240,7 @@ mod tests {
                 "2:14: http.limit_rate: not a rate (use whole bytes per second, with K, M, G or T for binary units)",
             ),
             ("[http]\nlimit_rate = 5", "2:14: http.limit_rate: expected a string, found an integer"),
-            ("[cache]\ndir = 'x'", "2:7: cache.dir: must be an absolute path"),
+            ("[cache]\ndir = 'x'", "2:7: cache.dir: must be an absolute path (begin it with /)"),
             ("[cache]\nmax_age_days = 40000", "2:16: cache.max_age_days: at most 36500 days"),
             (
                 "[cache]\nmax_age_days = 1.5",

@@ -163,7 +163,7 @@ mod tests {
     #[test]
     fn wrong_values_name_the_option_only() {
         for (text, expected) in [
-            ("--cacert s3cret", "--cacert: must be an absolute path"),
+            ("--cacert s3cret", "--cacert: must be an absolute path (begin it with /)"),
             ("-E /c.pem:s3cret", "-E: a key with a passphrase is not supported"),
             ("--key /s3cret", "--key: needs --cert"),
             ("-u s3cret", "-u: needs user:password"),
