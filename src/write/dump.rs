@@ -62,14 +62,17 @@ pub fn dump(disk: &SourceDisk, out: &mut dyn Write) -> Result<(), DumpError> {
             scope.spawn(move || reading.read_all(&sender));
         }
         drop(sender);
-        write_all(&pieces, &spent, disk.size, out)
+        // Both channels end with the writer, however it ends: a reader that waits for a buffer would else wait for ever.
+        write_all(pieces, spent, disk.size, out)
     })
 }
 
-/// Puts the pieces in order. Ends at the first that is missing, which the readers notice by their closed channels.
+/// Puts the pieces in order. Ends at the first that is missing, which the readers notice by their closed channels: it
+/// owns its ends of both.
+#[expect(clippy::needless_pass_by_value)]
 fn write_all(
-    pieces: &Receiver<Piece>,
-    spent: &SyncSender<AlignedBuf>,
+    pieces: Receiver<Piece>,
+    spent: SyncSender<AlignedBuf>,
     size: u64,
     out: &mut dyn Write,
 ) -> Result<(), DumpError> {
@@ -135,6 +138,65 @@ mod tests {
     use super::dump;
     use crate::device::SourceDisk;
     use std::io::{self, Write};
+    use std::time::Duration;
+
+    const MIB: u64 = 1 << 20;
+
+    /// How long nobody waits for a dump that has failed.
+    const LONG: Duration = Duration::from_secs(120);
+
+    /// A disk of `size` bytes that reads zero up to `readable`, and ends there.
+    fn disk(size: u64, readable: u64) -> (tempfile::NamedTempFile, SourceDisk) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(size).unwrap();
+        let disk = SourceDisk::open(file.path()).unwrap();
+        file.as_file().set_len(readable).unwrap();
+        (file, disk)
+    }
+
+    /// Takes `room` bytes; then the other side is gone.
+    struct Leaves {
+        room: u64,
+    }
+
+    impl Write for Leaves {
+        fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+            let len = self.room.min(data.len() as u64);
+            self.room -= len;
+            if len == 0 { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(usize::try_from(len).unwrap()) }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What a dump of `size` bytes fails with whose disk can be read up to `readable`, and whose other side takes `room`.
+    fn failure(size: u64, readable: u64, room: u64) -> String {
+        let (sender, ended) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let (_file, disk) = disk(size, readable);
+            let result = dump(&disk, &mut Leaves { room });
+            let _ = sender.send(result.err().map(|err| err.to_string()).unwrap_or_default());
+        });
+        ended.recv_timeout(LONG).unwrap_or_else(|_| panic!("{size} {readable} {room}: the dump does not end"))
+    }
+
+    #[test]
+    fn whatever_fails_at_any_stage_ends_it() {
+        for size in [1, 2 * MIB, 16 * MIB, 20 * MIB + 1, 256 * MIB] {
+            // Before the first piece, in it, with all buffers in flight, in the middle, at the last byte.
+            for at in [0, 1, 2 * MIB, 15 * MIB, 17 * MIB, size / 2, size - 1].into_iter().filter(|at| *at < size) {
+                let message = failure(size, size, at);
+                assert!(message.starts_with("writing the dump after "), "{size} {at}: {message}");
+                let message = failure(size, at, u64::MAX);
+                assert!(message.starts_with("reading disk "), "{size} {at}: {message}");
+                // Whichever comes first.
+                assert_ne!(failure(size, at, at / 2), "", "{size} {at}");
+            }
+            assert_eq!(failure(size, size, size), "", "{size}");
+        }
+    }
 
     /// A pipe under signals: takes a few bytes at a time, and is interrupted in between. Full after `room` bytes.
     struct Pipe {

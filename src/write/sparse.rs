@@ -43,7 +43,21 @@ pub fn raw_file(file: &File, len: u64, writer: &DiskWriter<'_>) -> Result<(), Wr
     }
 }
 
+/// Copies what nobody copies yet, until there is nothing left. After an error there is nothing left for the other thread.
 fn copy(source: &DirectReader<'_>, extents: &Mutex<Extents<'_>>, writer: &DiskWriter<'_>) -> Result<(), WriteError> {
+    let copied = copy_extents(source, extents, writer);
+    if copied.is_err() {
+        let mut extents = extents.lock().unwrap_or_else(PoisonError::into_inner);
+        extents.at = extents.len;
+    }
+    copied
+}
+
+fn copy_extents(
+    source: &DirectReader<'_>,
+    extents: &Mutex<Extents<'_>>,
+    writer: &DiskWriter<'_>,
+) -> Result<(), WriteError> {
     let mut buffer = AlignedBuf::new(STEP);
     loop {
         let next = extents.lock().unwrap_or_else(PoisonError::into_inner).next();

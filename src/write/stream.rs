@@ -34,7 +34,7 @@ pub fn stream(reader: &mut dyn Read, writer: &DiskWriter<'_>) -> Result<u64, Wri
     }
     thread::scope(|scope| {
         let writing = scope.spawn(move || write_all(&parts, &empty_sender, writer));
-        let read = read_all(reader, writer, &empty, &parts_sender);
+        let read = read_all(reader, writer, &empty, &parts_sender, || writing.is_finished());
         drop(parts_sender);
         let written =
             writing.join().unwrap_or_else(|_panic| Err(WriteError::Image(io::Error::other("the writer died"))));
@@ -68,6 +68,7 @@ fn read_all(
     writer: &DiskWriter<'_>,
     empty: &Receiver<AlignedBuf>,
     parts: &SyncSender<Part>,
+    writer_ended: impl Fn() -> bool,
 ) -> Result<u64, WriteError> {
     let target = writer.target();
     let (mut offset, mut zeros_start) = (0, 0);
@@ -83,6 +84,10 @@ fn read_all(
             return Err(WriteError::TooLong { disk: ByteSize(target.size()), path: target.path().to_owned() });
         }
         let last = len < buffer.len();
+        if writer_ended() {
+            // Zeros are not handed on before their run has ended, which may be long.
+            break;
+        }
         if zeros::is_zero(&buffer[..len]) {
             spare = Some(buffer);
         } else if hand_on_zeros(zeros_start, start) && hand_on(Part::Filled { buffer, len, offset: start }) {
