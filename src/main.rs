@@ -21,10 +21,10 @@ fn main() -> ExitCode {
     let argv0 = args.next().unwrap_or_else(|| OsString::from("simpleimage"));
     let environment = Environment::new(std::env::vars_os());
     let invocation = Invocation { args: args.collect(), environment, root: PathBuf::from("/"), log_format: None };
-    let mut out = std::io::stdout();
+    let mut out = cli::standard_output();
     match Applet::from_argv0(&argv0) {
-        Ok(Applet::Script(script)) => script::run(script, &invocation, &mut out),
-        Ok(Applet::Tool) => cli::run(argv0, invocation, &mut out),
+        Ok(Applet::Script(script)) => script::run(script, &invocation, &mut *out),
+        Ok(Applet::Tool) => cli::run(argv0, invocation, &mut *out),
         Err(err) => {
             Report::stderr(None, false).error(err);
             ExitCode::from(2)

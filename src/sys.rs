@@ -3,8 +3,10 @@
 #![allow(unsafe_code)]
 
 mod confine;
+mod streams;
 
 pub(crate) use confine::{Capabilities, Confinement, confine, lower_limit};
+pub(crate) use streams::standard_output_was_open;
 
 use std::fs::File;
 use std::io;

@@ -13,6 +13,8 @@ mod output;
 mod seed;
 mod variants;
 
+pub use output::standard_output;
+
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;

@@ -3,7 +3,7 @@
 
 use std::io::{self, Write};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use serde_json::json;
 
 use super::Context;
@@ -19,6 +19,7 @@ use crate::write;
 
 /// Writes the disk to standard output, once Ganeti was told its size. Anything less than the whole disk is an error.
 pub fn export(request: &ExportRequest, context: &Context) -> anyhow::Result<()> {
+    ensure!(sys::standard_output_was_open(), "standard output is closed: there is nowhere to write the dump to");
     // First of all, before any file of ours could get a number that Ganeti did not open.
     let told = request.size_descriptor.map(sys::adopt_descriptor).transpose().context("EXP_SIZE_FD")?;
     let disk = SourceDisk::open(&request.device)?;

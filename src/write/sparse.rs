@@ -121,10 +121,13 @@ impl Extents<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Extent, Extents, raw_file};
-    use crate::device::Target;
+    use super::{Extent, Extents, copy, raw_file};
+    use crate::device::{DirectReader, Target, descriptor_path};
     use crate::write::{DiskWriter, WriteOptions};
+    use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+    use nix::sys::memfd::{MFdFlags, memfd_create};
     use std::os::unix::fs::FileExt;
+    use std::sync::Mutex;
 
     #[test]
     fn extents_cover_the_file() {
@@ -145,6 +148,27 @@ mod tests {
         }
         assert_eq!(end, len);
         assert!(holes >= 15 << 20, "{holes}");
+    }
+
+    /// After a fault of the source or the disk no thread goes on to the end of the image.
+    #[test]
+    fn an_error_of_one_thread_ends_the_other() {
+        let len = 256 << 20;
+        let image = tempfile::tempfile().unwrap();
+        image.set_len(len).unwrap();
+        image.write_all_at(&vec![1; 16 << 20], 40 << 20).unwrap();
+        let disk = std::fs::File::from(memfd_create(c"disk", MFdFlags::MFD_ALLOW_SEALING).unwrap());
+        disk.set_len(len).unwrap();
+        let target = Target::open(&descriptor_path(&disk)).unwrap();
+        let writer = DiskWriter::begin(&target, WriteOptions::default()).unwrap();
+        let source = DirectReader::new(&image);
+        let mut extents = Mutex::new(Extents { file: &image, at: 0, data_end: 0, len });
+        fcntl(&disk, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_WRITE)).unwrap();
+        let failed = copy(&source, &extents, &writer).unwrap_err().to_string();
+        assert!(failed.starts_with("writing to disk "), "{failed}");
+        assert!(extents.get_mut().unwrap().next().unwrap().is_none(), "something is left to copy");
+        let failed = raw_file(&image, len, &writer).unwrap_err().to_string();
+        assert!(failed.starts_with("writing to disk "), "{failed}");
     }
 
     /// What is cut off while the image is read looks like a hole.

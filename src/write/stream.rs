@@ -120,13 +120,93 @@ fn fill(reader: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
 #[cfg(test)]
 mod tests {
     use super::stream;
-    use crate::device::Target;
+    use crate::device::{Target, descriptor_path};
     use crate::write::{DiskWriter, WriteOptions};
+    use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+    use nix::sys::memfd::{MFdFlags, memfd_create};
     use proptest::prelude::{ProptestConfig, prop, prop_assert, prop_assert_eq, proptest};
-    use std::io::Write;
+    use std::fs::File;
+    use std::io::{self, Read, Write};
     use std::os::unix::fs::FileExt;
+    use std::time::Duration;
 
     const DISK_LEN: usize = 24 << 20;
+    const MIB: u64 = 1 << 20;
+
+    /// How long nobody waits for a copy that has failed.
+    const LONG: Duration = Duration::from_secs(120);
+
+    /// What goes wrong when a reader comes to a place.
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    enum Fault {
+        Source,
+        Sink,
+        None,
+    }
+
+    /// Gives `len` bytes, of which one in each MiB is not zero if `data`, with a fault in between.
+    struct Faulty {
+        at: u64,
+        len: u64,
+        data: bool,
+        fault: (Fault, u64),
+        disk: File,
+    }
+
+    impl Read for Faulty {
+        fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+            let until = if self.at < self.fault.1 { self.fault.1 } else { self.len };
+            let len = buf.len().min(usize::try_from(until - self.at).unwrap()).min(70_000);
+            match self.fault.0 {
+                Fault::Source if self.at == self.fault.1 => return Err(io::Error::other("the source failed")),
+                // No write succeeds any more, and no hole is punched.
+                Fault::Sink if self.at == self.fault.1 => {
+                    // A second time changes nothing.
+                    let _ = fcntl(&self.disk, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_WRITE));
+                }
+                _ => {}
+            }
+            buf[..len].fill(0);
+            let next = usize::try_from(self.at.next_multiple_of(MIB) - self.at).unwrap();
+            if let Some(byte) = buf[..len].get_mut(next).filter(|_| self.data) {
+                *byte = 1;
+            }
+            self.at += len as u64;
+            Ok(len)
+        }
+    }
+
+    /// What a copy of `len` bytes comes to with a fault; none when it is whole.
+    fn outcome(len: u64, data: bool, fault: (Fault, u64)) -> Option<String> {
+        let (sender, ended) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let disk = File::from(memfd_create(c"disk", MFdFlags::MFD_ALLOW_SEALING).unwrap());
+            disk.set_len(len).unwrap();
+            let target = Target::open(&descriptor_path(&disk)).unwrap();
+            let writer = DiskWriter::begin(&target, WriteOptions::default()).unwrap();
+            let copied = stream(&mut Faulty { at: 0, len, data, fault, disk }, &writer);
+            let whole = copied.and_then(|len| writer.fill(len)?.sync()?.commit());
+            let _ =
+                sender.send(whole.err().map(|err| anyhow::Error::new(err).chain().map(ToString::to_string).collect()));
+        });
+        let words = ended.recv_timeout(LONG);
+        words
+            .unwrap_or_else(|_| panic!("{len} {data} {fault:?}: the copy does not end"))
+            .map(|all: Vec<_>| all.join(": "))
+    }
+
+    #[test]
+    fn whatever_fails_at_any_stage_ends_it() {
+        for (len, data) in [1, 2 * MIB, 20 * MIB + 1, 256 * MIB].into_iter().flat_map(|len| [(len, true), (len, false)])
+        {
+            for at in [0, 1, 2 * MIB, 9 * MIB, len / 2, len - 1].into_iter().filter(|at| *at < len) {
+                assert_eq!(outcome(len, data, (Fault::Source, at)).as_deref(), Some("the source failed"), "{len} {at}");
+                let failed = outcome(len, data, (Fault::Sink, at)).unwrap_or_default();
+                assert!(failed.contains("writing to disk "), "{len} {data} {at}: {failed}");
+            }
+            assert_eq!(outcome(len, data, (Fault::None, 0)), None, "{len} {data}");
+        }
+    }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(24))]

@@ -31,7 +31,7 @@ const MODULES: [(&str, &[&str]); 26] = [
         "cli",
         &[
             "applet", "cache", "check", "config", "env", "image", "ops", "process", "report", "request", "script",
-            "size", "volume",
+            "size", "sys", "volume",
         ],
     ),
     ("check", &["applet", "cache", "config", "env", "hooks", "http", "process", "request", "signature", "size"]),

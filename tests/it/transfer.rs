@@ -56,6 +56,46 @@ fn export_to_a_closed_pipe_fails() {
     outcome.fails(&["exporting disk /", "writing the dump after ", "of 9437184 bytes", "Broken pipe"]);
 }
 
+/// More is on its way than there are buffers.
+#[test]
+fn export_ends_when_its_reader_goes_away_at_any_moment() {
+    let world = World::new();
+    for kind in KINDS {
+        let file = world.path("disk0");
+        File::create(&file).unwrap().set_len(256 * MIB as u64).unwrap();
+        let source = Disk::over(file, kind);
+        for taken in [0, 1, 3 * MIB, 60 * MIB] {
+            let mut child = export(&world, &source).spawn();
+            let mut output = child.stdout.take().unwrap();
+            output.read_exact(&mut vec![0; taken]).unwrap();
+            drop(output);
+            let outcome = crate::support::world::Outcome(child.wait_with_output().unwrap());
+            outcome.fails(&["exporting disk /", "writing the dump after ", "of 268435456 bytes", "Broken pipe"]);
+        }
+    }
+}
+
+/// `std` would have it write to /dev/null, and nobody would know.
+#[test]
+fn without_standard_output_nothing_is_exported_nor_told() {
+    let world = World::new();
+    let source = Disk::stale(&world, "disk0", Kind::File, 2 * MIB);
+    let closed = |script: Script, redirection: &str| {
+        script.under("/bin/sh", &["-c", &format!("exec \"$0\" \"$@\" {redirection}")]).run()
+    };
+    for redirection in [">&-", "<&- >&-"] {
+        closed(export(&world, &source), redirection).fails(&["standard output is closed"]);
+    }
+    // The first file that is opened must not get its number.
+    closed(export(&world, &source), "<&- >&- 2>/dev/null").0.status.code().filter(|code| *code != 0).unwrap();
+    closed(export(&world, &source), "1</dev/null").fails(&["writing the dump after 0 of", "Bad file descriptor"]);
+    closed(export(&world, &source), ">/dev/null").succeeds();
+    source.assert_untouched("export");
+    for args in [&["variants", "list"][..], &["completions", "bash"], &["cleanup"]] {
+        closed(world.tool(args), ">&-").fails(&["Bad file descriptor"]);
+    }
+}
+
 #[test]
 fn export_to_a_full_disk_fails() {
     let world = World::new();
@@ -80,12 +120,16 @@ fn export_of_a_missing_or_foreign_device_fails() {
 fn a_disk_that_cannot_be_read_to_its_end_fails_the_export() {
     let world = World::new();
     let file = world.path("disk0");
-    fs::write(&file, bytes(1, 8 * MIB)).unwrap();
-    let source = Disk::over(file.clone(), Kind::Block);
-    // The loop device keeps its size; reads behind the file's end fail.
-    File::options().write(true).open(&file).unwrap().set_len(4 * MIB as u64).unwrap();
-    let outcome = export(&world, &source).run();
-    outcome.fails(&["exporting disk /dev/loop", "reading disk /dev/loop", "at byte 4194304"]);
+    for (size, readable) in [(8, 4), (256, 0), (256, 40), (256, 254)] {
+        fs::write(&file, bytes(1, 8 * MIB)).unwrap();
+        File::options().write(true).open(&file).unwrap().set_len((size * MIB) as u64).unwrap();
+        let source = Disk::over(file.clone(), Kind::Block);
+        // The loop device keeps its size; reads behind the file's end fail.
+        File::options().write(true).open(&file).unwrap().set_len((readable * MIB) as u64).unwrap();
+        let outcome = export(&world, &source).run();
+        let place = format!("at byte {}", readable * MIB);
+        outcome.fails(&["exporting disk /dev/loop", "reading disk /dev/loop", &place]);
+    }
 }
 
 #[test]
