@@ -1,26 +1,33 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! Children: tied to this process, with checked status, their output passed on line by line, none left behind.
 
+mod namespace;
 mod worker;
 
+pub use namespace::path_in_namespace;
 pub use worker::{Answer, apart};
 
-use std::io::{self, BufRead, BufReader, PipeWriter, Read, Write};
+use std::io::{self, BufRead, BufReader, Read};
 use std::os::fd::BorrowedFd;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, killpg};
-use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
+
+use namespace::Namespace;
 
 use crate::sys;
 
 /// Longest piece of a child's output that is taken as one line, in bytes: a child must not fill our memory.
 const LINE_LIMIT: u64 = 4096;
+
+/// Lines of a child's output that wait to be taken.
+const LINES: usize = 64;
 
 /// How long output is still awaited after a child has ended, should something outside its process group hold the pipe.
 const OUTPUT_PATIENCE: Duration = Duration::from_secs(2);
@@ -92,78 +99,38 @@ fn is_alive(group: Pid) -> bool {
     }
 }
 
-/// Kills a process group when this process dies without a chance to do so itself, by SIGKILL: PR_SET_PDEATHSIG reaches
-/// a child, but not what the child started. A shell waits for the end of a pipe of which only we hold the other end.
-struct Guard {
-    shell: Child,
-    pipe: PipeWriter,
-}
-
-impl Guard {
-    /// It stays until the group is gone, five seconds at most: who waits for the shell waits for the group.
-    const SCRIPT: &str = r#"
-        read -r group || exit
-        read -r end
-        kill -s KILL -- "-$group"
-        tries=250
-        while [ "$tries" -gt 0 ] && kill -s 0 -- "-$group"; do sleep 0.02; tries=$((tries - 1)); done"#;
-
-    fn start() -> io::Result<Self> {
-        let (reader, pipe) = io::pipe()?;
-        let mut command = Command::new("/bin/sh");
-        command.args(["-c", Self::SCRIPT]).env_clear().process_group(0);
-        let shell = command.stdin(reader).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
-        Ok(Guard { shell, pipe })
-    }
-
-    fn watch(&mut self, group: Pid) -> io::Result<()> {
-        writeln!(self.pipe, "{group}")
-    }
-
-    /// The group has ended; its number may become another's.
-    fn release(mut self) -> io::Result<()> {
-        self.shell.kill()?;
-        self.shell.wait().map(drop)
-    }
-}
-
 /// What must not outlive this process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lifetime {
+#[derive(Debug, Clone, Copy)]
+pub enum Lifetime<'f> {
     /// The command itself; it starts nothing.
     Child,
-    /// The command and all that it starts in its process group.
-    Group,
+    /// The command and all that it starts, whatever they do: a PID namespace ends with it. Needs CAP_SYS_ADMIN. Should this
+    /// process be ended, what they wrote to the file is on it before anything that is open here is closed.
+    Namespace(Option<BorrowedFd<'f>>),
 }
 
 /// Runs `command` in a process group of its own, hands each line of its standard output and error to `on_line`, and
 /// gives its exit status. It inherits `keep` under the same numbers and no standard input. It dies with this thread,
-/// and as `lifetime` says; what it leaves running in its group is killed when it ends.
+/// and as `lifetime` says; what it leaves running in its group, or its namespace, has ended when this returns.
 pub fn run(
     mut command: Command,
     keep: &[BorrowedFd<'_>],
-    lifetime: Lifetime,
+    lifetime: Lifetime<'_>,
     children: &Children,
     mut on_line: impl FnMut(&str),
 ) -> io::Result<ExitStatus> {
-    let mut guard = if lifetime == Lifetime::Group { Some(Guard::start()?) } else { None };
     let (output, writer) = io::pipe()?;
     command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
-    if !children.together {
-        command.process_group(0);
-    }
-    sys::tie_child(&mut command, keep);
-    let mut child = spawn(&mut command, children)?;
-    guard.as_mut().map_or(Ok(()), |guard| guard.watch(pid(&child)?))?;
-    // The command holds the write ends of the pipe: without this its end would never be seen.
-    drop(command);
-    let (sender, lines) = mpsc::channel();
+    sys::keep_open(&mut command, keep);
+    let started = start(command, lifetime, children)?;
+    // Few lines wait: a child that is faster than whoever takes them waits too.
+    let (sender, lines) = mpsc::sync_channel(LINES);
     std::thread::spawn(move || read_lines(output, &sender));
     let status = loop {
         match lines.recv_timeout(Duration::from_millis(50)) {
             Ok(line) => on_line(&line),
-            Err(mpsc::RecvTimeoutError::Timeout) if !has_ended(&child)? => {}
-            Err(_) => break end(&mut child, guard.take(), children)?,
+            Err(mpsc::RecvTimeoutError::Timeout) if is_alive(started.pid) => {}
+            Err(_) => break end(started, children)?,
         }
     };
     let start = Instant::now();
@@ -173,32 +140,56 @@ pub fn run(
     Ok(status)
 }
 
-/// Start and registration are one step for the signal thread, so that it misses no child.
-fn spawn(command: &mut Command, children: &Children) -> io::Result<Child> {
+/// A child that was not reaped yet, and leads a process group unless all are together.
+struct Started {
+    pid: Pid,
+    namespace: Option<Namespace>,
+}
+
+/// Start and registration are one step for the signal thread, so that it misses no child. What is open for the command
+/// only is closed here afterwards: without that the end of its output would never be seen.
+fn start(mut command: Command, lifetime: Lifetime<'_>, children: &Children) -> io::Result<Started> {
     let mut groups = children.groups();
-    let child = command.spawn()?;
-    groups.push(pid(&child)?);
-    Ok(child)
+    let started = match lifetime {
+        Lifetime::Child => {
+            if !children.together {
+                command.process_group(0);
+            }
+            sys::tie_child(&mut command);
+            Started { pid: pid(&sys::start(&mut command)?)?, namespace: None }
+        }
+        Lifetime::Namespace(written) => {
+            let namespace = Namespace::start(command, written)?;
+            Started { pid: namespace.first, namespace: Some(namespace) }
+        }
+    };
+    groups.push(started.pid);
+    Ok(started)
 }
 
 fn pid(child: &Child) -> io::Result<Pid> {
     i32::try_from(child.id()).map(Pid::from_raw).map_err(io::Error::other)
 }
 
-/// Whether the child has ended; it stays unreaped, so that its number and group can't become another's.
-fn has_ended(child: &Child) -> io::Result<bool> {
-    Ok(!is_alive(pid(child)?))
+/// Waits for the child's end, kills what is left of its group, and reaps it.
+fn end(started: Started, children: &Children) -> io::Result<ExitStatus> {
+    let Started { pid, namespace } = started;
+    wait_for_end(pid)?;
+    let status = {
+        let mut groups = children.groups();
+        kill_group(pid);
+        groups.retain(|known| *known != pid);
+        exit_status(waitpid(pid, None)?)
+    };
+    namespace.map_or(Ok(status), |namespace| namespace.finish(status))
 }
 
-/// Waits for the child's end, kills what is left of its group, and reaps it.
-fn end(child: &mut Child, guard: Option<Guard>, children: &Children) -> io::Result<ExitStatus> {
-    let group = pid(child)?;
-    wait_for_end(group)?;
-    let mut groups = children.groups();
-    kill_group(group);
-    guard.map_or(Ok(()), Guard::release)?;
-    groups.retain(|known| *known != group);
-    child.wait()
+fn exit_status(status: WaitStatus) -> ExitStatus {
+    match status {
+        WaitStatus::Exited(_, code) => ExitStatus::from_raw(code << 8),
+        WaitStatus::Signaled(_, signal, _) => ExitStatus::from_raw(signal as i32),
+        _ => ExitStatus::from_raw(0),
+    }
 }
 
 /// Waits until the child has ended; it stays unreaped.
@@ -217,7 +208,7 @@ fn kill_group(group: Pid) {
     let _ = killpg(group, Signal::SIGKILL);
 }
 
-fn read_lines(output: impl Read, sender: &mpsc::Sender<String>) {
+fn read_lines(output: impl Read, sender: &mpsc::SyncSender<String>) {
     let mut reader = BufReader::new(output);
     let mut line = Vec::new();
     loop {
@@ -245,7 +236,7 @@ mod tests {
         let mut command = Command::new("sh");
         command.args(["-c", script]);
         let status =
-            run(command, &[], Lifetime::Group, &Children::default(), |line| lines.push(line.to_owned())).unwrap();
+            run(command, &[], Lifetime::Child, &Children::default(), |line| lines.push(line.to_owned())).unwrap();
         (status.code().unwrap(), lines)
     }
 

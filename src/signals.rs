@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! A run that is told to end does so within a second, and leaves nothing behind.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::sys::signal::{SigSet, Signal};
 
@@ -11,31 +11,43 @@ use crate::sys;
 
 type Act = Box<dyn FnOnce() + Send>;
 
-/// What is to be done before a signal ends the process, while there is such a thing. Clones share it.
+/// What is to be done before a signal ends the process, the latest first, while there is such a thing. Clones share it.
 #[derive(Clone, Default)]
-pub struct LastAct(Arc<Mutex<Option<Act>>>);
+pub struct LastAct(Arc<Mutex<Vec<Act>>>);
 
 impl LastAct {
+    fn acts(&self) -> MutexGuard<'_, Vec<Act>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Does `work`, which `act` undoes from then on. A signal meanwhile waits for `work`, and then has the act done.
     pub fn after<T>(&self, work: impl FnOnce() -> T, act: impl FnOnce() + Send + 'static) -> T {
-        let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut acts = self.acts();
         let done = work();
-        *slot = Some(Box::new(act));
+        acts.push(Box::new(act));
+        done
+    }
+
+    /// Does `work`. A signal meanwhile has `act` done.
+    pub fn during<T>(&self, work: impl FnOnce() -> T, act: impl FnOnce() + Send + 'static) -> T {
+        self.acts().push(Box::new(act));
+        let done = work();
+        drop(self.acts().pop());
         done
     }
 
     /// No longer to be done. Waits when it is being done: the process is about to end.
     pub fn clear(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.acts().clear();
     }
 
     /// Does it. Never gives the lock back: nobody may go on with work that the act undoes.
     fn perform(&self) {
-        let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(act) = slot.take() {
+        let mut acts = self.acts();
+        while let Some(act) = acts.pop() {
             act();
         }
-        std::mem::forget(slot);
+        std::mem::forget(acts);
     }
 }
 
@@ -56,23 +68,16 @@ impl LastWords {
     }
 }
 
-/// A write beyond the limit of file sizes (RLIMIT_FSIZE) is an error as any other, instead of the end by SIGXFSZ. Call
-/// this before any other thread starts.
-fn make_file_size_limit_an_error() -> nix::Result<()> {
-    SigSet::from(Signal::SIGXFSZ).thread_block()
-}
-
 /// Ends the process on SIGTERM, SIGINT and SIGHUP: children first, then the last act and the last words, then exit code
 /// 128 + signal.
 ///
 /// The signals are blocked and a thread waits for them, so that nothing has to be safe inside a signal handler. Little
 /// needs undoing: the disk's first MiB is written last, loop devices detach themselves, a partial download is not an
-/// entry. Call this before any other thread starts, for threads inherit the mask (children do not: `std` resets it).
+/// entry. Call this before any other thread starts, for threads inherit the mask.
 pub fn end_on_signal(children: Children, last_act: LastAct, last_words: LastWords, report: Report) -> nix::Result<()> {
     let mut signals = SigSet::empty();
     signals.extend([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]);
     signals.thread_block()?;
-    make_file_size_limit_an_error()?;
     std::thread::spawn(move || {
         if let Ok(signal) = signals.wait() {
             children.terminate();

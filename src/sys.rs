@@ -3,20 +3,23 @@
 #![allow(unsafe_code)]
 
 mod confine;
+mod start;
 mod streams;
 
 pub(crate) use confine::{Capabilities, Confinement, confine, lower_limit};
+pub(crate) use start::{fork, fork_namespace, keep_open, settle_signals, start, tie_child};
 pub(crate) use streams::standard_output_was_open;
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 
 use nix::errno::Errno;
-use nix::sys::signal::{SigSet, Signal};
-use nix::unistd::{ForkResult, Pid};
 
 /// A compiled seccomp filter.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))]
@@ -36,6 +39,9 @@ mod ioctl {
     // linux/loop.h
     nix::ioctl_write_ptr_bad!(loop_configure, 0x4c0a, LoopConfig);
     nix::ioctl_read_bad!(loop_get_status64, 0x4c05, [u64; 29]);
+    nix::ioctl_none_bad!(loop_clr_fd, 0x4c01);
+    // linux/blkpg.h
+    nix::ioctl_write_ptr_bad!(blkpg, 0x1269, super::BlkpgArgument);
 }
 
 /// `struct loop_config` of linux/loop.h, with `struct loop_info64` as the words that stay zero around its flags.
@@ -108,6 +114,8 @@ pub(crate) fn loop_configure(device: &impl AsRawFd, backing: &File, name: &[u8])
 pub(crate) struct LoopStatus {
     /// Device number and inode number of the file.
     pub(crate) backing_file: (u64, u64),
+    /// Device number, if that file is a block device.
+    pub(crate) backing_device: u64,
     /// What the device is called, zeros behind it.
     pub(crate) name: [u8; LO_NAME_SIZE],
 }
@@ -117,16 +125,61 @@ pub(crate) fn loop_status(device: &File) -> io::Result<Option<LoopStatus>> {
     let mut info = [0_u64; 29];
     // SAFETY: the descriptor is open for the call; `struct loop_info64` has 232 bytes, as the array.
     match unsafe { ioctl::loop_get_status64(device.as_raw_fd(), &raw mut info) } {
-        // The structure begins with lo_device and lo_inode; lo_file_name is the eighth word and the seven behind it.
+        // The structure begins with lo_device, lo_inode and lo_rdevice; lo_file_name is the eighth word and the seven behind it.
         Ok(_) => {
             let mut name = [0; LO_NAME_SIZE];
             let words = name.chunks_exact_mut(8).zip(&info[7..]);
             words.for_each(|(bytes, word)| bytes.copy_from_slice(&word.to_ne_bytes()));
-            Ok(Some(LoopStatus { backing_file: (info[0], info[1]), name }))
+            Ok(Some(LoopStatus { backing_file: (info[0], info[1]), backing_device: info[2], name }))
         }
         Err(Errno::ENXIO) => Ok(None),
         Err(err) => Err(err.into()),
     }
+}
+
+/// Detaches a loop device (LOOP_CLR_FD); one that others have open detaches itself when the last of them closes it.
+pub(crate) fn loop_detach(device: &File) -> io::Result<()> {
+    // SAFETY: the descriptor is open for the call, which takes no more.
+    unsafe { ioctl::loop_clr_fd(device.as_raw_fd()) }?;
+    Ok(())
+}
+
+/// `struct blkpg_ioctl_arg` of linux/blkpg.h.
+#[repr(C)]
+struct BlkpgArgument {
+    op: libc::c_int,
+    flags: libc::c_int,
+    datalen: libc::c_int,
+    data: *const BlkpgPartition,
+}
+
+/// `struct blkpg_partition`.
+#[repr(C)]
+struct BlkpgPartition {
+    start: i64,
+    length: i64,
+    number: libc::c_int,
+    names: [u8; 128],
+}
+
+/// BLKPG_DEL_PARTITION of linux/blkpg.h.
+const BLKPG_DEL_PARTITION: libc::c_int = 2;
+
+/// Has the kernel forget a partition of a block device; the disk stays as it is. EBUSY: somebody uses it.
+pub(crate) fn delete_partition(device: &File, number: i32) -> io::Result<()> {
+    let data = BlkpgPartition { start: 0, length: 0, number, names: [0; 128] };
+    let datalen = libc::c_int::try_from(size_of::<BlkpgPartition>()).map_err(io::Error::other)?;
+    let argument = BlkpgArgument { op: BLKPG_DEL_PARTITION, flags: 0, datalen, data: &raw const data };
+    // SAFETY: the descriptor is open for the call, and the kernel reads the two structures.
+    unsafe { ioctl::blkpg(device.as_raw_fd(), &raw const argument) }?;
+    Ok(())
+}
+
+/// Ends swapping to a device or file (swapoff(2)).
+pub(crate) fn swap_off(path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: the kernel reads a string that ends with a zero.
+    if unsafe { libc::swapoff(path.as_ptr()) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// The number of cachestat(2), the same on all architectures, which the libc crate does not have for all of them.
@@ -183,90 +236,6 @@ fn filter_calls((): &Filter) -> io::Result<()> {
 pub(crate) fn confine_child(command: &mut Command, to: Confinement) {
     // SAFETY: confine only makes system calls; nothing of it allocates.
     unsafe { command.pre_exec(move || confine(&to)) };
-}
-
-/// Runs `work` in a copy of this process, in a process group of its own, which dies with the calling thread. Its exit
-/// code is what `work` gives, or 101 for a panic; no destructor of the copied frames runs. Signals have their default
-/// effect in it.
-///
-/// Of the other threads only what they did to memory is copied, so none of them may hold a lock that `work` takes:
-/// the caller sees to that. The allocator's own locks are the C library's business, which holds them over a fork.
-pub(crate) fn fork(work: impl FnOnce() -> i32) -> io::Result<Pid> {
-    let parent = std::process::id();
-    // SAFETY: no lock that the child needs is held by another thread, as said above.
-    match unsafe { nix::unistd::fork() }? {
-        ForkResult::Parent { child } => {
-            // The child does the same; whoever comes first. It may have ended already.
-            let _ = nix::unistd::setpgid(child, child);
-            Ok(child)
-        }
-        ForkResult::Child => {
-            let run = || {
-                // A write beyond the limit of file sizes stays an error, if it is one.
-                let mut signals = SigSet::all();
-                signals.remove(Signal::SIGXFSZ);
-                let ready = nix::unistd::setpgid(Pid::from_raw(0), Pid::from_raw(0))
-                    .and_then(|()| signals.thread_unblock())
-                    .map_err(io::Error::from)
-                    .and_then(|()| die_with(parent));
-                if ready.is_ok() { work() } else { 101 }
-            };
-            exit_now(std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).unwrap_or(101))
-        }
-    }
-}
-
-/// Has the calling process die with the thread that started it, in process `parent`. Async-signal-safe.
-fn die_with(parent: u32) -> io::Result<()> {
-    // SAFETY: plain system calls on values.
-    unsafe {
-        if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // The parent may have died before the call took effect.
-        if u32::try_from(libc::getppid()).ok() != Some(parent) {
-            libc::_exit(127);
-        }
-    }
-    Ok(())
-}
-
-/// Makes the child of `command` die with the calling thread (PR_SET_PDEATHSIG, SIGKILL), so that not even SIGKILL of
-/// this process leaves it behind, and lets it inherit `keep` under the same numbers. The thread that spawns the child
-/// must outlive it.
-pub(crate) fn tie_child(command: &mut Command, keep: &[BorrowedFd<'_>]) {
-    let keep: Vec<RawFd> = keep.iter().map(AsRawFd::as_raw_fd).collect();
-    let parent = std::process::id();
-    let setup = move || {
-        die_with(parent)?;
-        for fd in &keep {
-            // SAFETY: a plain system call on values, async-signal-safe, between fork and exec.
-            if unsafe { libc::fcntl(*fd, libc::F_SETFD, 0) } != 0 {
-                return Err(io::Error::last_os_error());
-            }
-        }
-        Ok(())
-    };
-    // SAFETY: the closure only makes async-signal-safe calls and does not allocate.
-    unsafe { command.pre_exec(setup) };
-}
-
-/// Gives the child of `command` a mount namespace of its own, in which it sees what is mounted later on the node too:
-/// what it mounts is gone with the last process in there, even after SIGKILL. Where that is not permitted it stays in
-/// ours, and could not mount either.
-pub(crate) fn own_mounts(command: &mut Command) {
-    let setup = || {
-        // SAFETY: plain system calls on values and constant strings, async-signal-safe, between fork and exec.
-        unsafe {
-            if libc::unshare(libc::CLONE_NEWNS) == 0 {
-                let flags = libc::MS_REC | libc::MS_SLAVE;
-                libc::mount(std::ptr::null(), c"/".as_ptr(), std::ptr::null(), flags, std::ptr::null());
-            }
-        }
-        Ok(())
-    };
-    // SAFETY: the closure only makes async-signal-safe calls and does not allocate.
-    unsafe { command.pre_exec(setup) };
 }
 
 /// Takes over a descriptor that the parent process handed to us by number, closing it when dropped. EBADF when it is

@@ -60,11 +60,19 @@ pub(super) fn loop_user(disk: &File) -> Option<(String, bool)> {
 
 /// A block device.
 #[derive(Debug)]
-struct Device {
-    number: u64,
-    name: String,
+pub(super) struct Device {
+    pub(super) number: u64,
+    /// The kernel's.
+    pub(super) name: String,
     /// What it is to the disk, if it is not the disk itself.
-    relation: Option<&'static str>,
+    pub(super) relation: Option<&'static str>,
+}
+
+impl Device {
+    /// Its node, under the kernel's name.
+    pub(super) fn node(&self) -> PathBuf {
+        Path::new("/dev").join(&self.name)
+    }
 }
 
 /// The device itself, its partitions, and the disk that it is a partition of: whoever has one claimed bars the others.
@@ -80,7 +88,7 @@ fn related(number: u64) -> Vec<Device> {
     [own].into_iter().chain(whole).chain(partitions).collect()
 }
 
-fn device(folder: &Path, relation: &'static str) -> Option<Device> {
+pub(super) fn device(folder: &Path, relation: &'static str) -> Option<Device> {
     let text = read_to_string(folder.join("dev")).ok()?;
     let (major, minor) = text.trim().split_once(':')?;
     let number = makedev(major.parse().ok()?, minor.parse().ok()?);
@@ -92,7 +100,7 @@ fn file_name(path: &Path) -> String {
 }
 
 /// The first of the devices that is mounted, swapped to, or a part of another one. `own` stands for the disk.
-fn claim(devices: &[Device], own: &str) -> Option<String> {
+pub(super) fn claim(devices: &[Device], own: &str) -> Option<String> {
     devices.iter().find_map(|Device { number, name, relation }| {
         let subject = relation.map_or_else(|| own.to_owned(), |relation| format!("{relation} {name}"));
         if let Some(place) = mounted(*number) {
@@ -149,14 +157,21 @@ fn mount_point(table: &str, number: u64) -> Option<&str> {
 }
 
 /// What is swapped to: paths of devices and files.
-fn swaps() -> impl Iterator<Item = String> {
+pub(super) fn swaps() -> impl Iterator<Item = String> {
     let table = read_to_string("/proc/swaps").unwrap_or_default();
-    let paths: Vec<_> =
-        table.lines().skip(1).filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect();
+    let paths: Vec<_> = table.lines().skip(1).filter_map(swap).collect();
     paths.into_iter()
 }
 
-fn is_device(path: &Path, number: u64) -> bool {
+/// The path in a line of proc_swaps(5). One of a mount namespace that is gone begins where /dev was mounted there.
+fn swap(line: &str) -> Option<String> {
+    let mut fields = line.split_whitespace();
+    let (path, kind) = (fields.next()?, fields.next()?);
+    let is_elsewhere = kind == "partition" && !path.starts_with("/dev/");
+    Some(if is_elsewhere { format!("/dev{path}") } else { path.to_owned() })
+}
+
+pub(super) fn is_device(path: &Path, number: u64) -> bool {
     let data = path.starts_with("/dev").then(|| fs::metadata(path));
     data.is_some_and(|data| data.is_ok_and(|data| data.file_type().is_block_device() && data.rdev() == number))
 }
@@ -181,10 +196,18 @@ fn loops_over(disk: &File) -> Vec<Device> {
     attached.filter_map(|folder| device(&folder, "the loop device")).collect()
 }
 
-/// The other processes.
+/// The other processes, less the children of this one: what a run starts to guard its disk is no user of it.
 fn processes() -> impl Iterator<Item = u32> {
     let entries = read_dir("/proc").into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(|id| *id != std::process::id())
+    let all = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let own = std::process::id();
+    all.filter(move |id| *id != own && parent(*id) != Some(own))
+}
+
+/// proc_pid_stat(5): number, (name), state, parent.
+fn parent(process: u32) -> Option<u32> {
+    let stat = read_to_string(format!("/proc/{process}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
 fn named(process: u32) -> String {
@@ -193,7 +216,7 @@ fn named(process: u32) -> String {
 }
 
 /// The processes that have open what `is_ours` says of the names of descriptors; `writing` for those that can write.
-fn openers(is_ours: impl Fn(&Path) -> bool, writing: bool) -> Option<String> {
+pub(super) fn openers(is_ours: impl Fn(&Path) -> bool, writing: bool) -> Option<String> {
     let mut budget = MAX_DESCRIPTORS;
     let mut found = Vec::new();
     for process in processes() {

@@ -8,6 +8,7 @@ mod left;
 mod loopback;
 mod sentinel;
 mod source;
+mod stacked;
 mod target;
 
 pub use buffer::{ALIGNMENT, AlignedBuf};
@@ -17,6 +18,7 @@ pub use left::{LeftDevice, left_devices};
 pub use loopback::{HookDevice, HookDeviceError};
 pub use sentinel::Sentinel;
 pub use source::{DirectReader, SourceDisk};
+pub use stacked::Before;
 pub use target::{HeldDisk, Target};
 
 use std::fs::{File, OpenOptions};

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
 use super::HeldDisk;
+use crate::sys;
 
 /// A shell that waits at a pipe, and zeroes the start of the disk when all who hold the pipe's other end are gone: this
 /// process, by SIGKILL for instance, and every child that it starts from now on with what those start. So nobody writes
@@ -28,7 +29,8 @@ impl Sentinel {
         command.args(["-c", Self::SCRIPT, "sh", &len.to_string()]).env_clear();
         // Not in our process group: what ends that should not end it.
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
-        let shell = command.stdin(reader).stdout(disk.file().try_clone()?).stderr(Stdio::null()).spawn()?;
+        command.stdin(reader).stdout(disk.file().try_clone()?).stderr(Stdio::null());
+        let shell = sys::start(&mut command)?;
         // Not before: the shell would wait for itself.
         fcntl(&pipe, FcntlArg::F_SETFD(FdFlag::empty()))?;
         Ok(Sentinel { shell, _pipe: pipe })

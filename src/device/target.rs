@@ -256,13 +256,14 @@ impl Target {
     }
 }
 
-/// Sees to it that no qemu and no loop device uses the disk, which O_EXCL does not tell of a file.
-///
-/// The bytes are those of qemu's block/file-posix.c: whoever has an image open read-locks one from 100 on for each thing
-/// it does, and one from 200 on for each that it lets nobody else do. While all of them are write-locked, no qemu starts
-/// on the disk either.
+/// The first and the number of the bytes by which qemu's block/file-posix.c tells of an open image: whoever has it open
+/// read-locks one from 100 on for each thing it does, and one from 200 on for each that it lets nobody else do.
+const QEMU: (i64, i64) = (100, 200);
+
+/// Sees to it that no qemu and no loop device uses the disk, which O_EXCL does not tell of a file. While all of qemu's
+/// bytes are write-locked, no qemu starts on the disk either.
 fn refuse_others(file: &File, kind: DiskKind, path: &Path) -> Result<(), DeviceError> {
-    lock_bytes(file, 100, 200).map_err(|err| lock_error(err, file, path))?;
+    lock_bytes(file, QEMU.0, QEMU.1).map_err(|err| lock_error(err, file, path))?;
     let user = if kind == DiskKind::File { holder::loop_user(file) } else { None };
     user.map_or(Ok(()), |(user, lasting)| Err(DeviceError::Busy { path: path.to_owned(), user, lasting }))
 }
@@ -302,9 +303,14 @@ pub(super) fn attend(disk: &HeldDisk) -> io::Result<File> {
 
 /// Whether somebody does. True where that can't be told.
 pub(super) fn is_attended(disk: &File) -> bool {
-    let Ok(mut byte) = bytes(HOOKS, 1) else { return true };
-    let asked = fcntl(disk, FcntlArg::F_OFD_GETLK(&mut byte));
-    asked.is_err() || i32::from(byte.l_type) != libc::F_UNLCK
+    are_locked(disk, HOOKS, 1).unwrap_or(true)
+}
+
+/// Whether another open file has any of `len` bytes from `start` locked.
+fn are_locked(disk: &File, start: i64, len: i64) -> io::Result<bool> {
+    let mut bytes = bytes(start, len)?;
+    fcntl(disk, FcntlArg::F_OFD_GETLK(&mut bytes))?;
+    Ok(i32::from(bytes.l_type) != libc::F_UNLCK)
 }
 
 fn lock_byte(file: &File, start: i64) -> io::Result<File> {
@@ -360,6 +366,12 @@ impl HeldDisk {
     /// Notes what is known of its boot area.
     pub fn set_unbootable(&self, unbootable: bool) {
         self.unbootable.store(unbootable, Ordering::Relaxed);
+    }
+
+    /// Whether a qemu, or a qemu-nbd, has it open.
+    pub fn is_open_in_qemu(&self) -> bool {
+        // What can't be told is no use.
+        are_locked(&self.lock, QEMU.0, QEMU.1).unwrap_or(false)
     }
 
     /// Whether somebody uses the block device: it is mounted, or another device lies on it.

@@ -3,8 +3,9 @@
 
 pub mod variables;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,7 +14,6 @@ use serde_json::json;
 
 use crate::process::{self, Children, Lifetime};
 use crate::report::Report;
-use crate::sys;
 
 /// Why hooks did not run to their end.
 #[derive(Debug, thiserror::Error)]
@@ -36,21 +36,59 @@ pub enum HookError {
     },
 }
 
-/// Whether `folder` has anything in it. A missing folder is fine; one that can't be read is an error.
+/// Whether `folder` has anything in it. A missing folder is fine. One that can't be read is an error, and so is a link that leads
+/// nowhere, in its place, above it or in it: somebody wanted those hooks to run.
 pub fn present(folder: &Path) -> Result<bool, HookError> {
-    match std::fs::read_dir(folder) {
-        Ok(mut entries) => Ok(entries.next().is_some()),
-        Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(source) => Err(HookError::Start { folder: folder.to_owned(), source }),
+    let start_error = |source| HookError::Start { folder: folder.to_owned(), source };
+    if is_missing(folder).map_err(start_error)? {
+        return Ok(false);
     }
+    let mut present = false;
+    for entry in std::fs::read_dir(folder).map_err(start_error)? {
+        let entry = entry.map_err(start_error)?;
+        if is_taken(&entry.file_name()) {
+            check_link(&entry.path()).map_err(start_error)?;
+        }
+        present = true;
+    }
+    Ok(present)
+}
+
+/// Whether nothing is there, and no link that leads nowhere is the reason.
+fn is_missing(folder: &Path) -> io::Result<bool> {
+    for path in folder.ancestors() {
+        match check_link(path) {
+            Err(err) if err.kind() == io::ErrorKind::NotFound => {}
+            found => return found.map(|()| path != folder),
+        }
+    }
+    Ok(true)
+}
+
+/// An error if there is nothing, or a link that leads nowhere. Only the former is "not found".
+fn check_link(path: &Path) -> io::Result<()> {
+    path.symlink_metadata()?;
+    let found = path.metadata().map(drop);
+    found.map_err(|err| match err.kind() {
+        io::ErrorKind::NotFound => {
+            io::Error::other(format!("{} is a link that leads nowhere (mend or remove it)", path.display()))
+        }
+        _ => err,
+    })
+}
+
+/// Whether run-parts takes a file for its name.
+fn is_taken(name: &OsStr) -> bool {
+    name.as_encoded_bytes().iter().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_'))
 }
 
 /// Runs the hooks in `folder` in name order with exactly `environment`, and stops at the first that fails. What they
-/// mount is unmounted when they have ended. Their output
+/// mount is unmounted when they have ended, and `device` is what they write to. Their output
 /// goes to `report`; names that run-parts would skip in silence are named there in a warning.
 pub fn run(
     folder: &Path,
     environment: &[(OsString, OsString)],
+    device: Option<BorrowedFd<'_>>,
     children: &Children,
     report: &Report,
 ) -> Result<(), HookError> {
@@ -61,9 +99,8 @@ pub fn run(
     let mut command = Command::new("run-parts");
     command.args(["--exit-on-error", "--verbose", "--"]).arg(folder);
     command.env_clear().envs(environment.iter().map(|(name, value)| (name, value)));
-    sys::own_mounts(&mut command);
     let mut last = String::new();
-    let status = process::run(command, &[], Lifetime::Group, children, |line| {
+    let status = process::run(command, &[], Lifetime::Namespace(device), children, |line| {
         // The hook before may have ended without ending its line.
         match line.rsplit_once("run-parts: executing ") {
             Some((_, hook)) => waiting.retain(|known| known != Path::new(hook)),

@@ -2,7 +2,6 @@
 //! create: the variant's first hooks, the image onto the instance's first disk, the variant's other hooks.
 
 use std::fs::File;
-use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -21,11 +20,12 @@ use super::summary;
 use super::verify_image::Proof;
 use crate::cache::Cache;
 use crate::device::Target;
+use crate::hooks;
 use crate::hooks::variables::{self, Variables};
 use crate::http::{HttpSettings, Secret};
 use crate::image::reference::ImageRef;
 use crate::image::source::ImageFile;
-use crate::process::Answer;
+use crate::process::{self, Answer};
 use crate::request::{CreateCall, CreateRequest, OtherDisks, SeedWish};
 use crate::sandbox::Needs;
 use crate::size::ByteSize;
@@ -47,6 +47,10 @@ fn install_and_run_hooks(
     context: &Context,
     started: Instant,
 ) -> anyhow::Result<()> {
+    // Nothing of a reinstall's disk was touched: a veto must not get lost, nor an image be written for hooks that can't run.
+    for plan in [&request.pre_hooks, &request.hooks].into_iter().flatten() {
+        hooks::present(&plan.folder)?;
+    }
     let name = [variables::image(&request.image), proxies(&request.http)].concat();
     // No device: what they would write there is overwritten, and a reinstall's disk is still in use as it is.
     run_hooks(request.pre_hooks.as_ref(), None, name.clone(), context)?;
@@ -188,7 +192,7 @@ fn proxies(http: &HttpSettings) -> Variables {
 fn image_file(request: &CreateRequest, kept: Option<&File>) -> PathBuf {
     match (&request.image, kept) {
         (ImageRef::Path(path), _) => path.clone(),
-        (ImageRef::Url(_), Some(file)) => format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()).into(),
+        (ImageRef::Url(_), Some(file)) => process::path_in_namespace(file),
         // The confined process always gives it.
         (ImageRef::Url(_), None) => PathBuf::new(),
     }

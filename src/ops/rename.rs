@@ -11,20 +11,19 @@ use crate::request::RenameRequest;
 /// Changes the name in the seed that `create` gave the instance, if it did. Then runs `hooks.rename`, if the variant has
 /// it. A disk that can't be looked at is an error for hooks only: without any, it may even be missing.
 pub fn rename(request: RenameRequest, context: &Context) -> anyhow::Result<()> {
+    let plan = request.hooks.unwrap_or_else(|error| {
+        context.report.warn(format_args!("no rename hooks were looked for: {error}"));
+        None
+    });
+    // Before the seed is changed.
+    let present = plan.as_ref().map_or(Ok(false), |plan| hooks::present(&plan.folder))?;
     for path in [&request.disk, &request.seed_disk].into_iter().flatten().flatten() {
         let renamed = request.identity.as_ref().map(|identity| rename_seed(path, identity, context));
         if let Ok(Err(err)) = renamed {
             context.report.warn(format_args!("the name in a first-boot seed was not changed: {err:#}"));
         }
     }
-    let plan = request.hooks.unwrap_or_else(|error| {
-        context.report.warn(format_args!("no rename hooks were looked for: {error}"));
-        None
-    });
-    let Some(plan) = plan else { return Ok(()) };
-    if !hooks::present(&plan.folder)? {
-        return Ok(());
-    }
+    let Some(plan) = plan.filter(|_| present) else { return Ok(()) };
     let disk = request.disk?.map(|path| HeldDisk::open(&path)).transpose()?;
     run_hooks(Some(&plan), disk.as_ref(), Vec::new(), context)
 }

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! Hooks of any phase, with what they are given and told.
 
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context as _;
@@ -14,8 +17,8 @@ use crate::hooks::variables::{self, Variables};
 use crate::request::HookPlan;
 
 /// Runs the variant's hooks, if it has any and they shall run, and puts what they wrote onto stable storage. They are told of `disk` and
-/// its partitions, if there is one, and `told`. No loop device of ours is left; a hook that leaves one in use is an
-/// error.
+/// its partitions, if there is one, and `told`. No loop device of ours is left, and nothing else that a hook made out of the
+/// disk; what can't be removed, as somebody uses it, is an error.
 pub(super) fn run_hooks(
     plan: Option<&HookPlan>,
     disk: Option<&HeldDisk>,
@@ -42,13 +45,21 @@ fn run_present(plan: &HookPlan, disk: Option<&HeldDisk>, told: Variables, contex
     let mut environment = plan.environment.clone();
     environment.extend(variables::phase(plan.phase).into_iter().chain(told));
     let Some(disk) = disk else {
-        return Ok(hooks::run(&plan.folder, &environment, &context.children, &context.report)?);
+        return Ok(hooks::run(&plan.folder, &environment, None, &context.children, &context.report)?);
     };
     let reading = || format!("reading the partition table of disk {}", disk.path().display());
     environment.extend(variables::partitions(disk, &context.report).with_context(reading)?);
     let device = HookDevice::open(disk)?;
     environment.extend(variables::device(device.path()));
-    let ran = hooks::run(&plan.folder, &environment, &context.children, &context.report);
+    let run = || hooks::run(&plan.folder, &environment, Some(device.as_fd()), &context.children, &context.report);
+    let (before, own) = (Arc::clone(device.before()), device.attached().map(Path::to_owned));
+    let written = device.as_fd().try_clone_to_owned().map(File::from);
+    let written = written.with_context(|| format!("sharing {}", device.path().display()))?;
+    let ran = context.last_act.during(run, move || {
+        before.remove(own.as_deref());
+        // What a loop device keeps would else get onto the disk's file when it is let go: after the disk was made unbootable.
+        let _ = written.sync_all();
+    });
     let detached = device.finish();
     ran?;
     detached?;

@@ -5,15 +5,13 @@ use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Read, Seek, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixDatagram;
-use std::os::unix::process::ExitStatusExt;
-use std::process::ExitStatus;
 
 use nix::errno::Errno;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use nix::sys::wait::{WaitStatus, waitpid};
 
-use super::{Children, kill_group, wait_for_end};
+use super::{Children, exit_status, kill_group, wait_for_end};
 use crate::sys;
 
 /// Exit code of work that failed with an answer.
@@ -68,7 +66,7 @@ pub fn apart(children: &Children, work: impl FnOnce() -> Result<Answer, String>)
     match status {
         WaitStatus::Exited(_, 0) => Ok(Ok(Answer { bytes, file: receive(&receiver)? })),
         WaitStatus::Exited(_, FAILED) => Ok(Err(String::from_utf8_lossy(&bytes).into_owned())),
-        status => Err(io::Error::other(format!("the working process died ({})", describe(status)))),
+        status => Err(io::Error::other(format!("the working process died ({})", exit_status(status)))),
     }
 }
 
@@ -96,14 +94,6 @@ fn receive(from: &UnixDatagram) -> io::Result<Option<File>> {
         }
     }
     Ok(None)
-}
-
-fn describe(status: WaitStatus) -> ExitStatus {
-    match status {
-        WaitStatus::Exited(_, code) => ExitStatus::from_raw(code << 8),
-        WaitStatus::Signaled(_, signal, _) => ExitStatus::from_raw(signal as i32),
-        _ => ExitStatus::from_raw(0),
-    }
 }
 
 #[cfg(test)]

@@ -42,10 +42,11 @@ const TOOL_FILES: u64 = 256;
 const TOOL_SECONDS: u64 = 600;
 const TOOL_BYTES_PER_SECOND: u64 = MIB;
 
-/// Makes this process independent of how it was called: a fixed umask, and no core dumps, in which secrets would be.
-/// For the start of `main`.
+/// Makes this process independent of how it was called: a fixed umask, errors where a write would end it by a signal,
+/// and no core dumps, in which secrets would be. For the start of `main`.
 pub fn settle() -> io::Result<()> {
     umask(UMASK);
+    sys::settle_signals();
     sys::lower_limit(Resource::RLIMIT_CORE, 0)?;
     // A program that takes dumps through a pipe (core_pattern) is not bound by the limit.
     Ok(nix::sys::prctl::set_dumpable(false)?)

@@ -66,7 +66,7 @@ const MODULES: [(&str, &[&str]); 26] = [
     ("image", &["cache", "http", "size"]),
     ("cache", &["http", "report", "size", "sys"]),
     ("http", &["report", "size"]),
-    ("hooks", &["device", "partition", "process", "report", "sys"]),
+    ("hooks", &["device", "partition", "process", "report"]),
     ("write", &["device", "partition", "process", "sandbox", "size"]),
     ("volume", &["device", "partition", "size"]),
     ("partition", &["device", "size"]),
@@ -205,4 +205,19 @@ fn the_document_shows_the_same_table() {
     });
     let table = MODULES.map(|(name, imports)| (name.to_owned(), imports.iter().map(ToString::to_string).collect()));
     assert_eq!(rows.collect::<Vec<_>>(), table, "ARCHITECTURE.md and {} disagree", file!());
+}
+
+/// What it starts with is decided once: no signal blocked, none ignored.
+#[test]
+fn programs_are_started_in_one_place() {
+    let starts = |source: &&Source| {
+        let code = source.lines.iter().take_while(|line| !line.contains("#[cfg(test)]"));
+        code.into_iter().any(|line| {
+            [".spawn()", ".exec()", "command.output()", "command.status()"].iter().any(|call| line.contains(call))
+        })
+    };
+    let mut all = sources();
+    all.retain(|source| !source.path.ends_with("shell_tests.rs"));
+    let places: Vec<_> = all.iter().filter(starts).map(|source| source.path.strip_prefix(src()).unwrap()).collect();
+    assert_eq!(places, [Path::new("sys/start.rs")]);
 }

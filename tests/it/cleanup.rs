@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::support::disk::{Disk, Kind, loops_over};
 use crate::support::images::{MIB, disk, encode};
+use crate::support::processes::{living_with, unique_seconds};
 use crate::support::server::{Reply, Server};
 use crate::support::world::{World, tool, wait_until};
 
@@ -190,20 +191,18 @@ fn a_loop_device_of_a_killed_run_that_is_mounted_is_named() {
     tool("mkfs.ext4", &["-qF", image.to_str().unwrap()]);
     let (target, given) =
         (Disk::stale(&world, "disk0", Kind::File, 2 * MIB), Disk::stale(&world, "disk1", Kind::Block, MIB));
-    let (mount, pid_file) = (world.path("a mount"), world.path("pid"));
+    let (mount, started) = (world.path("a mount"), world.path("started"));
     fs::create_dir(&mount).unwrap();
-    let script = format!("echo $$ > {pid}.new; mv {pid}.new {pid}; exec sleep 1000", pid = pid_file.display());
-    world.hook("hooks/slow", &script);
+    let seconds = unique_seconds();
+    world.hook("hooks/slow", &format!("touch {}; exec sleep {seconds}", started.display()));
     let child = world.create(target.path(), image.to_str().unwrap(), "raw").spawn();
-    wait_until("the hook runs", || pid_file.exists());
+    wait_until("the hook runs", || started.exists());
     // What a hook mounts goes with it; this is somebody who looks at the disk meanwhile.
     tool("mount", &[&loops_over(target.path())[0], mount.to_str().unwrap()]);
     assert!(cleanup(&world, &[]).is_empty(), "the run still lives");
     kill(child);
     // The hook's end closes what keeps the disk locked.
-    let hook = fs::read_to_string(&pid_file).unwrap();
-    let stat = Path::new("/proc").join(hook.trim()).join("stat");
-    wait_until("the hook is gone", || !fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z")));
+    wait_until("the hook is gone", || living_with(&seconds).is_empty());
     wait_until("the disk is free", || !cleanup(&world, &[]).is_empty());
 
     let loops = loops_over(target.path());

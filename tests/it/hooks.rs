@@ -2,11 +2,11 @@
 //! Hooks of create and rename.
 
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 
 use crate::support::disk::{Disk, KINDS, Kind, loops_over};
 use crate::support::images::{MIB, disk, encode, file_system};
+use crate::support::processes::{living_with, unique_seconds};
 use crate::support::world::{Outcome, World, tool, wait_until};
 
 #[test]
@@ -68,46 +68,6 @@ fn no_folder_and_an_empty_folder_are_fine() {
 }
 
 #[test]
-fn a_mount_that_a_hook_leaves_in_use_is_named_by_its_device() {
-    for kind in KINDS {
-        let world = World::new();
-        let image = file_system(&world);
-        let target = Disk::stale(&world, "disk0", kind, 8 * MIB);
-        let mount = world.path("mnt");
-        fs::create_dir(&mount).unwrap();
-        let pid = world.path("pid");
-        // A process of its own group keeps the hooks' mounts alive.
-        let lines = format!(
-            "mount \"$TARGET_DISK_DEVICE\" {mnt}
-            setsid sh -c 'echo $$ > {pid}; exec sleep 1000' >/dev/null 2>&1 &
-            until test -s {pid}; do sleep 0.01; done",
-            mnt = mount.display(),
-            pid = pid.display()
-        );
-        world.hook("hooks/sloppy", &lines);
-        let outcome = world.create(target.path(), &image, "raw").run();
-        tool("kill", &["-KILL", fs::read_to_string(pid).unwrap().trim()]);
-        outcome.fails(&["/dev/loop", "is still in use after the hooks: a hook must unmount and close it"]);
-        // Autoclear: gone with the mount. A device that Ganeti gave stays.
-        let left = usize::from(kind == Kind::Block);
-        wait_until("the loop device is detached", || loops_over(&world.path("disk0")).len() == left);
-    }
-}
-
-#[test]
-fn hooks_that_cannot_be_looked_at_are_an_error() {
-    let world = World::new();
-    let image = encode(&world, &disk(MIB), "raw");
-    let target = Disk::stale(&world, "disk0", Kind::File, MIB);
-    world.variant_file("hooks", "a file where a folder should be");
-    world
-        .create(target.path(), image.to_str().unwrap(), "raw")
-        .run()
-        .fails(&["running the hooks in", "Not a directory"]);
-    target.assert_unbootable("its hooks never ran");
-}
-
-#[test]
 fn rename_without_hooks_needs_neither_variant_nor_disk() {
     let world = World::new();
     world.script("rename").env("OS_VARIANT", "").run().succeeds();
@@ -121,34 +81,29 @@ fn a_killed_create_leaves_neither_hook_nor_loop_device() {
     let world = World::new();
     let image = encode(&world, &disk(MIB), "raw");
     let target = Disk::stale(&world, "disk0", Kind::File, MIB);
-    let pid_file = world.path("pid");
-    // Renamed into place, so that it is never seen half-written.
-    let script = format!("echo $$ > {pid}.new; mv {pid}.new {pid}; exec sleep 1000", pid = pid_file.display());
+    let started = world.path("pid");
+    let hook = unique_seconds();
+    let script = format!("touch {}; exec sleep {hook}", started.display());
     world.hook("hooks/slow", &script);
     for signal in ["-KILL", "-TERM", "-INT"] {
         let child = world.create(target.path(), image.to_str().unwrap(), "raw").spawn();
-        wait_until("the hook runs", || pid_file.exists());
+        wait_until("the hook runs", || started.exists());
         assert_eq!(loops_over(&world.path("disk0")).len(), 1);
-        let hook = fs::read_to_string(&pid_file).unwrap();
-        fs::remove_file(&pid_file).unwrap();
+        fs::remove_file(&started).unwrap();
         tool("kill", &[signal, &child.id().to_string()]);
         if signal == "-KILL" {
-            wait_until("the hook is gone", || !is_running(hook.trim()));
+            wait_until("the hook is gone", || living_with(&hook).is_empty());
             wait_until("the loop device is detached", || loops_over(&world.path("disk0")).is_empty());
             child.wait_with_output().unwrap();
         } else {
             let outcome = Outcome(child.wait_with_output().unwrap());
             outcome.fails(&[&format!("ended by SIG{}", &signal[1..])]);
-            wait_until("the hook is gone", || !is_running(hook.trim()));
+            wait_until("the hook is gone", || living_with(&hook).is_empty());
             wait_until("the loop device is detached", || loops_over(&world.path("disk0")).is_empty());
             // Half-configured, it must not boot.
             target.assert_unbootable(signal);
         }
     }
-}
-
-fn is_running(pid: &str) -> bool {
-    fs::read_to_string(Path::new("/proc").join(pid).join("stat")).is_ok_and(|stat| !stat.contains(") Z"))
 }
 
 #[test]

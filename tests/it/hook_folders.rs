@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! Folders of hooks that can't be what was meant: an error before the disk is touched.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use crate::support::disk::{Disk, Kind};
+use crate::support::images::{MIB, disk, encode};
+use crate::support::world::{Script, World};
+
+type Broken = (&'static str, fn(&Path), &'static str);
+
+/// Each makes such a folder, and says why it is none.
+const BROKEN: [Broken; 5] = [
+    ("a link to nothing", |folder| symlink("/nonexistent/hooks", folder).unwrap(), "is a link that leads nowhere"),
+    ("a link to itself", |folder| symlink(folder, folder).unwrap(), "oo many levels of symbolic links"),
+    ("a file", |folder| fs::write(folder, "").unwrap(), "Not a directory"),
+    (
+        "a folder with a broken hook",
+        |folder| {
+            fs::create_dir(folder).unwrap();
+            symlink("/nonexistent/hook", folder.join("10-veto")).unwrap();
+        },
+        "10-veto is a link that leads nowhere",
+    ),
+    (
+        "a link to a file",
+        |folder| {
+            fs::write(folder.with_extension("file"), "").unwrap();
+            symlink(folder.with_extension("file"), folder).unwrap();
+        },
+        "Not a directory",
+    ),
+];
+
+fn variant(world: &World) -> std::path::PathBuf {
+    let folder = world.path("etc/ganeti/instance-simpleimage/default");
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+#[test]
+fn create_ends_before_a_reinstalled_disk_is_touched_or_anything_is_fetched() {
+    let world = World::new();
+    let image = encode(&world, &disk(MIB), "raw");
+    for (what, make, reason) in BROKEN {
+        for phase in ["hooks", "hooks.pre"] {
+            make(&variant(&world).join(phase));
+            // The other phase's would run.
+            let other = if phase == "hooks" { "hooks.pre" } else { "hooks" };
+            let ran = world.path("ran");
+            world.hook(&format!("{other}/any"), &format!("touch {}", ran.display()));
+            let target = Disk::stale(&world, "disk0", Kind::File, 2 * MIB);
+            let create = || world.create(target.path(), image.to_str().unwrap(), "raw");
+            let place = format!("default/{phase}");
+            create().env("INSTANCE_REINSTALL", "1").run().fails(&["running the hooks in ", &place, reason]);
+            target.assert_untouched(what);
+            // A new instance's disk is never left as somebody else's.
+            create().run().fails(&["running the hooks in ", &place, reason]);
+            target.assert_unbootable(what);
+            assert!(target.bytes()[MIB..].iter().all(|byte| *byte == 0xa5), "{what}: more was written");
+            assert!(!ran.exists(), "{what}: other hooks ran");
+        }
+    }
+}
+
+#[test]
+fn rename_and_import_say_so_too() {
+    let world = World::new();
+    let dump = disk(MIB);
+    for (what, make, reason) in BROKEN {
+        make(&variant(&world).join("hooks.rename"));
+        let target = Disk::stale(&world, "disk0", Kind::File, MIB);
+        let path = target.path().to_str().unwrap();
+        let rename: Script = world.script("rename").env("DISK_0_PATH", path);
+        rename.run().fails(&["default/hooks.rename", reason]);
+        target.assert_untouched(what);
+        // What can be restored is: the error comes behind it.
+        make(&variant(&world).join("hooks.import"));
+        world.script("import").env("IMPORT_DEVICE", path).run_with(&dump).fails(&["default/hooks.import", reason]);
+        target.assert_holds(&dump, what);
+    }
+}
+
+#[test]
+fn a_variant_that_is_a_link_to_nothing_has_lost_its_hooks() {
+    let world = World::new();
+    let image = encode(&world, &disk(MIB), "raw");
+    let folder = variant(&world);
+    fs::remove_dir(&folder).unwrap();
+    symlink("/nonexistent/variant", &folder).unwrap();
+    let target = Disk::stale(&world, "disk0", Kind::File, 2 * MIB);
+    let create = world.create(target.path(), image.to_str().unwrap(), "raw").env("INSTANCE_REINSTALL", "1");
+    create.run().fails(&["default is a link that leads nowhere"]);
+    target.assert_untouched("a broken variant");
+}
