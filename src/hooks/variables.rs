@@ -79,7 +79,6 @@ mod tests {
     use std::collections::BTreeSet;
 
     const MANUAL: &str = include_str!("../../man/simpleimage-hooks.7");
-    const README: &str = include_str!("../../README.md");
 
     /// All names in the code above, those of partitions for the first one.
     fn names() -> BTreeSet<String> {
@@ -102,19 +101,5 @@ mod tests {
         let items = list.lines().filter_map(|line| line.strip_prefix(".It Ev "));
         let described: BTreeSet<_> = items.flat_map(|item| item.split(" , ")).map(str::to_owned).collect();
         assert_eq!(described, names());
-    }
-
-    /// The README leaves out the beginning where it is that of the one before.
-    #[test]
-    fn the_readme_names_every_variable_and_no_other() {
-        let all = names();
-        for name in &all {
-            let ends = ["", "SIMPLEIMAGE", "SIMPLEIMAGE_PARTITION_1"].map(|beginning| name.strip_prefix(beginning));
-            let named = ends.into_iter().flatten().any(|end| README.contains(&format!("`{end}`")));
-            assert!(named, "{name}");
-        }
-        let ours = README.split('`').skip(1).step_by(2).filter(|text| text.starts_with("SIMPLEIMAGE_"));
-        let unknown: Vec<_> = ours.filter(|name| *name != "SIMPLEIMAGE_" && !all.contains(*name)).collect();
-        assert_eq!(unknown, [""; 0]);
     }
 }

@@ -267,10 +267,14 @@ fn disk_arguments(storage: Storage, sizes: &[u32]) -> Vec<String> {
     ["-t".to_owned(), template.to_owned()].into_iter().chain(disks).collect()
 }
 
+/// The program under test.
+pub(crate) fn provider() -> String {
+    env::var("SIMPLEIMAGE_TEST_PROVIDER").unwrap_or_else(|_| env!("CARGO_BIN_EXE_simpleimage").to_owned())
+}
+
 /// As the package would, by `make install`.
 fn install_provider() {
-    let provider = env::var("SIMPLEIMAGE_TEST_PROVIDER");
-    let binary = format!("BINARY={}", provider.as_deref().unwrap_or(env!("CARGO_BIN_EXE_simpleimage")));
+    let binary = format!("BINARY={}", provider());
     // Settings of a make that runs these tests are not for this one.
     let clean = ["--unset=MAKEFLAGS", "--unset=DESTDIR", "--unset=OSDIR"];
     let install = ["make", "-C", env!("CARGO_MANIFEST_DIR"), "install", "PREFIX=/usr", &binary];

@@ -4,7 +4,7 @@
 use std::process::{Command, Output, Stdio};
 
 /// Longer than any command of the trials takes on a busy machine; a command that hangs fails its trial.
-const LIMIT_SECONDS: &str = "180";
+pub(crate) const LIMIT_SECONDS: &str = "180";
 
 /// Runs a command without standard input and returns what it said, whatever its exit status is.
 pub(crate) fn output(program: &str, args: &[&str]) -> Output {

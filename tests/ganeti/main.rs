@@ -8,6 +8,7 @@
 
 mod cluster;
 mod command;
+mod documents;
 mod image;
 mod namespace;
 mod server;

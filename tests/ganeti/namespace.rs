@@ -27,8 +27,8 @@ const STAGE: &str = "SIMPLEIMAGE_GANETI_STAGE";
 const SCRATCH: &str = "SIMPLEIMAGE_GANETI_SCRATCH";
 
 /// Folders of the machine that the cluster and `make install` write to; inside, the changes go to memory.
-const WRITTEN_FOLDERS: [&str; 6] =
-    ["/etc", "/usr/bin", "/usr/share", "/var/cache", "/var/lib/ganeti", "/var/log/ganeti"];
+const WRITTEN_FOLDERS: [&str; 7] =
+    ["/etc", "/srv", "/usr/bin", "/usr/share", "/var/cache", "/var/lib/ganeti", "/var/log/ganeti"];
 
 /// Exit status of a process that a signal ended: what libtest uses for a failed run.
 const FAILED: u8 = 101;

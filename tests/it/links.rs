@@ -29,11 +29,50 @@ fn files_that_documents_name_are_there() {
 }
 
 #[test]
-fn the_readme_leads_to_every_document() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let readme = read_to_string(root.join("README.md")).unwrap();
-    for entry in read_dir(root.join("docs")).unwrap() {
-        let link = format!("](docs/{})", entry.unwrap().file_name().into_string().unwrap());
-        assert!(readme.contains(&link), "README.md has no link {link}");
+fn the_index_leads_to_every_document() {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+    let index = read_to_string(docs.join("README.md")).unwrap();
+    for entry in read_dir(&docs).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let link = format!("[{name}]({name})");
+        assert!(name == "README.md" || index.contains(&link), "docs/README.md has no link {link}");
     }
+}
+
+/// The targets of links in Markdown that are files, with the heading in them, if one is named.
+fn links(text: &str) -> impl Iterator<Item = (&str, Option<&str>)> {
+    let targets = text.split("](").skip(1).filter_map(|rest| Some(rest.split_once(')')?.0));
+    let files = targets.filter(|target| !target.contains("://"));
+    files.map(|target| target.split_once('#').map_or((target, None), |(file, heading)| (file, Some(heading))))
+}
+
+/// As GitHub makes the name of a heading.
+fn anchor(heading: &str) -> String {
+    let words = heading.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
+    words.chars().filter(|c| c.is_alphanumeric() || "-_".contains(*c)).collect()
+}
+
+#[test]
+fn links_lead_to_a_file_and_to_a_heading_in_it() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let docs = read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    let names = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "benches/README.md"];
+    for document in docs.chain(names.map(|name| root.join(name))).filter(|path| path.extension().unwrap() == "md") {
+        let text = read_to_string(&document).unwrap();
+        for (file, heading) in links(&text) {
+            let target = if file.is_empty() { document.clone() } else { document.parent().unwrap().join(file) };
+            assert!(target.exists(), "{} links to {file}", document.display());
+            let Some(heading) = heading else { continue };
+            let there = read_to_string(&target).unwrap();
+            let found = there.lines().any(|line| line.starts_with('#') && anchor(line) == heading);
+            assert!(found, "{} links to {file}#{heading}", document.display());
+        }
+    }
+}
+
+/// For an administrator in a hurry; what does not fit has a place in docs/ or in a manual page.
+#[test]
+fn the_readme_is_short() {
+    let len = read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap().len();
+    assert!(len <= 10_000, "README.md has {len} bytes");
 }

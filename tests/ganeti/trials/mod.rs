@@ -8,14 +8,12 @@ mod install;
 mod refuse;
 mod reinstall;
 
-use crate::Case;
+use crate::{Case, documents};
 
 /// All trials, in the order in which they run.
 pub(crate) fn all() -> impl Iterator<Item = Case> {
-    [install::CASES, change::CASES, backup::CASES, hooks::CASES, refuse::CASES, reinstall::CASES]
-        .into_iter()
-        .flatten()
-        .copied()
+    let groups = [install::CASES, change::CASES, backup::CASES, hooks::CASES, refuse::CASES, reinstall::CASES, documents::CASES];
+    groups.into_iter().flatten().copied()
 }
 
 /// Panics unless what an operator was told contains `part`.
