@@ -12,13 +12,14 @@ use std::time::{Duration, Instant};
 use crate::report::Report;
 
 /// A guest that has not powered off by then never will, on the slowest of machines.
-const LIMIT: Duration = Duration::from_secs(900);
+pub(crate) const LIMIT: Duration = Duration::from_secs(900);
 
 /// Boots `disks`, the first one first, with a NIC for each of `macs`, until the guest powers off; gives its report. Both
-/// networks have qemu's own DHCP server and lead nowhere.
-pub(crate) fn boot(what: &str, disks: &[&Path], macs: &[&str]) -> Report {
+/// networks have qemu's own DHCP server and lead nowhere, but that `ssh_port` of this machine leads to the SSH server of the guest, on
+/// the address that the last NIC gets by DHCP.
+pub(crate) fn boot(what: &str, disks: &[&Path], macs: &[&str], ssh_port: Option<u16>) -> Report {
     let start = Instant::now();
-    let mut guest = machine(disks, macs).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut guest = machine(disks, macs, ssh_port).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
     let console = read_until_end(&mut guest);
     let status = guest.wait().unwrap();
     let report = Report::find(&console).filter(|_| status.success());
@@ -27,7 +28,7 @@ pub(crate) fn boot(what: &str, disks: &[&Path], macs: &[&str]) -> Report {
     report
 }
 
-fn machine(disks: &[&Path], macs: &[&str]) -> Command {
+fn machine(disks: &[&Path], macs: &[&str], ssh_port: Option<u16>) -> Command {
     let accelerator = env::var("SIMPLEIMAGE_BOOT_ACCEL").unwrap_or_else(|_| "tcg".to_owned());
     // It ends with this process.
     let mut command = Command::new("setpriv");
@@ -41,7 +42,9 @@ fn machine(disks: &[&Path], macs: &[&str]) -> Command {
     for (index, mac) in macs.iter().enumerate() {
         // The first has its IPv6 address and route from its configuration: no router advertises others.
         let ipv6 = if index == 0 { "off" } else { "on" };
-        command.args(["-netdev", &format!("user,id=net{index},restrict=on,ipv4=on,ipv6={ipv6}")]);
+        let port = ssh_port.filter(|_| index + 1 == macs.len());
+        let ssh = port.map(|port| format!(",hostfwd=tcp:127.0.0.1:{port}-10.0.2.15:22")).unwrap_or_default();
+        command.args(["-netdev", &format!("user,id=net{index},restrict=on,ipv4=on,ipv6={ipv6}{ssh}")]);
         command.args(["-device", &format!("virtio-net-pci,netdev=net{index},mac={mac},romfile=")]);
     }
     command

@@ -70,8 +70,13 @@ impl Instance {
 
     /// Boots it until it powers off.
     pub(crate) fn boot(&self, what: &str) -> Report {
+        self.boot_with_ssh(what, None)
+    }
+
+    /// The same; its SSH server answers at `port` of this machine meanwhile.
+    pub(crate) fn boot_with_ssh(&self, what: &str, port: Option<u16>) -> Report {
         let disks: Vec<&Path> = self.disks.iter().map(PathBuf::as_path).collect();
-        guest::boot(&format!("{}: {what}", self.label), &disks, &MACS)
+        guest::boot(&format!("{}: {what}", self.label), &disks, &MACS, port)
     }
 
     fn script(&self, script: &str, name: &str) -> Script {

@@ -10,6 +10,7 @@
 mod guest;
 mod image;
 mod instance;
+mod login;
 mod report;
 #[allow(dead_code, reason = "the other tests need the rest of it")]
 #[path = "../it/support/mod.rs"]
@@ -24,10 +25,11 @@ use libtest_mimic::{Arguments, Completion, Trial};
 use nix::unistd::Uid;
 
 /// What the tests run, and the Debian package that has it.
-const TOOLS: [(&str, &str); 5] = [
+const TOOLS: [(&str, &str); 6] = [
     ("/usr/bin/extlinux", "extlinux"),
     ("/usr/bin/mmdebstrap", "mmdebstrap"),
     ("/usr/bin/qemu-system-x86_64", "qemu-system-x86"),
+    ("/usr/bin/ssh", "openssh-client"),
     ("/usr/sbin/mke2fs", "e2fsprogs"),
     ("/usr/sbin/sgdisk", "gdisk"),
 ];

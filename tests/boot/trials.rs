@@ -7,21 +7,23 @@ use base64::engine::general_purpose::STANDARD;
 use crate::Case;
 use crate::image;
 use crate::instance::{DISK_LEN, Instance, MIB, UUID};
+use crate::login;
 use crate::report::Report;
 
-const NAME: &str = "web1.example.org";
+pub(crate) const NAME: &str = "web1.example.org";
 const NEW_NAME: &str = "db7.example.net";
 const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcH joe@example.org";
 /// cloud-init does this once for an instance.
 const USER_DATA: &str = "#cloud-config\nruncmd:\n- echo the first boot >>/var/lib/marks\n";
 
 /// Every trial.
-pub(crate) const ALL: [Case; 4] = [
+pub(crate) const ALL: [Case; 5] = [
     // `make test` asks for this one first, while there is a network.
     ("fetched_first_boot_image", || _ = image::path()),
     ("a_seed_in_a_partition_reaches_the_guest", || survives_a_rename("partition", None)),
     ("a_seed_on_a_disk_named_cidata_reaches_the_guest", || survives_a_rename("disk", Some(16 * MIB))),
     ("a_persistent_seed_makes_room_for_the_root", makes_room),
+    ("an_administrator_logs_in_by_ssh", login::logs_in),
 ];
 
 fn survives_a_rename(place: &'static str, seed_disk: Option<u64>) {

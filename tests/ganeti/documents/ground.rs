@@ -12,7 +12,7 @@ use crate::command::{LIMIT_SECONDS, run};
 use crate::namespace::utf8;
 
 const CONFIGURATION: &str = "/etc/ganeti/instance-simpleimage";
-const CACHE: &str = "/var/cache/ganeti-instance-simpleimage";
+pub(super) const CACHE: &str = "/var/cache/ganeti-instance-simpleimage";
 
 pub(super) struct Ground<'c> {
     pub(super) cluster: &'c Cluster,

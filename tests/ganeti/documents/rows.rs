@@ -3,8 +3,9 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
-use super::ground::Ground;
+use super::ground::{CACHE, Ground};
 use super::{Document, answered, elsewhere, fails, runs};
 use crate::cluster::NODE;
 use crate::command::run;
@@ -36,7 +37,7 @@ pub(super) const README: Document = Document {
     rows: &[
         elsewhere("make demo", "tests/fresh/run types it on bare machines"),
         elsewhere("make test", "tests/fresh/run types it on a bare machine; this is one of those tests"),
-        elsewhere("make build", "it takes minutes; make demo begins with it"),
+        elsewhere("make build", "it takes minutes; make demo begins with it, on bare machines too"),
         runs("make install PREFIX=/usr", |_, _| {
             run("cmp", &["/usr/bin/simpleimage", &crate::cluster::provider()]);
         }),
@@ -67,7 +68,7 @@ pub(super) const README: Document = Document {
                 assert_installed(ground, "web2.example.com", "13");
             },
         ),
-        runs("simpleimage inspect /srv/images/debian-13.raw", |_, said| assert_says(said, "raw")),
+        runs("simpleimage inspect /srv/images/debian-13.raw", |_, said| assert_says(said, "partition")),
         fails(
             "gnt-instance add -n node1.example.com -t file --disk 0:size=10G -o simpleimage+default -O image=https",
             |ground, _| {
@@ -118,7 +119,7 @@ pub(super) const FIRST_BOOT: Document = Document {
         runs("simpleimage seed show /dev/vg0/web1.disk0", |_, said| assert_says(said, "web1.example.com")),
         runs("simpleimage seed remove /dev/vg0/web1.disk0", |ground, _| {
             let left = ground.types("simpleimage seed show /dev/vg0/web1.disk0", "");
-            assert_says(&left.1, "no ");
+            assert_says(&left.1, "holds no seed");
         }),
     ],
 };
@@ -159,15 +160,25 @@ pub(super) const DISTRIBUTING: Document = Document {
         }),
         elsewhere(
             "systemctl enable --now simpleimage-prune.timer",
-            "no systemd runs here; tests/package/run has the unit on a Debian",
+            "no systemd runs here; what the unit in debian/ runs is the prune above",
         ),
     ],
 };
 
 pub(super) const TROUBLESHOOTING: Document = Document {
     path: "docs/troubleshooting.md",
-    before: |_| {},
-    rows: &[runs("simpleimage cleanup --dry-run", |_, _| {}), runs("simpleimage cleanup", |_, _| {})],
+    before: |_| {
+        fs::create_dir(CACHE).expect("making a cache folder");
+        fs::set_permissions(CACHE, fs::Permissions::from_mode(0o700)).expect("closing the cache folder");
+        fs::write(piece(), "a beginning").expect("leaving a piece of a download");
+    },
+    rows: &[
+        runs("simpleimage cleanup --dry-run", |_, said| {
+            assert_says(said, &format!("would remove {}", piece()));
+            assert!(fs::exists(piece()).expect("looking for a piece"));
+        }),
+        runs("simpleimage cleanup", |_, _| assert!(!fs::exists(piece()).expect("looking for a piece"))),
+    ],
 };
 
 pub(super) const MIGRATING: Document = Document {
@@ -271,6 +282,11 @@ pub(super) const EXAMPLE_VARIANTS: Document = Document {
         ),
     ],
 };
+
+/// What a killed run has left, as the cache names it.
+fn piece() -> String {
+    format!("{CACHE}/{}.part", "0123456789abcdef".repeat(4))
+}
 
 fn assert_says(said: &str, part: &str) {
     assert!(said.contains(part), "no {part:?} in:\n{said}");
