@@ -68,7 +68,7 @@ pub(super) const README: Document = Document {
                 assert_installed(ground, "web2.example.com", "13");
             },
         ),
-        runs("simpleimage inspect /srv/images/debian-13.raw", |_, said| assert_says(said, "partition")),
+        runs("simpleimage inspect /srv/images/debian-13.raw", |_, said| assert_says(said, "safe to install: yes")),
         fails(
             "gnt-instance add -n node1.example.com -t file --disk 0:size=10G -o simpleimage+default -O image=https",
             |ground, _| {
