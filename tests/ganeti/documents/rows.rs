@@ -171,6 +171,7 @@ pub(super) const TROUBLESHOOTING: Document = Document {
         fs::create_dir(CACHE).expect("making a cache folder");
         fs::set_permissions(CACHE, fs::Permissions::from_mode(0o700)).expect("closing the cache folder");
         fs::write(piece(), "a beginning").expect("leaving a piece of a download");
+        fs::write(piece().replace(".part", ".lock"), "").expect("leaving a lock");
     },
     rows: &[
         runs("simpleimage cleanup --dry-run", |_, said| {
