@@ -20,7 +20,8 @@ fn main() -> ExitCode {
     let mut args = std::env::args_os();
     let argv0 = args.next().unwrap_or_else(|| OsString::from("simpleimage"));
     let environment = Environment::new(std::env::vars_os());
-    let invocation = Invocation { args: args.collect(), environment, root: PathBuf::from("/"), log_format: None };
+    let args = args.collect();
+    let invocation = Invocation { args, environment, root: PathBuf::from("/"), log_format: None, verbosity: None };
     let mut out = cli::standard_output();
     match Applet::from_argv0(&argv0) {
         Ok(Applet::Script(script)) => script::run(script, &invocation, &mut *out),

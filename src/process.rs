@@ -24,7 +24,7 @@ use namespace::Namespace;
 use crate::sys;
 
 /// Longest piece of a child's output that is taken as one line, in bytes: a child must not fill our memory.
-const LINE_LIMIT: u64 = 4096;
+const LINE_LIMIT: usize = 4096;
 
 /// Lines of a child's output that wait to be taken.
 const LINES: usize = 64;
@@ -102,7 +102,7 @@ fn is_alive(group: Pid) -> bool {
 /// What must not outlive this process.
 #[derive(Debug, Clone, Copy)]
 pub enum Lifetime<'f> {
-    /// The command itself; it starts nothing.
+    /// The command itself; it starts nothing. A carriage return ends its lines too: tools show so how far they are.
     Child,
     /// The command and all that it starts, whatever they do: a PID namespace ends with it. Needs CAP_SYS_ADMIN. Should this
     /// process be ended, what they wrote to the file is on it before anything that is open here is closed.
@@ -122,10 +122,11 @@ pub fn run(
     let (output, writer) = io::pipe()?;
     command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
     sys::keep_open(&mut command, keep);
+    let ends: &[u8] = if matches!(lifetime, Lifetime::Child) { b"\r\n" } else { b"\n" };
     let started = start(command, lifetime, children)?;
     // Few lines wait: a child that is faster than whoever takes them waits too.
     let (sender, lines) = mpsc::sync_channel(LINES);
-    std::thread::spawn(move || read_lines(output, &sender));
+    std::thread::spawn(move || read_lines(output, ends, &sender));
     let status = loop {
         match lines.recv_timeout(Duration::from_millis(50)) {
             Ok(line) => on_line(&line),
@@ -208,19 +209,33 @@ fn kill_group(group: Pid) {
     let _ = killpg(group, Signal::SIGKILL);
 }
 
-fn read_lines(output: impl Read, sender: &mpsc::SyncSender<String>) {
+/// Hands over line by line, of which each ends with one of `ends`.
+fn read_lines(output: impl Read, ends: &[u8], sender: &mpsc::SyncSender<String>) {
     let mut reader = BufReader::new(output);
     let mut line = Vec::new();
-    loop {
+    while read_line(&mut reader, ends, &mut line).is_ok_and(|len| len > 0) {
+        let text = String::from_utf8_lossy(&line);
+        if sender.send(text.trim_end().to_owned()).is_err() {
+            return;
+        }
         line.clear();
-        match reader.by_ref().take(LINE_LIMIT).read_until(b'\n', &mut line) {
-            Ok(1..) => {
-                let text = String::from_utf8_lossy(&line);
-                if sender.send(text.trim_end().to_owned()).is_err() {
-                    return;
-                }
-            }
-            _ => return,
+    }
+}
+
+/// As `read_until`, but with several ends, and up to the limit.
+fn read_line(reader: &mut impl BufRead, ends: &[u8], line: &mut Vec<u8>) -> io::Result<usize> {
+    loop {
+        let there = match reader.fill_buf() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            there => there?,
+        };
+        let there = &there[..there.len().min(LINE_LIMIT - line.len())];
+        let end = there.iter().position(|byte| ends.contains(byte)).map(|at| at + 1);
+        let count = end.unwrap_or(there.len());
+        line.extend_from_slice(&there[..count]);
+        reader.consume(count);
+        if end.is_some() || count == 0 || line.len() == LINE_LIMIT {
+            return Ok(line.len());
         }
     }
 }

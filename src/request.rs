@@ -7,13 +7,13 @@ mod seeds;
 
 use std::ffi::OsString;
 use std::os::fd::RawFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
 use crate::cache::CacheSettings;
 use crate::config::{
-    self, ConfigError, HookPhase, ImageAlias, Paths, Settings, VariantName, VariantNameError, Variants,
+    self, ConfigError, HookPhase, ImageAlias, Paths, RequireChecksum, Settings, VariantName, VariantNameError, Variants,
 };
 use crate::env::{EnvError, Environment, Nic, OsParams};
 use crate::http::{HttpSettings, ImageUrl};
@@ -200,7 +200,7 @@ fn resolve_name(params: &OsParams, settings: &Settings) -> Result<OsParams, RefE
         let known = if names.is_empty() { "there are none".to_owned() } else { format!("there are {names}") };
         return Err(RefError::UnknownName { name: name.clone(), known });
     };
-    let ImageAlias { image, image_type, checksum, signature } = alias.clone();
+    let ImageAlias { image, image_type, checksum, signature, note: _ } = alias.clone();
     let params = params.clone();
     Ok(OsParams {
         image: Some(image.0),
@@ -257,16 +257,9 @@ pub struct FetchRequest {
 
 impl FetchRequest {
     /// As for a `create` of `variant` with these OS parameters.
-    pub fn new(
-        image: String,
-        image_type: Option<String>,
-        image_checksum: Option<String>,
-        variant: &VariantName,
-        paths: &Paths,
-    ) -> anyhow::Result<Self> {
+    pub fn new(params: &OsParams, variant: &VariantName, paths: &Paths) -> anyhow::Result<Self> {
         let settings = config::load(paths, variant)?;
-        let params = OsParams { image: Some(image), image_type, image_checksum, ..OsParams::default() };
-        let named = NamedImage::new(&params, &settings)?;
+        let named = NamedImage::new(params, &settings)?;
         let Some(ImageRef::Url(url)) = named.image else {
             bail!("only images from an http or https URL are fetched (simpleimage inspect looks at a file)")
         };
@@ -280,9 +273,78 @@ impl FetchRequest {
     }
 }
 
+/// What `simpleimage inspect` shall look at.
+#[derive(Debug)]
+pub struct InspectRequest {
+    /// The image.
+    pub image: ImageRef,
+    /// What is said of it. It is inspected for any variant, so all formats are taken.
+    pub expected: Expected,
+    /// Which files of the node may be the image; none where no variant has a say.
+    pub local: Option<LocalPolicy>,
+    /// How images are fetched, and from where.
+    pub http: HttpSettings,
+    /// Where they may be kept already.
+    pub cache: Option<CacheSettings>,
+}
+
+impl InspectRequest {
+    /// A file, whatever any variant allows.
+    pub fn file(path: PathBuf) -> Self {
+        let expected = Expected { formats: Formats::ALL, ..Expected::default() };
+        let image = ImageRef::Path(path);
+        InspectRequest { image, expected, local: None, http: HttpSettings::default(), cache: None }
+    }
+
+    /// A URL, or the name of an image, as a `create` of `variant` would get it. That the variant asks for a checksum or a
+    /// signature is no reason not to look.
+    pub fn named(image: String, variant: &VariantName, paths: &Paths) -> anyhow::Result<Self> {
+        let settings = config::load(paths, variant)?;
+        let params = OsParams { image: Some(image), ..OsParams::default() };
+        // What the variant says of its own image is not said of this one.
+        let any = Settings {
+            require_checksum: RequireChecksum::Never,
+            require_signature: false,
+            image_formats: Formats::ALL,
+            image_type: None,
+            image_checksum: None,
+            image_signature: None,
+            ..settings.clone()
+        };
+        let NamedImage { image, expected, .. } = NamedImage::new(&params, &any)?;
+        let image = image.map_or_else(|| ImageRef::parse(""), Ok)?;
+        let storage = if matches!(image, ImageRef::Path(_)) { config::instance_storage(paths)? } else { Vec::new() };
+        let cache = Some(cache_settings(&settings));
+        let local = Some(LocalPolicy { allowed: settings.allowed_paths, storage });
+        Ok(InspectRequest { image, expected, local, http: settings.http, cache })
+    }
+}
+
+/// Whether `variant` has an image of this name.
+pub fn has_image(name: &str, variant: &VariantName, paths: &Paths) -> anyhow::Result<bool> {
+    Ok(config::load(paths, variant)?.images.contains_key(name))
+}
+
 /// How images of `variant` are kept.
 pub fn variant_cache(variant: &VariantName, paths: &Paths) -> anyhow::Result<CacheSettings> {
     Ok(cache_settings(&config::load(paths, variant)?))
+}
+
+/// The names that variants have for images from URLs, with the URLs, of those variants that keep images in `dir`. One whose
+/// settings are wrong has none here: what is kept is told all the same.
+pub fn image_names(dir: &Path, paths: &Paths) -> Vec<(String, ImageUrl)> {
+    let mut names = Vec::new();
+    let Ok(variants) = Variants::of(paths) else { return names };
+    for variant in variants.all() {
+        let Some(settings) = config::load(paths, variant).ok().filter(|settings| settings.cache_dir == dir) else {
+            continue;
+        };
+        for (name, alias) in settings.images {
+            let named = ImageUrl::parse(&alias.image.0).ok().map(|url| (name, url));
+            names.extend(named.filter(|named| !names.contains(named)));
+        }
+    }
+    names
 }
 
 /// How images are kept in each of the cache folders that any variant has.

@@ -2,7 +2,7 @@
 //! An OS script from its arguments and environment to its exit code.
 
 use std::ffi::OsString;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -12,7 +12,7 @@ use crate::applet::Script;
 use crate::config::{self, Paths, VariantName};
 use crate::env::Environment;
 use crate::ops::{self, Context};
-use crate::report::{LogFormat, Report, Subject};
+use crate::report::{LogFormat, Report, Subject, Verbosity};
 use crate::request::{self, CreateCall, ExportRequest, ImportCall, RenameRequest};
 use crate::sandbox::{Needs, Sandbox};
 
@@ -30,6 +30,8 @@ pub struct Invocation {
     pub root: std::path::PathBuf,
     /// What messages look like; none where the settings decide.
     pub log_format: Option<LogFormat>,
+    /// How much is said; none where the environment decides.
+    pub verbosity: Option<Verbosity>,
 }
 
 /// Runs the script. Its last line on stderr is the error, if there is one.
@@ -37,7 +39,11 @@ pub fn run(script: Script, invocation: &Invocation, out: &mut dyn Write) -> Exit
     let report = report(script, invocation);
     match invocation.args.as_slice() {
         [help] if help == "-h" || help == "--help" => {
-            return if out.write_all(usage(script).as_bytes()).is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+            return match out.write_all(usage(script).as_bytes()) {
+                // Who reads has seen enough.
+                Err(err) if err.kind() != ErrorKind::BrokenPipe => ExitCode::FAILURE,
+                _ => ExitCode::SUCCESS,
+            };
         }
         [] if script != Script::Verify => {}
         [checks] if script == Script::Verify && checks == "parameters" => {}
@@ -59,12 +65,13 @@ pub fn run(script: Script, invocation: &Invocation, out: &mut dyn Write) -> Exit
 /// Messages as the settings say. Nothing that is wrong with environment or settings is told here: what can be read of them
 /// decides, and the script says in that format what is wrong if it needs the rest.
 fn report(script: Script, invocation: &Invocation) -> Report {
-    let Invocation { environment: env, root, log_format, .. } = invocation;
+    let Invocation { environment: env, root, log_format, verbosity, .. } = invocation;
     let variant = env.variant().ok().and_then(|name| VariantName::parse(name).ok());
     let format = log_format.unwrap_or_else(|| config::log_format(&Paths::below(root), variant.as_ref()));
     let instance = env.instance_name().ok().map(str::to_owned);
     let subject = Subject { instance, variant: variant.map(|variant| variant.to_string()) };
-    Report::stderr(Some(script.name()), env.debug()).formatted(format, subject)
+    let report = Report::stderr(Some(script.name()), env.debug()).formatted(format, subject);
+    verbosity.map_or_else(|| report.clone(), |verbosity| report.clone().with_verbosity(verbosity))
 }
 
 fn perform(script: Script, invocation: &Invocation, report: &Report) -> anyhow::Result<()> {
@@ -87,16 +94,18 @@ fn perform(script: Script, invocation: &Invocation, report: &Report) -> anyhow::
 
 fn usage(script: Script) -> String {
     let (args, what) = match script {
-        Script::Create => ("", "installs the image OSP_IMAGE onto DISK_0_PATH and runs the hooks of OS_VARIANT"),
-        Script::Export => ("", "writes the disk EXPORT_DEVICE to standard output"),
+        Script::Create => ("", "Installs the image OSP_IMAGE onto DISK_0_PATH and runs the hooks of OS_VARIANT."),
+        Script::Export => ("", "Writes the disk EXPORT_DEVICE to standard output."),
         Script::Import => {
-            ("", "writes standard input to the disk IMPORT_DEVICE and runs the import hooks of OS_VARIANT")
+            ("", "Writes standard input to the disk IMPORT_DEVICE and runs the import hooks of\nOS_VARIANT.")
         }
-        Script::Rename => ("", "writes INSTANCE_NAME into the instance's seed and runs the rename hooks of OS_VARIANT"),
-        Script::Verify => (" parameters", "checks the OS parameters"),
+        Script::Rename => {
+            ("", "Writes INSTANCE_NAME into the instance's seed and runs the rename hooks of\nOS_VARIANT.")
+        }
+        Script::Verify => (" parameters", "Checks the OS parameters."),
     };
     let name = script.name();
     format!(
-        "usage: {name}{args}\nOS script of the Ganeti OS provider simpleimage: {what}.\nGaneti calls it with everything in the environment, see ganeti-os-interface(7).\n"
+        "usage: {name}{args}\nOS script of the Ganeti OS provider simpleimage.\n{what}\nGaneti calls it with everything in the environment, see ganeti-os-interface(7).\n"
     )
 }

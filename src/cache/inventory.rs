@@ -50,11 +50,15 @@ impl Cache {
         Ok(images)
     }
 
+    /// The image of `url`, if it is whole.
+    pub fn kept(&self, url: &ImageUrl) -> Result<Option<KeptImage>, CacheError> {
+        kept(&EntryFiles::of_url(self.dir(), url))
+    }
+
     /// The image that `text` names: its URL, or at least 4 digits of its key.
     pub fn find(&self, text: &str) -> Result<KeptImage, CacheError> {
         if let Ok(url) = ImageUrl::parse(text) {
-            let found = kept(&EntryFiles::of_url(self.dir(), &url))?;
-            return found.ok_or_else(|| CacheError::NotKept { what: url.to_string() });
+            return self.kept(&url)?.ok_or_else(|| CacheError::NotKept { what: url.to_string() });
         }
         let digits = text.len() >= MIN_KEY_DIGITS && text.bytes().all(|byte| byte.is_ascii_hexdigit());
         if !digits {

@@ -34,6 +34,11 @@ impl EntryLock {
         Ok(())
     }
 
+    /// Locks together with other readers if that is possible now, and says whether it was.
+    pub(super) fn try_shared(&self) -> io::Result<bool> {
+        taken(self.0.try_lock_shared())
+    }
+
     /// Locks alone, giving up a shared lock before; `on_wait` runs first when that has to wait.
     pub(super) fn exclusive(&self, on_wait: impl FnOnce()) -> io::Result<()> {
         self.0.unlock()?;

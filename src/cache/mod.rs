@@ -153,6 +153,28 @@ impl Cache {
         files.sidecar().ok()?.map(|_sidecar| format!("{url} is in the cache: the next run need not download it"))
     }
 
+    /// The kept image of `url`, if it would be used now without asking its server. Looking at it is no use of it. There is
+    /// none while another process is at the entry.
+    pub fn fresh(
+        &self,
+        url: &ImageUrl,
+        client: &Client,
+        now: SystemTime,
+        report: &Report,
+    ) -> Result<Option<CachedImage>, CacheError> {
+        let files = EntryFiles::of_url(&self.settings.dir, url);
+        let Some(lock) = EntryLock::existing(&files.lock).map_err(CacheError::io("opening", &files.lock))? else {
+            return Ok(None);
+        };
+        if !lock.try_shared().map_err(CacheError::io("locking", &files.lock))? {
+            return Ok(None);
+        }
+        let (clock, follow) = (Clock { now, read_at: Instant::now() }, &Follow::default());
+        let fetch = Fetch { settings: &self.settings, url, client, report, clock, files, follow };
+        let entry = fetch.usable_entry()?.filter(|entry| fetch.is_fresh(&entry.sidecar, false));
+        Ok(entry.map(|entry| CachedImage::of_entry(&fetch.files, entry, true)))
+    }
+
     /// Removes images that the server was last asked about more than `max_age` and [`KEPT_BEYOND`] before `now` and
     /// that nobody uses, and what killed downloads left, but for a day what one can go on from; then, of those that nobody
     /// uses, the ones used longest ago until the rest keeps within `max_size`. Gives the number of images removed. Files that are not of the

@@ -5,20 +5,19 @@ use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use anyhow::bail;
+use anyhow::{anyhow, bail};
 use clap::Subcommand;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::output;
-use crate::cache::{Cache, KeptImage};
+use super::output::{self, SHOWN_DIGITS};
+use crate::cache::{Cache, CacheError, KeptImage};
 use crate::config::{Paths, VariantName};
+use crate::http::ImageUrl;
 use crate::ops::{self, Verdict};
+use crate::report::Report;
 use crate::request;
 use crate::size::ByteSize;
-
-/// How many digits of a key are shown: enough to tell any number of images apart.
-const SHOWN_DIGITS: usize = 12;
 
 /// The arguments.
 #[derive(Debug, clap::Args)]
@@ -36,39 +35,100 @@ pub(super) struct CacheArgs {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// List the kept images, the one used last first.
+    #[command(visible_alias = "ls")]
     List,
     /// Tell all about a kept image.
     Show {
-        /// Its URL, or at least 4 digits of its key.
+        /// Its name, its URL, or at least 4 digits of its key.
         entry: String,
     },
     /// Read kept images and compare them with what was downloaded; remove those that are damaged.
     Verify {
-        /// Their URLs, or at least 4 digits of their keys; none for all.
+        /// Their names, URLs, or at least 4 digits of their keys; none for all.
         #[arg(value_name = "ENTRY")]
         entries: Vec<String>,
     },
     /// Remove what no create would have left: expired images, remains of killed downloads, what is beyond the size limit.
     Prune,
     /// Remove images.
+    #[command(visible_alias = "rm")]
     Remove {
-        /// Their URLs, or at least 4 digits of their keys.
-        #[arg(value_name = "ENTRY", required = true)]
+        /// Their names, URLs, or at least 4 digits of their keys.
+        #[arg(value_name = "ENTRY", required_unless_present = "all", conflicts_with = "all")]
         entries: Vec<String>,
+        /// Remove every image that is not in use.
+        #[arg(long)]
+        all: bool,
     },
 }
 
 /// Does it; results go to `out`.
-pub(super) fn cache(args: CacheArgs, root: &Path, out: &mut dyn Write) -> anyhow::Result<()> {
-    let settings = request::variant_cache(&args.variant, &Paths::below(root))?;
-    let cache = Cache::open(&settings)?;
-    let mut result = Output { out, json: args.json, now: SystemTime::now() };
+pub(super) fn cache(args: CacheArgs, root: &Path, report: &Report, out: &mut dyn Write) -> anyhow::Result<()> {
+    let paths = Paths::below(root);
+    let settings = request::variant_cache(&args.variant, &paths)?;
+    let store = Store { cache: Cache::open(&settings)?, names: request::image_names(&settings.dir, &paths) };
+    let mut result = Output { out, json: args.json, now: SystemTime::now(), report };
     match args.verb {
-        Verb::List => result.list(&cache),
-        Verb::Show { entry } => result.show(&cache.find(&entry)?),
-        Verb::Verify { entries } => result.verify(&cache, &entries),
-        Verb::Prune => result.prune(&cache),
-        Verb::Remove { entries } => result.remove(&cache, &entries),
+        Verb::List => result.list(&store, settings.max_size),
+        Verb::Show { entry } => {
+            let image = store.find(&entry)?;
+            result.show(&Listed::all(&store, vec![image], report)?.remove(0))
+        }
+        Verb::Verify { entries } => result.verify(&store, &entries),
+        Verb::Prune => result.prune(&store.cache),
+        Verb::Remove { entries, all: false } => result.remove(&store.cache, store.find_all(&entries)?),
+        Verb::Remove { all: true, .. } => result.remove(&store.cache, store.cache.list()?),
+    }
+}
+
+/// A cache, and the names that config.toml has for images from URLs.
+struct Store {
+    cache: Cache,
+    names: Vec<(String, ImageUrl)>,
+}
+
+impl Store {
+    /// The image that is called so, or else that the cache knows by this text.
+    fn find(&self, text: &str) -> anyhow::Result<KeptImage> {
+        let mut urls = self.names.iter().filter(|(name, _)| name == text).map(|(_, url)| url).peekable();
+        if urls.peek().is_none() {
+            return Ok(self.cache.find(text)?);
+        }
+        for url in urls {
+            if let Some(kept) = self.cache.kept(url)? {
+                return Ok(kept);
+            }
+        }
+        Err(CacheError::NotKept { what: text.to_owned() }.into())
+    }
+
+    fn find_all(&self, entries: &[String]) -> anyhow::Result<Vec<KeptImage>> {
+        entries.iter().map(|entry| self.find(entry)).collect()
+    }
+}
+
+/// A kept image, and what is known of it outside the cache.
+struct Listed {
+    image: KeptImage,
+    /// What config.toml calls it.
+    names: Vec<String>,
+    /// What its first bytes say that it is.
+    image_type: Option<String>,
+}
+
+impl Listed {
+    fn all(store: &Store, images: Vec<KeptImage>, report: &Report) -> anyhow::Result<Vec<Self>> {
+        let paths: Vec<_> = images.iter().map(|image| image.path.clone()).collect();
+        let types = ops::likely_types(&paths, &ops::Context::new(report.clone()))?;
+        let mut named = Vec::new();
+        for (name, url) in &store.names {
+            named.extend(store.cache.kept(url)?.map(|kept| (kept.key, name)));
+        }
+        let listed = images.into_iter().zip(types).map(|(image, image_type)| {
+            let names = named.iter().filter(|(key, _)| *key == image.key).map(|(_, name)| (*name).clone());
+            Listed { names: names.collect(), image, image_type }
+        });
+        Ok(listed.collect())
     }
 }
 
@@ -76,14 +136,18 @@ struct Output<'o> {
     out: &'o mut dyn Write,
     json: bool,
     now: SystemTime,
+    report: &'o Report,
 }
 
 /// A kept image in JSON. Times in seconds since 1970.
 #[derive(Serialize)]
 struct Entry<'i> {
     key: &'i str,
+    names: &'i [String],
     url: &'i str,
     path: String,
+    #[serde(rename = "type")]
+    image_type: Option<&'i str>,
     size: u64,
     sha256: &'i str,
     etag: Option<&'i str>,
@@ -95,31 +159,42 @@ struct Entry<'i> {
 }
 
 impl Output<'_> {
-    fn list(&mut self, cache: &Cache) -> anyhow::Result<()> {
-        let images = cache.list()?;
+    fn list(&mut self, store: &Store, max_size: Option<ByteSize>) -> anyhow::Result<()> {
+        let images = Listed::all(store, store.cache.list()?, self.report)?;
         if self.json {
             return self.write_json(&images.iter().map(entry).collect::<Vec<_>>());
         }
-        let mut lines = vec![["KEY", "SIZE", "FETCHED", "CHECKED", "USED", "URL"].map(str::to_owned)];
-        for image in &images {
-            let used = if image.in_use { "now".to_owned() } else { self.age(image.used_at) };
-            let (fetched, checked) = (self.age(image.fetched_at), self.age(image.checked_at));
-            let size = ByteSize(image.len).rounded();
-            lines.push([image.key[..SHOWN_DIGITS].to_owned(), size, fetched, checked, used, image.url.clone()]);
-        }
-        self.write_table(&lines)
+        let head = ["KEY", "NAME", "TYPE", "SIZE", "FETCHED", "CHECKED", "USED", "URL"].map(str::to_owned);
+        let lines: Vec<_> = std::iter::once(head).chain(images.iter().map(|listed| self.row(listed))).collect();
+        output::table(self.out, &lines)?;
+        let (count, size) = (images.len(), ByteSize(images.iter().map(|listed| listed.image.len).sum()).rounded());
+        let limit = max_size.map(|max| format!(", and max_size is {}", max.rounded())).unwrap_or_default();
+        self.line(&format!("{count} {}, {size} in all{limit}", if count == 1 { "image" } else { "images" }))
     }
 
-    fn show(&mut self, image: &KeptImage) -> anyhow::Result<()> {
+    fn row(&self, listed: &Listed) -> [String; 8] {
+        let Listed { image, names, image_type } = listed;
+        let used = if image.in_use { "now".to_owned() } else { self.age(image.used_at) };
+        let name = if names.is_empty() { "-".to_owned() } else { names.join(",") };
+        let image_type = image_type.clone().unwrap_or_else(|| "-".to_owned());
+        let (fetched, checked) = (self.age(image.fetched_at), self.age(image.checked_at));
+        let (key, size) = (image.key[..SHOWN_DIGITS].to_owned(), ByteSize(image.len).rounded());
+        [key, name, image_type, size, fetched, checked, used, image.url.clone()]
+    }
+
+    fn show(&mut self, listed: &Listed) -> anyhow::Result<()> {
         if self.json {
-            return self.write_json(&entry(image));
+            return self.write_json(&entry(listed));
         }
+        let Listed { image, names, image_type } = listed;
         let used = if image.in_use { "now".to_owned() } else { format!("{} ago", self.age(image.used_at)) };
         let none = || "none".to_owned();
         let lines = [
+            ("name", Some(names.join(", ")).filter(|names| !names.is_empty()).unwrap_or_else(none)),
             ("url", image.url.clone()),
             ("key", image.key.clone()),
             ("file", image.path.display().to_string()),
+            ("type", image_type.clone().unwrap_or_else(|| "not a disk image".to_owned())),
             ("size", ByteSize(image.len).to_string()),
             ("sha256", image.sha256.clone()),
             ("fetched", format!("{} ago", self.age(image.fetched_at))),
@@ -134,8 +209,9 @@ impl Output<'_> {
         Ok(())
     }
 
-    fn verify(&mut self, cache: &Cache, entries: &[String]) -> anyhow::Result<()> {
-        let images = if entries.is_empty() { cache.list()? } else { find_all(cache, entries)? };
+    fn verify(&mut self, store: &Store, entries: &[String]) -> anyhow::Result<()> {
+        let cache = &store.cache;
+        let images = if entries.is_empty() { cache.list()? } else { store.find_all(entries)? };
         let (mut damaged, mut results) = (0, Vec::new());
         for image in &images {
             let words = match ops::verify_kept(cache, image)? {
@@ -171,30 +247,35 @@ impl Output<'_> {
         self.line(&format!("images removed: {removed} ({bytes}), left: {} ({size})", left.len()))
     }
 
-    fn remove(&mut self, cache: &Cache, entries: &[String]) -> anyhow::Result<()> {
-        let images = find_all(cache, entries)?;
-        for image in &images {
-            cache.remove(image)?;
+    /// Those in use stay, and are an error once the others are gone.
+    fn remove(&mut self, cache: &Cache, images: Vec<KeptImage>) -> anyhow::Result<()> {
+        let (mut removed, mut stay, mut size) = (Vec::new(), Vec::new(), 0);
+        for image in images {
+            match cache.remove(&image) {
+                Ok(()) => {}
+                Err(error @ CacheError::InUse { .. }) => {
+                    stay.push(error);
+                    continue;
+                }
+                other => other?,
+            }
             if !self.json {
                 self.line(&format!("removed {} {}", &image.key[..SHOWN_DIGITS], image.url))?;
             }
+            size += image.len;
+            removed.push(json!({ "key": image.key, "url": image.url }));
         }
         if self.json {
-            let removed: Vec<Value> =
-                images.iter().map(|image| json!({ "key": image.key, "url": image.url })).collect();
             self.write_json(&removed)?;
+        } else if removed.len() != 1 {
+            self.line(&format!("images removed: {} ({})", removed.len(), ByteSize(size).rounded()))?;
         }
-        Ok(())
-    }
-
-    /// Columns as wide as their widest cell.
-    fn write_table<const N: usize>(&mut self, lines: &[[String; N]]) -> anyhow::Result<()> {
-        let width = |column: usize| lines.iter().map(|line| line[column].len()).max().unwrap_or_default();
-        for line in lines {
-            let cells: Vec<_> = (0..N).map(|column| format!("{:<1$}", line[column], width(column))).collect();
-            self.line(cells.join("  ").trim_end())?;
+        let (count, all) = (stay.len(), stay.len() + removed.len());
+        match stay.pop() {
+            None => Ok(()),
+            Some(error) if count == 1 => Err(error.into()),
+            Some(error) => Err(anyhow!("{count} of {all} images are in use and stay, the last one: {error}")),
         }
-        Ok(())
     }
 
     fn write_json(&mut self, value: &impl Serialize) -> anyhow::Result<()> {
@@ -210,16 +291,15 @@ impl Output<'_> {
     }
 }
 
-fn find_all(cache: &Cache, entries: &[String]) -> anyhow::Result<Vec<KeptImage>> {
-    Ok(entries.iter().map(|entry| cache.find(entry)).collect::<Result<_, _>>()?)
-}
-
-fn entry(image: &KeptImage) -> Entry<'_> {
+fn entry(listed: &Listed) -> Entry<'_> {
+    let Listed { image, names, image_type } = listed;
     let seconds = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     Entry {
         key: &image.key,
+        names,
         url: &image.url,
         path: image.path.display().to_string(),
+        image_type: image_type.as_deref(),
         size: image.len,
         sha256: &image.sha256,
         etag: image.etag.as_deref(),

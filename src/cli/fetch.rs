@@ -6,10 +6,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use serde_json::json;
 
 use super::Said;
+use super::output::{disk_json, write_json};
 use crate::config::{Paths, VariantName};
-use crate::ops;
+use crate::ops::{self, Fetched};
 use crate::report::{Progress, Report, Subject};
 use crate::request::FetchRequest;
 use crate::size::ByteSize;
@@ -24,6 +26,9 @@ pub(super) struct Fetch {
     /// The variant whose settings hold, cache folder included.
     #[arg(long, default_value = "default")]
     variant: VariantName,
+    /// Write the result as JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 impl Fetch {
@@ -32,19 +37,27 @@ impl Fetch {
     }
 }
 
-/// Fetches the image, and writes what it is to `out`.
+/// Fetches the image, and writes what it is and where it is kept to `out`.
 pub(super) fn fetch(args: Fetch, root: &Path, report: &Report, out: &mut dyn Write) -> anyhow::Result<()> {
-    let Fetch { image, said: Said { image_type, checksum }, variant } = args;
-    let request = FetchRequest::new(image, image_type, checksum, &variant, &Paths::below(root))?;
+    let Fetch { image, said, variant, json } = args;
+    let request = FetchRequest::new(&said.params(image)?, &variant, &Paths::below(root))?;
     let progress = Arc::new(Progress::stderr(report));
     let context = ops::Context::ended_by_signals(progress.report().clone())?;
     let fetched = ops::fetch(&request, &ops::Context { progress: Some(progress), ..context })?;
-    let ops::Fetched { image_type, len, sha256, disk_size, .. } = fetched;
-    let size = ByteSize(len);
+    let Fetched { hit, image_type, len, sha256, disk_size, path } = fetched;
+    let url = request.url;
+    if json {
+        let ((known, disk), cache) = (disk_json(disk_size), if hit { "hit" } else { "miss" });
+        let all = json!({
+            "image": url.to_string(), "type": image_type.to_string(), "size": len, "disk": disk, "disk_known": known,
+            "sha256": sha256, "path": path.display().to_string(), "cache": cache,
+        });
+        return write_json(out, &all);
+    }
+    let (size, path) = (ByteSize(len), path.display());
     write!(
         out,
-        "image:  {}\ntype:   {image_type}\nsize:   {size}\ndisk:   {disk_size}\nsha256: {sha256}\n",
-        request.url
+        "image:  {url}\ntype:   {image_type}\nsize:   {size}\ndisk:   {disk_size}\nsha256: {sha256}\npath:   {path}\n"
     )
     .context("writing the result")
 }

@@ -8,42 +8,63 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use serde_json::{Value, json};
 
-use super::output::{printable, write_json};
-use crate::image::disk_size::DiskSize;
+use super::output::{disk_json, printable, write_json};
+use crate::config::{Paths, VariantName};
+use crate::image::reference::ImageRef;
 use crate::ops::{self, Inspected, Judged, Layout, Part};
 use crate::report::Report;
+use crate::request::{self, InspectRequest};
 use crate::size::ByteSize;
 
 /// The arguments.
 #[derive(Debug, clap::Args)]
 pub(super) struct Inspect {
-    /// The image, a file on this machine.
+    /// The image: a file on this machine, an http or https URL, or its name in config.toml.
     image: PathBuf,
+    /// The variant whose names, policy and credentials hold.
+    #[arg(long, default_value = "default")]
+    variant: VariantName,
     /// Write the result as JSON.
     #[arg(long)]
     json: bool,
 }
 
 /// Writes what the image is to `out`. What create refuses is an error here too; as JSON the reason goes to `out` as well.
-pub(super) fn inspect(args: &Inspect, report: &Report, out: &mut dyn Write) -> anyhow::Result<()> {
-    let Inspect { image, json } = args;
+pub(super) fn inspect(args: Inspect, root: &Path, report: &Report, out: &mut dyn Write) -> anyhow::Result<()> {
+    let Inspect { image, variant, json } = args;
+    let request = request(image, &variant, &Paths::below(root))?;
     let context = ops::Context::ended_by_signals(report.clone())?;
-    let judged = ops::inspect(image, &context)?;
-    if *json {
-        write_json(out, &as_json(image, &judged))?;
+    let judged = ops::inspect(&request, &context)?;
+    let image = request.image.to_string();
+    if json {
+        write_json(out, &as_json(&image, &judged))?;
     }
     match judged {
         Judged::Refused(reason) => bail!(reason),
-        Judged::Taken(found) if !json => out.write_all(as_text(image, &found).as_bytes()).context("writing the result"),
+        Judged::Taken(found) if !json => {
+            out.write_all(as_text(&image, &found).as_bytes()).context("writing the result")
+        }
         Judged::Taken(_) => Ok(()),
     }
 }
 
-fn as_text(image: &Path, found: &Inspected) -> String {
-    let Inspected { image_type, size, disk, layout, .. } = found;
-    let image = printable(&image.to_string_lossy());
-    let size = ByteSize(*size);
-    let mut text = format!("image: {image}\ntype:  {image_type}\nsize:  {size}\ndisk:  {disk}\n");
+/// A URL is one, and a word that the variant has for a name is that name; all else is a file.
+fn request(image: PathBuf, variant: &VariantName, paths: &Paths) -> anyhow::Result<InspectRequest> {
+    let text = image.to_str().unwrap_or_default();
+    let named = text.contains("://") || (ImageRef::is_name(text) && request::has_image(text, variant, paths)?);
+    if named || (ImageRef::is_name(text) && !image.exists()) {
+        return InspectRequest::named(text.to_owned(), variant, paths);
+    }
+    Ok(InspectRequest::file(image))
+}
+
+fn as_text(image: &str, found: &Inspected) -> String {
+    let Inspected { image_type, size, disk, layout, kept, .. } = found;
+    let image = printable(image);
+    let kept = if *kept == Some(true) { " (kept in the cache)" } else { "" };
+    let size =
+        size.map_or_else(|| "unknown (the server does not say it)".to_owned(), |size| ByteSize(size).to_string());
+    let mut text = format!("image: {image}{kept}\ntype:  {image_type}\nsize:  {size}\ndisk:  {disk}\n");
     // Writing to a String can't fail.
     let _ = writeln!(text, "table: {}", table_words(layout));
     for part in partitions(layout) {
@@ -61,44 +82,40 @@ fn table_words(layout: &Layout) -> &str {
         Layout::None => "none",
         Layout::DamagedGpt => "a damaged gpt",
         Layout::Packed => "known only after unpacking",
+        Layout::Remote => "known only once it is fetched",
     }
 }
 
 fn partitions(layout: &Layout) -> &[Part] {
     match layout {
         Layout::Table(_, partitions) => partitions,
-        Layout::None | Layout::DamagedGpt | Layout::Packed => &[],
+        Layout::None | Layout::DamagedGpt | Layout::Packed | Layout::Remote => &[],
     }
 }
 
 fn verdict(found: &Inspected) -> String {
     let listed = found.to_be_listed.as_ref().map(|format| format!(", where image_formats lists {format}"));
-    let packed = if found.packed { ", as far as its beginning tells (create checks the rest)" } else { "" };
-    format!("yes{}{packed}", listed.unwrap_or_default())
+    let partly = if found.partly { ", as far as its beginning tells (create checks the rest)" } else { "" };
+    format!("yes{}{partly}", listed.unwrap_or_default())
 }
 
-fn as_json(image: &Path, judged: &Judged) -> Value {
-    let image = image.display().to_string();
+fn as_json(image: &str, judged: &Judged) -> Value {
     let found = match judged {
         Judged::Taken(found) => found,
         Judged::Refused(reason) => return json!({ "image": image, "safe": false, "reason": reason }),
     };
-    let (known, disk) = match found.disk {
-        DiskSize::Exact(size) => ("exact", Some(size)),
-        DiskSize::AtLeast(size) => ("at-least", Some(size)),
-        DiskSize::Hint(size) => ("hint", Some(size)),
-        DiskSize::Unknown => ("unknown", None),
-    };
+    let (known, disk) = disk_json(found.disk);
     let table = match &found.layout {
         Layout::Table(kind, _) => kind,
         Layout::None => "none",
         Layout::DamagedGpt => "damaged",
-        Layout::Packed => "unknown",
+        Layout::Packed | Layout::Remote => "unknown",
     };
     json!({
         "image": image,
         "safe": true,
-        "checked": if found.packed { "beginning" } else { "all" },
+        "checked": if found.partly { "beginning" } else { "all" },
+        "kept": found.kept,
         "to_be_listed": found.to_be_listed,
         "type": found.image_type,
         "size": found.size,

@@ -1,23 +1,31 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! `simpleimage install`: what create does, without Ganeti.
 
-use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf, absolute};
 use std::sync::Arc;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, bail};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 
-use super::Said;
+use super::output::{line, printable};
+use super::{Said, from_here};
 use crate::config::{Paths, VariantName};
-use crate::env::{API_VERSION, Environment};
+use crate::env::{API_VERSION, Environment, OsParams};
 use crate::image::reference::RefError;
-use crate::ops;
+use crate::ops::{self, Rehearsed};
 use crate::report::{Progress, Report, Subject};
-use crate::request::CreateCall;
+use crate::request::{CreateCall, CreateRequest, SeedWish};
+use crate::size::ByteSize;
 
 /// Each read gives another UUID: random(4).
 const NEW_UUID: &str = "/proc/sys/kernel/random/uuid";
+
+/// What all entries of an OS parameter may have together, in bytes: hooks are given it in a variable, and Linux takes no
+/// longer one (MAX_ARG_STRLEN in execve(2), 128 KiB with its name).
+const MAX_VALUE: usize = 120 << 10;
 
 /// The arguments.
 #[derive(Debug, clap::Args)]
@@ -34,9 +42,21 @@ pub(super) struct Install {
     /// The instance's name, for hooks and the first-boot seed; that of the disk's file if none is given.
     #[arg(long)]
     name: Option<String>,
+    /// A public SSH key for the first boot: itself, a file, a URL, or as an entry of the OS parameter ssh_keys. Can be
+    /// given several times.
+    #[arg(long, value_name = "KEY")]
+    ssh_key: Vec<String>,
+    /// User-data for the first boot: a file, a URL, or as an entry of the OS parameter user_data. Can be given several
+    /// times.
+    #[arg(long, value_name = "FILE")]
+    user_data: Vec<String>,
     /// Run no hooks.
     #[arg(long)]
     no_hooks: bool,
+    /// Only tell what would be installed, once everything was looked at that can be known without writing or fetching
+    /// all of the image.
+    #[arg(long)]
+    dry_run: bool,
 }
 
 impl Install {
@@ -52,20 +72,36 @@ impl Install {
 }
 
 /// Installs the image. What is on the disk stays until the image is at hand and has passed every check.
-pub(super) fn install(args: Install, root: &Path, report: &Report, caller: &Environment) -> anyhow::Result<()> {
-    let (no_hooks, image) = (args.no_hooks, args.image.clone());
+pub(super) fn install(
+    args: Install,
+    root: &Path,
+    report: &Report,
+    caller: &Environment,
+    out: &mut dyn Write,
+) -> anyhow::Result<()> {
+    let (no_hooks, dry_run, image) = (args.no_hooks, args.dry_run, args.image.clone());
     let (environment, paths) = (environment(args, caller)?, Paths::below(root));
     let call = CreateCall::new(&environment, &paths)?;
     let call = if no_hooks { call.without_hooks() } else { call };
+    if dry_run {
+        let request = call.request().map_err(|err| in_terms_of_files(err, &image))?;
+        let rehearsed = ops::rehearse(&request, &ops::Context::ended_by_signals(report.clone())?)?;
+        return tell(&request, &rehearsed, out);
+    }
     let progress = Arc::new(Progress::stderr(report));
     let context = ops::Context::ended_by_signals(progress.report().clone())?;
     let created = ops::create(&call, &ops::Context { progress: Some(progress), ..context });
-    created.map_err(|err| match err.downcast_ref() {
-        Some(RefError::UnknownName { .. }) if Path::new(&image).exists() => {
+    created.map_err(|err| in_terms_of_files(err, &image))
+}
+
+/// Who names no image may have meant the file in this folder.
+fn in_terms_of_files(err: anyhow::Error, image: &str) -> anyhow::Error {
+    match err.downcast_ref() {
+        Some(RefError::UnknownName { .. }) if Path::new(image).exists() => {
             anyhow!("there is no image {image} in config.toml (write ./{image} for the file in this folder)")
         }
         _ => err,
-    })
+    }
 }
 
 /// The variables that Ganeti would give to a create of an instance that was installed before. Of the caller's own only
@@ -73,31 +109,91 @@ pub(super) fn install(args: Install, root: &Path, report: &Report, caller: &Envi
 fn environment(args: Install, caller: &Environment) -> anyhow::Result<Environment> {
     let disk = absolute(&args.disk).context("finding out where the disk is")?;
     let name = args.instance();
+    let Install { image, said, variant, ssh_key, user_data, .. } = args;
+    let OsParams { image, image_type, image_checksum, image_signature, .. } = said.params(from_here(&image)?)?;
+    let ssh_keys = value("--ssh-key", ssh_key)?;
+    let user_data = value("--user-data", user_data)?;
     let uuid = fs::read_to_string(NEW_UUID).with_context(|| format!("reading {NEW_UUID}"))?;
     let given = [
         ("OS_API_VERSION", API_VERSION),
         ("OS_NAME", "simpleimage"),
-        ("OS_VARIANT", args.variant.as_str()),
+        ("OS_VARIANT", variant.as_str()),
         ("INSTANCE_NAME", &name),
         ("INSTANCE_UUID", uuid.trim()),
         ("INSTANCE_REINSTALL", "1"),
         ("DISK_COUNT", "1"),
         ("NIC_COUNT", "0"),
-        ("OSP_IMAGE_TYPE", args.said.image_type.as_deref().unwrap_or_default()),
-        ("OSP_IMAGE_CHECKSUM", args.said.checksum.as_deref().unwrap_or_default()),
+        ("OSP_IMAGE", image.as_deref().unwrap_or_default()),
+        ("OSP_IMAGE_TYPE", image_type.as_deref().unwrap_or_default()),
+        ("OSP_IMAGE_CHECKSUM", image_checksum.as_deref().unwrap_or_default()),
+        ("OSP_IMAGE_SIGNATURE", image_signature.as_deref().unwrap_or_default()),
+        ("OSP_SSH_KEYS", &ssh_keys),
+        ("OSP_USER_DATA", &user_data),
     ];
     let given =
         given.into_iter().filter(|(_, value)| !value.is_empty()).map(|(name, value)| (name.into(), value.into()));
     let path = caller.to_vec().into_iter().filter(|(name, _)| name == "PATH");
-    let files = [("OSP_IMAGE", image(&args.image)?), ("DISK_0_PATH", disk.into_os_string())];
-    let files = files.into_iter().map(|(name, value)| (name.into(), value));
-    Ok(Environment::new(path.chain(given).chain(files)))
+    Ok(Environment::new(path.chain(given).chain([("DISK_0_PATH".into(), disk.into_os_string())])))
 }
 
-/// What create is told of the image. Its paths are absolute; a word without a slash is a name in config.toml.
-fn image(text: &str) -> anyhow::Result<OsString> {
-    if text.contains('/') && !text.contains("://") {
-        return Ok(absolute(text).context("finding out where the image is")?.into_os_string());
+/// The OS parameter that says what `flag` was given: one entry in a line.
+fn value(flag: &str, given: Vec<String>) -> anyhow::Result<String> {
+    let entries = given.iter().map(|text| entry(text)).collect::<anyhow::Result<Vec<_>>>();
+    let value = entries.with_context(|| flag.to_owned())?.join("\n");
+    if value.len() > MAX_VALUE {
+        let max = ByteSize(MAX_VALUE as u64);
+        bail!(
+            "{flag}: more than {max} in base64 (put it into the variant's user-data folder, and give its name there)"
+        );
     }
-    Ok(text.into())
+    Ok(value)
+}
+
+/// A key is given as it is, and a file from here with its content; URLs and names are entries already. Base64 keeps what
+/// would part entries in one piece.
+fn entry(text: &str) -> anyhow::Result<String> {
+    let packed = |content: &[u8]| format!("base64:{}", BASE64_STANDARD.encode(content));
+    if text.contains("://") || text.starts_with("base64:") {
+        return Ok(text.to_owned());
+    }
+    if text.contains(char::is_whitespace) {
+        return Ok(packed(text.as_bytes()));
+    }
+    if !text.contains('/') {
+        return Ok(text.to_owned());
+    }
+    let mut content = Vec::new();
+    let limit = MAX_VALUE as u64 + 1;
+    let read = File::open(text).and_then(|file| file.take(limit).read_to_end(&mut content));
+    read.with_context(|| format!("reading {text}"))?;
+    if content.trim_ascii().is_empty() {
+        bail!("{text} is empty");
+    }
+    Ok(packed(&content))
+}
+
+/// What would be done.
+fn tell(request: &CreateRequest, rehearsed: &Rehearsed, out: &mut dyn Write) -> anyhow::Result<()> {
+    let Rehearsed { image_type, needs, disk, partly, hooks } = rehearsed;
+    let rest = if *partly { ", as far as its beginning tells" } else { "" };
+    let names = |name: &&PathBuf| printable(&name.display().to_string());
+    let hooks = hooks.iter().map(|hook| names(&hook)).collect::<Vec<_>>().join(", ");
+    let or_none = |text: String| if text.is_empty() { "none".to_owned() } else { text };
+    let seed = match request.seed {
+        SeedWish::Off => "none",
+        SeedWish::Given(_) => "yes",
+        SeedWish::IfKept(_) => "what is kept of the old one",
+    };
+    for (name, value) in [
+        ("image", request.image.to_string()),
+        ("type", format!("{image_type}{rest}")),
+        ("needs", needs.to_string()),
+        ("disk", format!("{}, {}", request.disk.display(), ByteSize(*disk))),
+        ("checks", request.checks.to_string()),
+        ("seed", seed.to_owned()),
+        ("hooks", or_none(hooks)),
+    ] {
+        line(out, &format!("{:<8} {value}", format!("{name}:")))?;
+    }
+    line(out, "dry run: nothing was written")
 }

@@ -39,7 +39,7 @@ fn usage(command: &clap::Command) -> Usage {
 
 /// All commands that have none below them, by their words.
 fn commands(of: &clap::Command, words: &str, found: &mut BTreeMap<String, Usage>) {
-    for command in of.get_subcommands().filter(|command| command.get_name() != "help") {
+    for command in of.get_subcommands().filter(|command| command.get_name() != "help" && !command.is_hide_set()) {
         let words = format!("{words} {}", command.get_name());
         match command.has_subcommands() {
             true => commands(command, &words, found),
@@ -165,4 +165,48 @@ fn the_description_names_every_value_that_can_be_chosen() {
             );
         }
     }
+}
+
+/// Of every command, hidden ones too.
+fn helps(command: &clap::Command, found: &mut Vec<String>) {
+    let mut command = command.clone();
+    found.extend([command.render_help().to_string(), command.render_long_help().to_string()]);
+    command.get_subcommands().for_each(|command| helps(command, found));
+}
+
+#[test]
+fn every_help_has_lines_of_80_columns_of_whole_words() {
+    let mut all = Vec::new();
+    helps(&tree(), &mut all);
+    assert!(all.len() > 40);
+    for help in all {
+        assert!(help.lines().all(|line| line.chars().count() <= 80), "{help}");
+        assert!(!help.contains("--root"), "{help}");
+    }
+}
+
+/// What completions know of an argument's values depends on the name of the value.
+#[test]
+fn every_value_is_of_a_kind_that_is_known() {
+    let mut found = BTreeSet::new();
+    for usage in all_commands().values() {
+        found.extend(usage.arguments.iter().cloned().chain(usage.flags.values().flatten().cloned()));
+    }
+    let known = [
+        "argument",
+        "checksum",
+        "dir",
+        "disk",
+        "entry",
+        "file",
+        "format",
+        "image",
+        "key",
+        "name",
+        "shell",
+        "signature",
+        "type",
+        "variant",
+    ];
+    assert_eq!(found.iter().map(String::as_str).collect::<Vec<_>>(), known, "see src/cli/complete.rs");
 }

@@ -4,7 +4,9 @@
 mod cache;
 mod check;
 mod cleanup;
+mod complete;
 mod fetch;
+mod images;
 mod inspect;
 mod install;
 #[cfg(test)]
@@ -16,27 +18,37 @@ mod variants;
 pub use output::standard_output;
 
 use std::ffi::OsString;
-use std::io::Write;
-use std::path::PathBuf;
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf, absolute};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::{CommandFactory as _, Parser, Subcommand};
-use clap_complete::Shell;
+use clap::{Parser, Subcommand};
 
 use crate::applet::Script;
-use crate::report::{LogFormat, Report, Subject};
+use crate::env::{Environment, OsParams};
+use crate::report::{LogFormat, Report, Subject, Verbosity};
 use crate::script::{self, Invocation};
+
+use complete::Shell;
+use output::Results;
 
 /// Ganeti OS provider that installs instances from disk images.
 ///
 /// Ganeti runs its scripts create, export, import, rename and verify; these commands are for people.
 #[derive(Debug, Parser)]
-#[command(name = "simpleimage", version)]
+#[command(name = "simpleimage", version, max_term_width = 80)]
 struct Tool {
     /// Look for configuration and cache below DIR instead of /.
-    #[arg(long, global = true, value_name = "DIR", default_value = "/")]
+    // For tests and trials: no help shows it, the manual does.
+    #[arg(long, global = true, value_name = "DIR", default_value = "/", hide = true)]
     root: PathBuf,
+    /// Say only what is wrong: warnings and errors.
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Say more of what is done.
+    #[arg(short, long, global = true)]
+    verbose: bool,
     /// Write messages as text, or as JSON with one object in a line.
     ///
     /// The default is text, and for script what the settings say.
@@ -55,12 +67,42 @@ struct Said {
     /// The checksum it has to have: as the OS parameter image_checksum.
     #[arg(long, value_name = "CHECKSUM")]
     checksum: Option<String>,
+    /// The signature it has to have, a path or a URL: as the OS parameter image_signature.
+    #[arg(long, value_name = "SIGNATURE")]
+    signature: Option<String>,
+}
+
+impl Said {
+    /// The OS parameters that say the same of `image`.
+    fn params(self, image: String) -> anyhow::Result<OsParams> {
+        let Said { image_type, checksum, signature } = self;
+        let image_signature = signature.map(|text| from_here(&text)).transpose()?;
+        Ok(OsParams {
+            image: Some(image),
+            image_type,
+            image_checksum: checksum,
+            image_signature,
+            ..OsParams::default()
+        })
+    }
+}
+
+/// What the scripts are told of a place. Their paths are absolute, while a person may mean one from here: what has a slash
+/// in it and is no URL. Other words are names.
+fn from_here(text: &str) -> anyhow::Result<String> {
+    if !text.contains('/') || text.contains("://") {
+        return Ok(text.to_owned());
+    }
+    let path = absolute(text).context("finding out where this folder is")?;
+    path.into_os_string().into_string().map_err(|_path| anyhow::anyhow!("the path of this folder is not UTF-8"))
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Tell what an image file is: its type, the disk it needs, its partitions, and whether create would take it.
+    /// Tell what an image is: its type, the disk it needs, its partitions, and whether create would take it.
     Inspect(inspect::Inspect),
+    /// List the images that have a name in config.toml.
+    Images(images::ImagesArgs),
     /// Fetch an image into the cache, so that no create has to wait for it.
     Fetch(fetch::Fetch),
     /// Install an image onto a disk as create does, without Ganeti.
@@ -88,6 +130,15 @@ enum Command {
         /// Which one.
         shell: Shell,
     },
+    /// Tell the version, as --version does.
+    Version,
+    /// What the scripts of `completions` ask for the words that may stand in place of the last one.
+    #[command(name = "__complete", hide = true)]
+    Complete {
+        /// The words so far, the program's name first.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<OsString>,
+    },
 }
 
 impl Command {
@@ -99,10 +150,44 @@ impl Command {
             _ => Subject::default(),
         }
     }
+
+    /// Does it; results go to `out`.
+    fn run(self, root: &Path, report: &Report, caller: &Environment, out: &mut dyn Write) -> anyhow::Result<()> {
+        match self {
+            // It has its own way to an exit code.
+            Command::Script { .. } => Ok(()),
+            Command::Inspect(args) => inspect::inspect(args, root, report, out),
+            Command::Images(args) => images::images(&args, root, report, out),
+            Command::Fetch(args) => fetch::fetch(args, root, report, out),
+            Command::Install(args) => install::install(args, root, report, caller, out),
+            Command::Seed(args) => seed::seed(args, out),
+            Command::Cache(args) => cache::cache(args, root, report, out),
+            Command::Cleanup(args) => cleanup::cleanup(&args, root, out),
+            Command::Variants(args) => variants::variants(&args, root, out),
+            Command::Check(args) => check::check(&args, root, out),
+            Command::Completions { shell } => {
+                out.write_all(shell.script().as_bytes()).context("writing the completions")
+            }
+            Command::Version => output::line(out, concat!("simpleimage ", env!("CARGO_PKG_VERSION"))),
+            Command::Complete { words } => complete::complete(&words, out),
+        }
+    }
+}
+
+impl Tool {
+    /// How much was asked for, if anything was.
+    fn verbosity(&self) -> Option<Verbosity> {
+        match (self.quiet, self.verbose) {
+            (true, _) => Some(Verbosity::Quiet),
+            (false, true) => Some(Verbosity::Detail),
+            (false, false) => None,
+        }
+    }
 }
 
 /// Runs the tool; results go to `out`.
 pub fn run(argv0: OsString, invocation: Invocation, out: &mut dyn Write) -> ExitCode {
+    let out = &mut Results::new(out);
     let report = Report::stderr(None, false);
     // clap's errors repeat arguments, and a URL may hold a password.
     let secrets = invocation.args.iter().any(|arg| arg.to_string_lossy().contains("://"));
@@ -114,38 +199,20 @@ pub fn run(argv0: OsString, invocation: Invocation, out: &mut dyn Write) -> Exit
             return ExitCode::from(2);
         }
         Err(err) => {
-            // clap's help and errors know by themselves which stream they belong to.
-            let printed = err.print();
+            // clap's help and errors know by themselves which stream they belong to. Who reads may have seen enough.
+            let printed =
+                err.print().or_else(|err| if err.kind() == ErrorKind::BrokenPipe { Ok(()) } else { Err(err) });
             return ExitCode::from(u8::from(err.use_stderr() || printed.is_err()) * 2);
         }
     };
-    let Tool { root, log_format, command } = tool;
-    let report = report.formatted(log_format.unwrap_or_default(), command.subject());
-    match command {
-        Command::Script { name, args } => {
-            script::run(name, &Invocation { args, environment: invocation.environment, root, log_format }, out)
-        }
-        Command::Inspect(args) => exit_code(&report, inspect::inspect(&args, &report, out)),
-        Command::Fetch(args) => exit_code(&report, fetch::fetch(args, &root, &report, out)),
-        Command::Install(args) => exit_code(&report, install::install(args, &root, &report, &invocation.environment)),
-        Command::Seed(args) => exit_code(&report, seed::seed(args, out)),
-        Command::Cache(args) => exit_code(&report, cache::cache(args, &root, out)),
-        Command::Cleanup(args) => exit_code(&report, cleanup::cleanup(&args, &root, out)),
-        Command::Variants(args) => exit_code(&report, variants::variants(&args, &root, out)),
-        Command::Check(args) => exit_code(&report, check::check(&args, &root, out)),
-        Command::Completions { shell } => exit_code(&report, completions(shell, out)),
+    let verbosity = tool.verbosity();
+    let (Tool { root, log_format, command, .. }, environment) = (tool, invocation.environment);
+    if let Command::Script { name, args } = command {
+        return script::run(name, &Invocation { args, environment, root, log_format, verbosity }, out);
     }
-}
-
-/// Writes the completions of `shell` to `out`. They are collected first: clap_complete panics when it can't write.
-fn completions(shell: Shell, out: &mut dyn Write) -> anyhow::Result<()> {
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Tool::command(), "simpleimage", &mut script);
-    out.write_all(&script).context("writing the completions")
-}
-
-fn exit_code(report: &Report, result: anyhow::Result<()>) -> ExitCode {
-    match result {
+    let report = report.with_verbosity(verbosity.unwrap_or_default());
+    let report = report.formatted(log_format.unwrap_or_default(), command.subject());
+    match command.run(&root, &report, &environment, out) {
         Ok(()) => ExitCode::SUCCESS,
         Err(err) => {
             report.error(format_args!("{err:#}"));

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! Results on their way to standard output.
 
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
 
 use anyhow::Context as _;
 use serde::Serialize;
 
+use crate::image::disk_size::DiskSize;
 use crate::sys;
 
 /// Standard output; an error to write to where it was closed when the process began: what is asked for must not get lost
@@ -26,9 +27,65 @@ impl Write for Closed {
     }
 }
 
+/// How many digits of a kept image's key are shown: enough to tell any number of images apart.
+pub(super) const SHOWN_DIGITS: usize = 12;
+
+/// Standard output, of which the reader may go away before all is written, as `head` does. That is no error: what nobody
+/// reads is dropped, and the work goes on to its own end, which is told as ever.
+pub(super) struct Results<'o> {
+    out: &'o mut dyn Write,
+    unread: bool,
+}
+
+impl<'o> Results<'o> {
+    pub(super) fn new(out: &'o mut dyn Write) -> Self {
+        Results { out, unread: false }
+    }
+
+    /// What `written` says, but that a reader who went away takes all there is.
+    fn taken<T>(&mut self, written: io::Result<T>, all: T) -> io::Result<T> {
+        match written {
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => {
+                self.unread = true;
+                Ok(all)
+            }
+            other => other,
+        }
+    }
+}
+
+impl Write for Results<'_> {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        if self.unread {
+            return Ok(data.len());
+        }
+        let written = self.out.write(data);
+        self.taken(written, data.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.unread {
+            return Ok(());
+        }
+        let flushed = self.out.flush();
+        self.taken(flushed, ())
+    }
+}
+
 /// One line.
 pub(super) fn line(out: &mut dyn Write, line: &str) -> anyhow::Result<()> {
     writeln!(out, "{line}").context("writing the result")
+}
+
+/// Lines of cells, in columns as wide as their widest cell.
+pub(super) fn table<const N: usize>(out: &mut dyn Write, lines: &[[String; N]]) -> anyhow::Result<()> {
+    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or_default();
+    let widths: [usize; N] = std::array::from_fn(width);
+    for cells in lines {
+        let padded = cells.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
+        line(out, padded.collect::<Vec<_>>().join("  ").trim_end())?;
+    }
+    Ok(())
 }
 
 /// A value as JSON, for people to read too.
@@ -36,9 +93,63 @@ pub(super) fn write_json(out: &mut dyn Write, value: &impl Serialize) -> anyhow:
     line(out, &serde_json::to_string_pretty(value).context("writing the result")?)
 }
 
+/// What is known of a disk's size, in one word, and the size in bytes.
+pub(super) fn disk_json(disk: DiskSize) -> (&'static str, Option<u64>) {
+    match disk {
+        DiskSize::Exact(size) => ("exact", Some(size)),
+        DiskSize::AtLeast(size) => ("at-least", Some(size)),
+        DiskSize::Hint(size) => ("hint", Some(size)),
+        DiskSize::Unknown => ("unknown", None),
+    }
+}
+
 /// Without anything that a terminal would take for a command: a stranger may have written it.
 pub(super) fn printable(text: &str) -> String {
     text.chars()
         .map(|c| if c.is_control() && c != '\t' { c.escape_default().to_string() } else { c.to_string() })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Results, table};
+    use std::io::{self, ErrorKind, Write};
+
+    /// Takes one write, then fails.
+    struct Fails(ErrorKind, Vec<u8>);
+
+    impl Write for Fails {
+        fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+            if !self.1.is_empty() {
+                return Err(self.0.into());
+            }
+            self.1.extend_from_slice(data);
+            Ok(data.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn only_a_reader_who_went_away_is_no_error() {
+        let mut gone = Fails(ErrorKind::BrokenPipe, Vec::new());
+        let mut results = Results::new(&mut gone);
+        for part in ["one", "two", "three"] {
+            results.write_all(part.as_bytes()).unwrap();
+        }
+        results.flush().unwrap();
+        assert_eq!(gone.1, b"one");
+        let mut full = Fails(ErrorKind::StorageFull, b"x".to_vec());
+        assert_eq!(Results::new(&mut full).write_all(b"y").unwrap_err().kind(), ErrorKind::StorageFull);
+    }
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let mut out = Vec::new();
+        let lines = [["A", "B", "C"], ["long", "", "x y"], ["\u{e9}", "b", ""]];
+        table(&mut out, &lines.map(|line| line.map(str::to_owned))).unwrap();
+        assert_eq!(String::from_utf8(out).unwrap(), "A     B  C\nlong     x y\n\u{e9}     b\n");
+    }
 }

@@ -26,6 +26,8 @@ pub struct ImageAlias {
     pub checksum: Option<Secret>,
     /// As the OS parameter `image_signature`.
     pub signature: Option<Secret>,
+    /// What people shall know of it.
+    pub note: Option<String>,
 }
 
 /// The keys of the table.
@@ -38,6 +40,7 @@ struct Raw {
     image_type: Option<String>,
     checksum: Option<String>,
     signature: Option<String>,
+    note: Option<String>,
 }
 
 impl TryFrom<Raw> for ImageAlias {
@@ -56,6 +59,7 @@ impl TryFrom<Raw> for ImageAlias {
             image_type: raw.image_type.map(checked_type).transpose()?,
             checksum: raw.checksum.map(checked_checksum).transpose()?.map(Secret),
             signature: raw.signature.map(checked_signature).transpose()?.map(Secret),
+            note: raw.note.map(checked_note).transpose()?,
         })
     }
 }
@@ -79,6 +83,11 @@ fn checked_checksum(checksum: String) -> Checked<String> {
 fn checked_signature(signature: String) -> Checked<String> {
     let wrong = "signature: neither an absolute path (begin it with /) nor an http or https URL, nor none";
     if signature == "none" || ImageRef::parse(&signature).is_ok() { Ok(signature) } else { Err(wrong) }
+}
+
+/// It is written to terminals.
+fn checked_note(note: String) -> Checked<String> {
+    if note.chars().any(char::is_control) { Err("note: must be one line of text") } else { Ok(note) }
 }
 
 /// All the tables; their names are what nobody takes for a path or a URL.
@@ -132,12 +141,13 @@ mod tests {
                 "[images.a]\npath = '/a'\nsignature = 's3cret'\n",
                 "signature: neither an absolute path (begin it with /) nor",
             ),
+            ("[images.a]\npath = '/a'\nnote = \"s3cret\\nb\"\n", "note: must be one line of text"),
         ] {
             let message = message(text);
             assert!(message.starts_with(&format!("1:1: images.a: {expected}")), "{message}");
             assert!(!message.contains("s3cret"), "{message}");
         }
-        let keys = "allowed are `url`, `path`, `type`, `checksum`, `signature`";
+        let keys = "allowed are `url`, `path`, `type`, `checksum`, `signature`, `note`";
         assert_eq!(message("[images.a]\nsize = 1\n"), format!("2:1: images.a: unknown key `size`, {keys}"));
         for name in ["''", "'-a'", "'a b'", "'https://joe:s3cret@h/'", "'/a'"] {
             let message = message(&format!("[images.{name}]\npath = '/a'\n"));

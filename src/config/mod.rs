@@ -48,7 +48,8 @@ mod tests {
 
     /// Every key of config.toml, those of an image with a name among them.
     fn keys() -> BTreeSet<String> {
-        let of_images = ["url", "path", "type", "checksum", "signature"].map(|key| format!("images.NAME.{key}"));
+        let of_images =
+            ["url", "path", "type", "checksum", "signature", "note"].map(|key| format!("images.NAME.{key}"));
         let all = parse_toml(include_str!("testdata/full.toml")).unwrap();
         all.keys().into_iter().map(str::to_owned).chain(of_images).collect()
     }

@@ -80,7 +80,7 @@ pub fn shown(settings: &Settings, paths: &Paths, variant: &VariantName) -> Vec<(
 }
 
 fn shown_image((name, alias): (&String, &ImageAlias)) -> (String, Value) {
-    let ImageAlias { image, image_type, checksum, signature } = alias;
+    let ImageAlias { image, image_type, checksum, signature, note } = alias;
     let secret = |value: &Option<Secret>| value.as_ref().map(|value| text(Some(&value.0)));
     let place = if image.0.starts_with('/') { "path" } else { "url" };
     let values = [
@@ -88,6 +88,7 @@ fn shown_image((name, alias): (&String, &ImageAlias)) -> (String, Value) {
         ("type", image_type.as_ref().map(|image_type| text(Some(image_type)))),
         ("checksum", secret(checksum)),
         ("signature", secret(signature)),
+        ("note", note.clone().map(Value::String)),
     ];
     let set = values.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
     // A dot would begin a table of its own.

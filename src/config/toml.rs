@@ -84,9 +84,10 @@ mod tests {
             image_type: Some("qcow2".to_owned()),
             checksum: secret("https://images.example/SHA512SUMS"),
             signature: secret("https://images.example/SHA512SUMS.sign"),
+            note: Some("Debian 12, genericcloud".to_owned()),
         };
         let golden = Secret("/srv/images/golden.raw".to_owned());
-        let golden = ImageAlias { image: golden, image_type: None, checksum: None, signature: None };
+        let golden = ImageAlias { image: golden, image_type: None, checksum: None, signature: None, note: None };
         Images::from([("debian-12".to_owned(), debian), ("golden-1.2".to_owned(), golden)])
     }
 

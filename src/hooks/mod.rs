@@ -125,7 +125,7 @@ fn is_program(path: &Path) -> bool {
 }
 
 /// The hooks in `folder` that run-parts would run, in that order.
-fn list(folder: &Path, children: &Children) -> io::Result<Vec<PathBuf>> {
+pub fn list(folder: &Path, children: &Children) -> io::Result<Vec<PathBuf>> {
     let mut command = Command::new("run-parts");
     command.args(["--test", "--"]).arg(folder);
     let mut hooks = Vec::new();

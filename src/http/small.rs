@@ -5,7 +5,6 @@ use super::client::Client;
 use super::error::HttpError;
 use super::request::Conditions;
 use super::response::{Content, Response};
-use super::rest::Rest;
 use super::retry::Attempts;
 use super::url::ImageUrl;
 use crate::report::Report;
@@ -24,15 +23,6 @@ impl Client {
                 Err(error) if attempts.retry(&error) => {}
                 done => return done,
             }
-        }
-    }
-
-    /// The `rest` of an image, of at most 1 MiB, asked for once; none where the server gives no parts, or has another
-    /// version by now.
-    pub fn get_end(&self, url: &ImageUrl, rest: &Rest, report: &Report) -> Result<Option<Vec<u8>>, HttpError> {
-        match self.attempts(url, report).get(&Conditions::default(), Some(rest))? {
-            Response::Content(content) if content.start == rest.from => all_of(*content, url).map(Some),
-            _ => Ok(None),
         }
     }
 }

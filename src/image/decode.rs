@@ -217,8 +217,6 @@ mod tests {
     use proptest::prelude::{any, prop, prop_assert_eq, proptest};
     use std::io::{self, Read, Write};
 
-    const ALL: [Compression; 4] = [Compression::Gzip, Compression::Bzip2, Compression::Xz, Compression::Zstd];
-
     fn encode(data: &[u8], compression: Compression) -> Vec<u8> {
         let mut out = Vec::new();
         match compression {
@@ -273,7 +271,7 @@ mod tests {
 
     #[test]
     fn interruptions_are_not_seen() {
-        for compression in ALL {
+        for compression in Compression::ALL {
             let encoded = [encode(&sample(), compression), vec![0; 5000], encode(b"more", compression)].concat();
             // Padding that another member follows is none.
             let padded = [encode(&sample(), compression), vec![0; 5000]].concat();
@@ -288,7 +286,7 @@ mod tests {
 
     #[test]
     fn a_disk_that_fails_is_not_taken_for_a_broken_archive() {
-        for compression in ALL {
+        for compression in Compression::ALL {
             let encoded = encode(&sample(), compression);
             let mut failing = reader(Interrupting(&encoded[..encoded.len() / 2], false, Some(libc::EIO)), compression);
             let error = failing.read_to_end(&mut Vec::new()).unwrap_err();
@@ -306,7 +304,7 @@ mod tests {
             parts in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..3000), 1..6),
             padding in 0..3_usize,
         ) {
-            for compression in ALL {
+            for compression in Compression::ALL {
                 let mut encoded: Vec<u8> = parts.iter().flat_map(|part| encode(part, compression)).collect();
                 encoded.extend(vec![0; padding * 512]);
                 prop_assert_eq!(decode(&encoded, compression).unwrap(), parts.concat());
@@ -318,7 +316,7 @@ mod tests {
     #[test]
     fn a_cut_anywhere_is_an_error() {
         let data = &sample()[..9000];
-        for compression in ALL {
+        for compression in Compression::ALL {
             let encoded = encode(data, compression);
             for len in (1..encoded.len()).step_by(37).chain(encoded.len() - 12..encoded.len()) {
                 let error = decode(&encoded[..len], compression).expect_err(&format!("{compression} cut at {len}"));
@@ -331,7 +329,7 @@ mod tests {
 
     #[test]
     fn a_second_member_that_is_cut_is_an_error() {
-        for compression in ALL {
+        for compression in Compression::ALL {
             let one = encode(&sample(), compression);
             let two = [one.as_slice(), &one[..one.len() / 2]].concat();
             let message = decode(&two, compression).unwrap_err().to_string();
@@ -341,7 +339,7 @@ mod tests {
 
     #[test]
     fn trailing_garbage_is_an_error() {
-        for compression in ALL {
+        for compression in Compression::ALL {
             let encoded = [encode(&sample(), compression), b"garbage".to_vec()].concat();
             let message = decode(&encoded, compression).unwrap_err().to_string();
             assert!(message.contains("belongs to no member"), "{compression}: {message}");
@@ -350,7 +348,7 @@ mod tests {
 
     #[test]
     fn a_flipped_bit_is_an_error() {
-        for compression in ALL {
+        for compression in Compression::ALL {
             let mut encoded = encode(&sample(), compression);
             let middle = encoded.len() / 2;
             encoded[middle] ^= 0x10;

@@ -2,14 +2,14 @@
 //! How large the disk in an image is, as far as that shows before all of it was decoded.
 
 use std::fmt;
-use std::fs::File;
+use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 
 use serde::{Deserialize, Serialize};
 
 use super::fields::Fields;
 use super::format::Compression;
-use super::xz_index::{self, Ends};
+use super::xz_index;
 use crate::size::ByteSize;
 
 /// The size in bytes of the disk in an image.
@@ -36,7 +36,7 @@ impl DiskSize {
     }
 
     /// What an archive of `len` bytes says about what it unpacks to, of which `head` was read.
-    pub(super) fn in_file(compression: Compression, head: &[u8], file: &File, len: u64) -> Self {
+    pub(super) fn in_file(compression: Compression, head: &[u8], file: &dyn FileExt, len: u64) -> Self {
         match compression {
             Compression::Xz => xz_index::unpacked_size(file, len).map_or(DiskSize::Unknown, DiskSize::Exact),
             Compression::Gzip => last_word(file, len).map_or(DiskSize::Unknown, DiskSize::Hint),
@@ -44,21 +44,14 @@ impl DiskSize {
         }
     }
 
-    /// How much of an archive's beginning [`DiskSize::of_ends`] needs, in bytes.
-    pub const FIRST: usize = 12;
-
-    /// How much of its end is enough, in bytes: the index of an archive of thousands of blocks.
-    pub const LAST: u64 = 64 << 10;
-
-    /// What the beginning and the end of an archive of `len` bytes say together, where they say more than the beginning.
-    pub fn of_ends(compression: Compression, first: &[u8], last: &[u8], len: u64) -> Self {
-        match compression {
-            Compression::Xz => {
-                xz_index::unpacked_size(&Ends { first, last, len }, len).map_or(DiskSize::Unknown, DiskSize::Exact)
-            }
-            Compression::Gzip | Compression::Bzip2 | Compression::Zstd => DiskSize::Unknown,
-        }
+    /// What an archive of `len` bytes at a server says about what it unpacks to: its beginning is here, at least
+    /// [`DiskSize::FIRST`] bytes, and `rest` gives what is behind that, where it can.
+    pub fn at_server(compression: Compression, head: &[u8], rest: &dyn FileExt, len: u64) -> Self {
+        Self::in_file(compression, head, &Parts { head, rest }, len)
     }
+
+    /// How much of an archive's beginning [`DiskSize::at_server`] needs, in bytes.
+    pub const FIRST: usize = 12;
 
     /// No disk that is smaller can hold it.
     pub fn least(self) -> Option<u64> {
@@ -66,6 +59,23 @@ impl DiskSize {
             DiskSize::Exact(size) | DiskSize::AtLeast(size) => Some(size),
             DiskSize::Hint(_) | DiskSize::Unknown => None,
         }
+    }
+}
+
+/// A file of which the beginning is at hand.
+struct Parts<'p> {
+    head: &'p [u8],
+    rest: &'p dyn FileExt,
+}
+
+impl FileExt for Parts<'_> {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut here = usize::try_from(offset).ok().and_then(|at| self.head.get(at..)).unwrap_or_default();
+        if here.is_empty() { self.rest.read_at(buf, offset) } else { here.read(buf) }
+    }
+
+    fn write_at(&self, _: &[u8], _: u64) -> io::Result<usize> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 }
 
@@ -95,7 +105,7 @@ fn first_frame(mut head: &[u8]) -> Option<u64> {
 
 /// The ISIZE of the last gzip member (RFC 1952), where it can be right: zeros may be padding, and an image is not smaller
 /// than its archive, give or take.
-fn last_word(file: &File, len: u64) -> Option<u64> {
+fn last_word(file: &dyn FileExt, len: u64) -> Option<u64> {
     let mut word = [0; 4];
     file.read_exact_at(&mut word, len.checked_sub(4)?).ok()?;
     let size = u64::from(u32::from_le_bytes(word));

@@ -82,6 +82,11 @@ pub enum Compression {
     Zstd,
 }
 
+impl Compression {
+    /// Every compression.
+    pub const ALL: [Compression; 4] = [Compression::Gzip, Compression::Bzip2, Compression::Xz, Compression::Zstd];
+}
+
 /// A declared image type, such as `raw` or `qcow2+xz`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ImageType {

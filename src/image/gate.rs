@@ -99,22 +99,58 @@ pub(super) fn file_contents<'f>(
     Ok(Contents { image_type: ImageType { format, compression: None }, body })
 }
 
+/// What the first bytes of `file` say that it is; none where they are no disk image's, or can't be read.
+pub(super) fn likely_type(mut file: &File) -> Option<ImageType> {
+    let gate = Gate { name: "", expected: Expected::default() };
+    file.rewind().ok()?;
+    let mut head = gate.first_head(&mut file).ok()?;
+    let compression = detect::compression(&head);
+    if let Some(compression) = compression {
+        head = gate.head(&mut decode::reader(Cursor::new(head).chain(file), compression)).ok()?;
+    }
+    match detect::content(&head) {
+        Content::Disk(format) => Some(ImageType { format, compression }),
+        Content::HybridIso | Content::Unknown | Content::Foreign(_) => None,
+    }
+}
+
 /// The same for an image of which the bytes come one after the other. `length` is their number where it is known.
 pub fn stream_contents<'r>(
     name: &str,
+    input: impl Read + Send + 'r,
+    length: Option<u64>,
+    expected: Expected,
+) -> Result<Contents<'r>, ImageError> {
+    remote_contents(name, input, length, None, expected)
+}
+
+/// The same where `pieces` of the image can be had besides, wherever they lie. What stands at its end is only asked for: it
+/// need not be there.
+pub fn remote_contents<'r>(
+    name: &str,
     mut input: impl Read + Send + 'r,
     length: Option<u64>,
+    pieces: Option<&dyn FileExt>,
     expected: Expected,
 ) -> Result<Contents<'r>, ImageError> {
     let gate = Gate { name, expected };
     let head = gate.first_head(&mut input)?;
-    match gate.compression(&head)? {
-        Some(compression) => {
-            let size = DiskSize::in_head(compression, &head);
-            gate.compressed(head, input, compression, size)
+    let whole = pieces.zip(length);
+    let Some(compression) = gate.compression(&head)? else {
+        let contents = gate.decoded(head, input, None, length.map_or(DiskSize::Unknown, DiskSize::Exact))?;
+        if let (Format::Raw, Some((pieces, len))) = (contents.image_type.format, whole) {
+            match gate.raw_len(pieces, len) {
+                Ok(_) | Err(ImageError::Read { .. }) => {}
+                Err(foreign) => return Err(foreign),
+            }
         }
-        None => gate.decoded(head, input, None, length.map_or(DiskSize::Unknown, DiskSize::Exact)),
-    }
+        return Ok(contents);
+    };
+    let size = match whole {
+        Some((rest, len)) => DiskSize::at_server(compression, &head, rest, len),
+        None => DiskSize::in_head(compression, &head),
+    };
+    gate.compressed(head, input, compression, size)
 }
 
 /// The checks, each error with the image's name.
@@ -223,7 +259,7 @@ impl Gate<'_> {
     }
 
     /// The length of a raw image, once its end is no other format's.
-    fn raw_len(&self, file: &File, len: u64) -> Result<u64, ImageError> {
+    fn raw_len(&self, file: &dyn FileExt, len: u64) -> Result<u64, ImageError> {
         let mut tail = [0; TAIL_LEN];
         let Some(start) = len.checked_sub(TAIL_LEN as u64) else { return Ok(len) };
         file.read_exact_at(&mut tail, start).map_err(|err| self.read_error(err))?;

@@ -13,7 +13,7 @@ use super::policy::{LocalPolicy, PolicyError};
 use crate::cache::CachedImage;
 use crate::http::ImageUrl;
 
-pub use super::gate::{Body, Contents, Expected, Packed, stream_contents};
+pub use super::gate::{Body, Contents, Expected, Packed, remote_contents, stream_contents};
 
 /// Why an image can't be used. Each message names the image.
 #[derive(Debug, thiserror::Error)]
@@ -125,6 +125,11 @@ impl ImageFile {
         &self.name
     }
 
+    /// Its length in bytes.
+    pub fn size(&self) -> u64 {
+        self.len
+    }
+
     /// The open file.
     pub fn file(&self) -> &File {
         &self.file
@@ -168,6 +173,11 @@ impl ImageFile {
         let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(open_error)?;
         let metadata = file.metadata().map_err(open_error)?;
         Ok((ImageFile { name, file, len: metadata.len(), download: None }, metadata.file_type()))
+    }
+
+    /// What its first bytes say that it is, if that is a disk image. Nothing more of it was looked at.
+    pub fn likely_type(&self) -> Option<ImageType> {
+        gate::likely_type(&self.file)
     }
 
     /// Finds out what the image is, as `expected` has it.

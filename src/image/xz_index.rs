@@ -5,8 +5,7 @@
 //! in units of 4 bytes may follow, and another stream. It is walked from the end. The decoder holds the blocks to the
 //! index; here it is only asked, so whatever is odd gives no size.
 
-use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{BufReader, Read};
 use std::os::unix::fs::FileExt;
 
 use flate2::{Crc, CrcReader};
@@ -19,51 +18,8 @@ const END_LEN: u64 = 12;
 /// How much is read of a file at most, in bytes: 16 MiB of index are a million blocks. More is not worth the time.
 const MAX_READ: u64 = 16 << 20;
 
-/// Where the bytes of an .xz file are.
-pub(super) trait Bytes {
-    /// As pread(2).
-    fn read_some(&self, buffer: &mut [u8], at: u64) -> io::Result<usize>;
-
-    /// All of `buffer`, or an error.
-    fn read_all(&self, mut buffer: &mut [u8], mut at: u64) -> io::Result<()> {
-        while !buffer.is_empty() {
-            let count = self.read_some(buffer, at)?;
-            if count == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            (buffer, at) = (&mut buffer[count..], at + count as u64);
-        }
-        Ok(())
-    }
-}
-
-impl Bytes for File {
-    fn read_some(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
-        self.read_at(buffer, at)
-    }
-}
-
-/// The beginning and the end of a file that is not here yet.
-pub(super) struct Ends<'b> {
-    pub(super) first: &'b [u8],
-    pub(super) last: &'b [u8],
-    /// The length of the whole file.
-    pub(super) len: u64,
-}
-
-impl Bytes for Ends<'_> {
-    fn read_some(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
-        let missing = self.len.saturating_sub(self.last.len() as u64);
-        let (part, at) = at.checked_sub(missing).map_or((self.first, at), |at| (self.last, at));
-        let rest = usize::try_from(at).ok().and_then(|at| part.get(at..)).unwrap_or_default();
-        let count = rest.len().min(buffer.len());
-        buffer[..count].copy_from_slice(&rest[..count]);
-        Ok(count)
-    }
-}
-
 /// The number of bytes that the `len` bytes of `file` unpack to; none where the file does not tell.
-pub(super) fn unpacked_size(file: &dyn Bytes, len: u64) -> Option<u64> {
+pub(super) fn unpacked_size(file: &dyn FileExt, len: u64) -> Option<u64> {
     let mut walk = Walk { file, allowed: MAX_READ };
     let (mut end, mut total) = (len, 0_u64);
     while end > 0 {
@@ -76,7 +32,7 @@ pub(super) fn unpacked_size(file: &dyn Bytes, len: u64) -> Option<u64> {
 }
 
 struct Walk<'f> {
-    file: &'f dyn Bytes,
+    file: &'f dyn FileExt,
     /// Bytes that may still be read.
     allowed: u64,
 }
@@ -85,7 +41,7 @@ impl Walk<'_> {
     fn read<const N: usize>(&mut self, at: u64) -> Option<[u8; N]> {
         self.allowed = self.allowed.checked_sub(N as u64)?;
         let mut bytes = [0; N];
-        self.file.read_all(&mut bytes, at).ok().map(|()| bytes)
+        self.file.read_exact_at(&mut bytes, at).ok().map(|()| bytes)
     }
 
     /// Where the zeros before `end` begin.
@@ -117,7 +73,7 @@ impl Walk<'_> {
 }
 
 /// What the blocks of an index take in the file, and what they unpack to.
-fn index(file: &dyn Bytes, start: u64, len: u64) -> Option<(u64, u64)> {
+fn index(file: &dyn FileExt, start: u64, len: u64) -> Option<(u64, u64)> {
     let bytes = At { file, at: start }.take(len.checked_sub(4)?);
     let mut bytes = CrcReader::new(BufReader::new(bytes));
     if byte(&mut bytes)? != 0 {
@@ -132,7 +88,7 @@ fn index(file: &dyn Bytes, start: u64, len: u64) -> Option<(u64, u64)> {
     let mut padding = Vec::new();
     bytes.read_to_end(&mut padding).ok()?;
     let mut sum = [0; 4];
-    file.read_all(&mut sum, start + len - 4).ok()?;
+    file.read_exact_at(&mut sum, start + len - 4).ok()?;
     let intact =
         padding.len() < 4 && padding.iter().all(|byte| *byte == 0) && u32::from_le_bytes(sum) == bytes.crc().sum();
     intact.then_some((blocks, unpacked))
@@ -158,13 +114,13 @@ fn number(bytes: &mut impl Read) -> Option<u64> {
 
 /// A file read from a place on, whatever its own position is.
 struct At<'f> {
-    file: &'f dyn Bytes,
+    file: &'f dyn FileExt,
     at: u64,
 }
 
 impl Read for At<'_> {
     fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
-        let len = self.file.read_some(buf, self.at)?;
+        let len = self.file.read_at(buf, self.at)?;
         self.at += len as u64;
         Ok(len)
     }
@@ -172,7 +128,7 @@ impl Read for At<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Ends, unpacked_size};
+    use super::unpacked_size;
     use std::io::Write;
     use xz2::stream::MtStreamBuilder;
     use xz2::write::XzEncoder;
@@ -196,24 +152,6 @@ mod tests {
         assert_eq!(size(&stream(100_001)), Some(100_001));
         let several = [stream(70_000), vec![0; 8], stream(0), stream(5), vec![0; 512]].concat();
         assert_eq!(size(&several), Some(70_005));
-    }
-
-    #[test]
-    fn the_two_ends_of_one_stream_are_enough() {
-        let packed = stream(100_001);
-        let size = |packed: &[u8], first: usize, last: usize| {
-            let (first, last) = (&packed[..first], &packed[packed.len() - last..]);
-            unpacked_size(&Ends { first, last, len: packed.len() as u64 }, packed.len() as u64)
-        };
-        // Of two streams the middle has to be there.
-        let two = [packed.clone(), packed.clone()].concat();
-        for last in 0..packed.len() {
-            let known = size(&packed, 12, last);
-            assert!(known == Some(100_001) || known.is_none() && last < 100, "{known:?} of the last {last} bytes");
-            assert_eq!(size(&two, 12, last), None);
-        }
-        assert_eq!(size(&packed, 11, 100), None);
-        assert_eq!(size(&two, two.len(), two.len()), Some(200_002));
     }
 
     #[test]

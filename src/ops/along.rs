@@ -1,18 +1,17 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! A download, with somebody who reads along from its first byte on and may end it.
 
+use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use anyhow::{Context as _, anyhow};
 
 use super::Context;
 use super::remote::Means;
+use super::watch::Watch;
 use crate::cache::{CachedImage, Follow, Growing};
 use crate::http::ImageUrl;
-
-/// How often it is looked how far a download is.
-const POLL: Duration = Duration::from_millis(100);
 
 /// A download that is over.
 pub(super) struct Along<T> {
@@ -32,22 +31,16 @@ pub(super) fn download<T: Send>(
     context: &Context,
     read: impl FnOnce(Growing<'_>) -> anyhow::Result<T> + Send,
 ) -> anyhow::Result<Along<T>> {
-    let (follow, now) = (Follow::default(), SystemTime::now());
+    let (follow, now) = (Arc::new(Follow::default()), SystemTime::now());
+    let shown = Arc::clone(&follow);
+    let watch = Watch::start(context, "fetching", move || shown.progress());
     let (fetched, read) = thread::scope(|scope| {
         let reading = scope.spawn(|| read_along(&follow, read));
-        let fetching = scope.spawn(|| means.cache.fetch_followed(url, &means.client, now, &context.report, &follow));
-        while let Some(progress) = context.progress.as_ref().filter(|_| !fetching.is_finished()) {
-            let (received, promised) = follow.progress();
-            progress.update(received, promised);
-            thread::sleep(POLL);
-        }
-        let fetched = fetching.join().map_err(|_panic| anyhow!("the downloading thread died"));
+        let fetched = means.cache.fetch_followed(url, &means.client, now, &context.report, &follow);
         (fetched, reading.join().unwrap_or_else(|_panic| Err(anyhow!("the installing thread died"))))
     });
-    if let Some(progress) = &context.progress {
-        progress.finish();
-    }
-    match (fetched?, read) {
+    drop(watch);
+    match (fetched, read) {
         // The reader gave up, and says why.
         (Err(_), Err(error)) if follow.abandoned() => Err(error),
         // The download failed; the reader only saw it end.

@@ -108,14 +108,18 @@ fn zero_others(disks: &OtherDisks, context: &Context) -> anyhow::Result<()> {
 }
 
 fn tell_plan(request: &CreateRequest, target: &Target, context: &Context) -> anyhow::Result<()> {
-    let fields = json!({ "reinstall": request.reinstall, "disk_bytes": target.size() });
-    context.report.event("plan", fields, summary::plan(request, target.size()));
-    if let ImageRef::Path(path) = &request.image
-        && target.is_same_file(path)
-    {
-        bail!("image {} is the instance's disk itself", path.display());
+    summary::tell_plan(request, target.size(), &context.report);
+    refuse_own_disk(request, target)
+}
+
+/// An error where the image is what would be written over.
+pub(super) fn refuse_own_disk(request: &CreateRequest, target: &Target) -> anyhow::Result<()> {
+    match &request.image {
+        ImageRef::Path(path) if target.is_same_file(path) => {
+            bail!("image {} is the instance's disk itself", path.display())
+        }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// Has a confined process install the image, all but the boot area; gives that, and the image if it is one of the cache.

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! fetch: an image into the cache, checked as create would check it.
 
+use std::path::PathBuf;
+
 use super::Context;
 use super::along;
 use super::remote::Remote;
@@ -25,6 +27,8 @@ pub struct Fetched {
     pub sha256: String,
     /// The size of the disk in it, as far as that is known before all is decoded.
     pub disk_size: DiskSize,
+    /// The file that is kept.
+    pub path: PathBuf,
 }
 
 /// Gets the image, and holds it against all that create would hold it against.
@@ -32,12 +36,12 @@ pub fn fetch(request: &FetchRequest, context: &Context) -> anyhow::Result<Fetche
     let FetchRequest { url, http, cache, checks, expected } = request;
     tell_what_is_left(url, cache, context);
     let examine = |image: CachedImage, proof: &Proof| {
-        let (hit, len, sha256) = (image.hit, image.len, image.sha256.clone());
+        let (hit, len, sha256, path) = (image.hit, image.len, image.sha256.clone(), image.path.clone());
         let image = ImageFile::cached(url, image);
         proof.check(&image, context)?;
         let contents = image.contents(*expected)?;
         let (image_type, disk_size) = (contents.image_type, contents.body.disk_size());
-        anyhow::Ok(Fetched { hit, image_type, len, sha256, disk_size })
+        anyhow::Ok(Fetched { hit, image_type, len, sha256, disk_size, path })
     };
     let remote = Remote { url, http, cache, checks, context };
     remote.with_image(

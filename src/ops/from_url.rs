@@ -13,7 +13,7 @@ use super::install::{Copied, Installed, Job, copy, install_checked};
 use super::remote::{Means, Remote, Used};
 use super::summary::seconds;
 use crate::cache::{Growing, Promise};
-use crate::http::{ImageUrl, Rest};
+use crate::http::{ImageUrl, Pieces};
 use crate::image::disk_size::DiskSize;
 use crate::image::format::{Compression, Format};
 use crate::image::source::{Body, Contents, ImageFile, stream_contents};
@@ -129,18 +129,9 @@ fn size_at_the_end(
     (means, context): (&Means, &Context),
 ) -> DiskSize {
     let Promise { length: Some(total), validator: Some(validator) } = promise else { return DiskSize::Unknown };
-    let from = total.saturating_sub(DiskSize::LAST);
-    // A short archive is here as soon as its end.
-    if compression != Compression::Xz || from == 0 {
+    if compression != Compression::Xz {
         return DiskSize::Unknown;
     }
-    let rest = Rest { from, total: Some(*total), validator: validator.clone() };
-    match means.client.get_end(url, &rest, &context.report) {
-        Ok(Some(last)) => DiskSize::of_ends(compression, first, &last, *total),
-        Ok(None) => DiskSize::Unknown,
-        Err(error) => {
-            context.report.debug(format_args!("the end of the image is not to be had in advance: {error}"));
-            DiskSize::Unknown
-        }
-    }
+    let pieces = Pieces::new(*total, validator.clone(), url, &means.client, &context.report);
+    DiskSize::at_server(compression, first, &pieces, *total)
 }

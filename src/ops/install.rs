@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Instant;
 
@@ -14,9 +15,11 @@ use super::Context;
 use super::seed_volume::Seed;
 use super::summary::{Origin, Summary, seconds};
 use super::verify_image::{Proof, WrongImage};
+use super::watch::{Counted, Watch};
 use crate::cache::Cache;
 use crate::device::{Sentinel, Target};
 use crate::hooks;
+use crate::image::disk_size::DiskSize;
 use crate::image::source::{Body, Contents, ImageFile, Packed};
 use crate::image::spool;
 use crate::request::CreateRequest;
@@ -43,6 +46,7 @@ pub(super) struct Copied<'j> {
     len: u64,
     by_qemu: bool,
     started: Instant,
+    watch: Watch,
 }
 
 /// An image of which all but the boot area is on the disk, on stable storage, and which passed every check.
@@ -98,6 +102,9 @@ pub(super) fn copy<'j>(contents: Contents<'_>, job: &Job<'j>) -> anyhow::Result<
     seed.map_or(Ok(()), |seed| seed.check(&mut disk, target, &context.children))?;
     let (started, by_qemu) = (Instant::now(), matches!(disk, ImageDisk::Qemu(..)));
     let mut writer = DiskWriter::begin(target, request.write)?;
+    let exact = if let DiskSize::Exact(size) = size { Some(size) } else { None };
+    let (done, all) = (writer.done(), request.write.wipe.total(exact, target.size()));
+    let watch = Watch::start(context, "writing", move || (done.load(Ordering::Relaxed), all));
     let len = match disk {
         ImageDisk::RawFile(file, len) => write::raw_file(file, len, &writer).map(|()| len)?,
         ImageDisk::RawStream(mut decoded) => write::stream(&mut *decoded, &writer)?,
@@ -108,7 +115,7 @@ pub(super) fn copy<'j>(contents: Contents<'_>, job: &Job<'j>) -> anyhow::Result<
     if request.write.verify_readback {
         context.report.event("readback", json!({}), "reading the disk back");
     }
-    Ok(Copied { job: *job, writer, len, by_qemu, started })
+    Ok(Copied { job: *job, writer, len, by_qemu, started, watch })
 }
 
 /// The disk in an image, in a form that can be copied.
@@ -140,7 +147,11 @@ impl<'f> ImageDisk<'f> {
 /// disk has not been touched for it yet.
 fn unpack(mut packed: Packed<'_>, job: &Job<'_>) -> anyhow::Result<(File, u64)> {
     let cache = Cache::open(&job.request.cache)?;
-    let file = spool::unpack(&mut *packed.bytes, cache.dir(), job.target.size())?;
+    let mut bytes = Counted::new(&mut *packed.bytes);
+    let done = bytes.done();
+    let watch = Watch::start(job.context, "unpacking", move || (done.load(Ordering::Relaxed), None));
+    let file = spool::unpack(&mut bytes, cache.dir(), job.target.size())?;
+    drop(watch);
     let size = packed.check(&file)?;
     write::check_fits(size, job.target)?;
     Ok((file, size))
@@ -156,6 +167,7 @@ impl<'j> Copied<'j> {
             seed.write(&mut whole, target, context)?;
         }
         let boot = whole.sync()?;
+        drop(self.watch);
         let writing = self.started.elapsed();
         let fields = json!({ "seconds": writing.as_secs_f64() });
         context.report.event("written", fields, format_args!("written and synced in {}", seconds(writing)));

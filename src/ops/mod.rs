@@ -13,6 +13,7 @@ mod inspect;
 mod install;
 mod kept;
 mod old_seed;
+mod rehearse;
 mod remote;
 mod rename;
 mod run_hooks;
@@ -22,7 +23,9 @@ mod seed_volume;
 mod seeds;
 mod standard;
 mod summary;
+mod types;
 mod verify_image;
+mod watch;
 
 pub use cleanup::{Cleaned, cleanup};
 pub use create::create;
@@ -31,9 +34,11 @@ pub use fetch::{Fetched, fetch};
 pub use import::import;
 pub use inspect::{Inspected, Judged, Layout, Part, inspect};
 pub use kept::{Verdict, verify_kept};
+pub use rehearse::{Rehearsed, rehearse};
 pub use rename::rename;
 pub use seed::seed_files;
 pub use seeds::{Removed, SeedDisk, remove_seed, show_seeds};
+pub use types::likely_types;
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -57,7 +62,7 @@ pub struct Context {
     pub last_words: LastWords,
     /// When the run began.
     pub began: SystemTime,
-    /// Where it is shown how far a download is, if anybody is there to look.
+    /// Where it is shown how far the run is, if anybody is there to look.
     pub progress: Option<Arc<Progress>>,
 }
 

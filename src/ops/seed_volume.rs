@@ -137,7 +137,8 @@ pub(super) fn own_disk(plan: &Plan, request: &CreateRequest) -> anyhow::Result<O
     Ok(Some(disk))
 }
 
-fn own_path(placement: Placement, request: &CreateRequest) -> anyhow::Result<Option<PathBuf>> {
+/// Where that disk is.
+pub(super) fn own_path(placement: Placement, request: &CreateRequest) -> anyhow::Result<Option<PathBuf>> {
     let named = || request.seed_disk.clone().map_err(anyhow::Error::new);
     Ok(match placement {
         Placement::Partition => None,

@@ -7,7 +7,6 @@ use std::time::Duration;
 use anyhow::Context as _;
 use serde_json::json;
 
-use crate::image::checksum::Checksum;
 use crate::report::Report;
 use crate::request::{CreateRequest, SeedWish};
 use crate::size::ByteSize;
@@ -65,24 +64,22 @@ pub(super) fn tell_end(request: &CreateRequest, done: &Summary, took: Duration, 
     report.event("done", fields, format_args!("done in {}: {done}", seconds(took)));
 }
 
-/// What is going to be done, in words: all that `request` says of the image, and the disk's `size` in bytes.
-pub(super) fn plan(request: &CreateRequest, size: u64) -> String {
+/// What is going to be done, once the disk's `size` in bytes is known.
+pub(super) fn tell_plan(request: &CreateRequest, size: u64, report: &Report) {
+    let fields = json!({ "reinstall": request.reinstall, "disk_bytes": size });
+    report.event("plan", fields, plan(request, size));
+}
+
+/// All that `request` says of the image, and the disk's `size` in bytes, in words.
+fn plan(request: &CreateRequest, size: u64) -> String {
     let CreateRequest { expected, checks, write, seed, reinstall, .. } = request;
     let instance = if *reinstall { "reinstall onto" } else { "new instance with" };
     let declared = expected.image_type.map_or_else(|| "auto".to_owned(), |image_type| image_type.to_string());
-    let checksum = match &checks.checksum {
-        None => "none".to_owned(),
-        Some(Checksum::Digest(digest)) => digest.to_string(),
-        Some(Checksum::Sums(url)) => url.to_string(),
-    };
-    let signature = checks.signature.as_ref().map_or_else(|| "none".to_owned(), |source| source.location.to_string());
     let wipe = if write.wipe == Wipe::Full { String::new() } else { format!(", wipe {}", write.wipe.name()) };
     let readback = if write.verify_readback { ", read back" } else { "" };
     let seed = if matches!(seed, SeedWish::Given(_)) { ", first-boot seed" } else { "" };
     let disk = ByteSize(size);
-    format!(
-        "{instance} a disk of {disk}; declared type {declared}, checksum {checksum}, signature {signature}{wipe}{readback}{seed}"
-    )
+    format!("{instance} a disk of {disk}; declared type {declared}, {checks}{wipe}{readback}{seed}")
 }
 
 /// A time as people read it in a log.

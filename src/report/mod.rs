@@ -43,6 +43,18 @@ impl LogFormat {
     }
 }
 
+/// How much is said.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verbosity {
+    /// Only what is wrong: warnings and errors.
+    Quiet,
+    /// What is being done, too.
+    #[default]
+    Normal,
+    /// Detail, too.
+    Detail,
+}
+
 /// What a run is about, as far as that is known.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Subject {
@@ -58,7 +70,7 @@ pub struct Subject {
 #[derive(Clone)]
 pub struct Report {
     applet: Option<&'static str>,
-    debug: bool,
+    verbosity: Verbosity,
     format: LogFormat,
     subject: Subject,
     out: Arc<Mutex<dyn Write + Send>>,
@@ -73,7 +85,14 @@ impl Report {
     /// The same messages to any writer.
     pub fn to_writer(applet: Option<&'static str>, debug: bool, out: impl Write + Send + 'static) -> Self {
         let (format, subject) = (LogFormat::default(), Subject::default());
-        Report { applet, debug, format, subject, out: Arc::new(Mutex::new(out)) }
+        let verbosity = if debug { Verbosity::Detail } else { Verbosity::Normal };
+        Report { applet, verbosity, format, subject, out: Arc::new(Mutex::new(out)) }
+    }
+
+    /// The same messages, but as many as `verbosity` lets pass.
+    #[must_use]
+    pub fn with_verbosity(self, verbosity: Verbosity) -> Self {
+        Report { verbosity, ..self }
     }
 
     /// The same messages in `format`. Only JSON says what the run is about: in text the messages themselves do.
@@ -84,32 +103,34 @@ impl Report {
 
     /// What is being done.
     pub fn info(&self, message: impl Display) {
-        self.tell(INFO, &message, None);
+        self.tell_from(Verbosity::Normal, INFO, &message, None);
     }
 
     /// What is being done, for programs too: the `name` of what happens, and an object with what there is to know of it.
     pub fn event(&self, name: &str, fields: Value, message: impl Display) {
-        self.tell(INFO, &message, Some(Event { name, fields }));
+        self.tell_from(Verbosity::Normal, INFO, &message, Some(Event { name, fields }));
     }
 
-    /// Detail that only `DEBUG_LEVEL=1` shows.
+    /// Detail that only `DEBUG_LEVEL=1` and `--verbose` show.
     pub fn debug(&self, message: impl Display) {
-        if self.debug {
-            self.tell("debug", &message, None);
-        }
+        self.tell_from(Verbosity::Detail, "debug", &message, None);
     }
 
     /// Something the administrator should look at, though the run goes on.
     pub fn warn(&self, message: impl Display) {
-        self.tell("warning", &message, None);
+        self.tell_from(Verbosity::Quiet, "warning", &message, None);
     }
 
     /// Why the run failed: the last line of a run, in one line.
     pub fn error(&self, message: impl Display) {
-        self.tell("error", &message, None);
+        self.tell_from(Verbosity::Quiet, "error", &message, None);
     }
 
-    fn tell(&self, level: &str, message: &dyn Display, event: Option<Event<'_>>) {
+    /// Tells it if as much as `least` is to be said.
+    fn tell_from(&self, least: Verbosity, level: &str, message: &dyn Display, event: Option<Event<'_>>) {
+        if self.verbosity < least {
+            return;
+        }
         let message = ascii_line(&message.to_string());
         // Before the time is looked at: threads write their lines in its order.
         let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
@@ -153,7 +174,7 @@ pub fn ascii_line(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{LogFormat, Report, Subject, ascii_line};
+    use super::{LogFormat, Report, Subject, Verbosity, ascii_line};
     use serde_json::{Value, json};
     use std::io;
     use std::sync::{Arc, Mutex};
@@ -234,6 +255,19 @@ mod tests {
             object("error", "it failed"),
         ];
         assert_eq!(lines.collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn quiet_leaves_warnings_and_errors() {
+        let log = Log::default();
+        let report = Report::to_writer(None, true, log.clone()).with_verbosity(Verbosity::Quiet);
+        report.info("a");
+        report.event("b", json!({}), "b");
+        report.debug("c");
+        report.warn("look");
+        report.error("it failed");
+        let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(text, "simpleimage: warning: look\nsimpleimage: error: it failed\n");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! What an image is held against: from the OS parameters or else the variant's settings, under the variant's policy.
 
+use std::fmt;
 use std::fs::File;
 use std::path::PathBuf;
 
@@ -20,6 +21,21 @@ pub struct Checks {
     pub signature: Option<SignatureSource>,
     /// Whether a kept image is first held against what was recorded when it was downloaded.
     pub verify_cached: bool,
+}
+
+impl fmt::Display for Checks {
+    /// For messages, secrets left out.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.checksum {
+            None => f.write_str("checksum none")?,
+            Some(Checksum::Digest(digest)) => write!(f, "checksum {digest}")?,
+            Some(Checksum::Sums(url)) => write!(f, "checksum {url}")?,
+        }
+        match &self.signature {
+            None => f.write_str(", signature none"),
+            Some(source) => write!(f, ", signature {}", source.location),
+        }
+    }
 }
 
 /// Where a signature is, and whose it has to be.

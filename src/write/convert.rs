@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::process::{Command, ExitStatus};
+use std::sync::atomic::Ordering;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
@@ -88,10 +89,24 @@ fn convert_rest(
         writer.zero(start, len)?;
         command.arg("--target-is-zero");
     }
+    // It tells how far it is; what was zeroed for it is not counted twice.
+    command.arg("-p");
+    writer.done.store(0, Ordering::Relaxed);
+    let progress = |hundredths: u64| {
+        let done = u128::from(len) * u128::from(hundredths) / 10_000;
+        writer.done.store(u64::try_from(done).unwrap_or(len), Ordering::Relaxed);
+    };
     command.arg(image.source(start, len)).arg(disk(target, start, len));
     let file_size = if target.kind() == DiskKind::File { target.size() } else { 0 };
     let work = ToolWork { sources: &[&image.file], disks: &[target.file()], file_size, bytes: len };
-    run(command, work, &[&image.file, target.file()], children)
+    run(command, work, &[&image.file, target.file()], children, progress)
+}
+
+/// How far qemu-img is, in hundredths of a percent, in a line as `    (12.34/100%)`.
+fn hundredths(line: &str) -> Option<u64> {
+    let (whole, hundredths) = line.trim_start().strip_prefix('(')?.strip_suffix("/100%)")?.split_once('.')?;
+    let number = |text: &str| text.parse::<u64>().ok();
+    (hundredths.len() == 2).then_some(number(whole)?.min(100) * 100 + number(hundredths)?)
 }
 
 /// An image that qemu-img has written to a disk.
@@ -117,7 +132,7 @@ impl Converted {
         let disk = format!("{},cache.direct={}", disk(target, self.start, len), if direct { "on" } else { "off" });
         command.arg(self.image.source(self.start, len)).arg(disk);
         let work = ToolWork { sources: &[&self.image.file, target.file()], disks: &[], file_size: 0, bytes: 2 * len };
-        let (status, said) = output(command, work, &[&self.image.file, target.file()], &self.children)?;
+        let (status, said) = output(command, work, &[&self.image.file, target.file()], &self.children, |_| ())?;
         match status.code() {
             Some(0) => Ok(()),
             // "Images differ", as opposed to an error: qemu-img(1).
@@ -173,7 +188,7 @@ fn boot_area(image: &Image, len: u64, children: &Children) -> Result<Vec<u8>, Wr
         format!("driver=raw,file.driver=file,file.locking=off,file.filename={}", descriptor_path(&memory).display());
     command.arg(image.source(0, len)).arg(target);
     let work = ToolWork { sources: &[&image.file], disks: &[], file_size: len, bytes: len };
-    run(command, work, &[&image.file, &memory], children)?;
+    run(command, work, &[&image.file, &memory], children, |_| ())?;
     let mut boot = vec![0; usize::try_from(len).map_err(|err| memory_error(io::Error::other(err)))?];
     memory.read_exact_at(&mut boot, 0).map_err(memory_error)?;
     Ok(boot)
@@ -192,24 +207,36 @@ fn convert_command() -> Command {
     command
 }
 
-fn run(command: Command, work: ToolWork<'_>, files: &[&File; 2], children: &Children) -> Result<(), WriteError> {
-    let (status, said) = output(command, work, files, children)?;
+fn run(
+    command: Command,
+    work: ToolWork<'_>,
+    files: &[&File; 2],
+    children: &Children,
+    progress: impl Fn(u64),
+) -> Result<(), WriteError> {
+    let (status, said) = output(command, work, files, children, progress)?;
     if status.success() { Ok(()) } else { Err(failed(status, said)) }
 }
 
-/// Exit status and last line of qemu-img, which inherits `files`.
+/// Exit status and last line of qemu-img, which inherits `files`. How far it says that it is goes to `progress`.
 fn output(
     mut command: Command,
     work: ToolWork<'_>,
     files: &[&File; 2],
     children: &Children,
+    progress: impl Fn(u64),
 ) -> Result<(ExitStatus, String), WriteError> {
     let mut last = String::new();
     let keep = files.map(AsFd::as_fd);
     let sandbox = Sandbox::for_tool(&command, work)
         .map_err(|err| WriteError::QemuImg(format!("preparing qemu-img's sandbox: {err}")))?;
     sandbox.confine(&mut command);
-    match process::run(command, &keep, Lifetime::Child, children, |line| line.clone_into(&mut last)) {
+    let on_line = |line: &str| match hundredths(line) {
+        Some(done) => progress(done),
+        None if line.is_empty() => {}
+        None => line.clone_into(&mut last),
+    };
+    match process::run(command, &keep, Lifetime::Child, children, on_line) {
         Ok(status) => Ok((status, last)),
         Err(err) if err.kind() == io::ErrorKind::NotFound => {
             Err(WriteError::QemuImg("qemu-img is not installed (install the package qemu-utils)".to_owned()))
@@ -220,4 +247,24 @@ fn output(
 
 fn failed(status: ExitStatus, said: String) -> WriteError {
     WriteError::QemuImg(if said.is_empty() { format!("qemu-img failed ({status})") } else { said })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::hundredths;
+
+    #[test]
+    fn only_what_qemu_img_says_of_its_progress_is_progress() {
+        for (line, expected) in [
+            ("    (0.00/100%)", Some(0)),
+            ("    (12.34/100%)", Some(1234)),
+            ("    (100.00/100%)", Some(10_000)),
+            ("(1.5/100%)", None),
+            ("(x.00/100%)", None),
+            ("qemu-img: error while reading at byte 0: (12.34/100%)", None),
+            ("", None),
+        ] {
+            assert_eq!(hundredths(line), expected, "{line}");
+        }
+    }
 }

@@ -28,7 +28,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::device::{ALIGNMENT, AlignedBuf, HeldDisk, ReadAt, Target, WriteAt};
 use crate::size::ByteSize;
@@ -145,6 +145,7 @@ pub struct DiskWriter<'t> {
     expected: Option<Expected>,
     data_written: AtomicU64,
     zeros_written: AtomicU64,
+    done: Arc<AtomicU64>,
 }
 
 impl<'t> DiskWriter<'t> {
@@ -160,7 +161,13 @@ impl<'t> DiskWriter<'t> {
             expected,
             data_written: AtomicU64::new(0),
             zeros_written: AtomicU64::new(0),
+            done: Arc::default(),
         })
+    }
+
+    /// How many bytes of the disk are what they are going to be, counted on while it is written: for those who watch.
+    pub fn done(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.done)
     }
 
     /// The disk that is written.
@@ -178,14 +185,15 @@ impl<'t> DiskWriter<'t> {
             let at = usize::try_from(offset).unwrap_or(BOOT_AREA);
             self.boot.lock().unwrap_or_else(PoisonError::into_inner)[at..at + in_boot].copy_from_slice(boot);
         }
-        if rest.is_empty() {
-            return Ok(());
+        if !rest.is_empty() {
+            let offset = offset + in_boot as u64;
+            if let Some(Expected::Noted(sums)) = &self.expected {
+                sums.note(rest, offset);
+            }
+            self.target.write_at(rest, offset).map_err(|err| self.disk_error(err))?;
         }
-        let offset = offset + in_boot as u64;
-        if let Some(Expected::Noted(sums)) = &self.expected {
-            sums.note(rest, offset);
-        }
-        self.target.write_at(rest, offset).map_err(|err| self.disk_error(err))
+        self.done.fetch_add(data.len() as u64, Ordering::Relaxed);
+        Ok(())
     }
 
     /// A run of zeros of the image. The boot area is zero already.
@@ -193,7 +201,9 @@ impl<'t> DiskWriter<'t> {
         self.zeros_written.fetch_add(len, Ordering::Relaxed);
         let start = offset.max(self.boot_len());
         let end = (offset + len).max(start);
-        self.target.zero(start, end - start).map_err(|err| self.disk_error(err))
+        self.target.zero(start, end - start).map_err(|err| self.disk_error(err))?;
+        self.done.fetch_add(len, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Data and zeros as they come in `data`, each zero run as a range.

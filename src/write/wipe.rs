@@ -41,6 +41,13 @@ impl Wipe {
         }
     }
 
+    /// How many bytes are written for an image of `image_len` bytes, its own included; none where that is not known before
+    /// its end.
+    pub fn total(self, image_len: Option<u64>, disk_len: u64) -> Option<u64> {
+        let behind = |len| self.ranges(len, disk_len).iter().map(|range| range.end - range.start).sum::<u64>();
+        if self == Wipe::Full { Some(disk_len) } else { image_len.map(|len| len + behind(len)) }
+    }
+
     /// The ranges to zero behind an image of `image_len` bytes on a disk of `disk_len` bytes. In order; some may
     /// overlap.
     pub(super) fn ranges(self, image_len: u64, disk_len: u64) -> Vec<Range<u64>> {

@@ -30,8 +30,8 @@ const MODULES: [(&str, &[&str]); 26] = [
     (
         "cli",
         &[
-            "applet", "cache", "check", "config", "env", "image", "ops", "process", "report", "request", "script",
-            "size", "sys", "volume",
+            "applet", "cache", "check", "config", "env", "http", "image", "ops", "process", "report", "request",
+            "script", "size", "sys", "volume",
         ],
     ),
     ("check", &["applet", "cache", "config", "env", "hooks", "http", "process", "request", "signature", "size"]),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::support::images::{MIB, compress, convert, disk, encode, file_system, to_qcow2, truncate};
+use crate::support::images::{MIB, compress, convert, disk, encode, exact, file_system, to_qcow2, truncate};
 use crate::support::world::{Outcome, World, tool};
 
 const LINUX: &str = "0fc63daf-8483-4772-8e79-3d69d8477de4";
@@ -49,19 +49,8 @@ fn text(world: &World, image: &Path, more: &[&str]) -> String {
 
 /// The lines about the file, and the first of the disk.
 fn file_lines(image: &Path, image_type: &str, disk: &str) -> String {
-    let size = shown(fs::metadata(image).unwrap().len());
+    let size = exact(fs::metadata(image).unwrap().len());
     format!("image: {}\ntype:  {image_type}\nsize:  {size}\ndisk:  {disk}\n", image.display())
-}
-
-/// As the program shows sizes, below 1 GiB.
-fn shown(len: u64) -> String {
-    match len {
-        1..1024 => format!("{len} bytes"),
-        _ if len.is_multiple_of(1 << 20) => format!("{} MiB", len >> 20),
-        _ if len < 1 << 20 && len.is_multiple_of(1024) => format!("{} KiB", len >> 10),
-        _ if len < 1 << 20 => format!("{}.{:02} KiB ({len} bytes)", len >> 10, ((len * 100) >> 10) % 100),
-        _ => format!("{}.{:02} MiB ({len} bytes)", len >> 20, ((len * 100) >> 20) % 100),
-    }
 }
 
 const GPT_TABLE: &str = "table: gpt\n  1: 2 MiB at 1 MiB, type ESP\n  \
@@ -138,13 +127,13 @@ fn json_says_the_same() {
         { "number": 15, "start": 4 << 20, "size": 1 << 20, "type": LINUX, "name": "root\u{1b}[31m" },
     ]);
     let expected = json!({
-        "image": raw.to_str().unwrap(), "safe": true, "checked": "all", "to_be_listed": null, "type": "raw",
+        "image": raw.to_str().unwrap(), "safe": true, "checked": "all", "kept": null, "to_be_listed": null, "type": "raw",
         "size": 8 << 20, "disk": 8 << 20, "disk_known": "exact", "table": "gpt", "partitions": partitions,
     });
     assert_eq!(read(&raw), expected);
     let packed = compress(&PathBuf::from(file_system(&world)), "bz2");
     let expected = json!({
-        "image": packed.to_str().unwrap(), "safe": true, "checked": "beginning", "to_be_listed": null, "type": "raw+bz2",
+        "image": packed.to_str().unwrap(), "safe": true, "checked": "beginning", "kept": null, "to_be_listed": null, "type": "raw+bz2",
         "size": fs::metadata(&packed).unwrap().len(), "disk": null, "disk_known": "unknown", "table": "none",
         "partitions": [],
     });

@@ -61,8 +61,17 @@ fn fetch_warms_the_cache_and_says_what_is_there() {
     let text = site.fetch("/a.raw?token=s3cret");
     let url = site.server.url("/a.raw");
     let sum = sums("sha256sum", &[], &site.image(&site.server.url("/a.raw?token=s3cret")));
-    let expected = format!("image:  {url}\ntype:   raw\nsize:   2 MiB\ndisk:   2 MiB\nsha256: {}\n", &sum[..64]);
+    let path = site.image(&site.server.url("/a.raw?token=s3cret"));
+    let (sum, path) = (&sum[..64], path.to_str().unwrap());
+    let expected = format!("image:  {url}\ntype:   raw\nsize:   2 MiB\ndisk:   2 MiB\nsha256: {sum}\npath:   {path}\n");
     assert_eq!(text, expected);
+    let outcome = site.world.tool(&["fetch", &site.server.url("/a.raw?token=s3cret"), "--json"]).run();
+    let told: Value = serde_json::from_str(&outcome.output()).unwrap();
+    let expected = serde_json::json!({
+        "image": url, "type": "raw", "size": 2 << 20, "disk": 2 << 20, "disk_known": "exact", "sha256": sum, "path": path,
+        "cache": "hit",
+    });
+    assert_eq!(told, expected);
     let target = Disk::stale(&site.world, "disk0", Kind::File, 3 * MIB);
     site.world.create(target.path(), &site.server.url("/a.raw?token=s3cret"), "").run().succeeds();
     target.assert_holds(&disk(2 * MIB), "from the cache");
@@ -112,22 +121,42 @@ fn a_variant_has_its_own_settings_and_folder() {
 #[test]
 fn the_list_is_for_people_and_the_same_in_json() {
     let site = Site::new();
-    assert_eq!(site.cache(&["list"]), "KEY  SIZE  FETCHED  CHECKED  USED  URL\n");
+    let head = "KEY  NAME  TYPE  SIZE  FETCHED  CHECKED  USED  URL\n";
+    assert_eq!(site.cache(&["list"]), format!("{head}0 images, 0 bytes in all\n"));
+    let named = format!("[images.debian-12]\nurl = \"{}\"\n", site.server.url("/b.raw?token=s3cret"));
+    site.world.variant_file("config.toml", &named);
+    let again = format!("[images.mine]\nurl = \"{}\"\n", site.server.url("/b.raw?token=s3cret"));
+    site.world.variant_file("../web/config.toml", &again);
+    site.world.variant_file("../broken/config.toml", "oops");
     site.fetch("/a.raw");
+    assert!(site.cache(&["ls"]).ends_with("\n1 image, 2 MiB in all\n"));
     site.fetch("/b.raw?token=s3cret");
     let list = site.cache(&["list"]);
+    assert_eq!(list, site.cache(&["ls"]));
     let lines: Vec<Vec<&str>> = list.lines().map(|line| line.split_whitespace().collect()).collect();
-    assert_eq!(lines[0], ["KEY", "SIZE", "FETCHED", "CHECKED", "USED", "URL"]);
-    assert_eq!((&lines[1][1..3], lines[1].last()), (&["3", "MiB"][..], Some(&site.server.url("/b.raw").as_str())));
-    assert_eq!(lines.len(), 3);
+    assert_eq!(lines[0], head.split_whitespace().collect::<Vec<_>>());
+    let url = site.server.url("/b.raw");
+    assert_eq!((&lines[1][1..5], lines[1].last()), (&["debian-12,mine", "raw", "3", "MiB"][..], Some(&url.as_str())));
+    assert_eq!((lines[2][1], list.lines().last()), ("-", Some("2 images, 5 MiB in all")));
+    assert_eq!(lines.len(), 4);
     let json = site.json(&["list"]);
     let b = &json[0];
     assert_eq!((b["url"].as_str(), b["size"].as_u64()), (Some(site.server.url("/b.raw").as_str()), Some(3 << 20)));
     assert!(b["key"].as_str().unwrap().starts_with(lines[1][0]));
+    assert_eq!((&b["names"], &b["type"]), (&serde_json::json!(["debian-12", "mine"]), &Value::from("raw")));
+    assert_eq!(site.json(&["show", "debian-12"]), *b);
     assert_eq!(b["in_use"], Value::Bool(false));
     assert!(b["fetched_at"].as_u64().unwrap() > 1_700_000_000);
     let show = site.cache(&["show", lines[1][0]]);
-    for part in ["url:           http://", "size:          3 MiB", "sha256:        ", "used:          ", " s ago"] {
+    for part in [
+        "name:          debian-12, mine",
+        "type:          raw",
+        "url:           http://",
+        "size:          3 MiB",
+        "sha256:        ",
+        "used:          ",
+        " s ago",
+    ] {
         assert!(show.contains(part), "{part} in {show}");
     }
     let holder = File::open(site.image(&site.server.url("/a.raw"))).unwrap();
@@ -165,6 +194,29 @@ fn remove_takes_what_nobody_uses() {
     let removed = site.json(&["remove", &site.server.url("/a.raw")]);
     assert_eq!(removed[0]["url"].as_str(), Some(site.server.url("/a.raw").as_str()));
     assert_eq!(site.json(&["list"]), Value::Array(Vec::new()));
+}
+
+#[test]
+fn remove_all_leaves_what_is_in_use_and_says_so() {
+    let site = Site::new();
+    assert_eq!(site.cache(&["remove", "--all"]), "images removed: 0 (0 bytes)\n");
+    for path in ["/a.raw", "/b.raw", "/a.raw?2"] {
+        site.fetch(path);
+    }
+    let holder = File::open(site.image(&site.server.url("/a.raw"))).unwrap();
+    holder.lock_shared().unwrap();
+    let outcome = site.world.tool(&["cache", "rm", "--all"]).run();
+    outcome.fails(&["/a.raw is in use"]);
+    let told = outcome.output();
+    assert!(told.lines().count() == 3 && told.ends_with("images removed: 2 (5 MiB)\n"), "{told}");
+    assert_eq!(site.json(&["list"]).as_array().unwrap().len(), 1);
+    drop(holder);
+    let removed = site.json(&["remove", "--all"]);
+    assert_eq!(removed.as_array().unwrap().len(), 1);
+    assert_eq!(site.json(&["list"]), Value::Array(Vec::new()));
+    for args in [&["cache", "remove", "--all", "abcd"][..], &["cache", "rm"]] {
+        assert_eq!(site.world.tool(args).run().0.status.code(), Some(2), "{args:?}");
+    }
 }
 
 #[test]

@@ -12,7 +12,8 @@ use crate::{Case, documents};
 
 /// All trials, in the order in which they run.
 pub(crate) fn all() -> impl Iterator<Item = Case> {
-    let groups = [install::CASES, change::CASES, backup::CASES, hooks::CASES, refuse::CASES, reinstall::CASES, documents::CASES];
+    let groups =
+        [install::CASES, change::CASES, backup::CASES, hooks::CASES, refuse::CASES, reinstall::CASES, documents::CASES];
     groups.into_iter().flatten().copied()
 }
 

@@ -24,6 +24,22 @@ pub(crate) fn disk(len: usize) -> Vec<u8> {
     image
 }
 
+/// As the program shows sizes, below 1 GiB.
+pub(crate) fn exact(len: u64) -> String {
+    match len {
+        1..1024 => format!("{len} bytes"),
+        _ if len.is_multiple_of(1 << 20) => format!("{} MiB", len >> 20),
+        _ if len < 1 << 20 && len.is_multiple_of(1024) => format!("{} KiB", len >> 10),
+        _ if len < 1 << 20 => format!("{}.{:02} KiB ({len} bytes)", len >> 10, ((len * 100) >> 10) % 100),
+        _ => format!("{}.{:02} MiB ({len} bytes)", len >> 20, ((len * 100) >> 20) % 100),
+    }
+}
+
+/// The same without the exact number.
+pub(crate) fn shown(len: u64) -> String {
+    exact(len).split(" (").next().unwrap().to_owned()
+}
+
 /// An ext4 file system without partitions, as an image.
 pub(crate) fn file_system(world: &World) -> String {
     let path = world.path("fs.raw").to_str().unwrap().to_owned();

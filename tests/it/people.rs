@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! What every command has in common: help, version, how much is said, and a reader who goes away.
+
+use std::fs;
+use std::io;
+use std::process::Stdio;
+
+use crate::checks::Published;
+use crate::support::disk::{Disk, Kind};
+use crate::support::images::{MIB, disk, encode};
+use crate::support::world::World;
+
+/// A node with an image in its cache, which has a name.
+fn site() -> (World, Published) {
+    let (world, server) = (World::new(), Published::new(&[("/a.raw", &disk(2 * MIB))]));
+    let url = server.url("/a.raw");
+    world.variant_file("../config.toml", &format!("[images.debian-12]\nurl = \"{url}\"\nnote = \"the usual one\"\n"));
+    world.tool(&["fetch", "debian-12"]).run().succeeds();
+    (world, server)
+}
+
+#[test]
+fn help_and_version_are_for_people() {
+    let world = World::new();
+    let output = |args: &[&str]| {
+        let outcome = world.tool(args).run();
+        assert_eq!(outcome.succeeds(), "");
+        outcome.output()
+    };
+    for args in [&["--help"][..], &["install", "--help"], &["cache", "remove", "--help"], &["help", "fetch"]] {
+        let help = output(args);
+        assert!(help.lines().all(|line| line.chars().count() <= 80), "{help}");
+        assert!(!help.contains("--root") && !help.contains("__complete"), "{help}");
+        assert!(help.contains("-q, --quiet") || args.contains(&"help"), "{help}");
+    }
+    let version = format!("simpleimage {}\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!([output(&["version"]), output(&["--version"])], [version.clone(), version]);
+    for name in ["create", "export", "import", "rename", "verify"] {
+        let usage = output(&["script", name, "--", "--help"]);
+        assert!(usage.starts_with(&format!("usage: {name}")) && usage.lines().all(|line| line.len() <= 80), "{usage}");
+    }
+}
+
+#[test]
+fn a_reader_who_has_seen_enough_is_no_error() {
+    let (world, server) = site();
+    let file = encode(&world, &disk(2 * MIB), "raw");
+    let file = file.to_str().unwrap();
+    let url = server.url("/a.raw");
+    for args in [
+        &["--help"][..],
+        &["cache", "--help"],
+        &["version"],
+        &["--version"],
+        &["inspect", file],
+        &["inspect", file, "--json"],
+        &["inspect", &url],
+        &["images"],
+        &["images", "--json"],
+        &["fetch", &url],
+        &["fetch", &url, "--json"],
+        &["install", file, file, "--help"],
+        &["cache", "list"],
+        &["cache", "ls", "--json"],
+        &["cache", "show", "debian-12"],
+        &["cache", "verify"],
+        &["cache", "prune"],
+        &["cleanup"],
+        &["variants", "list"],
+        &["variants", "show", "default"],
+        &["seed", "show", file],
+        &["completions", "bash"],
+        &["completions", "zsh"],
+        &["__complete", "simpleimage", ""],
+        &["script", "create", "--", "--help"],
+        &["cache", "rm", "--all"],
+    ] {
+        let (reader, writer) = io::pipe().unwrap();
+        drop(reader);
+        let mut script = world.tool(args);
+        script.command.stdout(writer).stderr(Stdio::piped()).stdin(Stdio::null());
+        let output = script.command.spawn().unwrap().wait_with_output().unwrap();
+        let log = String::from_utf8_lossy(&output.stderr);
+        // Only what it did is told, as ever.
+        let told = log.lines().filter(|line| !line.contains("127.0.0.1")).collect::<Vec<_>>();
+        assert_eq!((output.status.code(), told), (Some(0), Vec::new()), "{args:?}: {log}");
+    }
+    // It did all the same what it was asked for.
+    assert_eq!(world.tool(&["cache", "list", "--json"]).run().output(), "[]\n");
+}
+
+#[test]
+fn a_full_disk_is_an_error() {
+    let (world, _server) = site();
+    let mut script = world.tool(&["cache", "list"]);
+    script.command.stdout(fs::File::options().write(true).open("/dev/full").unwrap()).stderr(Stdio::piped());
+    let output = script.command.spawn().unwrap().wait_with_output().unwrap();
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(log.contains("error: writing the result: No space left on device"), "{log}");
+}
+
+#[test]
+fn quiet_leaves_what_is_wrong_and_verbose_says_more() {
+    let (world, image) = (World::new(), disk(2 * MIB));
+    let server = Published::new(&[("/a.raw", &image)]);
+    let redirect = crate::support::server::Reply::redirect(server.url("/a.raw"));
+    server.reply("/b.raw", redirect);
+    let url = server.url("/b.raw");
+    let outcome = world.tool(&["fetch", &url, "-q"]).run();
+    assert_eq!(outcome.succeeds(), "");
+    assert!(outcome.output().contains("path:   /"), "results stay");
+    let log = |flag: &str| world.tool(&[flag, "fetch", &format!("{url}?{flag}")]).run().succeeds();
+    assert!(!log("--log-format=text").contains("debug:"));
+    assert!(log("-v").contains("debug: ") && log("--verbose").contains("redirects to"));
+    world.tool(&["-q", "fetch", &server.url("/none")]).run().fails(&["404 Not Found"]);
+    let file = encode(&world, &image, "raw");
+    let target = Disk::stale(&world, "disk0", Kind::File, 3 * MIB);
+    let create = |flag: &str| {
+        let mut script = world.create(target.path(), file.to_str().unwrap(), "");
+        let args: Vec<_> = script.command.get_args().map(ToOwned::to_owned).collect();
+        let mut command = std::process::Command::new(script.command.get_program());
+        command.arg(flag).args(args).env_clear();
+        command.envs(script.command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        script.command = command;
+        script.run().succeeds()
+    };
+    assert_eq!(create("-q"), "");
+    target.assert_holds(&image, "quiet");
+    assert!(create("-v").contains("simpleimage[create]: "));
+    assert_eq!(world.tool(&["-q", "-v", "version"]).run().0.status.code(), Some(2));
+}
