@@ -131,6 +131,15 @@ lint-inside:
 	$(if $(SHELL_SCRIPTS),shellcheck $(SHELL_SCRIPTS))
 	$(if $(MAN_PAGES),mandoc -T lint -W warning $(MAN_PAGES))
 
+# Where the shells look for completions: Debian's zsh calls the folder of packages otherwise, and its fish looks below
+# /usr/local only where XDG_DATA_DIRS says so.
+BASHDIR = $(PREFIX)/share/bash-completion/completions
+FISHDIR = $(if $(filter /usr/local,$(PREFIX)),$(SYSCONFDIR)/fish/completions,$(PREFIX)/share/fish/vendor_completions.d)
+ZSHDIR = $(PREFIX)/share/zsh/$(if $(filter /usr/local,$(PREFIX)),site-functions,vendor-completions)
+# Where systemd looks for units; empty for none. An administrator asks for the timer: `systemctl enable --now simpleimage-prune.timer`.
+UNITDIR ?= $(PREFIX)/lib/systemd/system
+UNITS = simpleimage-prune.service simpleimage-prune.timer
+
 .PHONY: install
 install: ## Install the built provider; DESTDIR= and PREFIX= (/usr/local) are honoured
 	@test -x '$(BINARY)' || { echo 'make: $(BINARY) is missing; run make build first' >&2; exit 1; }
@@ -149,6 +158,36 @@ install: ## Install the built provider; DESTDIR= and PREFIX= (/usr/local) are ho
 	install -m 0755 $(EXAMPLE_HOOKS) '$(DESTDIR)$(EXAMPLEDIR)/'
 	install -m 0644 example-hooks/README.md example-hooks/guest-root.sh '$(DESTDIR)$(EXAMPLEDIR)/'
 	install -m 0644 $(EXAMPLE_VARIANTS) '$(DESTDIR)$(EXAMPLEDIR)/variants/'
+	install -D -m 0644 completions/simpleimage.bash '$(DESTDIR)$(BASHDIR)/simpleimage'
+	install -D -m 0644 completions/simpleimage.fish '$(DESTDIR)$(FISHDIR)/simpleimage.fish'
+	install -D -m 0644 completions/_simpleimage '$(DESTDIR)$(ZSHDIR)/_simpleimage'
+	$(if $(UNITDIR),$(foreach unit,$(UNITS),install -D -m 0644 debian/ganeti-instance-simpleimage.$(unit) \
+		'$(DESTDIR)$(UNITDIR)/$(unit)' && sed -i -e 's,/usr/bin/,$(BINDIR)/,' \
+		-e 's,/var/cache/ganeti-instance-simpleimage,$(CACHEDIR),' '$(DESTDIR)$(UNITDIR)/$(unit)' &&) :)
+
+# Only what install has put there, by name: whatever else lies beside it is somebody's own. The list of variants is the
+# administrator's once it was changed, and another installation's where there is one (the package's beside /usr/local).
+.PHONY: uninstall
+uninstall: ## Remove what install put there; what was changed, other configuration and kept images stay
+	rm -f '$(DESTDIR)$(BINDIR)/simpleimage' '$(DESTDIR)$(BASHDIR)/simpleimage' \
+		'$(DESTDIR)$(FISHDIR)/simpleimage.fish' '$(DESTDIR)$(ZSHDIR)/_simpleimage'
+	$(if $(UNITDIR),rm -f $(UNITS:%='$(DESTDIR)$(UNITDIR)/%'))
+	rm -f $(foreach name,variants.list $(filter-out keep-variants,$(notdir $(wildcard os-scripts/*))),'$(DESTDIR)$(OSDIR)/simpleimage/$(name)')
+	rm -f $(foreach page,$(MAN_PAGES),'$(DESTDIR)$(MANDIR)/man$(patsubst .%,%,$(suffix $(page)))/$(notdir $(page))')
+	rm -f $(foreach name,README.md guest-root.sh $(notdir $(EXAMPLE_HOOKS)),'$(DESTDIR)$(EXAMPLEDIR)/$(name)') \
+		$(foreach name,$(notdir $(EXAMPLE_VARIANTS)),'$(DESTDIR)$(EXAMPLEDIR)/variants/$(name)')
+	@remove() { [ ! -d "$$1" ] || rmdir --ignore-fail-on-non-empty "$$1"; }; \
+	for folder in '$(OSDIR)/simpleimage' '$(EXAMPLEDIR)/variants' '$(EXAMPLEDIR)' '$(patsubst %/,%,$(dir $(EXAMPLEDIR)))'; do \
+		remove '$(DESTDIR)'"$$folder"; \
+	done; \
+	others=$$(ls -d '$(DESTDIR)/usr/share/ganeti/os/simpleimage' '$(DESTDIR)/usr/local/lib/ganeti/os/simpleimage' 2>/dev/null); \
+	if [ -z "$$others" ] && cmp -s variants.list '$(DESTDIR)$(CONFDIR)/variants.list'; then \
+		rm -f '$(DESTDIR)$(CONFDIR)/variants.list'; \
+	fi; \
+	for folder in '$(DESTDIR)$(CONFDIR)/default' '$(DESTDIR)$(CONFDIR)' '$(DESTDIR)$(CACHEDIR)'; do remove "$$folder"; done; \
+	for folder in '$(DESTDIR)$(CONFDIR)' '$(DESTDIR)$(CACHEDIR)'; do \
+		[ ! -d "$$folder" ] || echo "kept: $$folder"; \
+	done
 
 # Where the package is built, and where it is found then.
 DEB_DIR ?= $(TARGET)/deb

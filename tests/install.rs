@@ -15,8 +15,13 @@ const CONFFILE: &str = "etc/ganeti/instance-simpleimage/variants.list";
 
 /// Gives what it says.
 fn install(root: &TempDir, prefix: &str) -> String {
+    make(root, prefix, "install")
+}
+
+/// What `target` says, for a tree below `root`.
+fn make(root: &TempDir, prefix: &str, target: &str) -> String {
     let output = Command::new("make")
-        .args(["--no-print-directory", "-C", env!("CARGO_MANIFEST_DIR"), "install"])
+        .args(["--no-print-directory", "-C", env!("CARGO_MANIFEST_DIR"), target])
         .arg(format!("DESTDIR={}", root.path().display()))
         .arg(format!("PREFIX={prefix}"))
         .arg(concat!("BINARY=", env!("CARGO_BIN_EXE_simpleimage")))
@@ -25,8 +30,24 @@ fn install(root: &TempDir, prefix: &str) -> String {
         .env_remove("OSDIR")
         .output()
         .expect("running make");
-    assert!(output.status.success(), "make install: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "make {target}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
+}
+
+/// All files and links below `root`, by their paths there.
+fn files(root: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut folders = vec![root.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+            match entry.file_type().unwrap().is_dir() {
+                true => folders.push(entry.path()),
+                false => found.push(entry.path().strip_prefix(root).unwrap().to_str().unwrap().to_owned()),
+            }
+        }
+    }
+    found.sort();
+    found
 }
 
 fn mode(path: &Path) -> u32 {
@@ -274,6 +295,95 @@ fn another_node_gets_the_program_and_the_variants() {
         assert_eq!(fs::read(at(&second)).unwrap(), fs::read(at(&first)).unwrap(), "{name}");
         assert_eq!(mode(&at(&second)), expected, "{name}");
     }
+}
+
+#[test]
+fn completions_lie_where_the_shells_look() {
+    for (prefix, paths) in [
+        (
+            "/usr",
+            [
+                "usr/share/bash-completion/completions/simpleimage",
+                "usr/share/zsh/vendor-completions/_simpleimage",
+                "usr/share/fish/vendor_completions.d/simpleimage.fish",
+            ],
+        ),
+        (
+            "/usr/local",
+            [
+                "usr/local/share/bash-completion/completions/simpleimage",
+                "usr/local/share/zsh/site-functions/_simpleimage",
+                "etc/fish/completions/simpleimage.fish",
+            ],
+        ),
+    ] {
+        let root = TempDir::new().unwrap();
+        install(&root, prefix);
+        for (path, shell) in paths.into_iter().zip(["bash", "zsh", "fish"]) {
+            let script = Command::new(env!("CARGO_BIN_EXE_simpleimage")).args(["completions", shell]).output().unwrap();
+            assert_eq!(fs::read(root.path().join(path)).unwrap(), script.stdout, "{path}");
+        }
+    }
+}
+
+#[test]
+fn the_timer_runs_the_program_that_was_installed() {
+    for prefix in ["/usr", "/usr/local"] {
+        let root = TempDir::new().unwrap();
+        install(&root, prefix);
+        let folder = root.path().join(&prefix[1..]).join("lib/systemd/system");
+        let service = fs::read_to_string(folder.join("simpleimage-prune.service")).unwrap();
+        assert!(service.contains(&format!("\nExecStart={prefix}/bin/simpleimage cache prune\n")), "{service}");
+        assert!(service.contains("\nReadWritePaths=/var/cache/ganeti-instance-simpleimage\n"), "{service}");
+        assert!(fs::read_to_string(folder.join("simpleimage-prune.timer")).unwrap().contains("\nOnCalendar=daily\n"));
+    }
+}
+
+#[test]
+fn uninstall_takes_what_install_put_there() {
+    for prefix in ["/usr", "/usr/local"] {
+        let root = TempDir::new().unwrap();
+        install(&root, prefix);
+        assert!(files(root.path()).len() > 20);
+        assert!(!make(&root, prefix, "uninstall").contains("kept: "));
+        assert_eq!(files(root.path()), Vec::<String>::new(), "{prefix}");
+        for folder in ["etc/ganeti/instance-simpleimage", "var/cache/ganeti-instance-simpleimage"] {
+            assert!(!root.path().join(folder).exists(), "{folder}");
+        }
+        assert!(!root.path().join(&prefix[1..]).join("share/doc/ganeti-instance-simpleimage").exists());
+        // Nothing is there any more: no error.
+        make(&root, prefix, "uninstall");
+    }
+}
+
+#[test]
+fn uninstall_leaves_what_is_the_administrators() {
+    let root = TempDir::new().unwrap();
+    install(&root, "/usr/local");
+    let mine = [
+        (CONFFILE, "default\nweb\n"),
+        ("etc/ganeti/instance-simpleimage/web/config.toml", ""),
+        ("usr/local/bin/other", ""),
+        ("usr/local/lib/ganeti/os/simpleimage/create_untrusted", ""),
+        ("usr/local/share/man/man8/other.8", ""),
+        ("var/cache/ganeti-instance-simpleimage/CACHEDIR.TAG", ""),
+    ];
+    for (path, content) in mine {
+        let path = root.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+    let told = make(&root, "/usr/local", "uninstall");
+    assert_eq!(files(root.path()), mine.map(|(path, _)| path));
+    assert_eq!(fs::read_to_string(root.path().join(CONFFILE)).unwrap(), "default\nweb\n");
+    assert_eq!(told.lines().filter(|line| line.starts_with("kept: ")).count(), 2, "{told}");
+    // The package's list, beside one in /usr/local.
+    let root = TempDir::new().unwrap();
+    install(&root, "/usr");
+    install(&root, "/usr/local");
+    make(&root, "/usr/local", "uninstall");
+    assert!(root.path().join(CONFFILE).exists());
+    assert_scripts_reach_the_binary(root.path(), "usr/share/ganeti/os/simpleimage", "usr/bin/simpleimage");
 }
 
 #[test]
