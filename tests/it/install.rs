@@ -160,7 +160,7 @@ fn keys_and_user_data_are_given_as_people_have_them() {
     };
     refuses(&["--ssh-key", "./none.pub"], "--ssh-key: reading ./none.pub: No such file or directory");
     refuses(&["--ssh-key", "./web.yaml"], "ssh_keys, entry 1");
-    refuses(&["--user-data", "none.yaml"], "none.yaml");
+    refuses(&["--user-data", "none.yaml"], "parameter user_data: reading ");
     fs::write(world.path("empty"), "\n").unwrap();
     refuses(&["--user-data", "./empty"], "--user-data: ./empty is empty");
     fs::write(world.path("large"), vec![b'#'; 100 << 10]).unwrap();
@@ -195,7 +195,8 @@ fn a_dry_run_tells_what_would_be_done_and_changes_nothing() {
         .map(|hook| world.path("etc/ganeti/instance-simpleimage/default").join(hook).display().to_string());
     let expected = format!(
         "image:   {url}\ntype:    raw, as far as its beginning tells\nneeds:   3 MiB\ndisk:    {path}, 12 MiB\n\
-         checks:  checksum sha256:0000000000000000..., signature none\nseed:    yes\nhooks:   {}\ndry run: nothing was written\n",
+         checks:  checksum sha256:{}, signature none\nseed:    yes\nhooks:   {}\ndry run: nothing was written\n",
+        "0".repeat(64),
         hooks.join(", ")
     );
     assert_eq!(told, expected);
