@@ -119,12 +119,30 @@ impl<'c> Ground<'c> {
         list.and_then(|mut list| writeln!(list, "{name}")).expect("listing a variant");
     }
 
+    /// The file that documents name as user-data.
+    pub(super) fn add_user_data(&self) {
+        let folder = Path::new(CONFIGURATION).join("default/user-data");
+        fs::create_dir_all(&folder).expect("making a folder for user-data");
+        fs::write(folder.join("web.yaml"), "#cloud-config\npackages: [nginx]\n").expect("writing user-data");
+    }
+
     /// An instance of the default variant, small and stopped, with the administrator's key.
     pub(super) fn add(&self, name: &str) {
-        let command = "gnt-instance add -n node1.example.com -t file --disk 0:size=64M -o simpleimage+default --no-start \
-            -O image=https://images.example.com/debian-13.qcow2 --os-parameters-private ssh_keys=\"$(cat ~/.ssh/id_ed25519.pub)\"";
-        let (is_ok, said) = self.types(&format!("{command} {name}"), "");
-        assert!(is_ok, "adding {name}:\n{said}");
+        self.adds(name, "image=https://images.example.com/debian-13.qcow2");
+    }
+
+    /// The same with other OS parameters.
+    pub(super) fn adds(&self, name: &str, parameters: &str) {
+        self.types_well(&format!(
+            "gnt-instance add -n node1.example.com -t file --disk 0:size=64M -o simpleimage+default --no-start \\
+                -O {parameters} --os-parameters-private ssh_keys=\"$(cat ~/.ssh/id_ed25519.pub)\" {name}"
+        ));
+    }
+
+    /// Types a command that no document has, and that has to succeed.
+    pub(super) fn types_well(&self, command: &str) {
+        let (is_ok, said) = self.types(command, "");
+        assert!(is_ok, "{command}\n{said}");
     }
 
     /// Gives an instance's first disk the name that documents have for it.

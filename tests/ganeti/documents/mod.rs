@@ -21,6 +21,7 @@ pub(crate) const CASES: &[Case] = &[
     ("documents_with_commands_are_all_in_the_table", all_are_listed),
     ("documents_readme", |cluster| follow(cluster, &rows::README)),
     ("documents_first_boot", |cluster| follow(cluster, &rows::FIRST_BOOT)),
+    ("documents_reinstall", |cluster| follow(cluster, &rows::REINSTALL)),
     ("documents_backup", |cluster| follow(cluster, &rows::BACKUP)),
     ("documents_distributing", |cluster| follow(cluster, &rows::DISTRIBUTING)),
     ("documents_troubleshooting", |cluster| follow(cluster, &rows::TROUBLESHOOTING)),

@@ -11,9 +11,10 @@ use crate::cluster::NODE;
 use crate::command::run;
 use crate::namespace::utf8;
 
-pub(super) const ALL: [&Document; 11] = [
+pub(super) const ALL: [&Document; 12] = [
     &README,
     &FIRST_BOOT,
+    &REINSTALL,
     &BACKUP,
     &DISTRIBUTING,
     &TROUBLESHOOTING,
@@ -50,7 +51,9 @@ pub(super) const README: Document = Document {
             assert_second_node_has_the_variants(ground);
         }),
         runs("gnt-os diagnose", |_, said| assert_says(said, "OS: simpleimage [global status: valid]")),
-        runs("simpleimage check", |_, said| assert_says(said, "operating system /usr/share/ganeti/os/simpleimage")),
+        runs("gnt-cluster command simpleimage check", |_, said| {
+            assert_says(said, "operating system /usr/share/ganeti/os/simpleimage");
+        }),
         runs(
             "gnt-instance add -n node1.example.com -t file --disk 0:size=10G -o simpleimage+default -O image=https",
             |ground, _| {
@@ -78,6 +81,7 @@ pub(super) const README: Document = Document {
         answered("gnt-instance reinstall -O image=https://images.example.com/debian-13.qcow2", "y", |ground, _| {
             assert_installed(ground, "web3.example.com", "13");
         }),
+        runs("gnt-instance start web3.example.com", |_, _| assert_runs("web3.example.com")),
         answered("gnt-instance remove web3.example.com", "y", |_, _| {
             assert!(!run("gnt-instance", &["list", "--no-headers", "-o", "name"]).contains("web3"));
         }),
@@ -105,11 +109,7 @@ pub(super) const README: Document = Document {
 
 pub(super) const FIRST_BOOT: Document = Document {
     path: "docs/first-boot.md",
-    before: |_| {
-        let folder = "/etc/ganeti/instance-simpleimage/default/user-data";
-        fs::create_dir_all(folder).expect("making a folder for user-data");
-        fs::write(format!("{folder}/web.yaml"), "#cloud-config\npackages: [nginx]\n").expect("writing user-data");
-    },
+    before: |ground| ground.add_user_data(),
     rows: &[
         runs("gnt-instance add -n node1.example.com -t file --disk 0:size=10G -o simpleimage+default", |ground, _| {
             assert_installed(ground, "web1.example.com", "13");
@@ -122,6 +122,19 @@ pub(super) const FIRST_BOOT: Document = Document {
             assert_says(&left.1, "holds no seed");
         }),
     ],
+};
+
+pub(super) const REINSTALL: Document = Document {
+    path: "docs/reinstall.md",
+    // Twice: Ganeti still has the parameters at the first time.
+    before: |ground| {
+        ground.add_user_data();
+        ground.adds("web1.example.com", "image=https://images.example.com/debian-13.qcow2,user_data=web.yaml");
+        let again = "gnt-instance reinstall -f -O image=https://images.example.com/debian-13.qcow2 web1.example.com";
+        ground.types_well(again);
+        ground.types_well(again);
+    },
+    rows: &[runs("grep -h 'warning: the instance loses' /var/log/ganeti/os/*web1.example.com*", |_, _| {})],
 };
 
 pub(super) const BACKUP: Document = Document {
@@ -257,8 +270,7 @@ pub(super) const EXAMPLE_VARIANTS: Document = Document {
         fs::create_dir_all("/etc/ganeti/instance-simpleimage/almalinux").expect("making a variant's folder");
         let make = "export GNUPGHOME=$HOME/gnupg; [ -d $GNUPGHOME ] || { mkdir -m 0700 $GNUPGHOME && gpg --batch --quiet --passphrase '' \
             --quick-generate-key AlmaLinux; }; gpg --armor --export >RPM-GPG-KEY-AlmaLinux-9";
-        let (is_ok, said) = ground.types(make, "");
-        assert!(is_ok, "{said}");
+        ground.types_well(make);
     },
     rows: &[
         runs("install -d /etc/ganeti/instance-simpleimage/debian", |_, _| {}),

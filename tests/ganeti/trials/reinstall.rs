@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! What docs/reinstall.md says of Ganeti: what a failed add leaves, what a reinstall still knows, and how keys survive.
+//! What docs/reinstall.md and the README say of Ganeti: what a failed add leaves, what a reinstall still knows, and how keys survive.
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::path::Path;
 
 use super::assert_says;
 use crate::Case;
@@ -23,13 +24,13 @@ pub(super) const CASES: &[Case] = &[
 ];
 
 const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcH joe";
-const GUIDE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/reinstall.md");
+const GUIDES: [&str; 2] = ["README.md", "docs/reinstall.md"];
 
-/// Panics unless the guide quotes `words`, which Ganeti has just said.
+/// Panics unless a guide quotes `words`, which Ganeti has just said.
 fn assert_quoted(said: &str, words: &str) {
     assert_says(said, words);
-    let guide = fs::read_to_string(GUIDE).expect("reading the guide");
-    assert!(guide.contains(words), "docs/reinstall.md does not quote {words:?}");
+    let guide = |name| fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).expect("reading a guide");
+    assert!(GUIDES.into_iter().any(|name| guide(name).contains(words)), "none of {GUIDES:?} quotes {words:?}");
 }
 
 fn image(cluster: &Cluster) -> String {
