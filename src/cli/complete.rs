@@ -152,5 +152,5 @@ fn value_of(flag: &str, words: &[OsString]) -> Option<String> {
         "" => words.get(index + 1).map(|value| (*value).to_owned()),
         rest => rest.strip_prefix('=').map(str::to_owned),
     };
-    words.iter().enumerate().filter_map(behind).last()
+    words.iter().enumerate().rev().find_map(behind)
 }

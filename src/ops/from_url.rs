@@ -25,7 +25,7 @@ enum Followed<'j> {
     /// It needs a whole file.
     NotInstalled,
     /// All of the image is on the disk, which can't boot yet.
-    Copied(Copied<'j>),
+    Copied(Box<Copied<'j>>),
 }
 
 /// Installs what the URL names. While an image comes over the network for the first time, a new instance's disk is
@@ -80,7 +80,9 @@ fn copy_along<'j>(url: &ImageUrl, growing: Growing<'_>, means: &Means, job: &Job
     if contents.image_type.format != Format::Raw && contents.image_type.compression.is_none() {
         return Ok(Followed::NotInstalled);
     }
-    copy(contents, job).map(Followed::Copied).with_context(|| format!("installing image {url}"))
+    copy(contents, job)
+        .map(|copied| Followed::Copied(Box::new(copied)))
+        .with_context(|| format!("installing image {url}"))
 }
 
 /// What the image is that is being downloaded; an error where it already shows that it is too large.
