@@ -2,7 +2,7 @@
 # Completions of simpleimage for bash. The program itself knows the words: commands, variants, images and types.
 
 _simpleimage() {
-	local line=$COMP_LINE words=() piece current strip kind value help i
+	local line=$COMP_LINE words=() piece current strip kind value i
 	for ((i = 0; i <= COMP_CWORD; i++)); do
 		piece=${COMP_WORDS[i]}
 		# bash takes words apart at = and :, the program doesn't: pieces without a blank between them are one word.
@@ -24,7 +24,7 @@ _simpleimage() {
 	COMPREPLY=()
 	{
 		read -r kind
-		while IFS=$'\t' read -r value help; do
+		while IFS=$'\t' read -r value _; do
 			COMPREPLY+=("${value#"$strip"}")
 		done
 	} < <(command simpleimage __complete "${words[@]}" 2>/dev/null)

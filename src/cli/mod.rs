@@ -33,6 +33,9 @@ use crate::script::{self, Invocation};
 use complete::Shell;
 use output::Results;
 
+/// Where help shows what every command takes: behind what is a command's own.
+const COMMON: usize = 100;
+
 /// Ganeti OS provider that installs instances from disk images.
 ///
 /// Ganeti runs its scripts create, export, import, rename and verify; these commands are for people.
@@ -44,15 +47,15 @@ struct Tool {
     #[arg(long, global = true, value_name = "DIR", default_value = "/", hide = true)]
     root: PathBuf,
     /// Say only what is wrong: warnings and errors.
-    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    #[arg(short, long, global = true, conflicts_with = "verbose", display_order = COMMON)]
     quiet: bool,
     /// Say more of what is done.
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, display_order = COMMON)]
     verbose: bool,
     /// Write messages as text, or as JSON with one object in a line.
     ///
     /// The default is text, and for script what the settings say.
-    #[arg(long, global = true, value_name = "FORMAT")]
+    #[arg(long, global = true, value_name = "FORMAT", display_order = COMMON)]
     log_format: Option<LogFormat>,
     #[command(subcommand)]
     command: Command,
