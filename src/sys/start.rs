@@ -24,8 +24,27 @@ const DIED: i32 = 101;
 /// started us. With SIGTERM blocked a hook's `timeout` ends nothing.
 pub(crate) fn start(command: &mut Command) -> io::Result<Child> {
     // SAFETY: the closure only makes async-signal-safe calls and does not allocate.
-    unsafe { command.pre_exec(|| default_signals().map_err(io::Error::from)) };
+    unsafe {
+        command.pre_exec(|| {
+            default_library_signals();
+            default_signals().map_err(io::Error::from)
+        })
+    };
     command.spawn()
+}
+
+/// Gives the C library's own two signals their default effect, which it lets nobody do: whoever started us may have them
+/// ignored. Only right before an exec, for what it has set up itself goes too.
+fn default_library_signals() {
+    // struct sigaction of the kernel: SIG_DFL, no flags, no mask. It has 32 bytes at most.
+    let action = [0_u64; 4];
+    for signal in [32, 33] {
+        // SAFETY: the kernel only reads `action`; async-signal-safe.
+        unsafe {
+            let none = std::ptr::null_mut::<u64>();
+            libc::syscall(libc::SYS_rt_sigaction, signal, action.as_ptr(), none, size_of::<u64>());
+        }
+    }
 }
 
 /// Gives every signal its default effect, and blocks none.

@@ -208,7 +208,9 @@ fn every_kind_of_child_has_default_signals() {
     assert_eq!(signals_of(&run, &seconds), DEFAULT);
     // The worker is a copy of this program, to which a failed write is an error: SIGPIPE and SIGXFSZ.
     let worker = descendants(run.child.id())[0];
-    assert_eq!(blocked_and_ignored(worker), Some((0, 1 << 12 | 1 << 24)));
+    let (blocked, ignored) = blocked_and_ignored(worker).unwrap();
+    // Those of whoever started this test that the C library keeps to itself (32 and 33) stay in a copy.
+    assert_eq!((blocked, ignored & !(3 << 31)), (0, 1 << 12 | 1 << 24));
     run.signal("TERM");
     run.finish().fails(&["ended by SIGTERM"]);
 }
