@@ -194,6 +194,33 @@ fn a_disk_without_a_partition_table_has_none() {
     assert_eq!(seen.iter().filter(|line| line.contains("_PARTITION_")).count(), 1, "{seen:?}");
 }
 
+/// A damaged table is told as none, and what one hook changes the next one is not told of.
+#[test]
+fn hooks_are_told_of_the_partitions_that_the_first_one_found() {
+    let world = World::new();
+    let image = world.path("image.raw");
+    fs::File::create(&image).unwrap().set_len(8 * MIB as u64).unwrap();
+    tool("sh", &["-c", &format!("printf 'label: gpt\\n2048,4096,L\\n' | sfdisk -q {}", image.display())]);
+    // The checksum of the GPT's header.
+    world.hook(
+        "hooks/1-damages",
+        "dd if=/dev/zero of=\"$TARGET_DISK_DEVICE\" bs=1 count=4 seek=528 conv=notrunc 2>/dev/null",
+    );
+    spy(&world, "hooks");
+    spy(&world, "hooks.rename");
+    let target = Disk::stale(&world, "disk0", Kind::File, 8 * MIB);
+    world.create(target.path(), image.to_str().unwrap(), "raw").run().succeeds();
+    let created = seen(&world, "hooks");
+    for line in ["SIMPLEIMAGE_PARTITION_TABLE=gpt", "SIMPLEIMAGE_PARTITION_COUNT=1"] {
+        assert!(created.contains(&line.to_owned()), "{created:?}");
+    }
+    let log = world.script("rename").env("DISK_0_PATH", target.path().to_str().unwrap()).run().succeeds();
+    assert!(log.contains("its hooks are told of no partitions"), "{log}");
+    let renamed = seen(&world, "hooks.rename");
+    assert!(renamed.contains(&"SIMPLEIMAGE_PARTITION_COUNT=0".to_owned()), "{renamed:?}");
+    assert_eq!(renamed.iter().filter(|line| line.contains("_PARTITION_")).count(), 1, "{renamed:?}");
+}
+
 /// Its offset is what a hook would mount at, or write to.
 #[test]
 fn a_partition_that_is_not_on_the_disk_is_named_to_nobody() {

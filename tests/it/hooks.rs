@@ -39,6 +39,7 @@ fn a_hook_sees_all_that_ganeti_gave() {
     world.hook("hooks/env", &format!("env > {}", world.path("seen").display()));
     let script = world.create(target.path(), image.to_str().unwrap(), "raw");
     let script = script.env("OSP_SSH_KEY", "a secret").env("NIC_0_MAC", "aa:00:00:35:ac:5d").env("X", "");
+    let given: Vec<_> = script.command.get_envs().map(|(name, _)| name.to_str().unwrap().to_owned()).collect();
     script.run().succeeds();
     let seen = fs::read_to_string(world.path("seen")).unwrap();
     for line in [
@@ -53,8 +54,12 @@ fn a_hook_sees_all_that_ganeti_gave() {
     ] {
         assert!(seen.lines().any(|seen| seen == line), "{line} is not in: {seen}");
     }
-    // Nothing of our own environment: what a shell adds aside.
-    assert_eq!(seen.lines().filter(|line| line.starts_with("HOME=")).count(), 0, "{seen}");
+    // Nothing else, what a shell adds aside.
+    for name in seen.lines().map(|line| line.split('=').next().unwrap()) {
+        let is_ours = name.starts_with("SIMPLEIMAGE_") || name == "TARGET_DISK_DEVICE";
+        let is_the_shells = ["PWD", "OLDPWD", "SHLVL", "_"].contains(&name);
+        assert!(is_ours || is_the_shells || given.iter().any(|known| known == name), "{name} is in: {seen}");
+    }
 }
 
 #[test]
@@ -130,7 +135,8 @@ fn rename_runs_the_rename_hooks_only() {
     };
     world.hook("hooks/create-only", "exit 1");
     script().run().succeeds();
-    world.hook("hooks.rename/10-tell", "echo \"$OLD_INSTANCE_NAME is $INSTANCE_NAME on $TARGET_DISK_DEVICE\"");
+    world
+        .hook("hooks.rename/10-tell", "echo \"$OLD_INSTANCE_NAME is $INSTANCE_NAME on ${TARGET_DISK_DEVICE-nothing}\"");
     let log = script().run().succeeds();
     assert!(log.contains("hook: old.example.org is web1.example.org on /dev/loop"), "{log}");
     target.assert_untouched("rename");
@@ -138,7 +144,36 @@ fn rename_runs_the_rename_hooks_only() {
     script().run().fails(&["20-fail exited with return code 7"]);
     // A failed rename hook is no reason to make a running system unbootable.
     target.assert_untouched("failed rename");
-    script().without("DISK_0_PATH").env("DISK_COUNT", "0").run().fails(&["20-fail exited"]);
+    let log = script().without("DISK_0_PATH").env("DISK_COUNT", "0").run().fails(&["20-fail exited"]);
+    assert!(log.contains("hook: old.example.org is web1.example.org on nothing"), "{log}");
+}
+
+#[test]
+fn hooks_run_in_the_order_of_the_c_locale() {
+    let world = World::new();
+    let image = encode(&world, &disk(MIB), "raw");
+    let target = Disk::stale(&world, "disk0", Kind::File, MIB);
+    // Sorted by their bytes; people's languages put _ and - nowhere, and a before B.
+    let names = ["-x", "10", "9", "B", "_x", "a", "a-b", "a_a", "ab"];
+    for name in names.iter().rev() {
+        world.hook(&format!("hooks/{name}"), &format!("echo \"is {name}\""));
+    }
+    let script = world.create(target.path(), image.to_str().unwrap(), "raw").env("LC_ALL", "en_US.UTF-8");
+    let log = script.run().succeeds();
+    let ran: Vec<_> = log.lines().filter_map(|line| line.split("hook: is ").nth(1)).collect();
+    assert_eq!(ran, names);
+}
+
+#[test]
+fn a_hook_reads_nothing_and_all_that_it_says_is_logged() {
+    let world = World::new();
+    let image = encode(&world, &disk(MIB), "raw");
+    let target = Disk::stale(&world, "disk0", Kind::File, MIB);
+    world.hook("hooks/says", "echo \"read $(wc -c)\"; printf 'one\\ntwo' >&2; echo \" $OSP_PASSWORD\"; exit 3");
+    let script = world.create(target.path(), image.to_str().unwrap(), "raw").env("OSP_PASSWORD", "s3cret");
+    let log = script.stdin(fs::File::open(&image).unwrap()).run().fails(&["says exited with return code 3"]);
+    let said: Vec<_> = log.lines().filter_map(|line| line.split("hook: ").nth(1)).collect();
+    assert_eq!(said[1..4], ["read 0", "one", "two s3cret"], "{log}");
 }
 
 #[test]

@@ -38,6 +38,7 @@ mod new_disk;
 mod people;
 mod policy;
 mod predecessor;
+mod promises;
 mod readback;
 mod real_servers;
 mod sandbox;
