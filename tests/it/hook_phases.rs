@@ -127,6 +127,21 @@ fn hooks_can_read_the_image_and_know_its_checksum() {
     }
 }
 
+/// Whatever becomes of the cache meanwhile, and in a program that closes all that it inherits.
+#[test]
+fn the_image_can_be_read_as_long_as_hooks_run() {
+    let world = World::new();
+    let image = disk(MIB);
+    let server = Server::sequence([Reply::ok(image.clone())]);
+    let copy = world.path("copy");
+    world.hook("hooks/1-removes", &format!("rm -r '{}'", world.cache().display()));
+    let read = "import os, shutil; os.closerange(3, 4096); shutil.copy(os.environ['SIMPLEIMAGE_IMAGE_FILE'], os.environ['COPY'])";
+    world.hook("hooks/2-reads", &format!("COPY='{}' python3 -c \"{read}\"", copy.display()));
+    let target = Disk::stale(&world, "disk0", Kind::File, MIB);
+    world.create(target.path(), server.url("/x.raw").as_url().as_str(), "raw").run().succeeds();
+    assert!(fs::read(&copy).unwrap() == image, "another image");
+}
+
 /// Partition tables that people have, each with what lays it out.
 const TABLES: [(&str, &str); 3] = [
     ("gpt", "label: gpt\n2048,4096,U\n8192,10240,L\n20480,2048,S\n"),

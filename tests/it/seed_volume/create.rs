@@ -182,7 +182,8 @@ fn the_seed_is_on_stable_storage_before_the_disk_can_boot() {
 #[test]
 fn a_hook_that_fails_leaves_no_disk_that_boots() {
     let world = World::new();
-    world.hook("hooks/fail", "exit 3");
+    // Its seed is on the disk by then.
+    world.hook("hooks/fail", "grep -qa web1.example.org \"$TARGET_DISK_DEVICE\" && exit 3");
     let disk = Disk::stale(&world, "disk0", Kind::File, SIZE);
     seeded(&world, disk.path(), &gpt_image(&world), "raw").run().fails(&["a hook in", "return code 3"]);
     disk.assert_unbootable("hook");
