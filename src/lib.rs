@@ -11,6 +11,7 @@ pub mod cli;
 pub mod config;
 pub mod device;
 pub mod env;
+pub mod fingerprint;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod hooks;
