@@ -7,6 +7,7 @@
 mod disk;
 mod partitions;
 mod seeds;
+mod truncated;
 mod volumes;
 
 use std::ffi::OsString;
@@ -31,7 +32,7 @@ use crate::write;
 pub type Target = fn(&[u8]);
 
 /// Every function here, by its name.
-pub const TARGETS: [(&str, Target); 30] = [
+pub const TARGETS: [(&str, Target); 31] = [
     ("adopt", adopt),
     ("archive_size", archive_size),
     ("bzip2", bzip2),
@@ -55,6 +56,7 @@ pub const TARGETS: [(&str, Target); 30] = [
     ("seed_lists", seed_lists),
     ("ssh_keys", ssh_keys),
     ("sums", sums),
+    ("truncated", truncated),
     ("url", url),
     ("user_data", user_data),
     ("vdi", vdi),
@@ -215,6 +217,11 @@ pub fn ssh_keys(data: &[u8]) {
 /// A SUMS file, with the name to look for in its first line.
 pub fn sums(data: &[u8]) {
     image::fuzzing::sums(data);
+}
+
+/// A disk that may have been cut: with any table and any superblocks.
+pub fn truncated(data: &[u8]) {
+    truncated::truncated(data);
 }
 
 /// A URL, and in the next line where its server redirects to: what is shown has no secrets.

@@ -103,7 +103,7 @@ fn check_changes(before: &Disk, after: &Disk, table: &Table) {
 }
 
 /// Makes a GPT of what is in sector 1, of the checksums at least.
-fn seal_gpt(disk: &mut Disk) {
+pub(super) fn seal_gpt(disk: &mut Disk) {
     use crate::device::WriteAt;
     let mut head = disk.head(1 << 20);
     let Some(header) = head.get(SECTOR..2 * SECTOR) else { return };

@@ -64,28 +64,30 @@ impl Gpt {
         SECTORS.iter().find_map(|sector| Self::parse_with(head, *sector))
     }
 
+    /// Up to which byte a table reaches whose header is intact, though its entries need not be there: up to the end of
+    /// its backup, and of its entries.
+    pub(super) fn reach(head: &[u8]) -> Option<u64> {
+        SECTORS.iter().find_map(|sector| {
+            let header = header(head, *sector)?;
+            let sector = *sector as u64;
+            let entries = get8(&header, 72).saturating_mul(sector).saturating_add(entries_len(&header));
+            Some(get8(&header, 32).saturating_add(1).saturating_mul(sector).max(entries))
+        })
+    }
+
     fn parse_with(head: &[u8], sector: usize) -> Option<Self> {
-        let header = head.get(sector..2 * sector)?;
-        let header_len = usize::try_from(get4(header, 12)).ok()?;
-        if !header.starts_with(b"EFI PART") || !(MIN_HEADER..=sector).contains(&header_len) || get8(header, 24) != 1 {
-            return None;
-        }
-        let mut copy = header[..header_len].to_vec();
-        seal(&mut copy);
-        if copy[16..20] != header[16..20] {
-            return None;
-        }
-        let entry_len = usize::try_from(get4(header, 84)).ok()?;
-        let entries_len = u64::from(get4(header, 80)) * u64::from(get4(header, 84));
-        let start = usize::try_from(get8(header, 72).checked_mul(sector as u64)?).ok()?;
+        let header = header(head, sector)?;
+        let entry_len = usize::try_from(get4(&header, 84)).ok()?;
+        let entries_len = entries_len(&header);
+        let start = usize::try_from(get8(&header, 72).checked_mul(sector as u64)?).ok()?;
         if entries_len > MAX_ENTRIES || entry_len < MIN_ENTRY {
             return None;
         }
         let entries = head.get(start..start.checked_add(usize::try_from(entries_len).ok()?)?)?;
-        if crc32(entries) != get4(header, 88) {
+        if crc32(entries) != get4(&header, 88) {
             return None;
         }
-        let table = Gpt { sector, header: copy, entries: entries.to_vec(), entry_len };
+        let table = Gpt { sector, header, entries: entries.to_vec(), entry_len };
         (!table.contradicts_itself()).then_some(table)
     }
 
@@ -206,6 +208,23 @@ impl Gpt {
         self.header[88..92].copy_from_slice(&crc.to_le_bytes());
         seal(&mut self.header);
     }
+}
+
+/// The header of a primary table for `sector` bytes a sector, if its checksum holds.
+fn header(head: &[u8], sector: usize) -> Option<Vec<u8>> {
+    let header = head.get(sector..2 * sector)?;
+    let len = usize::try_from(get4(header, 12)).ok()?;
+    if !header.starts_with(b"EFI PART") || !(MIN_HEADER..=sector).contains(&len) || get8(header, 24) != 1 {
+        return None;
+    }
+    let mut copy = header[..len].to_vec();
+    seal(&mut copy);
+    (copy[16..20] == header[16..20]).then_some(copy)
+}
+
+/// The length of a header's entries in bytes.
+fn entries_len(header: &[u8]) -> u64 {
+    u64::from(get4(header, 80)) * u64::from(get4(header, 84))
 }
 
 /// An entry of no type is free.

@@ -3,12 +3,17 @@
 
 mod gpt;
 mod mbr;
+mod passing;
+mod superblock;
+mod whole;
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use gpt::{crc32, seal};
 
 pub use gpt::{Attributes, Gpt, NewEntry};
 pub use mbr::Mbr;
+pub use passing::Passing;
+pub use whole::{Extent, Incomplete, MBR_TOLERANCE, check_whole};
 
 use std::collections::BTreeSet;
 use std::fmt;
