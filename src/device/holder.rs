@@ -58,6 +58,59 @@ pub(super) fn loop_user(disk: &File) -> Option<(String, bool)> {
     })
 }
 
+/// Who can write to a file, itself or through a loop device, as [`find`] tells it.
+pub(super) fn file_writer(file: &File) -> Option<(String, bool)> {
+    let own = FileName::of(file)?;
+    let opener = openers(|link| own.is_also(link), true).map(passing);
+    opener.or_else(|| loops_over(file).iter().find_map(|device| stack_writer(device.number)))
+}
+
+/// Who can write to a block device.
+pub(super) fn device_writer(device: &File) -> Option<(String, bool)> {
+    stack_writer(device.metadata().ok()?.rdev())
+}
+
+/// Whether a loop device lies over a file.
+pub(super) fn has_loops(file: &File) -> bool {
+    !loops_over(file).is_empty()
+}
+
+/// Who can write to a device through a mount, as swap or by itself, or to one that was made of it.
+fn stack_writer(number: u64) -> Option<(String, bool)> {
+    let mut devices = related(number);
+    let mut at = 0;
+    while at < devices.len() && devices.len() < MAX_STACK {
+        for number in holders(devices[at].number) {
+            if devices.iter().all(|known| known.number != number) {
+                devices.extend(related(number));
+            }
+        }
+        at += 1;
+    }
+    let used = devices.iter().find_map(|Device { number, name, .. }| {
+        if let Some(place) = mounted(*number, true) {
+            return Some(format!("/dev/{name} is mounted on {place} (unmount that first)"));
+        }
+        let swap = swaps().any(|swap| is_device(Path::new(&swap), *number));
+        swap.then(|| format!("/dev/{name} is swap space (run swapoff first)"))
+    });
+    used.map(lasting).or_else(|| {
+        let name = &devices.first()?.name;
+        let writer = openers(|link| is_one_of(link, &devices), true)?;
+        Some(passing(format!("through /dev/{name} {writer}")))
+    })
+}
+
+/// More devices that lie on one another are not looked at.
+const MAX_STACK: usize = 64;
+
+/// The devices that were made of this one.
+fn holders(number: u64) -> Vec<u64> {
+    let folder = format!("/sys/dev/block/{}:{}/holders", major(number), minor(number));
+    let entries = read_dir(folder).into_iter().flatten().flatten();
+    entries.filter_map(|entry| Some(device(&entry.path(), "")?.number)).collect()
+}
+
 /// A block device.
 #[derive(Debug)]
 pub(super) struct Device {
@@ -103,7 +156,7 @@ fn file_name(path: &Path) -> String {
 pub(super) fn claim(devices: &[Device], own: &str) -> Option<String> {
     devices.iter().find_map(|Device { number, name, relation }| {
         let subject = relation.map_or_else(|| own.to_owned(), |relation| format!("{relation} {name}"));
-        if let Some(place) = mounted(*number) {
+        if let Some(place) = mounted(*number, false) {
             return Some(format!("{subject} is mounted on {place} (unmount that first)"));
         }
         if swaps().any(|swap| is_device(Path::new(&swap), *number)) {
@@ -124,11 +177,11 @@ fn above(number: u64) -> Option<String> {
     }
 }
 
-/// Where a device is mounted, in any mount namespace.
-fn mounted(number: u64) -> Option<String> {
+/// Where a device is mounted, in any mount namespace; `for_writing` if only that counts.
+fn mounted(number: u64, for_writing: bool) -> Option<String> {
     let table = |process: &str| read_to_string(format!("/proc/{process}/mountinfo")).unwrap_or_default();
     let namespace = |process: &str| read_link(format!("/proc/{process}/ns/mnt")).ok();
-    if let Some(place) = mount_point(&table("self"), number) {
+    if let Some(place) = mount_point(&table("self"), number, for_writing) {
         return Some(place.to_owned());
     }
     let mut seen = vec![namespace("self")];
@@ -140,19 +193,23 @@ fn mounted(number: u64) -> Option<String> {
         }
         seen.push(namespace);
         let table = table(&id);
-        mount_point(&table, number).map(|place| format!("{place} in the mount namespace of {}", named(process)))
+        mount_point(&table, number, for_writing)
+            .map(|place| format!("{place} in the mount namespace of {}", named(process)))
     })
 }
 
 /// The first mount point of a device in a table as proc_pid_mountinfo(5) describes it. A btrfs has a number of its own
 /// there, so the source counts too.
-fn mount_point(table: &str, number: u64) -> Option<&str> {
+/// Of a file system that can be written, its own options say so, whatever those of the mount are.
+fn mount_point(table: &str, number: u64, for_writing: bool) -> Option<&str> {
     let own = format!("{}:{}", major(number), minor(number));
     table.lines().find_map(|line| {
         let mut fields = line.split(' ');
         let (device, place) = (fields.nth(2)?, fields.nth(1)?);
-        let source = fields.skip_while(|field| *field != "-").nth(2)?;
-        (device == own || is_device(Path::new(source), number)).then_some(place)
+        let mut file_system = fields.skip_while(|field| *field != "-").skip(2);
+        let (source, options) = (file_system.next()?, file_system.next().unwrap_or_default());
+        let counts = !for_writing || options.split(',').any(|option| option == "rw");
+        (counts && (device == own || is_device(Path::new(source), number))).then_some(place)
     })
 }
 
@@ -180,16 +237,30 @@ fn is_one_of(path: &Path, devices: &[Device]) -> bool {
     devices.iter().any(|device| is_device(path, device.number))
 }
 
+/// What a file is called by others, as far as that can be told without waiting for a server.
+struct FileName {
+    path: PathBuf,
+    numbers: (u64, u64),
+}
+
+impl FileName {
+    fn of(file: &File) -> Option<Self> {
+        let data = file.metadata().ok()?;
+        Some(FileName { path: read_link(descriptor_path(file)).ok()?, numbers: (data.dev(), data.ino()) })
+    }
+
+    /// Whether `path` is the file. It may be known by another folder's name: a bind mount.
+    fn is_also(&self, path: &Path) -> bool {
+        path == self.path
+            || (path.file_name() == self.path.file_name()
+                && fs::metadata(path).is_ok_and(|data| (data.dev(), data.ino()) == self.numbers))
+    }
+}
+
 /// The loop devices attached to a file.
 fn loops_over(disk: &File) -> Vec<Device> {
-    let (Ok(own), Ok(name)) = (disk.metadata(), read_link(descriptor_path(disk))) else { return Vec::new() };
-    let is_own = |text: &str| {
-        let path = Path::new(text.trim_end_matches('\n'));
-        // It may be known by another folder's name: a bind mount.
-        path == name
-            || (path.file_name() == name.file_name()
-                && fs::metadata(path).is_ok_and(|data| (data.dev(), data.ino()) == (own.dev(), own.ino())))
-    };
+    let Some(own) = FileName::of(disk) else { return Vec::new() };
+    let is_own = |text: &str| own.is_also(Path::new(text.trim_end_matches('\n')));
     let all = read_dir("/sys/block").into_iter().flatten().flatten().map(|entry| entry.path());
     let attached =
         all.filter(|folder| read_to_string(folder.join("loop/backing_file")).is_ok_and(|text| is_own(&text)));
@@ -250,8 +321,13 @@ mod tests {
     fn the_mount_table_is_read_by_number() {
         let table = "36 35 98:0 /root /mnt\\0401 rw,noatime master:1 - ext4 /nonexistent rw,errors=continue\n\
                      37 35 0:98 / /proc rw - proc proc rw\nbroken\n";
-        assert_eq!(mount_point(table, makedev(98, 0)), Some("/mnt\\0401"));
-        assert_eq!(mount_point(table, makedev(0, 98)), Some("/proc"));
-        assert_eq!(mount_point(table, makedev(98, 1)), None);
+        assert_eq!(mount_point(table, makedev(98, 0), false), Some("/mnt\\0401"));
+        assert_eq!(mount_point(table, makedev(0, 98), false), Some("/proc"));
+        assert_eq!(mount_point(table, makedev(98, 1), false), None);
+        // Read-only as a mount, or as a whole.
+        let table =
+            "36 35 8:1 / /a ro - ext4 /nonexistent rw,errors=continue\n37 35 8:2 / /b rw - ext4 /nonexistent ro\n";
+        assert_eq!(mount_point(table, makedev(8, 1), true), Some("/a"));
+        assert_eq!(mount_point(table, makedev(8, 2), true), None);
     }
 }

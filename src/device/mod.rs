@@ -10,6 +10,7 @@ mod sentinel;
 mod source;
 mod stacked;
 mod target;
+mod writer;
 
 pub use buffer::{ALIGNMENT, AlignedBuf};
 pub(crate) use bytes::Memory;
@@ -20,6 +21,7 @@ pub use sentinel::Sentinel;
 pub use source::{DirectReader, SourceDisk};
 pub use stacked::Before;
 pub use target::{HeldDisk, Target};
+pub use writer::writer_of;
 
 use std::fs::{File, OpenOptions};
 use std::io;

@@ -326,8 +326,13 @@ fn lock_bytes(file: &File, start: i64, len: i64) -> io::Result<()> {
 }
 
 fn bytes(start: i64, len: i64) -> io::Result<libc::flock> {
+    lock_of(libc::F_WRLCK, start, len)
+}
+
+/// A lock of the kind `kind` on `len` bytes from `start`.
+pub(super) fn lock_of(kind: i32, start: i64, len: i64) -> io::Result<libc::flock> {
     let short = |constant: i32| i16::try_from(constant).map_err(io::Error::other);
-    let (l_type, l_whence) = (short(libc::F_WRLCK)?, short(libc::SEEK_SET)?);
+    let (l_type, l_whence) = (short(kind)?, short(libc::SEEK_SET)?);
     Ok(libc::flock { l_type, l_whence, l_start: start, l_len: len, l_pid: 0 })
 }
 
