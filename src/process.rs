@@ -113,14 +113,27 @@ pub enum Lifetime<'f> {
 /// gives its exit status. It inherits `keep` under the same numbers and no standard input. It dies with this thread,
 /// and as `lifetime` says; what it leaves running in its group, or its namespace, has ended when this returns.
 pub fn run(
+    command: Command,
+    keep: &[BorrowedFd<'_>],
+    lifetime: Lifetime,
+    children: &Children,
+    on_line: impl FnMut(&str),
+) -> io::Result<ExitStatus> {
+    run_with_input(command, Stdio::null(), keep, lifetime, children, on_line)
+}
+
+/// The same with a standard input, of which this process keeps nothing open: whoever writes to a pipe notices that the
+/// command ended.
+pub fn run_with_input(
     mut command: Command,
+    input: impl Into<Stdio>,
     keep: &[BorrowedFd<'_>],
     lifetime: Lifetime<'_>,
     children: &Children,
     mut on_line: impl FnMut(&str),
 ) -> io::Result<ExitStatus> {
     let (output, writer) = io::pipe()?;
-    command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
+    command.stdin(input).stdout(writer.try_clone()?).stderr(writer);
     sys::keep_open(&mut command, keep);
     let ends: &[u8] = if matches!(lifetime, Lifetime::Child) { b"\r\n" } else { b"\n" };
     let started = start(command, lifetime, children)?;

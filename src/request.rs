@@ -186,6 +186,7 @@ impl NamedImage {
             image_type: image_type.flatten(),
             allow_unknown: settings.allow_unknown_content,
             formats: settings.image_formats,
+            mbr_tolerance: settings.mbr_tolerance.0,
         };
         Ok(NamedImage { image, expected, checks })
     }

@@ -2,11 +2,12 @@
 //! Detached OpenPGP signatures, checked by gpgv(1) against a keyring of trusted keys.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, PipeReader, Read, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
@@ -74,18 +75,40 @@ impl Signature {
 
     /// An error unless this is a signature of `content` by one of the keys. `signed` is what that is called.
     pub fn check_bytes(&self, content: &[u8], signed: &str, children: &Children) -> Result<(), SignatureError> {
-        let file = memory(content).map_err(|err| self.failed(err.to_string()))?;
-        self.check(&file, signed, children)
+        // gpgv may have seen enough, and says why.
+        let (_, verdict) = self
+            .check(signed, content.len() as u64, children, |gpgv| gpgv.write_all(content))
+            .map_err(|err| self.failed(err.to_string()))?;
+        verdict
     }
 
-    /// An error unless this is a signature of all of `file` by one of the keys. The file's position does not move.
-    pub fn check(&self, file: &File, signed: &str, children: &Children) -> Result<(), SignatureError> {
+    /// Whether this is a signature by one of the keys of all the bytes, about `len`, that `feed` writes; with what `feed`
+    /// gives. gpgv reads them from a pipe, so that nobody can exchange them between its look at them and ours.
+    pub fn check<T: Send>(
+        &self,
+        signed: &str,
+        len: u64,
+        children: &Children,
+        feed: impl FnOnce(&mut dyn Write) -> T + Send,
+    ) -> io::Result<(T, Result<(), SignatureError>)> {
+        let (input, mut pipe) = io::pipe()?;
+        thread::scope(|scope| {
+            // The pipe is closed when all is fed.
+            let feeding = scope.spawn(move || feed(&mut pipe));
+            let verdict = self.run(input, signed, len, children);
+            let fed = feeding.join().map_err(|_panic| io::Error::other("the reading thread died"))?;
+            Ok((fed, verdict))
+        })
+    }
+
+    fn run(&self, input: PipeReader, signed: &str, len: u64, children: &Children) -> Result<(), SignatureError> {
         let mut status = memory(b"").map_err(|err| self.failed(err.to_string()))?;
-        let keep = [status.as_fd(), self.keyring.as_fd(), self.file.as_fd(), file.as_fd()];
+        let keep = [status.as_fd(), self.keyring.as_fd(), self.file.as_fd()];
         let mut last = String::new();
-        let mut gpgv = self.gpgv(&status, file);
-        self.confine(&mut gpgv, file).map_err(|err| self.failed(format!("preparing gpgv's sandbox: {err}")))?;
-        let run = process::run(gpgv, &keep, Lifetime::Child, children, |line| line.clone_into(&mut last));
+        let mut gpgv = self.gpgv(&status);
+        self.confine(&mut gpgv, len).map_err(|err| self.failed(format!("preparing gpgv's sandbox: {err}")))?;
+        let run =
+            process::run_with_input(gpgv, input, &keep, Lifetime::Child, children, |line| line.clone_into(&mut last));
         let exit = run.map_err(|err| match err.kind() {
             io::ErrorKind::NotFound => self.failed("gpgv is not installed (install the package gpgv)".to_owned()),
             _ => self.failed(format!("running gpgv: {err}")),
@@ -103,21 +126,20 @@ impl Signature {
     }
 
     /// gpgv with nothing of our environment, and no folder of its own: only what it is given by descriptor.
-    fn gpgv(&self, status: &File, file: &File) -> Command {
+    fn gpgv(&self, status: &File) -> Command {
         let path = |file: &File| format!("/proc/self/fd/{}", file.as_raw_fd());
         let mut command = Command::new("gpgv");
         command.env_clear().env("PATH", "/usr/bin:/bin").env("LC_ALL", "C");
         // SHA-1: collisions can be made.
         command.args(["--homedir", "/nonexistent", "--weak-digest", "SHA1", "--status-fd"]);
         command.arg(status.as_raw_fd().to_string()).arg("--keyring").arg(path(&self.keyring));
-        command.arg("--").arg(path(&self.file)).arg(path(file));
+        command.arg("--").arg(path(&self.file)).arg("-");
         command
     }
 
     /// What it says goes to memory of ours.
-    fn confine(&self, gpgv: &mut Command, file: &File) -> io::Result<()> {
-        let bytes = file.metadata()?.len();
-        let work = ToolWork { sources: &[&self.keyring, file], disks: &[], file_size: MAX_STATUS, bytes };
+    fn confine(&self, gpgv: &mut Command, bytes: u64) -> io::Result<()> {
+        let work = ToolWork { sources: &[&self.keyring], disks: &[], file_size: MAX_STATUS, bytes };
         Sandbox::for_tool(gpgv, work)?.confine(gpgv);
         Ok(())
     }

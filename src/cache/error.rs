@@ -44,6 +44,12 @@ pub enum CacheError {
         /// The image, secrets left out.
         url: String,
     },
+    /// What the server has by now is not what was asked for; the kept image stays.
+    #[error("{url}: what the server has now is not the image that was asked for (the kept one stays in the cache)")]
+    NotAccepted {
+        /// The image, secrets left out.
+        url: String,
+    },
     /// There is no such image.
     #[error("no image of {what} is in the cache")]
     NotKept {

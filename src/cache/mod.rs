@@ -115,10 +115,11 @@ impl Cache {
         now: SystemTime,
         report: &Report,
     ) -> Result<CachedImage, CacheError> {
-        self.fetch_followed(url, client, now, report, &Follow::default())
+        self.fetch_followed(url, client, now, report, &Follow::default(), &|_| true)
     }
 
-    /// The same, for a thread that reads along through `follow` in case it is downloaded.
+    /// The same, for a thread that reads along through `follow` in case it is downloaded. A kept image stays when the one
+    /// that the server has by now is not what `accept` asks for, which is an error.
     pub fn fetch_followed(
         &self,
         url: &ImageUrl,
@@ -126,11 +127,12 @@ impl Cache {
         now: SystemTime,
         report: &Report,
         follow: &Follow,
+        accept: Accept<'_>,
     ) -> Result<CachedImage, CacheError> {
         let _end = EndGuard(follow);
         let clock = Clock { now, read_at: Instant::now() };
         let files = EntryFiles::of_url(&self.settings.dir, url);
-        let image = Fetch { settings: &self.settings, url, client, report, clock, files, follow }.run()?;
+        let image = Fetch { settings: &self.settings, url, client, report, clock, files, follow, accept }.run()?;
         // The image is there: room for others is not a reason to fail.
         if let Err(error) = self.prune_expired(clock.time()) {
             report.warn(format_args!("making room in the cache: {error}"));
@@ -170,9 +172,25 @@ impl Cache {
             return Ok(None);
         }
         let (clock, follow) = (Clock { now, read_at: Instant::now() }, &Follow::default());
-        let fetch = Fetch { settings: &self.settings, url, client, report, clock, files, follow };
+        let fetch = Fetch { settings: &self.settings, url, client, report, clock, files, follow, accept: &|_| true };
         let entry = fetch.usable_entry()?.filter(|entry| fetch.is_fresh(&entry.sidecar, false));
         Ok(entry.map(|entry| CachedImage::of_entry(&fetch.files, entry, true)))
+    }
+
+    /// Asks the server once for another image than the kept one, however recent that is: none if it has no other. What is
+    /// not as `accept` asks for is an error, and the kept image stays.
+    pub fn renew(
+        &self,
+        url: &ImageUrl,
+        client: &Client,
+        now: SystemTime,
+        report: &Report,
+        accept: Accept<'_>,
+    ) -> Result<Option<CachedImage>, CacheError> {
+        let clock = Clock { now, read_at: Instant::now() };
+        let files = EntryFiles::of_url(&self.settings.dir, url);
+        let follow = &Follow::default();
+        Fetch { settings: &self.settings, url, client, report, clock, files, follow, accept }.renew()
     }
 
     /// Removes images that the server was last asked about more than `max_age` and [`KEPT_BEYOND`] before `now` and
@@ -186,6 +204,9 @@ impl Cache {
         Ok(expired + surplus)
     }
 }
+
+/// Whether a new image, which is not in its place yet, may take that of a kept one.
+pub type Accept<'a> = &'a (dyn Fn(CachedImage) -> bool + Sync);
 
 /// The current time, from the time when it was told. Waiting for another download takes long.
 #[derive(Clone, Copy)]
@@ -214,9 +235,20 @@ struct Fetch<'a> {
     clock: Clock,
     files: EntryFiles,
     follow: &'a Follow,
+    accept: Accept<'a>,
 }
 
 impl Fetch<'_> {
+    fn renew(&self) -> Result<Option<CachedImage>, CacheError> {
+        let lock = EntryLock::open(&self.files.lock).map_err(CacheError::io("opening", &self.files.lock))?;
+        lock.exclusive(|| ()).map_err(CacheError::io("locking", &self.files.lock))?;
+        let kept = self.files.entry()?;
+        match self.download(kept.as_ref())? {
+            Outcome::NotModified => Ok(None),
+            Outcome::Complete(sidecar) => self.publish(sidecar, kept.is_some()).map(Some),
+        }
+    }
+
     fn run(&self) -> Result<CachedImage, CacheError> {
         let lock = EntryLock::open(&self.files.lock).map_err(CacheError::io("opening", &self.files.lock))?;
         let mut waited = false;
@@ -270,11 +302,8 @@ impl Fetch<'_> {
 
     /// Downloads the image unless the server says that `kept` is current.
     fn ask_server(&self, kept: Option<Entry>) -> Result<CachedImage, CacheError> {
-        let conditions = kept.as_ref().map(|entry| entry.sidecar.conditions()).unwrap_or_default();
-        let Fetch { files, url, client, report, clock, follow, .. } = self;
-        let download = Download { files, url, client, report, clock: *clock, follow };
-        match (download.run(&conditions), kept) {
-            (Ok(Outcome::Complete(sidecar)), _) => self.publish(sidecar),
+        match (self.download(kept.as_ref()), kept) {
+            (Ok(Outcome::Complete(sidecar)), kept) => self.publish(sidecar, kept.is_some()),
             (Ok(Outcome::NotModified), Some(entry)) => self.confirm(entry),
             // The client takes a 304 that nobody asked for as an error already.
             (Ok(Outcome::NotModified), None) => Err(self.vanished()),
@@ -284,6 +313,13 @@ impl Fetch<'_> {
             }
             (Err(error), _) => Err(error),
         }
+    }
+
+    /// Downloads the image, unless the server says that `kept` is current.
+    fn download(&self, kept: Option<&Entry>) -> Result<Outcome, CacheError> {
+        let conditions = kept.map(|entry| entry.sidecar.conditions()).unwrap_or_default();
+        let Fetch { files, url, client, report, clock, follow, .. } = self;
+        Download { files, url, client, report, clock: *clock, follow }.run(&conditions)
     }
 
     fn confirm(&self, mut entry: Entry) -> Result<CachedImage, CacheError> {
@@ -298,9 +334,19 @@ impl Fetch<'_> {
         self.report.warn(format_args!("{error}; using the kept image, last checked {} hours ago", age / 3600));
     }
 
-    fn publish(&self, mut sidecar: Sidecar) -> Result<CachedImage, CacheError> {
+    /// Puts what was downloaded into its place; into that of a kept image only if it is the one that was asked for.
+    fn publish(&self, mut sidecar: Sidecar, in_place_of_another: bool) -> Result<CachedImage, CacheError> {
         sidecar.fetched_at = seconds(self.clock.time());
         sidecar.checked_at = sidecar.fetched_at;
+        if in_place_of_another {
+            let new = self.files.open_part()?.ok_or_else(|| self.vanished())?;
+            let accepted =
+                (self.accept)(CachedImage::of_entry(&self.files, Entry { file: new, sidecar: sidecar.clone() }, false));
+            if !accepted {
+                self.files.discard_part()?;
+                return Err(CacheError::NotAccepted { url: self.url.to_string() });
+            }
+        }
         self.files.publish(&sidecar)?;
         match self.files.entry()? {
             Some(entry) => Ok(self.image(entry, false)),

@@ -12,7 +12,7 @@ use std::time::SystemTime;
 use super::entry::{Entry, EntryFiles, Sidecar, is_regular};
 use super::error::CacheError;
 use super::lock::EntryLock;
-use super::{Cache, CachedImage, folder, prune, seconds};
+use super::{Cache, CachedImage, folder, prune};
 use crate::http::ImageUrl;
 
 /// One download of one URL: speaks of a kept image without holding it.
@@ -26,11 +26,6 @@ pub struct DownloadId {
 impl DownloadId {
     fn new(files: &EntryFiles, sidecar: &Sidecar) -> Self {
         DownloadId { key: files.key().to_owned(), sha256: sidecar.sha256.clone(), fetched_at: sidecar.fetched_at }
-    }
-
-    /// Whether it had been downloaded before `time`, to the second.
-    pub fn is_before(&self, time: SystemTime) -> bool {
-        self.fetched_at < seconds(time)
     }
 }
 
@@ -72,6 +67,15 @@ impl Cache {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Opens a download again, which nothing removes while it is open; none when it is gone, or another is in its place.
+    pub fn open_download(&self, id: &DownloadId) -> Result<Option<CachedImage>, CacheError> {
+        let files = EntryFiles::of_key(self.dir(), &id.key);
+        let Some(lock) = open_lock(&files)? else { return Ok(None) };
+        lock.shared(|| ()).map_err(CacheError::io("locking", &files.lock))?;
+        let entry = files.entry()?.filter(|entry| DownloadId::new(&files, &entry.sidecar) == *id);
+        Ok(entry.map(|entry| CachedImage::of_entry(&files, entry, true)))
     }
 
     /// Makes a download that turned out wrong no entry any more. Who uses it keeps the file; otherwise it is removed.

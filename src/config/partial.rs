@@ -71,6 +71,9 @@ pub struct PartialSettings {
     /// The disk formats that are taken; empty for raw and qcow2.
     #[serde(deserialize_with = "formats")]
     pub image_formats: Option<Vec<Format>>,
+    /// How much of an MBR partition may be missing.
+    #[serde(deserialize_with = "size")]
+    pub mbr_tolerance: Option<ByteSize>,
     /// What of the disk behind the image is zeroed.
     #[serde(deserialize_with = "wipe")]
     pub wipe: Option<Wipe>,
@@ -193,6 +196,7 @@ impl PartialSettings {
             keyring: over.keyring.or(self.keyring),
             allow_unknown_content: over.allow_unknown_content.or(self.allow_unknown_content),
             image_formats: over.image_formats.or(self.image_formats),
+            mbr_tolerance: over.mbr_tolerance.or(self.mbr_tolerance),
             wipe: over.wipe.or(self.wipe),
             verify_readback: over.verify_readback.or(self.verify_readback),
             wipe_other_disks: over.wipe_other_disks.or(self.wipe_other_disks),
@@ -231,6 +235,7 @@ impl PartialSettings {
             ("keyring", self.keyring.is_some()),
             ("allow_unknown_content", self.allow_unknown_content.is_some()),
             ("image_formats", self.image_formats.is_some()),
+            ("mbr_tolerance", self.mbr_tolerance.is_some()),
             ("wipe", self.wipe.is_some()),
             ("verify_readback", self.verify_readback.is_some()),
             ("wipe_other_disks", self.wipe_other_disks.is_some()),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::{ImagePlace, Images, PartialSettings, Paths, SeedDefaults};
 use crate::http::{Credentials, HttpSettings, Secret, UrlPrefix};
 use crate::image::format::Formats;
+use crate::partition::MBR_TOLERANCE;
 use crate::report::LogFormat;
 use crate::size::ByteSize;
 use crate::write::WriteOptions;
@@ -61,6 +62,8 @@ pub struct Settings {
     pub allow_unknown_content: bool,
     /// The disk formats that are taken.
     pub image_formats: Formats,
+    /// How much of an MBR partition without a known file system may be missing at an image's end.
+    pub mbr_tolerance: ByteSize,
     /// How careful the disk is written.
     pub write: WriteOptions,
     /// Whether the other disks of a new instance are zeroed.
@@ -98,6 +101,7 @@ impl Default for Settings {
             keyring: None,
             allow_unknown_content: false,
             image_formats: Formats::default(),
+            mbr_tolerance: ByteSize(MBR_TOLERANCE),
             write: WriteOptions::default(),
             wipe_other_disks: false,
             allowed_paths: None,
@@ -132,6 +136,7 @@ impl Settings {
             keyring: set.keyring.filter(|file| !file.as_os_str().is_empty()),
             allow_unknown_content: set.allow_unknown_content.unwrap_or(built_in.allow_unknown_content),
             image_formats: formats.map_or(built_in.image_formats, |formats| formats.into_iter().collect()),
+            mbr_tolerance: set.mbr_tolerance.unwrap_or(built_in.mbr_tolerance),
             write: WriteOptions {
                 wipe: set.wipe.unwrap_or(built_in.write.wipe),
                 verify_readback: set.verify_readback.unwrap_or(built_in.write.verify_readback),

@@ -148,6 +148,7 @@ mod tests {
             keyring: Some("/etc/keys/images.gpg".into()),
             allow_unknown_content: Some(true),
             image_formats: Some(vec![Format::Raw, Format::Qcow2, Format::Vmdk]),
+            mbr_tolerance: Some(ByteSize(128 << 20)),
             wipe: Some(Wipe::Ends),
             verify_readback: Some(true),
             wipe_other_disks: Some(true),
@@ -162,7 +163,7 @@ mod tests {
         };
         let settings = parse_toml(FULL).unwrap();
         assert_eq!(settings, expected);
-        assert_eq!(settings.keys().len(), 46);
+        assert_eq!(settings.keys().len(), 47);
         let debug = format!("{settings:?}");
         assert!(
             !["s3cret", "p%40ss", "abc", "AAAA", "web.yaml"].into_iter().any(|secret| debug.contains(secret)),
@@ -181,7 +182,7 @@ mod tests {
     fn unknown_keys_are_named_with_the_allowed_ones() {
         let top = "allowed are `image`, `image_type`, `image_checksum`, `image_signature`, `cloud_init`, \
                    `ssh_keys`, `user_data`, `network_config`, `dns_servers`, `dns_search`, `seed_persist`, `seed_keep`, `require_checksum`, \
-                   `require_signature`, `keyring`, `allow_unknown_content`, `image_formats`, `wipe`, `verify_readback`, \
+                   `require_signature`, `keyring`, `allow_unknown_content`, `image_formats`, `mbr_tolerance`, `wipe`, `verify_readback`, \
                    `wipe_other_disks`, `allowed_images`, `log_format`, `images`, `http`, `cache`";
         assert_eq!(message("# x\nimgs = 1"), format!("2:1: unknown key `imgs`, {top}"));
         assert_eq!(message("\"a\\nb\" = 1"), format!("1:1: unknown key `a\\nb`, {top}"));

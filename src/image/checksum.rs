@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use sha2::{Sha256, Sha512};
+use sha2::{Digest as _, Sha256, Sha512};
 
 use crate::http::{ImageUrl, UrlError};
 
@@ -81,11 +81,9 @@ impl Digest {
 
     /// The digest of all of `file`, whose position does not matter and does not move.
     pub fn of_file(file: &File, algorithm: Algorithm) -> io::Result<Self> {
-        let hex = match algorithm {
-            Algorithm::Sha256 => hash_file::<Sha256>(file)?,
-            Algorithm::Sha512 => hash_file::<Sha512>(file)?,
-        };
-        Ok(Digest { algorithm, hex })
+        let mut hasher = Hasher::new(algorithm);
+        each_piece(file, |piece, _| hasher.update(piece))?;
+        Ok(hasher.finish())
     }
 
     /// Its hash function.
@@ -125,21 +123,71 @@ impl Checksum {
     }
 }
 
-fn hash_file<H: sha2::digest::Digest>(file: &File) -> io::Result<String> {
-    let mut hash = H::new();
+/// A digest in the making.
+#[derive(Debug)]
+pub enum Hasher {
+    /// Of SHA-256.
+    Sha256(Sha256),
+    /// Of SHA-512.
+    Sha512(Sha512),
+}
+
+impl Hasher {
+    /// Of nothing yet.
+    pub fn new(algorithm: Algorithm) -> Self {
+        match algorithm {
+            Algorithm::Sha256 => Hasher::Sha256(Sha256::new()),
+            Algorithm::Sha512 => Hasher::Sha512(Sha512::new()),
+        }
+    }
+
+    /// Takes in the next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Hasher::Sha256(hash) => hash.update(bytes),
+            Hasher::Sha512(hash) => hash.update(bytes),
+        }
+    }
+
+    /// The digest of all that was taken in.
+    pub fn finish(self) -> Digest {
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        match self {
+            Hasher::Sha256(hash) => Digest { algorithm: Algorithm::Sha256, hex: hex(&hash.finalize()) },
+            Hasher::Sha512(hash) => Digest { algorithm: Algorithm::Sha512, hex: hex(&hash.finalize()) },
+        }
+    }
+}
+
+/// Hands over all of `file` with the place of each piece, in order; its position does not matter and does not move. Each
+/// piece but the last has [`BUFFER_LEN`] bytes.
+pub fn each_piece(file: &File, mut take: impl FnMut(&[u8], u64)) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER_LEN];
     let mut at = 0;
     loop {
-        match file.read_at(&mut buffer, at) {
-            Ok(0) => return Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
-            Ok(count) => {
-                hash.update(&buffer[..count]);
-                at += count as u64;
-            }
+        let len = fill_at(file, &mut buffer, at)?;
+        if len > 0 {
+            take(&buffer[..len], at);
+        }
+        at += len as u64;
+        if len < buffer.len() {
+            return Ok(());
+        }
+    }
+}
+
+/// Reads until `buffer` is full or the file ends; gives the number of bytes.
+fn fill_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut len = 0;
+    while len < buffer.len() {
+        match file.read_at(&mut buffer[len..], offset + len as u64) {
+            Ok(0) => break,
+            Ok(count) => len += count,
             Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
             Err(err) => return Err(err),
         }
     }
+    Ok(len)
 }
 
 #[cfg(test)]

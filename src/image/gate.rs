@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::io::{self, Cursor, Read, Seek};
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 use super::container;
 use super::decode;
@@ -13,9 +14,11 @@ use super::disk_size::DiskSize;
 use super::ending::Ending;
 use super::format::{Compression, Format, Formats, ImageType};
 use super::source::ImageError;
+use crate::fingerprint::Fingerprint;
+use crate::partition::MBR_TOLERANCE;
 
 /// What the user says of an image, and what the variant takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Expected {
     /// Its declared type, which the content must agree with; none: the content decides.
     pub image_type: Option<ImageType>,
@@ -23,6 +26,15 @@ pub struct Expected {
     pub allow_unknown: bool,
     /// The formats that are taken.
     pub formats: Formats,
+    /// How much of an MBR partition without a known file system may be missing, in bytes.
+    pub mbr_tolerance: u64,
+}
+
+impl Default for Expected {
+    fn default() -> Self {
+        let (image_type, formats) = (None, Formats::default());
+        Expected { image_type, allow_unknown: false, formats, mbr_tolerance: MBR_TOLERANCE }
+    }
 }
 
 /// What an image is, and how to get at its disk.
@@ -76,12 +88,14 @@ impl Packed<'_> {
     }
 }
 
-/// Finds out what the image `file` of `len` bytes is. `name` is what it is called in messages.
+/// Finds out what the image `file` of `len` bytes is. `name` is what it is called in messages. What is decoded of it is noted
+/// in `seen`; who copies the file itself notes what it copies.
 pub(super) fn file_contents<'f>(
     name: &str,
     file: &'f File,
     len: u64,
     expected: Expected,
+    seen: Option<&Arc<Fingerprint>>,
 ) -> Result<Contents<'f>, ImageError> {
     let gate = Gate { name, expected };
     let mut input = file;
@@ -89,7 +103,14 @@ pub(super) fn file_contents<'f>(
     let head = gate.first_head(&mut input)?;
     if let Some(compression) = gate.compression(&head)? {
         let size = DiskSize::in_file(compression, &head, file, len);
-        return gate.compressed(head, input, compression, size);
+        let archive = Cursor::new(head).chain(input);
+        return match seen {
+            Some(seen) => {
+                let archive = seen.reader(archive).map_err(|err| gate.read_error(err))?;
+                gate.compressed(archive, compression, size)
+            }
+            None => gate.compressed(archive, compression, size),
+        };
     }
     let format = gate.format(&head, None)?;
     let body = match format {
@@ -150,7 +171,7 @@ pub fn remote_contents<'r>(
         Some((rest, len)) => DiskSize::at_server(compression, &head, rest, len),
         None => DiskSize::in_head(compression, &head),
     };
-    gate.compressed(head, input, compression, size)
+    gate.compressed(Cursor::new(head).chain(input), compression, size)
 }
 
 /// The checks, each error with the image's name.
@@ -165,15 +186,14 @@ impl Gate<'_> {
         if head.is_empty() { Err(ImageError::Empty(self.name.to_owned())) } else { Ok(head) }
     }
 
-    /// The disk inside the archive of which `head` was read and `rest` follows, and which unpacks to `size`.
+    /// The disk inside the archive, which unpacks to `size`.
     fn compressed<'r>(
         &self,
-        head: Vec<u8>,
-        rest: impl Read + Send + 'r,
+        archive: impl Read + Send + 'r,
         compression: Compression,
         size: DiskSize,
     ) -> Result<Contents<'r>, ImageError> {
-        let mut decoder = decode::reader(Cursor::new(head).chain(rest), compression);
+        let mut decoder = decode::reader(archive, compression);
         let head = self.head(&mut decoder)?;
         self.decoded(head, decoder, Some(compression), size)
     }
@@ -217,7 +237,7 @@ impl Gate<'_> {
 
     /// The format of the disk that begins with `head`, once the declared type and the variant agree with it.
     fn format(&self, head: &[u8], compression: Option<Compression>) -> Result<Format, ImageError> {
-        let Expected { image_type: declared, allow_unknown, formats } = self.expected;
+        let Expected { image_type: declared, allow_unknown, formats, .. } = self.expected;
         let found = match detect::content(head) {
             _ if head.is_empty() => return Err(ImageError::Empty(self.name.to_owned())),
             Content::Foreign(words) => {

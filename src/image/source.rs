@@ -5,12 +5,14 @@ use std::fs::{File, FileType, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::Arc;
 
 use super::container::ContainerError;
 use super::format::{Format, Formats, ImageType};
 use super::gate;
 use super::policy::{LocalPolicy, PolicyError};
 use crate::cache::CachedImage;
+use crate::fingerprint::Fingerprint;
 use crate::http::ImageUrl;
 
 pub use super::gate::{Body, Contents, Expected, Packed, remote_contents, stream_contents};
@@ -180,8 +182,9 @@ impl ImageFile {
         gate::likely_type(&self.file)
     }
 
-    /// Finds out what the image is, as `expected` has it.
-    pub fn contents(&self, expected: Expected) -> Result<Contents<'_>, ImageError> {
-        gate::file_contents(&self.name, &self.file, self.len, expected)
+    /// Finds out what the image is, as `expected` has it. What is decoded of the file is noted in `seen`; a file that is
+    /// the disk itself is noted by who copies it.
+    pub fn contents(&self, expected: Expected, seen: Option<&Arc<Fingerprint>>) -> Result<Contents<'_>, ImageError> {
+        gate::file_contents(&self.name, &self.file, self.len, expected, seen)
     }
 }

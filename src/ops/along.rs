@@ -34,9 +34,10 @@ pub(super) fn download<T: Send>(
     let (follow, now) = (Arc::new(Follow::default()), SystemTime::now());
     let shown = Arc::clone(&follow);
     let watch = Watch::start(context, "fetching", move || shown.progress());
+    let accept = |image| means.accepts(url, image, context);
     let (fetched, read) = thread::scope(|scope| {
         let reading = scope.spawn(|| read_along(&follow, read));
-        let fetched = means.cache.fetch_followed(url, &means.client, now, &context.report, &follow);
+        let fetched = means.cache.fetch_followed(url, &means.client, now, &context.report, &follow, &accept);
         (fetched, reading.join().unwrap_or_else(|_panic| Err(anyhow!("the installing thread died"))))
     });
     drop(watch);

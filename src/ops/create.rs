@@ -2,8 +2,8 @@
 //! create: the variant's first hooks, the image onto the instance's first disk, the variant's other hooks.
 
 use std::fs::File;
-use std::path::PathBuf;
-use std::time::Instant;
+use std::path::{Path, PathBuf};
+use std::time::{Instant, SystemTime};
 
 use anyhow::{Context as _, bail};
 use serde_json::json;
@@ -17,6 +17,7 @@ use super::old_seed::{self, OldSeed};
 use super::run_hooks::run_hooks;
 use super::seed_volume::{self, Seed};
 use super::summary;
+use super::unsteady::ImageWatch;
 use super::verify_image::Proof;
 use crate::cache::Cache;
 use crate::device::Target;
@@ -24,7 +25,7 @@ use crate::hooks;
 use crate::hooks::variables::{self, Variables};
 use crate::http::{HttpSettings, Secret};
 use crate::image::reference::ImageRef;
-use crate::image::source::ImageFile;
+use crate::image::source::{ImageError, ImageFile};
 use crate::process::{self, Answer};
 use crate::request::{CreateCall, CreateRequest, OtherDisks, SeedWish};
 use crate::sandbox::Needs;
@@ -134,10 +135,8 @@ fn install_apart<'t>(
     }
     // Made here, as the confined process can't. Where that fails, it will say so if it needs it.
     let folder = Cache::open(&request.cache).ok().map(|cache| cache.dir().to_owned());
-    let image = match &request.image {
-        ImageRef::Url(_) => None,
-        ImageRef::Path(path) => Some(path.as_path()),
-    };
+    let (image, local) = open_local(request)?.unzip();
+    let watch = local.as_ref().map(|image| ImageWatch::begin(image, SystemTime::now(), &context.report)).transpose()?;
     let disks: Vec<_> = [Some(target), seed_disk.as_ref()].into_iter().flatten().map(Target::file).collect();
     // What the instance had is a guest's bytes, and looked at by a process of its own.
     let old = old_seed::look(request, target, seed_disk.as_ref(), context);
@@ -145,9 +144,20 @@ fn install_apart<'t>(
     let answer = confined(needs, context, |context| {
         // Before a reinstall touches the old system: a seed that can't be had is no reason to lose it.
         let seed = prepare_seed(request, &OldSeed::from_bytes(&old), seed_disk.as_ref(), context)?;
-        install(&Job { request, target, context, seed: seed.as_ref() })
-    })?;
+        install(local.as_ref(), &Job { request, target, context, seed: seed.as_ref() })
+    });
+    // An image that changed is the reason for whatever came of it.
+    watch.map_or(Ok(()), |watch| watch.end())?;
+    let answer = answer?;
     Ok((Installed::from_bytes(&answer.bytes, target, request.write)?, answer.file))
+}
+
+/// An image on the node, and its path. It is opened where it can be seen who else has it open; no byte of it is read here.
+fn open_local(request: &CreateRequest) -> Result<Option<(&Path, ImageFile)>, ImageError> {
+    match &request.image {
+        ImageRef::Url(_) => Ok(None),
+        ImageRef::Path(path) => Ok(Some((path, ImageFile::open_allowed(path, &request.local)?))),
+    }
 }
 
 /// The seed, if there is to be one. That the instance loses something by it, or by having none, is told.
@@ -167,22 +177,18 @@ fn prepare_seed<'r>(
     Ok(seed)
 }
 
-/// Installs the image, in the confined process; gives what the other one needs.
-fn install(job: &Job<'_>) -> anyhow::Result<Answer> {
-    let Job { request, context, .. } = *job;
-    match &request.image {
-        ImageRef::Url(url) => {
-            let (image, installed) = install_url(url, job)?;
-            let bytes = installed.to_bytes(image.download().map(|known| known.sha256.as_str()));
-            Ok(Answer { bytes, file: Some(image.into_file()) })
-        }
-        ImageRef::Path(path) => {
-            let image = ImageFile::open_allowed(path, &request.local)?;
-            let proof = Proof::gather(&request.checks, &request.image, &request.http, context)?;
-            let installed = install_checked(&image, &proof, job)?;
-            Ok(Answer { bytes: installed.to_bytes(proof.sha256()), file: None })
-        }
+/// Installs the image, which is `local` if it is one of the node, in the confined process; gives what the other one needs.
+fn install(local: Option<&ImageFile>, job: &Job<'_>) -> anyhow::Result<Answer> {
+    let CreateRequest { checks, image: name, http, .. } = job.request;
+    if let ImageRef::Url(url) = name {
+        let (image, installed) = install_url(url, job)?;
+        let bytes = installed.to_bytes(image.download().map(|known| known.sha256.as_str()));
+        return Ok(Answer { bytes, file: Some(image.into_file()) });
     }
+    let image = local.with_context(|| format!("image {name} is not open"))?;
+    let proof = Proof::gather(checks, name, http, job.context)?;
+    let installed = install_checked(image, &proof, job)?;
+    Ok(Answer { bytes: installed.to_bytes(proof.sha256()), file: None })
 }
 
 /// So that hooks reach servers the way that images come.

@@ -3,15 +3,19 @@
 
 use std::path::PathBuf;
 
+use anyhow::Context as _;
+
 use super::Context;
 use super::along;
-use super::remote::Remote;
+use super::remote::{Remote, Used};
 use super::verify_image::Proof;
 use crate::cache::{Cache, CacheSettings, CachedImage, Growing};
+use crate::device::FileBytes;
 use crate::http::ImageUrl;
 use crate::image::disk_size::DiskSize;
 use crate::image::format::ImageType;
-use crate::image::source::{ImageFile, stream_contents};
+use crate::image::source::{Body, ImageFile, stream_contents};
+use crate::partition::{self, Extent};
 use crate::request::FetchRequest;
 
 /// An image that is in the cache.
@@ -38,9 +42,14 @@ pub fn fetch(request: &FetchRequest, context: &Context) -> anyhow::Result<Fetche
     let examine = |image: CachedImage, proof: &Proof| {
         let (hit, len, sha256, path) = (image.hit, image.len, image.sha256.clone(), image.path.clone());
         let image = ImageFile::cached(url, image);
-        proof.check(&image, context)?;
-        let contents = image.contents(*expected)?;
+        proof.check(&image, None, context)?;
+        let contents = image.contents(*expected, None)?;
         let (image_type, disk_size) = (contents.image_type, contents.body.disk_size());
+        if let Body::RawFile(file, len) = contents.body {
+            let extent = Extent { image: len, disk: None, mbr_tolerance: expected.mbr_tolerance };
+            let checked = partition::check_whole(&FileBytes::new(file, len), extent);
+            checked.with_context(|| format!("image {url}"))?;
+        }
         anyhow::Ok(Fetched { hit, image_type, len, sha256, disk_size, path })
     };
     let remote = Remote { url, http, cache, checks, context };
@@ -52,7 +61,7 @@ pub fn fetch(request: &FetchRequest, context: &Context) -> anyhow::Result<Fetche
                 stream_contents(&url.to_string(), growing, length, *expected).map(drop).map_err(Into::into)
             };
             let image = along::download(url, means, context, look)?.image;
-            Ok((image.id.clone(), examine(image, &means.proof)))
+            Ok(Used { id: image.id.clone(), kept: image.hit, outcome: examine(image, &means.proof) })
         },
         examine,
     )

@@ -54,7 +54,7 @@ fn fetch_first<'j>(url: &ImageUrl, means: &Means, job: &Job<'j>) -> anyhow::Resu
     job.context.report.event("fetched", fields, format_args!("the image is at hand after {}", seconds(took)));
     let (id, hit, image) = (image.id.clone(), image.hit, ImageFile::cached(url, image));
     let outcome = install_checked(&image, &means.proof, job);
-    Ok((id, outcome.map(|installed| (image, installed.with_cache(hit)))))
+    Ok(Used { id, kept: hit, outcome: outcome.map(|installed| (image, installed.with_cache(hit))) })
 }
 
 fn fetch_along<'j>(url: &ImageUrl, means: &Means, job: &Job<'j>) -> anyhow::Result<Used<(ImageFile, Installed<'j>)>> {
@@ -63,15 +63,15 @@ fn fetch_along<'j>(url: &ImageUrl, means: &Means, job: &Job<'j>) -> anyhow::Resu
     let (id, hit, image) = (image.id.clone(), image.hit, ImageFile::cached(url, image));
     let outcome = match read {
         Ok(Some(Followed::Copied(copied))) if !hit => {
-            let checked = means.proof.check(&image, job.context).map_err(anyhow::Error::new);
+            let checked = means.proof.check(&image, None, job.context).map_err(anyhow::Error::new);
             checked.and_then(|()| copied.finish().with_context(|| format!("installing image {url}")))
         }
         // A wrong image is the better reason for whatever came of it.
-        Err(error) if !lost => means.proof.check(&image, job.context).map_err(Into::into).and(Err(error)),
+        Err(error) if !lost => means.proof.check(&image, None, job.context).map_err(Into::into).and(Err(error)),
         // The download failed once, and what was read of it may be another image's; or there was none.
         _ => install_checked(&image, &means.proof, job),
     };
-    Ok((id, outcome.map(|installed| (image, installed.with_cache(hit)))))
+    Ok(Used { id, kept: hit, outcome: outcome.map(|installed| (image, installed.with_cache(hit))) })
 }
 
 fn copy_along<'j>(url: &ImageUrl, growing: Growing<'_>, means: &Means, job: &Job<'j>) -> anyhow::Result<Followed<'j>> {
@@ -80,9 +80,7 @@ fn copy_along<'j>(url: &ImageUrl, growing: Growing<'_>, means: &Means, job: &Job
     if contents.image_type.format != Format::Raw && contents.image_type.compression.is_none() {
         return Ok(Followed::NotInstalled);
     }
-    copy(contents, job)
-        .map(|copied| Followed::Copied(Box::new(copied)))
-        .with_context(|| format!("installing image {url}"))
+    copy(contents, job, None).map(Box::new).map(Followed::Copied).with_context(|| format!("installing image {url}"))
 }
 
 /// What the image is that is being downloaded; an error where it already shows that it is too large.

@@ -15,6 +15,7 @@ use super::run_hooks::run_hooks;
 use super::seed_identity::adopt_seeds;
 use super::standard::unbuffered;
 use crate::device::{HeldDisk, Target};
+use crate::partition::{self, Extent, MBR_TOLERANCE};
 use crate::process::Answer;
 use crate::request::{ImportCall, ImportRequest};
 use crate::sandbox::Needs;
@@ -59,7 +60,8 @@ fn restore(
     let importing = || format!("importing to disk {}", target.path().display());
     let needs = Needs { disks: &[target.file()], ..Needs::default() };
     confined(needs, context, |context| {
-        let (mut whole, len) = write_dump(input, &target).map_err(in_terms_of_dumps).with_context(importing)?;
+        let (mut whole, len) =
+            write_dump(input, &target, context).map_err(in_terms_of_dumps).with_context(importing)?;
         adopt_seeds(&mut whole, request, context).with_context(importing)?;
         whole.sync().and_then(BootArea::commit).with_context(importing)?;
         let message = format_args!("the dump is on the disk: {}", ByteSize(len));
@@ -69,10 +71,17 @@ fn restore(
     Ok(target.release())
 }
 
-fn write_dump<'t>(input: &mut File, target: &'t Target) -> Result<(Whole<'t>, u64), WriteError> {
+fn write_dump<'t>(input: &mut File, target: &'t Target, context: &Context) -> Result<(Whole<'t>, u64), WriteError> {
     let writer = DiskWriter::begin(target, WriteOptions::default())?;
     let len = write::stream(input, &writer)?;
-    Ok((writer.fill(len)?, len))
+    let extent = Extent { image: len, disk: Some(target.size()), mbr_tolerance: MBR_TOLERANCE };
+    // It is the user's own system, which may have been so; but a dump that was cut looks like that.
+    let check = |whole: &Whole<'_>| {
+        let told = |incomplete| context.report.warn(format_args!("the dump may not be all there: {incomplete}"));
+        partition::check_whole(whole, extent).unwrap_or_else(told);
+        Ok(())
+    };
+    Ok((writer.fill(len, check)?, len))
 }
 
 /// The writer speaks of images.

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Context;
 use super::confined::confined;
+use super::unsteady;
 use crate::cache::{Cache, CacheSettings};
 use crate::device::{FileBytes, Memory, ReadAt};
 use crate::http::{Client, Conditions, Content, HttpError, HttpSettings, ImageUrl, Pieces, Response};
@@ -18,13 +19,13 @@ use crate::image::format::{Format, Formats};
 use crate::image::policy::LocalPolicy;
 use crate::image::reference::ImageRef;
 use crate::image::source::{Body, Contents, Expected, ImageError, ImageFile, remote_contents};
-use crate::partition::{self, Partition, Table, TableError};
+use crate::partition::{self, Extent, Partition, Passing, Table, TableError};
 use crate::process::Answer;
 use crate::request::InspectRequest;
 use crate::sandbox::Needs;
 use crate::size::MIB;
 use crate::volume;
-use crate::write;
+use crate::write::QemuDisk;
 
 /// An image, judged.
 #[derive(Debug, Serialize, Deserialize)]
@@ -67,6 +68,16 @@ pub enum Layout {
     Packed,
     /// It shows only once all of the image is on the node.
     Remote,
+}
+
+impl Layout {
+    /// Whether no partition reaches behind the first `len` bytes.
+    fn is_within(&self, len: u64) -> bool {
+        match self {
+            Layout::Table(_, parts) => parts.iter().all(|part| part.start.saturating_add(part.size) <= len),
+            Layout::None | Layout::DamagedGpt | Layout::Packed | Layout::Remote => true,
+        }
+    }
 }
 
 /// A partition.
@@ -116,19 +127,23 @@ pub(super) fn look_apart(
         ImageRef::Path(path) => (Some(path.as_path()), None),
         ImageRef::Url(url) => (None, Some(url)),
     };
-    // Opened here, for the confined process may write nothing, not even the lock of a kept image.
-    let kept = url.map_or(Ok(None), |url| look.kept(url, context))?;
+    // Opened here: the confined process may write nothing, not even the lock of a kept image, and can't see what others
+    // have open.
+    let image = match (path, url) {
+        (Some(path), _) => Some(look.open(path)?),
+        (None, url) => url.map_or(Ok(None), |url| look.kept(url, context))?,
+    };
+    let unsteady = path.and(image.as_ref()).map_or(Ok(()), unsteady::refuse_writers);
+    if let Err(unsteady) = unsteady {
+        return Ok(Judged::Refused(unsteady.to_string()));
+    }
     let needs = Needs { image: path, network: url.is_some(), ..Needs::default() };
     let answer = confined(needs, context, |context| {
         first(context)?;
-        let judged = match (look.image, kept) {
-            (ImageRef::Url(url), None) => look.remote(url, context)?,
-            (_, Some(image)) => look.file(&image, Some(true), context),
-            (ImageRef::Path(path), None) => {
-                let image =
-                    look.local.map_or_else(|| ImageFile::open(path), |local| ImageFile::open_allowed(path, local))?;
-                look.file(&image, None, context)
-            }
+        let judged = match (&image, url) {
+            (Some(image), url) => look.file(image, url.map(|_| true), context),
+            (None, Some(url)) => look.remote(url, context)?,
+            (None, None) => anyhow::bail!("image {} is not open", look.image),
         };
         Ok(Answer { bytes: serde_json::to_vec(&judged)?, file: None })
     })?;
@@ -136,6 +151,10 @@ pub(super) fn look_apart(
 }
 
 impl Look<'_> {
+    fn open(&self, path: &Path) -> Result<ImageFile, ImageError> {
+        self.local.map_or_else(|| ImageFile::open(path), |local| ImageFile::open_allowed(path, local))
+    }
+
     /// The image that a create would use without asking the server.
     fn kept(&self, url: &ImageUrl, context: &Context) -> anyhow::Result<Option<ImageFile>> {
         let cache = self.cache.map_or(Ok(None), Cache::existing)?;
@@ -145,10 +164,9 @@ impl Look<'_> {
     }
 
     fn file(&self, image: &ImageFile, kept: Option<bool>, context: &Context) -> Judged {
-        let found = image.contents(self.expected).map_err(anyhow::Error::new).and_then(|contents| {
-            let partly = contents.image_type.compression.is_some();
-            let found = self.examine(contents, Some(image.size()), None, image.name(), context)?;
-            Ok(Inspected { partly, kept, ..found })
+        let found = image.contents(self.expected, None).map_err(anyhow::Error::new).and_then(|contents| {
+            let found = self.examine(contents, Some(image.size()), From::File, image.name(), context)?;
+            Ok(Inspected { kept, ..found })
         });
         found.map_or_else(|error| Judged::Refused(format!("{error:#}")), Judged::Taken)
     }
@@ -169,8 +187,8 @@ impl Look<'_> {
             let image_type = contents.image_type;
             let raw = image_type.compression.is_none() && image_type.format == Format::Raw;
             let rest = pieces.zip(content_length).filter(|_| raw);
-            let found = self.examine(contents, content_length, rest, &name, context)?;
-            Ok(Inspected { partly: rest.is_none(), kept: Some(false), ..found })
+            let found = self.examine(contents, content_length, From::Server(rest), &name, context)?;
+            Ok(Inspected { kept: Some(false), ..found })
         });
         match found {
             Ok(found) => Ok(Judged::Taken(found)),
@@ -180,57 +198,93 @@ impl Look<'_> {
         }
     }
 
-    /// What the image with these contents is. Of a raw disk at a server `rest` gives what lies behind its beginning, and its
-    /// length in bytes.
+    /// What the image with these contents is, of `size` bytes; an error if create would find that it is not all there.
     fn examine(
         &self,
         contents: Contents<'_>,
         size: Option<u64>,
-        rest: Option<(&dyn FileExt, u64)>,
+        from: From<'_>,
         name: &str,
         context: &Context,
     ) -> anyhow::Result<Inspected> {
         let Contents { image_type, body } = contents;
-        let (disk, taken) = (body.disk_size(), Formats::default().has(image_type.format));
-        let layout = match body {
-            Body::QemuStream(_) if image_type.compression.is_none() => Layout::Remote,
-            body => self.layout(body, image_type.format, rest, name, context)?,
+        let taken = Formats::default().has(image_type.format);
+        let examined = match body {
+            Body::QemuStream(_) if image_type.compression.is_none() => Examined::in_part(&body, Layout::Remote),
+            body => self.disk(body, image_type.format, from, context).with_context(|| format!("image {name}"))?,
         };
         Ok(Inspected {
             image_type: image_type.to_string(),
             size,
-            disk,
-            layout,
+            disk: examined.size,
+            layout: examined.layout,
             to_be_listed: (!taken).then(|| image_type.format.name().to_owned()),
-            partly: false,
+            partly: !examined.all,
             kept: None,
         })
     }
 
-    /// Reads no more of the disk than create does before it writes, and unpacks nothing to the node.
-    fn layout(
-        &self,
-        body: Body<'_>,
-        format: Format,
-        rest: Option<(&dyn FileExt, u64)>,
-        name: &str,
-        context: &Context,
-    ) -> anyhow::Result<Layout> {
-        match body {
-            Body::RawFile(file, len) => self.on_disk(&FileBytes::new(file, len)),
-            Body::RawStream(decoded, _) => {
-                let mut head = Vec::new();
-                let read = decoded.take(MIB).read_to_end(&mut head);
-                read.map_err(|source| ImageError::Read { name: name.to_owned(), source })?;
-                let whole = rest.and_then(|(pieces, len)| self.on_disk(&Remote { head: &head, pieces, len }).ok());
-                whole.map_or_else(|| self.on_disk(&Memory(head)), Ok)
+    /// Unpacks nothing to the node.
+    fn disk(&self, body: Body<'_>, format: Format, from: From<'_>, context: &Context) -> anyhow::Result<Examined> {
+        let size = body.disk_size();
+        let all = |layout| Examined { size, layout, all: true };
+        match (body, from) {
+            (Body::RawFile(file, len), _) => self.whole(&FileBytes::new(file, len), len).map(all),
+            (Body::QemuFile(file, len), _) => {
+                self.whole(&QemuDisk::open(file, format.name(), len, &context.children)?, len).map(all)
             }
-            Body::QemuFile(file, size) => {
-                let head = write::head(file, format.name(), size, &context.children);
-                self.on_disk(&Memory(head.with_context(|| format!("image {name}"))?))
-            }
-            Body::QemuStream(_) => Ok(Layout::Packed),
+            (Body::RawStream(decoded, _), From::File) => self.stream(decoded, size),
+            (Body::RawStream(decoded, _), From::Server(rest)) => self.beginning(decoded, size, rest),
+            (body @ Body::QemuStream(_), _) => Ok(Examined::in_part(&body, Layout::Packed)),
         }
+    }
+
+    /// Decodes no more than the beginning where the archive says how long the disk is, and all that its table names lies
+    /// on it. Else only its end shows whether it is all there.
+    fn stream(&self, mut decoded: Box<dyn Read + Send + '_>, size: DiskSize) -> anyhow::Result<Examined> {
+        let mut head = Vec::new();
+        decoded.by_ref().take(MIB).read_to_end(&mut head)?;
+        let beginning = Memory(head);
+        if let DiskSize::Exact(len) | DiskSize::AtLeast(len) | DiskSize::Hint(len) = size
+            && len >= beginning.len()
+        {
+            match self.whole(&beginning, len) {
+                Ok(layout) if layout.is_within(len) => return Ok(Examined { size, layout, all: false }),
+                Err(error) if size == DiskSize::Exact(len) => return Err(error),
+                _ => {}
+            }
+        }
+        let passing = Passing::read(beginning.0, &mut decoded)?;
+        let len = passing.len();
+        Ok(Examined { size: DiskSize::Exact(len), layout: self.whole(&passing, len)?, all: true })
+    }
+
+    /// Fetches no more than the beginning, and of a raw disk what its table needs to be told, if the server gives `rest`:
+    /// each file system further on would cost a request.
+    fn beginning(
+        &self,
+        decoded: Box<dyn Read + Send + '_>,
+        size: DiskSize,
+        rest: Option<(&dyn FileExt, u64)>,
+    ) -> anyhow::Result<Examined> {
+        let mut head = Vec::new();
+        decoded.take(MIB).read_to_end(&mut head)?;
+        let head = Memory(head);
+        let layout = match size {
+            DiskSize::Exact(len) => self.whole(&head, len)?,
+            _ => self.on_disk(&head)?,
+        };
+        let further = rest.and_then(|(pieces, len)| self.on_disk(&Remote { head: &head.0, pieces, len }).ok());
+        let all = rest.is_some();
+        Ok(Examined { size, layout: further.unwrap_or(layout), all })
+    }
+
+    /// What lies on a disk of `len` bytes, once it is known to be all there as far as `disk` has it.
+    fn whole(&self, disk: &dyn ReadAt, len: u64) -> anyhow::Result<Layout> {
+        let room = self.room.map(|(_, size)| size);
+        let extent = Extent { image: len, disk: room, mbr_tolerance: self.expected.mbr_tolerance };
+        partition::check_whole(disk, extent)?;
+        self.on_disk(disk)
     }
 
     /// An error too where a seed would have no place.
@@ -256,6 +310,28 @@ impl Look<'_> {
             name: table.name(number),
         };
         Ok(Layout::Table(kind.to_owned(), all.into_iter().map(part).collect()))
+    }
+}
+
+/// Where an image's bytes come from.
+enum From<'p> {
+    /// A file here, of which all may be looked at.
+    File,
+    /// A server: of a raw disk, perhaps what lies behind its beginning, and its length in bytes.
+    Server(Option<(&'p dyn FileExt, u64)>),
+}
+
+/// What a look at the disk shows.
+struct Examined {
+    size: DiskSize,
+    layout: Layout,
+    /// Whether all of it was looked at that create looks at.
+    all: bool,
+}
+
+impl Examined {
+    fn in_part(body: &Body<'_>, layout: Layout) -> Self {
+        Examined { size: body.disk_size(), layout, all: false }
     }
 }
 

@@ -2,7 +2,7 @@
 //! One examined image onto one disk.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Cursor, Read};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -17,14 +17,17 @@ use super::summary::{Origin, Summary, seconds};
 use super::verify_image::{Proof, WrongImage};
 use super::watch::{Counted, Watch};
 use crate::cache::Cache;
-use crate::device::{Sentinel, Target};
+use crate::device::{FileBytes, Memory, Sentinel, Target};
+use crate::fingerprint::Fingerprint;
 use crate::hooks;
 use crate::image::disk_size::DiskSize;
 use crate::image::source::{Body, Contents, ImageFile, Packed};
 use crate::image::spool;
+use crate::partition::{self, Extent};
+use crate::process::Children;
 use crate::request::CreateRequest;
-use crate::size::ByteSize;
-use crate::write::{self, BootArea, DiskWriter, WriteOptions};
+use crate::size::{ByteSize, MIB};
+use crate::write::{self, BootArea, DiskWriter, QemuDisk, WriteError, WriteOptions};
 
 /// A SHA-256 in hex.
 const SHA256_DIGITS: usize = 64;
@@ -58,25 +61,47 @@ pub(super) struct Installed<'j> {
 }
 
 /// Examines and checks the image, and makes the disk it but for the boot area. What has to be read for the check is read while a new
-/// instance's disk is written, which can't boot before the check has held. A reinstall checks first.
+/// instance's disk is written, which can't boot before the check has held. A reinstall checks first. Either way what was
+/// read for the check is compared with what was read to be written.
 pub(super) fn install_checked<'j>(image: &ImageFile, proof: &Proof, job: &Job<'j>) -> anyhow::Result<Installed<'j>> {
-    let at_once = job.request.reinstall || !proof.reads(image);
+    let passes = proof.reads(image).then(Passes::new).transpose()?;
+    let (checked, written) = passes.as_ref().map(|passes| (&passes.checked, &passes.written)).unzip();
+    let at_once = job.request.reinstall || passes.is_none();
     if at_once {
-        proof.check(image, job.context)?;
+        proof.check(image, checked, job.context)?;
     }
-    let contents = image.contents(job.request.expected)?;
+    let contents = image.contents(job.request.expected, written)?;
     let size = contents.body.disk_size().least();
     size.map_or(Ok(()), |size| write::check_fits(size, job.target)).with_context(|| installing(image))?;
+    // qemu-img reads the file itself: of that, the file's times have to tell.
+    let compares = !matches!(contents.body, Body::QemuFile(..));
     let copied = if at_once {
-        copy(contents, job)
+        copy(contents, job, written.map(AsRef::as_ref))
     } else {
         thread::scope(|scope| {
-            let checking = scope.spawn(|| proof.check(image, job.context));
-            let copied = copy(contents, job);
+            let checking = scope.spawn(|| proof.check(image, checked, job.context));
+            let copied = copy(contents, job, written.map(AsRef::as_ref));
             checking.join().unwrap_or_else(|_panic| Err(died(image))).map(|()| copied)
         })?
     };
-    copied.and_then(Copied::finish).with_context(|| installing(image))
+    let copied = copied.with_context(|| installing(image))?;
+    if passes.is_some_and(|passes| compares && !passes.checked.agrees_with(&passes.written)) {
+        return Err(WrongImage::Changed(image.name().to_owned()).into());
+    }
+    copied.finish().with_context(|| installing(image))
+}
+
+/// What was seen of an image's file when it was checked, and when it was written.
+struct Passes {
+    checked: Fingerprint,
+    written: Arc<Fingerprint>,
+}
+
+impl Passes {
+    fn new() -> anyhow::Result<Self> {
+        let checked = Fingerprint::new().context("making a key")?;
+        Ok(Passes { written: Arc::new(checked.for_other_pass()), checked })
+    }
 }
 
 fn installing(image: &ImageFile) -> String {
@@ -88,7 +113,12 @@ fn died(image: &ImageFile) -> WrongImage {
 }
 
 /// Copies all of the image; what does not fit is refused before the disk is touched, where its size is known.
-pub(super) fn copy<'j>(contents: Contents<'_>, job: &Job<'j>) -> anyhow::Result<Copied<'j>> {
+/// A file that is the disk itself is noted in `seen`.
+pub(super) fn copy<'j>(
+    contents: Contents<'_>,
+    job: &Job<'j>,
+    seen: Option<&Fingerprint>,
+) -> anyhow::Result<Copied<'j>> {
     let Job { request, target, context, seed } = *job;
     let Contents { image_type, body } = contents;
     let size = body.disk_size();
@@ -99,6 +129,7 @@ pub(super) fn copy<'j>(contents: Contents<'_>, job: &Job<'j>) -> anyhow::Result<
     size.least().map_or(Ok(()), |size| write::check_fits(size, target))?;
     let mut unpacked = None;
     let mut disk = ImageDisk::of(body, image_type.format.name(), &mut unpacked, job)?;
+    disk.check_whole(size, job)?;
     seed.map_or(Ok(()), |seed| seed.check(&mut disk, target, &context.children))?;
     let (started, by_qemu) = (Instant::now(), matches!(disk, ImageDisk::Qemu(..)));
     let mut writer = DiskWriter::begin(target, request.write)?;
@@ -106,7 +137,7 @@ pub(super) fn copy<'j>(contents: Contents<'_>, job: &Job<'j>) -> anyhow::Result<
     let (done, all) = (writer.done(), request.write.wipe.total(exact, target.size()));
     let watch = Watch::start(context, "writing", move || (done.load(Ordering::Relaxed), all));
     let len = match disk {
-        ImageDisk::RawFile(file, len) => write::raw_file(file, len, &writer).map(|()| len)?,
+        ImageDisk::RawFile(file, len) => write::raw_file(file, len, &writer, seen).map(|()| len)?,
         ImageDisk::RawStream(mut decoded) => write::stream(&mut *decoded, &writer)?,
         ImageDisk::Qemu(file, driver, size) => {
             write::convert(file, driver, size, &mut writer, &context.children).map(|()| size)?
@@ -143,6 +174,50 @@ impl<'f> ImageDisk<'f> {
     }
 }
 
+impl ImageDisk<'_> {
+    /// An error if the image says itself that it is larger, as far as that shows before anything is written. All of it
+    /// is looked at when it is on the disk, which can't boot then; but the system of a reinstalled one is gone.
+    fn check_whole(&mut self, size: DiskSize, job: &Job<'_>) -> anyhow::Result<()> {
+        match (&*self, size) {
+            (ImageDisk::RawFile(file, len), _) => {
+                partition::check_whole(&FileBytes::new(file, *len), extent(*len, job))?;
+            }
+            (ImageDisk::Qemu(file, driver, len), _) if job.request.reinstall => {
+                let disk = QemuDisk::open(file, driver, *len, &job.context.children)?;
+                partition::check_whole(&disk, extent(*len, job))?;
+            }
+            (ImageDisk::RawStream(_), DiskSize::Exact(len)) if job.request.reinstall => {
+                partition::check_whole(&Memory(self.beginning(&job.context.children)?), extent(len, job))?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The disk's first MiB, or all of a smaller one.
+    pub(super) fn beginning(&mut self, children: &Children) -> Result<Vec<u8>, WriteError> {
+        let read = match self {
+            ImageDisk::RawFile(file, len) => partition::boot_area(&FileBytes::new(file, *len)),
+            ImageDisk::RawStream(decoded) => {
+                let mut head = Vec::new();
+                let read = decoded.by_ref().take(MIB).read_to_end(&mut head);
+                let rest = std::mem::replace(decoded, Box::new(io::empty()));
+                *decoded = Box::new(Cursor::new(head.clone()).chain(rest));
+                read.map(|_| head)
+            }
+            ImageDisk::Qemu(file, driver, size) => {
+                QemuDisk::open(file, driver, *size, children).and_then(|disk| partition::boot_area(&disk))
+            }
+        };
+        read.map_err(WriteError::Image)
+    }
+}
+
+/// What has room: an image of `len` bytes on the job's disk.
+fn extent(len: u64, job: &Job<'_>) -> Extent {
+    Extent { image: len, disk: Some(job.target.size()), mbr_tolerance: job.request.expected.mbr_tolerance }
+}
+
 /// Unpacks and checks an image in which qemu-img has to seek; gives it, and the size in bytes of the disk in it. The
 /// disk has not been touched for it yet.
 fn unpack(mut packed: Packed<'_>, job: &Job<'_>) -> anyhow::Result<(File, u64)> {
@@ -161,7 +236,8 @@ impl<'j> Copied<'j> {
     /// Adds the seed, and puts all of it onto stable storage but the boot area.
     pub(super) fn finish(self) -> anyhow::Result<Installed<'j>> {
         let Job { target, context, seed, .. } = self.job;
-        let mut whole = self.writer.fill(self.len)?;
+        let extent = extent(self.len, &self.job);
+        let mut whole = self.writer.fill(self.len, |whole| Ok(partition::check_whole(whole, extent)?))?;
         let written = (!self.by_qemu).then(|| whole.written());
         if let Some(seed) = seed {
             seed.write(&mut whole, target, context)?;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! Kept images, held against what was downloaded.
 
-use crate::cache::{Cache, CacheError, KeptImage};
+use crate::cache::{Cache, CacheError, CachedImage, DownloadId, KeptImage};
 use crate::image::checksum::{Algorithm, Digest};
 
 /// What became of a kept image.
@@ -17,7 +17,16 @@ pub enum Verdict {
 
 /// Reads all of a kept image. A damaged one is no entry afterwards, so that the next create downloads it again.
 pub fn verify_kept(cache: &Cache, image: &KeptImage) -> anyhow::Result<Verdict> {
-    let Some(open) = cache.open_image(image)? else { return Ok(Verdict::Gone) };
+    judge(cache, cache.open_image(image)?)
+}
+
+/// The same for one that this run used.
+pub(super) fn verify_download(cache: &Cache, id: &DownloadId) -> anyhow::Result<Verdict> {
+    judge(cache, cache.open_download(id)?)
+}
+
+fn judge(cache: &Cache, image: Option<CachedImage>) -> anyhow::Result<Verdict> {
+    let Some(open) = image else { return Ok(Verdict::Gone) };
     let reading = |source| CacheError::Io { doing: "reading", path: open.path.clone(), source };
     let found = Digest::of_file(&open.file, Algorithm::Sha256).map_err(reading)?;
     if found.hex() == open.sha256 {

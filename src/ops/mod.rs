@@ -24,6 +24,7 @@ mod seeds;
 mod standard;
 mod summary;
 mod types;
+mod unsteady;
 mod verify_image;
 mod watch;
 

@@ -1,15 +1,21 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! An image from a URL, of which a wrong one in the cache is replaced once.
 
+use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
+
 use anyhow::Context as _;
 
 use super::Context;
+use super::kept::{Verdict, verify_download};
 use super::verify_image::{Proof, WrongImage, mark};
 use crate::cache::{Cache, CacheSettings, CachedImage, DownloadId};
 use crate::http::{Client, HttpError, HttpSettings, ImageUrl};
 use crate::image::reference::ImageRef;
-use crate::image::source::ImageError;
+use crate::image::source::{ImageError, ImageFile};
+use crate::partition::Incomplete;
 use crate::request::Checks;
+use crate::write::WriteError;
 
 /// An image's URL, and all that says how it is fetched, kept and checked.
 #[derive(Clone, Copy)]
@@ -26,19 +32,50 @@ pub(super) struct Means {
     pub(super) client: Client,
     pub(super) cache: Cache,
     pub(super) proof: Proof,
+    /// Why a new image did not take the place of a kept one.
+    refusal: Mutex<Option<WrongImage>>,
 }
 
-/// Which download was used, and what came of it.
-pub(super) type Used<T> = (DownloadId, anyhow::Result<T>);
+impl Means {
+    /// Takes a wrong image out of the cache.
+    fn discard(&self, id: &DownloadId) -> anyhow::Result<()> {
+        self.cache.discard(id).context("taking a wrong image out of the cache")
+    }
+
+    /// Whether a new image of `url` is the one that was meant; if not it does not take the place of a kept one, which
+    /// may be another run's.
+    pub(super) fn accepts(&self, url: &ImageUrl, image: CachedImage, context: &Context) -> bool {
+        let checked = self.proof.judge(&ImageFile::cached(url, image), None, context);
+        *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = checked.err();
+        !self.refused()
+    }
+
+    fn refused(&self) -> bool {
+        self.refusal.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// `error`, unless it only says that a new image was refused: then why that was.
+    fn reason(&self, error: anyhow::Error) -> anyhow::Error {
+        self.refusal.lock().unwrap_or_else(PoisonError::into_inner).take().map_or(error, Into::into)
+    }
+}
+
+/// What came of using an image.
+pub(super) struct Used<T> {
+    /// Which download it is.
+    pub(super) id: DownloadId,
+    /// Whether the cache had it before: no byte of it was downloaded for this run.
+    pub(super) kept: bool,
+    pub(super) outcome: anyhow::Result<T>,
+}
 
 impl Remote<'_> {
-    /// Has `fetch` get the image and use it. When what the cache kept turns out to be wrong it is taken out, and there
-    /// is a second try with a new download. When what the checks need is out of reach, `reuse` gets an image that
-    /// agreed with it before.
+    /// Has `fetch` get the image and use it. When what the cache kept turns out to be wrong there is a second try. When
+    /// what the checks need is out of reach, `reuse` gets an image that agreed with it before.
     pub(super) fn with_image<T>(
         &self,
         fetch: impl Fn(&Means) -> anyhow::Result<Used<T>>,
-        reuse: impl FnOnce(CachedImage, &Proof) -> anyhow::Result<T>,
+        reuse: impl Fn(CachedImage, &Proof) -> anyhow::Result<T>,
     ) -> anyhow::Result<T> {
         let cache = Cache::open(self.cache)?;
         let image = ImageRef::Url(self.url.clone());
@@ -46,23 +83,62 @@ impl Remote<'_> {
             Ok(proof) => proof,
             Err(error) => return reuse(self.kept_before(&cache, error)?, &Proof::offline(self.checks)),
         };
-        let means = Means { client: Client::new(self.http)?, cache, proof };
-        let (mut id, mut outcome) = fetch(&means)?;
-        if let Some(error) = outcome.as_ref().err().filter(|error| is_wrong(error)) {
-            means.cache.discard(&id).context("taking a wrong image out of the cache")?;
-            // Downloaded in this run, another try would get the same.
-            if id.is_before(self.context.began) {
-                self.context.report.warn(format_args!("{error:#}; downloading it again"));
-                (id, outcome) = fetch(&means)?;
-                if outcome.as_ref().is_err_and(is_wrong) {
-                    means.cache.discard(&id).context("taking a wrong image out of the cache")?;
-                }
+        let means = Means { client: Client::new(self.http)?, cache, proof, refusal: Mutex::default() };
+        let used = match fetch(&means).map_err(|error| means.reason(error))? {
+            Used { id, kept: true, outcome: Err(error) } if is_wrong(&error) => {
+                self.second_try(&means, id, error, fetch, reuse)?
+            }
+            used => used,
+        };
+        match &used.outcome {
+            Ok(_) => self.note(&means.cache, &used.id),
+            // Another try would get the same.
+            Err(error) if is_wrong(error) && !used.kept => means.discard(&used.id)?,
+            Err(_) => {}
+        }
+        used.outcome
+    }
+
+    /// The kept image `id` is not the one that is asked for. If it is not what it was when it was downloaded either, it is
+    /// downloaded once more. Else it stays, for whoever asks for it, and the server is asked once for a newer one.
+    fn second_try<T>(
+        &self,
+        means: &Means,
+        id: DownloadId,
+        error: anyhow::Error,
+        fetch: impl Fn(&Means) -> anyhow::Result<Used<T>>,
+        reuse: impl Fn(CachedImage, &Proof) -> anyhow::Result<T>,
+    ) -> anyhow::Result<Used<T>> {
+        let Remote { url, context, .. } = *self;
+        let report = &context.report;
+        let damage = match error.downcast_ref() {
+            Some(WrongImage::Checksum { .. } | WrongImage::Signature(_)) => verify_download(&means.cache, &id)?,
+            // That it is damaged was just found; what is no image at all is of no use to anybody.
+            _ => Verdict::Gone,
+        };
+        match damage {
+            Verdict::Intact => {}
+            Verdict::Damaged(_) => {
+                report.warn(format_args!("{error:#}; the kept image is damaged; downloading it again"));
+                return fetch(means).map_err(|error| means.reason(error));
+            }
+            Verdict::Gone => {
+                means.discard(&id)?;
+                report.warn(format_args!("{error:#}; downloading it again"));
+                return fetch(means).map_err(|error| means.reason(error));
             }
         }
-        if outcome.is_ok() {
-            self.note(&means.cache, &id);
+        report.warn(format_args!("{error:#}; the kept image is intact; asking the server for another one"));
+        let accept = |image| means.accepts(url, image, context);
+        match means.cache.renew(url, &means.client, SystemTime::now(), report, &accept) {
+            Ok(Some(image)) => Ok(Used { id: image.id.clone(), kept: false, outcome: reuse(image, &means.proof) }),
+            Ok(None) => Err(error.context("the kept image is intact, and the server has no other one")),
+            Err(failed) if means.refused() => Err(means.reason(failed.into())),
+            Err(failed) => {
+                report.warn(format_args!("asking for another image: {failed}"));
+                Err(error)
+            }
         }
-        outcome
     }
 
     /// The image that agreed before with what now failed to come, if that failed because a server is down.
@@ -84,6 +160,11 @@ impl Remote<'_> {
 
 /// Whether it is the image that is wrong, and nothing else.
 fn is_wrong(error: &anyhow::Error) -> bool {
+    let incomplete = match error.downcast_ref() {
+        Some(WriteError::Incomplete(incomplete)) => Some(incomplete),
+        _ => error.downcast_ref(),
+    };
     error.downcast_ref::<WrongImage>().is_some_and(WrongImage::is_the_images_fault)
-        || matches!(error.downcast_ref::<ImageError>(), Some(ImageError::Foreign { .. }))
+        || matches!(error.downcast_ref(), Some(ImageError::Foreign { .. }))
+        || matches!(incomplete, Some(Incomplete::Cut { .. }))
 }

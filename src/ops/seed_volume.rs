@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! create: the first-boot seed onto its volume, before the image can boot.
 
-use std::io::{self, Cursor, Read};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
@@ -16,7 +15,7 @@ use crate::request::CreateRequest;
 use crate::seed::{Held, Identity, Placement, Plan, SeedFiles};
 use crate::size::{ByteSize, MIB};
 use crate::volume::{self, PlaceError, Trace};
-use crate::write::{self, Whole, WriteError};
+use crate::write::{self, Whole};
 
 /// A seed that is ready to be written.
 pub(super) struct Seed<'p> {
@@ -58,21 +57,10 @@ impl<'p> Seed<'p> {
 
     /// Whether the image leaves room for it, as far as that is known before anything is written to `target`.
     pub(super) fn check(&self, disk: &mut ImageDisk<'_>, target: &Target, children: &Children) -> anyhow::Result<()> {
-        let head = match disk {
-            ImageDisk::RawFile(file, len) => {
-                let image = FileBytes::new(file, *len);
-                volume::refuse_present(&image)?;
-                volume::boot_area(&image)?
-            }
-            ImageDisk::RawStream(decoded) => {
-                let mut head = Vec::new();
-                decoded.by_ref().take(MIB).read_to_end(&mut head).map_err(WriteError::Image)?;
-                let rest = std::mem::replace(decoded, Box::new(io::empty()));
-                *decoded = Box::new(Cursor::new(head.clone()).chain(rest));
-                head
-            }
-            ImageDisk::Qemu(file, driver, size) => write::head(file, driver, *size, children)?,
-        };
+        if let ImageDisk::RawFile(file, len) = disk {
+            volume::refuse_present(&FileBytes::new(file, *len))?;
+        }
+        let head = disk.beginning(children)?;
         if self.disk.is_none() {
             volume::find_space(&head, target.size(), target.path())?;
         }

@@ -3,14 +3,16 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
+use std::thread;
 
 use anyhow::{Context as _, anyhow};
 use sha2::{Digest as _, Sha256};
 
 use super::Context;
+use crate::fingerprint::Fingerprint;
 use crate::http::{Client, HttpSettings, ImageUrl};
-use crate::image::checksum::{Algorithm, Checksum, Digest};
+use crate::image::checksum::{Algorithm, Checksum, Digest, Hasher, each_piece};
 use crate::image::reference::ImageRef;
 use crate::image::source::ImageFile;
 use crate::image::sums;
@@ -43,6 +45,11 @@ pub(super) enum WrongImage {
         /// What it had.
         recorded: Digest,
     },
+    /// It was another one when it was checked.
+    #[error(
+        "image {0} changed while it was read: what was written is not what was checked (is somebody writing a new one there?)"
+    )]
+    Changed(String),
     /// Its signature does not hold.
     #[error(transparent)]
     Signature(#[from] SignatureError),
@@ -62,7 +69,7 @@ impl WrongImage {
         match self {
             WrongImage::Checksum { .. } | WrongImage::Damaged { .. } => true,
             WrongImage::Signature(error) => matches!(error, SignatureError::Invalid { .. }),
-            WrongImage::Read { .. } => false,
+            WrongImage::Changed(_) | WrongImage::Read { .. } => false,
         }
     }
 }
@@ -110,38 +117,102 @@ impl Proof {
 
     /// Whether [`Proof::check`] has to read all of the image.
     pub(super) fn reads(&self, image: &ImageFile) -> bool {
-        let recorded = image.download().is_some();
-        let digest = self.digest.as_ref().is_some_and(|digest| digest.algorithm() != Algorithm::Sha256 || !recorded);
-        digest || self.signature.is_some() || (self.verify_cached && image.download().is_some_and(|known| known.kept))
+        self.signature.is_some() || !self.to_hash(image).is_empty()
     }
 
-    /// An error unless the image is the one that was meant. Its file's position does not move.
-    pub(super) fn check(&self, image: &ImageFile, context: &Context) -> Result<(), WrongImage> {
-        let name = || image.name().to_owned();
-        let hash = |algorithm| {
-            Digest::of_file(image.file(), algorithm).map_err(|source| WrongImage::Read { image: name(), source })
-        };
-        let mut sha256 = image.download().and_then(|known| Digest::new(Algorithm::Sha256, &known.sha256));
-        if self.verify_cached && image.download().is_some_and(|known| known.kept) {
-            let found = hash(Algorithm::Sha256)?;
-            if let Some(recorded) = sha256.filter(|recorded| *recorded != found) {
-                return Err(WrongImage::Damaged { image: name(), found, recorded });
-            }
-            sha256 = Some(found);
-        }
-        if let Some(expected) = &self.digest {
-            let known = sha256.filter(|digest| digest.algorithm() == expected.algorithm());
-            let found = known.map_or_else(|| hash(expected.algorithm()), Ok)?;
-            if found != *expected {
-                return Err(WrongImage::Checksum { image: name(), found, expected: expected.clone() });
-            }
-            context.report.info(format_args!("image {} has the right checksum, {expected}", image.name()));
-        }
-        if let Some(signature) = &self.signature {
-            signature.check(image.file(), image.name(), &context.children)?;
-            context.report.info(format_args!("image {} has a good signature", image.name()));
-        }
+    /// Which digests of the file have to be made anew. What this run has downloaded was hashed on its way.
+    fn to_hash(&self, image: &ImageFile) -> Vec<Algorithm> {
+        let distrusted = self.verify_cached && image.download().is_some_and(|known| known.kept);
+        let asked = self.digest.as_ref().map(Digest::algorithm);
+        let unknown = asked.filter(|asked| *asked != Algorithm::Sha256 || image.download().is_none());
+        let sha256 = (distrusted && unknown != Some(Algorithm::Sha256)).then_some(Algorithm::Sha256);
+        unknown.into_iter().chain(sha256).collect()
+    }
+
+    /// An error unless the image is the one that was meant; tells so if it is. Its file's position does not move. What is
+    /// read of it for that is noted in `seen`.
+    pub(super) fn check(
+        &self,
+        image: &ImageFile,
+        seen: Option<&Fingerprint>,
+        context: &Context,
+    ) -> Result<(), WrongImage> {
+        let found = self.judge(image, seen, context)?;
+        found.iter().for_each(|words| context.report.info(format_args!("image {} {words}", image.name())));
         Ok(())
+    }
+
+    /// The same; gives what was found out, in words.
+    pub(super) fn judge(
+        &self,
+        image: &ImageFile,
+        seen: Option<&Fingerprint>,
+        context: &Context,
+    ) -> Result<Vec<String>, WrongImage> {
+        if !self.reads(image) {
+            return self.judge_digest(image, &[]);
+        }
+        let pass = Pass { file: image.file(), algorithms: self.to_hash(image), seen };
+        let read_error = |source| WrongImage::Read { image: image.name().to_owned(), source };
+        let Some(signature) = &self.signature else {
+            return self.judge_digest(image, &pass.read(None).map_err(read_error)?);
+        };
+        let len = image.file().metadata().map_err(read_error)?.len();
+        let (read, verdict) =
+            signature.check(image.name(), len, &context.children, |gpgv| pass.read(Some(gpgv))).map_err(read_error)?;
+        let mut words = self.judge_digest(image, &read.map_err(read_error)?)?;
+        verdict?;
+        words.push("has a good signature".to_owned());
+        Ok(words)
+    }
+
+    /// Holds what was `found` in this run, or stored when the image was downloaded, against what it should be.
+    fn judge_digest(&self, image: &ImageFile, found: &[Digest]) -> Result<Vec<String>, WrongImage> {
+        let name = || image.name().to_owned();
+        let found = |algorithm| found.iter().find(|digest| digest.algorithm() == algorithm).cloned();
+        let recorded = image.download().and_then(|known| Digest::new(Algorithm::Sha256, &known.sha256));
+        if let (Some(recorded), Some(found)) = (&recorded, found(Algorithm::Sha256))
+            && *recorded != found
+        {
+            return Err(WrongImage::Damaged { image: name(), found, recorded: recorded.clone() });
+        }
+        let Some(expected) = &self.digest else { return Ok(Vec::new()) };
+        let hashed = found(expected.algorithm());
+        let only_stored = hashed.is_none() && image.download().is_some_and(|known| known.kept);
+        let unread = || WrongImage::Read { image: name(), source: io::Error::other("it was not hashed") };
+        let found = hashed.or(recorded).ok_or_else(unread)?;
+        if found != *expected {
+            return Err(WrongImage::Checksum { image: name(), found, expected: expected.clone() });
+        }
+        Ok(vec![match only_stored {
+            false => format!("has the right checksum, {expected}"),
+            true => format!("had the right checksum when it was downloaded, {expected}"),
+        }])
+    }
+}
+
+/// One pass over an image's file, from which all that is asked comes.
+struct Pass<'p> {
+    file: &'p File,
+    algorithms: Vec<Algorithm>,
+    seen: Option<&'p Fingerprint>,
+}
+
+impl Pass<'_> {
+    /// Reads the file once; gives its digests. `gpgv` gets the same bytes: what it checks is what was hashed and noted.
+    fn read(&self, mut gpgv: Option<&mut dyn Write>) -> io::Result<Vec<Digest>> {
+        let mut hashers: Vec<_> = self.algorithms.iter().map(|algorithm| Hasher::new(*algorithm)).collect();
+        each_piece(self.file, |piece, at| {
+            thread::scope(|scope| {
+                if let Some(seen) = self.seen {
+                    scope.spawn(move || seen.note(piece, at));
+                }
+                // It may have seen enough, and says why.
+                gpgv = gpgv.take().and_then(|gpgv| gpgv.write_all(piece).is_ok().then_some(gpgv));
+                hashers.iter_mut().for_each(|hasher| hasher.update(piece));
+            });
+        })?;
+        Ok(hashers.into_iter().map(Hasher::finish).collect())
     }
 }
 

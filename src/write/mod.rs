@@ -17,7 +17,7 @@ mod zeros;
 #[cfg(any(test, fuzzing))]
 pub(crate) use gpt::fuzzing;
 
-pub use convert::{convert, head};
+pub use convert::{QemuDisk, convert};
 pub use dump::{DumpError, dump};
 pub use sparse::raw_file;
 pub use stream::stream;
@@ -31,6 +31,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::device::{ALIGNMENT, AlignedBuf, HeldDisk, ReadAt, Target, WriteAt};
+use crate::partition::Incomplete;
 use crate::size::ByteSize;
 
 use convert::Converted;
@@ -99,6 +100,9 @@ pub enum WriteError {
     /// The image's file got shorter.
     #[error("the image became shorter while it was read (is somebody writing a new one there?)")]
     Shrunk,
+    /// The image says itself that there is more of it.
+    #[error(transparent)]
+    Incomplete(#[from] Incomplete),
     /// Not a byte came.
     #[error("the image is empty")]
     Empty,
@@ -226,8 +230,13 @@ impl<'t> DiskWriter<'t> {
     }
 
     /// The image has ended after `image_len` bytes: zeroes what has to be of the rest of the disk, reads all that back
-    /// where that was asked for, and moves the GPT's backup to the disk's end.
-    pub fn fill(self, image_len: u64) -> Result<Whole<'t>, WriteError> {
+    /// where that was asked for, and moves the GPT's backup to the disk's end. Before that, `check` looks at the disk as
+    /// the image has it.
+    pub fn fill(
+        self,
+        image_len: u64,
+        check: impl FnOnce(&Whole<'t>) -> Result<(), WriteError>,
+    ) -> Result<Whole<'t>, WriteError> {
         if image_len == 0 {
             return Err(WriteError::Empty);
         }
@@ -242,6 +251,7 @@ impl<'t> DiskWriter<'t> {
         let written = self.written();
         let noted = self.expected.as_ref().map(|_| Vec::new());
         let mut whole = Whole { target: self.target, boot, noted, written };
+        check(&whole)?;
         // Only now: the old backup is a part of the image, which was just compared.
         gpt::move_backup(&mut whole, image_len).map_err(|err| self.disk_error(err))?;
         Ok(whole)

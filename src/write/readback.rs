@@ -14,8 +14,8 @@ use std::thread;
 use twox_hash::XxHash3_128;
 
 use super::WriteError;
-use super::zeros::is_zero;
 use crate::device::{AlignedBuf, DirectReader, Target};
+use crate::fingerprint::{is_zero, sum_of_blocks};
 
 /// What is hashed at once, in bytes. Whatever is written starts on a multiple of it, and only the image's end is shorter.
 const BLOCK: usize = 4096;
@@ -78,9 +78,7 @@ impl Sums {
 
 /// The hashes of all blocks that are not zero, each with its place as the seed: the same block elsewhere counts as another.
 fn sum(data: &[u8], offset: u64) -> u128 {
-    let places = (offset..).step_by(BLOCK);
-    let blocks = data.chunks(BLOCK).zip(places).filter(|(block, _)| !is_zero(block));
-    blocks.fold(0, |sum, (block, place)| sum.wrapping_add(XxHash3_128::oneshot_with_seed(place, block)))
+    sum_of_blocks(data, offset, BLOCK, XxHash3_128::oneshot_with_seed)
 }
 
 /// Reads `range` (bytes) of the disk, which has to be zero and is called `what`.

@@ -5,8 +5,9 @@ use std::io::{self, Read};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
-use super::{DiskWriter, WriteError, zeros};
+use super::{DiskWriter, WriteError};
 use crate::device::AlignedBuf;
+use crate::fingerprint::is_zero;
 use crate::size::ByteSize;
 
 /// Length of a buffer in bytes. Measured with gzip: 256 KiB is 1.8 times and 4 MiB 1.2 times as slow.
@@ -88,7 +89,7 @@ fn read_all(
             // Zeros are not handed on before their run has ended, which may be long.
             break;
         }
-        if zeros::is_zero(&buffer[..len]) {
+        if is_zero(&buffer[..len]) {
             spare = Some(buffer);
         } else if hand_on_zeros(zeros_start, start) && hand_on(Part::Filled { buffer, len, offset: start }) {
             zeros_start = offset;
@@ -185,7 +186,7 @@ mod tests {
             let target = Target::open(&descriptor_path(&disk)).unwrap();
             let writer = DiskWriter::begin(&target, WriteOptions::default()).unwrap();
             let copied = stream(&mut Faulty { at: 0, len, data, fault, disk }, &writer);
-            let whole = copied.and_then(|len| writer.fill(len)?.sync()?.commit());
+            let whole = copied.and_then(|len| writer.fill(len, |_| Ok(()))?.sync()?.commit());
             let _ =
                 sender.send(whole.err().map(|err| anyhow::Error::new(err).chain().map(ToString::to_string).collect()));
         });
@@ -224,7 +225,7 @@ mod tests {
                 return Ok(());
             }
             prop_assert_eq!(result.unwrap(), image.len() as u64);
-            writer.fill(image.len() as u64).unwrap().sync().unwrap().commit().unwrap();
+            writer.fill(image.len() as u64, |_| Ok(())).unwrap().sync().unwrap().commit().unwrap();
             let mut written = vec![1; DISK_LEN];
             disk.as_file().read_exact_at(&mut written, 0).unwrap();
             prop_assert!(written[..image.len()] == image[..]);

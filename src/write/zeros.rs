@@ -3,6 +3,8 @@
 
 use std::ops::Range;
 
+use crate::fingerprint::is_zero;
+
 /// Granularity in bytes: runs begin and end on multiples of it, so that data around them stays aligned for direct I/O.
 const BLOCK: usize = 4096;
 
@@ -49,13 +51,6 @@ pub(super) fn split(buffer: &[u8]) -> Vec<Piece> {
 /// Length of the run of zero blocks that `buffer` begins with, in bytes.
 fn zero_run(buffer: &[u8]) -> usize {
     buffer.chunks(BLOCK).take_while(|block| is_zero(block)).map(<[u8]>::len).sum()
-}
-
-/// Whether all is zero. Reads every byte once, in pieces that the compiler turns into vector operations, and ends at the
-/// first piece with data.
-pub(super) fn is_zero(block: &[u8]) -> bool {
-    let (pieces, rest) = block.as_chunks::<256>();
-    pieces.iter().all(|piece| piece.iter().fold(0, |all, byte| all | byte) == 0) && rest.iter().all(|byte| *byte == 0)
 }
 
 #[cfg(test)]

@@ -52,5 +52,7 @@ mod story;
 mod support;
 mod tool;
 mod transfer;
+mod truncated;
+mod unsteady;
 mod variants;
 mod wipe;

@@ -42,7 +42,7 @@ fn install_with_fault(
     let len = match image_type {
         "raw" => {
             let len = file.metadata().unwrap().len();
-            write::raw_file(&file, len, &writer).map(|()| len)?
+            write::raw_file(&file, len, &writer, None).map(|()| len)?
         }
         "stream" => write::stream(&mut &file, &writer)?,
         _ => {
@@ -55,7 +55,7 @@ fn install_with_fault(
     let cached = fs::read(target.path()).unwrap();
     assert_eq!(cached.len(), SIZE);
     fault.into_iter().for_each(|at| flip(&world.path("disk0"), at));
-    writer.fill(len)?.sync()?.commit()
+    writer.fill(len, |_| Ok(()))?.sync()?.commit()
 }
 
 #[test]
@@ -132,12 +132,14 @@ fn the_zeros_behind_the_image_and_the_boot_area_are_read_back_too() {
             let stale = Disk::stale(&world, "disk0", kind, SIZE);
             let target = Target::open(stale.path()).unwrap();
             let writer = DiskWriter::begin(&target, VERIFIED).unwrap();
-            write::raw_file(&File::open(&file).unwrap(), 20 * MIB as u64, &writer).unwrap();
+            write::raw_file(&File::open(&file).unwrap(), 20 * MIB as u64, &writer, None).unwrap();
             let outcome = if what == "the boot area" {
-                let boot = writer.fill(20 * MIB as u64).unwrap().sync().unwrap();
+                let boot = writer.fill(20 * MIB as u64, |_| Ok(())).unwrap().sync().unwrap();
                 keep_spoiling(&world.path("disk0"), at, || boot.commit())
             } else {
-                keep_spoiling(&world.path("disk0"), at, || writer.fill(20 * MIB as u64).and_then(Whole::sync).map(drop))
+                keep_spoiling(&world.path("disk0"), at, || {
+                    writer.fill(20 * MIB as u64, |_| Ok(())).and_then(Whole::sync).map(drop)
+                })
             };
             let error = outcome.unwrap_err().to_string();
             assert!(error.contains(&format!("bytes {at} to {at} ({what}) differ")), "{kind:?}: {error}");

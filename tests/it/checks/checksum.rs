@@ -35,7 +35,11 @@ fn every_form_of_the_right_checksum_is_taken_for_urls_and_files() {
                 let target = Disk::stale(&world, "disk0", Kind::Block, 6 * MIB);
                 let script = world.create(target.path(), &image_name, image_type).env("OSP_IMAGE_CHECKSUM", checksum);
                 let log = script.run().succeeds();
-                assert!(log.contains("has the right checksum, sha"), "{log}");
+                // Of a kept image only the SHA-256 is known without reading it, which is not called right today.
+                let read = log.contains(" has the right checksum, sha");
+                let stored = log.contains(" had the right checksum when it was downloaded, sha256:");
+                let asks_stored = log.contains("is in the cache") && log.contains(", sha256:");
+                assert!(read != stored && stored == asks_stored, "{log}");
                 target.assert_holds(&image, &format!("{image_type} {checksum} {image_name}"));
             }
         }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! Checksums and signatures of images, made by the tools that publishers use.
 
+mod changing;
 mod checksum;
 mod policy;
 mod signature;

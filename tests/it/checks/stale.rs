@@ -70,7 +70,10 @@ fn a_kept_image_that_was_replaced_by_its_publisher_is_downloaded_again() {
         site.age();
         site.publish(5 * MIB);
         let log = site.create(&site.sums(), reinstall).succeeds();
-        assert!(log.contains("but should have sha256:") && log.contains("; downloading it again"), "{log}");
+        assert!(
+            log.contains("but should have sha256:") && log.contains("is intact; asking the server for another one"),
+            "{log}"
+        );
         site.target.assert_holds(&site.image, reinstall);
         assert_eq!(site.server.gets("/disk.raw"), 2);
         assert_eq!(site.server.gets("/SUMS"), 2);
@@ -78,18 +81,60 @@ fn a_kept_image_that_was_replaced_by_its_publisher_is_downloaded_again() {
 }
 
 #[test]
-fn a_wrong_image_is_downloaded_again_only_once() {
-    let site = Site::new("");
-    site.create("none", "1").succeeds();
-    site.age();
-    let wrong = format!("sha256:{}", "0".repeat(64));
-    let found = literal("sha256", &site.file);
-    site.create(&wrong, "1").fails(&[&format!("has checksum {found} but should have {}", wrong)]);
-    site.target.assert_holds(&site.image, "the old system is still there");
-    assert_eq!(site.server.gets("/disk.raw"), 2);
-    // It is not there any more, and the next one gets it from the server.
-    site.create("none", "1").succeeds();
-    assert_eq!(site.server.gets("/disk.raw"), 3);
+fn an_intact_image_that_another_run_asks_for_otherwise_stays() {
+    for (reinstall, etag) in [("0", true), ("1", true), ("1", false)] {
+        let site = Site::new("");
+        let reply = Reply::ok(site.image.clone());
+        site.server.reply("/disk.raw", if etag { reply.header("ETag", "\"one\"") } else { reply });
+        site.create("none", "1").succeeds();
+        site.age();
+        if etag {
+            site.server.reply("/disk.raw", Reply::status(304).header("ETag", "\"one\""));
+        }
+        let wrong = format!("sha256:{}", "0".repeat(64));
+        let found = literal("sha256", &site.file);
+        let reason = format!("has checksum {found} but should have {}", wrong);
+        let log = site.create(&wrong, reinstall).fails(&[&reason]);
+        assert!(log.contains("the kept image is intact; asking the server for another one"), "{log}");
+        assert_eq!(log.contains("the kept image is intact, and the server has no other one: "), etag, "{log}");
+        if reinstall == "1" {
+            site.target.assert_holds(&site.image, "the old system is still there");
+        }
+        assert_eq!(site.server.gets("/disk.raw"), 2, "once, and only once");
+        // It is still there, for whoever asks for it.
+        let log = site.create(&literal("sha256", &site.file), "1").succeeds();
+        assert!(
+            log.contains("had the right checksum when it was downloaded") && !log.contains("has the right"),
+            "{log}"
+        );
+        assert_eq!(site.server.gets("/disk.raw"), 2);
+    }
+}
+
+/// Whether the server was asked because the image is old, or because it does not match.
+#[test]
+fn what_the_server_has_now_replaces_a_kept_image_only_if_it_matches() {
+    for (config, algorithm, reinstall) in [
+        ("", "sha256", "1"),
+        ("", "sha512", "0"),
+        ("[cache]\nmax_age_days = 0", "sha256", "1"),
+        ("[cache]\nmax_age_days = 0", "sha512", "0"),
+    ] {
+        let mut site = Site::new(config);
+        let (kept, checksum) = (site.image.clone(), literal("sha256", &site.file));
+        site.create("none", "0").succeeds();
+        site.age();
+        site.publish(5 * MIB);
+        let (found, wrong) = (
+            literal(algorithm, &site.file),
+            format!("{algorithm}:{}", "0".repeat(if algorithm == "sha256" { 64 } else { 128 })),
+        );
+        site.create(&wrong, reinstall).fails(&[&format!("has checksum {found} but should have {}", wrong)]);
+        assert!(fs::read(site.kept("img")).unwrap() == kept, "{config} {algorithm}");
+        site.world.variant_file("config.toml", "");
+        site.create(&checksum, "0").succeeds();
+        site.target.assert_holds(&kept, "the kept image");
+    }
 }
 
 #[test]
@@ -149,6 +194,9 @@ fn a_sha512_or_a_file_is_read_anew_each_time() {
     site.age();
     File::options().write(true).open(site.kept("img")).unwrap().write_all_at(b"x", 2 * MIB as u64).unwrap();
     let log = site.create(&checksum, "0").succeeds();
-    assert!(log.contains("but should have sha512:"), "{log}");
+    assert!(
+        log.contains("but should have sha512:") && log.contains("the kept image is damaged; downloading it"),
+        "{log}"
+    );
     site.target.assert_holds(&site.image, "downloaded again");
 }
