@@ -110,13 +110,13 @@ impl State {
         Ok(State { len, written: (0, 0), changed: (0, 0), names: 0 })
     }
 
-    /// How long ago it was changed, if that is not long. What seems to come only tells of a clock that was set.
+    /// How long ago it was written, if that is not long. The time of its last change would also tell of a new name or
+    /// mode, which leave its bytes alone. What seems to come only tells of a clock that was set.
     fn age(&self, now: SystemTime) -> Option<Duration> {
-        let ages = [self.written, self.changed].into_iter().filter_map(|(seconds, nanoseconds)| {
-            let since = Duration::new(u64::try_from(seconds).ok()?, u32::try_from(nanoseconds).ok()?);
-            now.duration_since(UNIX_EPOCH.checked_add(since)?).ok()
-        });
-        ages.filter(|age| *age < RECENT).min()
+        let (seconds, nanoseconds) = self.written;
+        let since = Duration::new(u64::try_from(seconds).ok()?, u32::try_from(nanoseconds).ok()?);
+        let age = now.duration_since(UNIX_EPOCH.checked_add(since)?).ok()?;
+        (age < RECENT).then_some(age)
     }
 
     /// What of it is no longer as it was `before`. Whoever sets a file's times can't set that of its last change.

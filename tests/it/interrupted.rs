@@ -151,8 +151,7 @@ fn what_shows_early_ends_a_download_early() {
         for (what, run) in runs {
             run.run().fails(&["/x", reason]);
             target.assert_untouched(&format!("{what}: {name}"));
-            // The end of an archive is asked for when no more of the rest may come: what is here can be gone on with.
-            assert!(name == "xz" || part(&world).is_none(), "{what}: {name}");
+            // Whether a part stays depends on who was faster: the reader who refused it, or the server that fell silent.
         }
         create().run().fails(&["/x", reason]);
         target.assert_unbootable(name);

@@ -254,8 +254,11 @@ fn a_file_that_was_just_changed_is_warned_of() {
     let world = World::new();
     let image = encode(&world, &disk(2 * MIB), "raw");
     let target = Disk::stale(&world, "disk0", Kind::File, 2 * MIB);
-    let log = create(&world, &target, &image, "0").run().succeeds();
     let warning = format!("warning: image {} was changed ", image.display());
+    let log = create(&world, &target, &image, "0").run().succeeds();
+    assert!(!log.contains(&warning), "{log}");
+    File::options().write(true).open(&image).unwrap().set_modified(std::time::SystemTime::now()).unwrap();
+    let log = create(&world, &target, &image, "0").run().succeeds();
     assert!(
         log.contains(&warning) && log.contains(" s ago: if it was not whole then, neither is what is installed"),
         "{log}"

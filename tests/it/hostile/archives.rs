@@ -111,7 +111,11 @@ impl Codec {
             later(name("cut in the middle"), self.image_type, self.truncated, shorter(|len| len / 2)),
             later(name("without its last kilobyte"), self.image_type, self.truncated, shorter(|len| len - 1024)),
             later(name("without its last byte"), self.image_type, self.truncated, shorter(|len| len - 1)),
-            later(name("with a bit flipped"), self.image_type, self.corrupt, flipped(|len, _| len / 2)),
+            Case {
+                // Where the size is known, the partition table is looked at in advance, and with it the first MiB.
+                when: if self.image_type == "raw+xz" { super::Before } else { super::Later },
+                ..case(name("with a bit flipped"), self.image_type, self.corrupt, flipped(|len, _| len / 2))
+            },
             later(name("with a wrong checksum"), self.image_type, self.corrupt, flipped(|_, codec| codec.checksum)),
             later(name("with a tail"), self.image_type, self.tail, move |site| {
                 site.file("image", &[good(site), b"tail".to_vec()].concat())

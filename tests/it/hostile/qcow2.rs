@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use super::{Case, DISK, Site, bytes, case, cut, later, patched};
+use super::{Case, DISK, Site, bytes, case, cut, patched};
 use crate::support::disk::{Disk, Kind};
 use crate::support::images::{MIB, compress};
 use crate::support::server::Reply;
@@ -216,7 +216,7 @@ fn tables() -> Vec<Case> {
                 patched(image, &[(l1 + 8, &first)])
             },
         ),
-        later("compressed data that is none", "qcow2", &["installing image", "error while reading"], |site| {
+        case("compressed data that is none", "qcow2", &["installing image", "error while reading"], |site| {
             let image = site.image("qcow2", &["-c"]);
             let data = 0x5_0000;
             let noise = vec![0xff; image.len() - data];
