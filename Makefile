@@ -83,7 +83,7 @@ test-downloads:
 
 .PHONY: test
 test: test-downloads ## Run every test, those against a real Ganeti included (as root)
-	$(INSIDE) cargo test --locked
+	$(INSIDE) cargo test --locked --no-fail-fast
 
 .PHONY: test-unit
 test-unit: setup ## Run the tests that stand beside the code

@@ -155,10 +155,10 @@ mod tests {
     #[test]
     fn only_what_changed_in_the_last_seconds_is_recent() {
         let age = |state: State, now| state.age(UNIX_EPOCH + Duration::from_millis(now)).map(|age| age.as_secs());
-        assert_eq!(age(STATE, 2_003_500), Some(3));
-        assert_eq!(age(STATE, 2_005_500), None);
+        assert_eq!(age(STATE, 1_003_500), Some(3));
+        assert_eq!(age(STATE, 1_005_500), None);
         // The clock was set back, or is now.
-        assert_eq!(age(STATE, 1_500_000), None);
+        assert_eq!(age(STATE, 500_000), None);
         assert_eq!(age(State { written: (-5, 0), changed: (0, 0), ..STATE }, 60_000), None);
     }
 }
