@@ -125,7 +125,7 @@ lint: ## Check formatting, lints, shell scripts and man pages (as root)
 
 .PHONY: lint-inside
 lint-inside:
-	cargo fmt --check
+	cargo fmt --all --check
 	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	cargo clippy --locked --all-targets -- --deny warnings
 	$(if $(SHELL_SCRIPTS),shellcheck $(SHELL_SCRIPTS))

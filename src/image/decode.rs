@@ -8,7 +8,6 @@ use xz2::bufread::XzDecoder;
 use xz2::stream::MtStreamBuilder;
 
 use super::broken;
-use super::bzip2;
 use super::detect;
 use super::format::Compression;
 
@@ -29,7 +28,7 @@ const XZ_THREADING_LIMIT: u64 = 192 << 20;
 pub fn reader<'r>(input: impl Read + Send + 'r, compression: Compression) -> Box<dyn Read + Send + 'r> {
     match compression {
         Compression::Gzip => Box::new(Members::<_, GzDecoder<_>>::new(input, compression)),
-        Compression::Bzip2 => Box::new(bzip2::reader(input)),
+        Compression::Bzip2 => Box::new(bzip2_parallel::reader(input)),
         Compression::Xz => Box::new(Members::<_, XzDecoder<_>>::new(input, compression)),
         Compression::Zstd => Box::new(Members::<_, zstd::Decoder<'static, _>>::new(input, compression)),
     }

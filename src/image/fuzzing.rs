@@ -7,7 +7,6 @@ pub(crate) use files::{archive_size, container, ending};
 
 use std::io::{self, Read, Write};
 
-use super::bzip2;
 use super::checksum::{Algorithm, Checksum, Digest};
 use super::decode::reader;
 use super::detect::{Content, HEAD_LEN, compression, content};
@@ -23,7 +22,7 @@ const MAX_DECODED: u64 = 2 << 20;
 
 /// A bzip2 archive, made as the first byte says.
 pub(crate) fn bzip2(data: &[u8]) {
-    bzip2::fuzzing::archive(data);
+    bzip2_parallel::fuzzing::archive(data);
 }
 
 /// Archives of members, in one piece and in small ones.

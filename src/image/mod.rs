@@ -2,7 +2,6 @@
 //! Images: what the user named, what it really is, and its decoded bytes.
 
 mod broken;
-mod bzip2;
 pub mod checksum;
 mod container;
 pub mod decode;

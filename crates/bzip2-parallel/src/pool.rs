@@ -106,8 +106,8 @@ fn work(queue: &Mutex<Receiver<Job>>, stop: &AtomicBool) {
 #[cfg(test)]
 mod tests {
     use super::{Pending, Piece, Pool, sync_channel};
-    use crate::image::bzip2::Fault;
-    use crate::image::bzip2::runs::Expanded;
+    use crate::Fault;
+    use crate::runs::Expanded;
 
     #[test]
     fn a_thread_that_panicked_is_an_error() {

@@ -6,9 +6,8 @@ use std::fmt::Display;
 use std::io::{self, Read};
 use std::mem;
 
-use super::super::broken;
-use super::super::format::Compression;
 use super::block::{Decoded, Decoder};
+use super::error;
 use super::old::OldBlock;
 use super::pool::{Outcome, Pending, Pool};
 use super::runs::{Expanded, Unread};
@@ -105,7 +104,7 @@ impl<R: Read> Reader<R> {
                 let block = self.block(block.wait()?, level)?;
                 Ok(State::Stream { level, crc: crc.rotate_left(1) ^ block })
             }
-            (Some(Ahead::Block(_)), _) => Err(broken::followed_by_data(Compression::Bzip2)),
+            (Some(Ahead::Block(_)), _) => Err(error::followed_by_data()),
             (Some(Ahead::Other(piece)), state) => {
                 let state = other(&piece, state)?;
                 self.spare_bytes.push(piece.bytes);
@@ -210,7 +209,7 @@ fn other(piece: &Piece, state: State) -> io::Result<State> {
         (State::Stream { .. }, _) => Err(no_magic(piece, piece.start)),
         (State::Start, Mark::None) => between_streams(piece, piece.start),
         (_, Mark::None) => padding(piece, piece.start),
-        (_, _) => Err(broken::followed_by_data(Compression::Bzip2)),
+        (_, _) => Err(error::followed_by_data()),
     }
 }
 
@@ -241,7 +240,7 @@ fn padding(piece: &Piece, position: u64) -> io::Result<State> {
     if piece.bytes_from(position).iter().all(|byte| *byte == 0) {
         Ok(State::Padding)
     } else {
-        Err(broken::followed_by_data(Compression::Bzip2))
+        Err(error::followed_by_data())
     }
 }
 
@@ -257,9 +256,9 @@ fn no_magic(piece: &Piece, position: u64) -> io::Error {
 }
 
 fn truncated(why: &str) -> io::Error {
-    broken::error(Compression::Bzip2, io::ErrorKind::UnexpectedEof, why)
+    error::broken(io::ErrorKind::UnexpectedEof, why)
 }
 
 fn corrupt(why: impl Display) -> io::Error {
-    broken::error(Compression::Bzip2, io::ErrorKind::InvalidData, why)
+    error::broken(io::ErrorKind::InvalidData, why)
 }

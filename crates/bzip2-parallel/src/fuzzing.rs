@@ -16,7 +16,7 @@ const MAX_DECODED: u64 = 4 << 20;
 
 /// Archives that the first byte makes of the others: as they are; with the checksums that their content has, which
 /// nobody finds by chance; twice, with padding; encoded, and encoded and cut.
-pub(in crate::image) fn archive(data: &[u8]) {
+pub fn archive(data: &[u8]) {
     let Some((kind, data)) = data.split_first() else { return };
     let level = u32::from(kind >> 4) % 9 + 1;
     match kind & 7 {

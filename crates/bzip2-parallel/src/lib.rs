@@ -1,19 +1,24 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Decodes bzip2 with all processors.
+//! Decodes bzip2 with all processors, without `unsafe`.
+//!
+//! [`reader`] is all of it: it reads an archive from any [`Read`] and gives the decoded bytes.
+//!
+//! # How
 //!
 //! An archive is one or more streams: `BZh` and a digit, blocks, an end with a checksum over those of the blocks. Blocks
 //! depend on nothing before them, but don't say how long they are, and begin at any bit. So the archive is cut wherever
-//! the number that begins a block stands ([`scan`]), and threads decode the pieces ([`pool`]) while the reader puts them in
-//! order ([`reader`]). There each block has to end exactly where the next piece begins: a number that stands inside a block by
-//! chance is found out, and decoding goes on from the block's true end. Format: https://github.com/dsnet/compress,
+//! the number that begins a block stands (`scan`), and threads decode the pieces (`pool`) while the reader puts them in
+//! order (`reader::Reader`). There each block has to end exactly where the next piece begins: a number that stands inside a block by
+//! chance is found out, and decoding goes on from the block's true end. Format: <https://github.com/dsnet/compress>,
 //! doc/bzip2-format.pdf; what is not said there is as bzip2 1.0.8 does it.
 
 mod bits;
 mod block;
 mod column;
 mod crc;
-#[cfg(any(test, fuzzing))]
-pub(super) mod fuzzing;
+mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod header;
 mod huffman;
 mod inverse;
@@ -68,7 +73,22 @@ enum Fault {
 /// Reads the decoded bytes of `input`, which holds bzip2 streams one after the other. A truncated or corrupt stream, or
 /// anything but zero padding behind the last one, is an error of kind `InvalidData` or `UnexpectedEof`. Reads up to about
 /// 20 blocks ahead. The threads end when the reader is dropped.
-pub(super) fn reader<'r>(input: impl Read + Send + 'r) -> impl Read + Send + 'r {
+///
+/// # Examples
+///
+/// ```
+/// use std::io::{Read, Write};
+///
+/// let mut encoder = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::best());
+/// encoder.write_all(b"the bytes of an image")?;
+/// let archive = encoder.finish()?;
+///
+/// let mut decoded = String::new();
+/// bzip2_parallel::reader(archive.as_slice()).read_to_string(&mut decoded)?;
+/// assert_eq!(decoded, "the bytes of an image");
+/// # Ok::<(), std::io::Error>(())
+/// ```
+pub fn reader<'r>(input: impl Read + Send + 'r) -> impl Read + Send + 'r {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     reader::Reader::new(input, processors.min(MAX_THREADS))
 }
