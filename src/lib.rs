@@ -1,33 +1,21 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! The Ganeti OS provider `simpleimage`: installs instances from disk images.
 //!
-//! Data flows one way: environment -> request -> image source -> cache -> decoder -> writer -> target device -> hooks.
-//! ARCHITECTURE.md says which module may import which.
+//! The way of the data: an OS script of Ganeti's ([`ganeti`]) or a command ([`cli`]) turns what it was told and the
+//! settings ([`config`]) into a job. [`install`] does it: it fetches and keeps the image ([`store`]), looks at what it is and
+//! decodes it ([`image`]), writes it to the disk ([`disk`]), adds what the guest needs for its first boot ([`seed`]), makes
+//! the disk bootable and runs the hooks. All of that stands on [`node`].
+//!
+//! A room imports only from rooms below it: ARCHITECTURE.md has the table.
 
-pub mod applet;
-pub mod cache;
-pub mod check;
 pub mod cli;
 pub mod config;
-pub mod device;
-pub mod env;
-pub mod fingerprint;
+pub mod disk;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
-pub mod hooks;
-pub mod http;
+pub mod ganeti;
 pub mod image;
-pub mod ops;
-pub mod partition;
-pub mod process;
-pub mod report;
-pub mod request;
-pub mod sandbox;
-pub mod script;
+pub mod install;
+pub mod node;
 pub mod seed;
-pub mod signals;
-pub mod signature;
-pub mod size;
-mod sys;
-pub mod volume;
-pub mod write;
+pub mod store;

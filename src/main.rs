@@ -5,12 +5,12 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use simpleimage::applet::Applet;
 use simpleimage::cli;
-use simpleimage::env::Environment;
-use simpleimage::report::Report;
-use simpleimage::sandbox;
-use simpleimage::script::{self, Invocation};
+use simpleimage::ganeti::applet::Applet;
+use simpleimage::ganeti::env::Environment;
+use simpleimage::ganeti::script::{self, Invocation};
+use simpleimage::node::report::Report;
+use simpleimage::node::sandbox;
 
 fn main() -> ExitCode {
     if let Err(err) = sandbox::settle() {

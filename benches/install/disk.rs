@@ -12,8 +12,8 @@ use std::process::Command;
 use anyhow::{Context as _, ensure};
 use loopdev::{LoopControl, LoopDevice};
 use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, fallocate, posix_fadvise};
-use simpleimage::device::{AlignedBuf, descriptor_path};
-use simpleimage::size::MIB;
+use simpleimage::disk::device::{AlignedBuf, descriptor_path};
+use simpleimage::node::size::MIB;
 
 use crate::extents;
 

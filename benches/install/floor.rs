@@ -11,10 +11,10 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use anyhow::Context as _;
-use simpleimage::device::AlignedBuf;
+use simpleimage::disk::device::AlignedBuf;
 use simpleimage::image::decode;
 use simpleimage::image::format::ImageType;
-use simpleimage::size::MIB;
+use simpleimage::node::size::MIB;
 
 use crate::disk::old_data;
 use crate::extents;

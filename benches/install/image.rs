@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use sha2::{Digest, Sha256};
-use simpleimage::size::{ByteSize, MIB};
+use simpleimage::node::size::{ByteSize, MIB};
 
 use crate::disk::{old_data, run};
 use crate::options::Options;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, bail, ensure};
-use simpleimage::size::MIB;
+use simpleimage::node::size::MIB;
 
 use crate::cases::{Case, Contender, Disks, Effect, Way};
 use crate::disk::{Disk, Nested};

@@ -5,7 +5,7 @@ use std::env;
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
-use simpleimage::size::{ByteSize, MIB};
+use simpleimage::node::size::{ByteSize, MIB};
 
 /// Measures the provider against what people would otherwise type, and against what the machine could do at best.
 #[derive(Debug, Parser)]

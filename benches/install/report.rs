@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use serde_json::{Value, json};
-use simpleimage::size::ByteSize;
+use simpleimage::node::size::ByteSize;
 
 use crate::cases::{Role, Way};
 use crate::image::Images;

@@ -11,13 +11,14 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::output::{self, SHOWN_DIGITS};
-use crate::cache::{Cache, CacheError, KeptImage};
 use crate::config::{Paths, VariantName};
-use crate::http::ImageUrl;
-use crate::ops::{self, Verdict};
-use crate::report::Report;
-use crate::request;
-use crate::size::ByteSize;
+use crate::ganeti::request;
+use crate::install::{self, Verdict};
+use crate::node::report::Report;
+use crate::node::run::Run;
+use crate::node::size::ByteSize;
+use crate::store::cache::{Cache, CacheError, KeptImage};
+use crate::store::http::ImageUrl;
 
 /// The arguments.
 #[derive(Debug, clap::Args)]
@@ -119,7 +120,7 @@ struct Listed {
 impl Listed {
     fn all(store: &Store, images: Vec<KeptImage>, report: &Report) -> anyhow::Result<Vec<Self>> {
         let paths: Vec<_> = images.iter().map(|image| image.path.clone()).collect();
-        let types = ops::likely_types(&paths, &ops::Context::new(report.clone()))?;
+        let types = install::likely_types(&paths, &Run::new(report.clone()))?;
         let mut named = Vec::new();
         for (name, url) in &store.names {
             named.extend(store.cache.kept(url)?.map(|kept| (kept.key, name)));
@@ -214,7 +215,7 @@ impl Output<'_> {
         let images = if entries.is_empty() { cache.list()? } else { store.find_all(entries)? };
         let (mut damaged, mut results) = (0, Vec::new());
         for image in &images {
-            let words = match ops::verify_kept(cache, image)? {
+            let words = match install::verify_kept(cache, image)? {
                 Verdict::Gone => continue,
                 Verdict::Intact => "intact",
                 Verdict::Damaged(_) => "damaged, removed",

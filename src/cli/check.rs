@@ -6,9 +6,9 @@ use std::path::Path;
 
 use anyhow::{Context as _, bail};
 
-use crate::check::{Checkup, Node, Severity};
+use crate::cli::checkup::{Checkup, Node, Severity};
 use crate::config::{Paths, VariantName};
-use crate::process::Children;
+use crate::node::process::Children;
 
 /// The arguments.
 #[derive(Debug, clap::Args)]

@@ -9,11 +9,11 @@ use anyhow::bail;
 use serde_json::{Value, json};
 
 use super::output::{line, write_json};
-use crate::cache::Cleaning;
 use crate::config::{Paths, VariantName};
-use crate::ops::{self, Cleaned};
-use crate::request;
-use crate::size::ByteSize;
+use crate::ganeti::request;
+use crate::install::{self, Cleaned};
+use crate::node::size::ByteSize;
+use crate::store::cache::Cleaning;
 
 /// The arguments.
 #[derive(Debug, clap::Args)]
@@ -40,7 +40,7 @@ pub(super) fn cleanup(args: &Cleanup, root: &Path, out: &mut dyn Write) -> anyho
         None => request::all_caches(&paths)?,
     };
     let cleaning = Cleaning { all: args.all, dry_run: args.dry_run };
-    let cleaned = ops::cleanup(&caches, SystemTime::now(), cleaning)?;
+    let cleaned = install::cleanup(&caches, SystemTime::now(), cleaning)?;
     if args.json {
         write_json(out, &as_json(&cleaned, args.dry_run))?
     } else {

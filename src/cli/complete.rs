@@ -15,10 +15,10 @@ use clap_complete::engine::{ArgValueCompleter, CompletionCandidate, complete as 
 
 use super::Tool;
 use super::output;
-use crate::cache::Cache;
 use crate::config::{self, Paths, Settings, VariantName, Variants};
+use crate::ganeti::request;
 use crate::image::format::{Compression, Format, ImageType};
-use crate::request;
+use crate::store::cache::Cache;
 
 /// The shells that there is a script for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

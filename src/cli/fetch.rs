@@ -11,10 +11,11 @@ use serde_json::json;
 use super::Said;
 use super::output::{disk_json, write_json};
 use crate::config::{Paths, VariantName};
-use crate::ops::{self, Fetched};
-use crate::report::{Progress, Report, Subject};
-use crate::request::FetchRequest;
-use crate::size::ByteSize;
+use crate::ganeti::request;
+use crate::install::{self, Fetched};
+use crate::node::report::{Progress, Report, Subject};
+use crate::node::run::Run;
+use crate::node::size::ByteSize;
 
 /// The arguments.
 #[derive(Debug, clap::Args)]
@@ -40,12 +41,12 @@ impl Fetch {
 /// Fetches the image, and writes what it is and where it is kept to `out`.
 pub(super) fn fetch(args: Fetch, root: &Path, report: &Report, out: &mut dyn Write) -> anyhow::Result<()> {
     let Fetch { image, said, variant, json } = args;
-    let request = FetchRequest::new(&said.params(image)?, &variant, &Paths::below(root))?;
+    let job = request::fetch(&said.params(image)?, &variant, &Paths::below(root))?;
     let progress = Arc::new(Progress::stderr(report));
-    let context = ops::Context::ended_by_signals(progress.report().clone())?;
-    let fetched = ops::fetch(&request, &ops::Context { progress: Some(progress), ..context })?;
+    let run = Run::ended_by_signals(progress.report().clone())?;
+    let fetched = install::fetch(&job, &Run { progress: Some(progress), ..run })?;
     let Fetched { hit, image_type, len, sha256, disk_size, path } = fetched;
-    let url = request.url;
+    let url = job.url;
     if json {
         let ((known, disk), cache) = (disk_json(disk_size), if hit { "hit" } else { "miss" });
         let all = json!({

@@ -8,13 +8,14 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::output::{printable, table, write_json};
-use crate::cache::Cache;
 use crate::config::{self, ImageAlias, Paths, VariantName};
+use crate::ganeti::request;
 use crate::image::reference::ImageRef;
-use crate::ops;
-use crate::report::Report;
-use crate::request;
-use crate::size::ByteSize;
+use crate::install;
+use crate::node::report::Report;
+use crate::node::run::Run;
+use crate::node::size::ByteSize;
+use crate::store::cache::Cache;
 
 /// The arguments.
 #[derive(Debug, clap::Args)]
@@ -82,7 +83,7 @@ fn named(name: String, alias: ImageAlias, cache: Option<&Cache>) -> anyhow::Resu
 fn tell_types(images: &mut [Named], report: &Report) -> anyhow::Result<()> {
     let mut unknown: Vec<_> = images.iter_mut().filter(|image| image.image_type.is_none()).collect();
     let paths: Vec<_> = unknown.iter().map(|image| image.path.clone().unwrap_or_default()).collect();
-    let types = ops::likely_types(&paths, &ops::Context::new(report.clone()))?;
+    let types = install::likely_types(&paths, &Run::new(report.clone()))?;
     unknown.iter_mut().zip(types).for_each(|(image, image_type)| image.image_type = image_type);
     Ok(())
 }

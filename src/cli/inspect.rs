@@ -10,11 +10,13 @@ use serde_json::{Value, json};
 
 use super::output::{disk_json, printable, write_json};
 use crate::config::{Paths, VariantName};
+use crate::ganeti::request;
 use crate::image::reference::ImageRef;
-use crate::ops::{self, Inspected, Judged, Layout, Part};
-use crate::report::Report;
-use crate::request::{self, InspectRequest};
-use crate::size::ByteSize;
+use crate::install::job::InspectJob;
+use crate::install::{self, Inspected, Judged, Layout, Part};
+use crate::node::report::Report;
+use crate::node::run::Run;
+use crate::node::size::ByteSize;
 
 /// The arguments.
 #[derive(Debug, clap::Args)]
@@ -32,10 +34,10 @@ pub(super) struct Inspect {
 /// Writes what the image is to `out`. What create refuses is an error here too; as JSON the reason goes to `out` as well.
 pub(super) fn inspect(args: Inspect, root: &Path, report: &Report, out: &mut dyn Write) -> anyhow::Result<()> {
     let Inspect { image, variant, json } = args;
-    let request = request(image, &variant, &Paths::below(root))?;
-    let context = ops::Context::ended_by_signals(report.clone())?;
-    let judged = ops::inspect(&request, &context)?;
-    let image = request.image.to_string();
+    let job = job(image, &variant, &Paths::below(root))?;
+    let run = Run::ended_by_signals(report.clone())?;
+    let judged = install::inspect(&job, &run)?;
+    let image = job.image.to_string();
     if json {
         write_json(out, &as_json(&image, &judged))?;
     }
@@ -49,13 +51,13 @@ pub(super) fn inspect(args: Inspect, root: &Path, report: &Report, out: &mut dyn
 }
 
 /// A URL is one, and a word that the variant has for a name is that name; all else is a file.
-fn request(image: PathBuf, variant: &VariantName, paths: &Paths) -> anyhow::Result<InspectRequest> {
+fn job(image: PathBuf, variant: &VariantName, paths: &Paths) -> anyhow::Result<InspectJob> {
     let text = image.to_str().unwrap_or_default();
     let named = text.contains("://") || (ImageRef::is_name(text) && request::has_image(text, variant, paths)?);
     if named || (ImageRef::is_name(text) && !image.exists()) {
-        return InspectRequest::named(text.to_owned(), variant, paths);
+        return request::inspect_named(text.to_owned(), variant, paths);
     }
-    Ok(InspectRequest::file(image))
+    Ok(request::inspect_file(image))
 }
 
 fn as_text(image: &str, found: &Inspected) -> String {

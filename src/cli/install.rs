@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! `simpleimage install`: what create does, without Ganeti.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf, absolute};
@@ -13,12 +14,14 @@ use base64::prelude::BASE64_STANDARD;
 use super::output::{line, printable};
 use super::{Said, from_here};
 use crate::config::{Paths, VariantName};
-use crate::env::{API_VERSION, Environment, OsParams};
+use crate::ganeti::env::{API_VERSION, Environment, OsParams};
+use crate::ganeti::request::{self, Asked};
 use crate::image::reference::RefError;
-use crate::ops::{self, Rehearsed};
-use crate::report::{Progress, Report, Subject};
-use crate::request::{CreateCall, CreateRequest, SeedWish};
-use crate::size::ByteSize;
+use crate::install::job::{Job, SeedWish};
+use crate::install::{self, Rehearsed};
+use crate::node::report::{Progress, Report, Subject};
+use crate::node::run::Run;
+use crate::node::size::ByteSize;
 
 /// Each read gives another UUID: random(4).
 const NEW_UUID: &str = "/proc/sys/kernel/random/uuid";
@@ -80,18 +83,17 @@ pub(super) fn install(
     out: &mut dyn Write,
 ) -> anyhow::Result<()> {
     let (no_hooks, dry_run, image) = (args.no_hooks, args.dry_run, args.image.clone());
-    let (environment, paths) = (environment(args, caller)?, Paths::below(root));
-    let call = CreateCall::new(&environment, &paths)?;
-    let call = if no_hooks { call.without_hooks() } else { call };
+    let paths = Paths::below(root);
+    let asked = asked(args, caller)?;
+    let job = request::job(asked, &paths).map_err(|err| in_terms_of_files(err, &image))?;
+    let job = if no_hooks { job.without_hooks() } else { job };
     if dry_run {
-        let request = call.request().map_err(|err| in_terms_of_files(err, &image))?;
-        let rehearsed = ops::rehearse(&request, &ops::Context::ended_by_signals(report.clone())?)?;
-        return tell(&request, &rehearsed, out);
+        let rehearsed = install::rehearse(&job, &Run::ended_by_signals(report.clone())?)?;
+        return tell(&job, &rehearsed, out);
     }
     let progress = Arc::new(Progress::stderr(report));
-    let context = ops::Context::ended_by_signals(progress.report().clone())?;
-    let created = ops::create(&call, &ops::Context { progress: Some(progress), ..context });
-    created.map_err(|err| in_terms_of_files(err, &image))
+    let run = Run::ended_by_signals(progress.report().clone())?;
+    install::install(&job, None, &Run { progress: Some(progress), ..run })
 }
 
 /// Who names no image may have meant the file in this folder.
@@ -104,40 +106,64 @@ fn in_terms_of_files(err: anyhow::Error, image: &str) -> anyhow::Error {
     }
 }
 
-/// The variables that Ganeti would give to a create of an instance that was installed before. Of the caller's own only
-/// PATH counts: what else is there may be meant for another program.
-fn environment(args: Install, caller: &Environment) -> anyhow::Result<Environment> {
+/// An instance that was installed before: what is on its disk stays until the image is at hand.
+fn asked(args: Install, caller: &Environment) -> anyhow::Result<Asked> {
     let disk = absolute(&args.disk).context("finding out where the disk is")?;
     let name = args.instance();
     let Install { image, said, variant, ssh_key, user_data, .. } = args;
-    let OsParams { image, image_type, image_checksum, image_signature, .. } = said.params(from_here(&image)?)?;
-    let ssh_keys = value("--ssh-key", ssh_key)?;
-    let user_data = value("--user-data", user_data)?;
-    let uuid = fs::read_to_string(NEW_UUID).with_context(|| format!("reading {NEW_UUID}"))?;
-    let given = [
-        ("OS_API_VERSION", API_VERSION),
-        ("OS_NAME", "simpleimage"),
-        ("OS_VARIANT", variant.as_str()),
-        ("INSTANCE_NAME", &name),
-        ("INSTANCE_UUID", uuid.trim()),
-        ("INSTANCE_REINSTALL", "1"),
-        ("DISK_COUNT", "1"),
-        ("NIC_COUNT", "0"),
-        ("OSP_IMAGE", image.as_deref().unwrap_or_default()),
-        ("OSP_IMAGE_TYPE", image_type.as_deref().unwrap_or_default()),
-        ("OSP_IMAGE_CHECKSUM", image_checksum.as_deref().unwrap_or_default()),
-        ("OSP_IMAGE_SIGNATURE", image_signature.as_deref().unwrap_or_default()),
-        ("OSP_SSH_KEYS", &ssh_keys),
-        ("OSP_USER_DATA", &user_data),
+    let mut params = said.params(from_here(&image)?)?;
+    params.seed.ssh_keys = value("--ssh-key", ssh_key)?;
+    params.seed.user_data = value("--user-data", user_data)?;
+    let uuid = fs::read_to_string(NEW_UUID).with_context(|| format!("reading {NEW_UUID}"))?.trim().to_owned();
+    Ok(Asked {
+        hook_environment: hook_environment(&variant, &name, &uuid, &disk, &params, caller),
+        variant,
+        params,
+        name,
+        uuid: Ok(uuid),
+        reinstall: true,
+        disk,
+        seed_disk: Ok(None),
+        nics: Ok(Vec::new()),
+    })
+}
+
+/// What hooks find when Ganeti reinstalls an instance, so that the same hooks work here. Of the caller's own environment only
+/// PATH counts: what else is there may be meant for another program.
+fn hook_environment(
+    variant: &VariantName,
+    name: &str,
+    uuid: &str,
+    disk: &Path,
+    params: &OsParams,
+    caller: &Environment,
+) -> Vec<(OsString, OsString)> {
+    let known = [
+        ("OS_API_VERSION", Some(API_VERSION)),
+        ("OS_NAME", Some("simpleimage")),
+        ("OS_VARIANT", Some(variant.as_str())),
+        ("INSTANCE_NAME", Some(name)),
+        ("INSTANCE_UUID", Some(uuid)),
+        ("INSTANCE_REINSTALL", Some("1")),
+        ("DISK_COUNT", Some("1")),
+        ("NIC_COUNT", Some("0")),
+        ("OSP_IMAGE", params.image.as_deref()),
+        ("OSP_IMAGE_TYPE", params.image_type.as_deref()),
+        ("OSP_IMAGE_CHECKSUM", params.image_checksum.as_deref()),
+        ("OSP_IMAGE_SIGNATURE", params.image_signature.as_deref()),
+        ("OSP_SSH_KEYS", params.seed.ssh_keys.as_deref()),
+        ("OSP_USER_DATA", params.seed.user_data.as_deref()),
     ];
-    let given =
-        given.into_iter().filter(|(_, value)| !value.is_empty()).map(|(name, value)| (name.into(), value.into()));
+    let known = known.into_iter().filter_map(|(name, value)| Some((name.into(), value?.into())));
     let path = caller.to_vec().into_iter().filter(|(name, _)| name == "PATH");
-    Ok(Environment::new(path.chain(given).chain([("DISK_0_PATH".into(), disk.into_os_string())])))
+    known.chain([("DISK_0_PATH".into(), disk.into())]).chain(path).collect()
 }
 
 /// The OS parameter that says what `flag` was given: one entry in a line.
-fn value(flag: &str, given: Vec<String>) -> anyhow::Result<String> {
+fn value(flag: &str, given: Vec<String>) -> anyhow::Result<Option<String>> {
+    if given.is_empty() {
+        return Ok(None);
+    }
     let entries = given.iter().map(|text| entry(text)).collect::<anyhow::Result<Vec<_>>>();
     let value = entries.with_context(|| flag.to_owned())?.join("\n");
     if value.len() > MAX_VALUE {
@@ -146,7 +172,7 @@ fn value(flag: &str, given: Vec<String>) -> anyhow::Result<String> {
             "{flag}: more than {max} in base64 (put it into the variant's user-data folder, and give its name there)"
         );
     }
-    Ok(value)
+    Ok(Some(value))
 }
 
 /// A key is given as it is, and a file from here with its content; URLs and names are entries already. Base64 keeps what
@@ -173,23 +199,23 @@ fn entry(text: &str) -> anyhow::Result<String> {
 }
 
 /// What would be done.
-fn tell(request: &CreateRequest, rehearsed: &Rehearsed, out: &mut dyn Write) -> anyhow::Result<()> {
+fn tell(job: &Job, rehearsed: &Rehearsed, out: &mut dyn Write) -> anyhow::Result<()> {
     let Rehearsed { image_type, needs, disk, partly, hooks } = rehearsed;
     let rest = if *partly { ", as far as its beginning tells" } else { "" };
     let names = |name: &&PathBuf| printable(&name.display().to_string());
     let hooks = hooks.iter().map(|hook| names(&hook)).collect::<Vec<_>>().join(", ");
     let or_none = |text: String| if text.is_empty() { "none".to_owned() } else { text };
-    let seed = match request.seed {
+    let seed = match job.seed {
         SeedWish::Off => "none",
         SeedWish::Given(_) => "yes",
         SeedWish::IfKept(_) => "what is kept of the old one",
     };
     for (name, value) in [
-        ("image", request.image.to_string()),
+        ("image", job.image.to_string()),
         ("type", format!("{image_type}{rest}")),
         ("needs", needs.to_string()),
-        ("disk", format!("{}, {}", request.disk.display(), ByteSize(*disk))),
-        ("checks", request.checks.to_string()),
+        ("disk", format!("{}, {}", job.disk.display(), ByteSize(*disk))),
+        ("checks", job.checks.to_string()),
         ("seed", seed.to_owned()),
         ("hooks", or_none(hooks)),
     ] {

@@ -3,6 +3,7 @@
 
 mod cache;
 mod check;
+mod checkup;
 mod cleanup;
 mod complete;
 mod fetch;
@@ -25,10 +26,10 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
-use crate::applet::Script;
-use crate::env::{Environment, OsParams};
-use crate::report::{LogFormat, Report, Subject, Verbosity};
-use crate::script::{self, Invocation};
+use crate::ganeti::applet::Script;
+use crate::ganeti::env::{Environment, OsParams};
+use crate::ganeti::script::{self, Invocation};
+use crate::node::report::{LogFormat, Report, Subject, Verbosity};
 
 use complete::Shell;
 use output::Results;

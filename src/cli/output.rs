@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use serde::Serialize;
 
 use crate::image::disk_size::DiskSize;
-use crate::sys;
+use crate::node::sys;
 
 /// Standard output; an error to write to where it was closed when the process began: what is asked for must not get lost
 /// with exit code 0.

@@ -12,9 +12,9 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 
 use super::output::printable;
-use crate::ops::{self, Removed, SeedDisk};
-use crate::size::ByteSize;
-use crate::volume::{Contents, Found, Kind, Trace, VolumeError};
+use crate::install::{self, Removed, SeedDisk};
+use crate::node::size::ByteSize;
+use crate::seed::volume::{Contents, Found, Kind, Trace, VolumeError};
 
 /// The file with the instance's identity, and what is no secret in it.
 const META_DATA: &str = "meta-data";
@@ -57,10 +57,10 @@ enum Verb {
 pub(super) fn seed(args: SeedArgs, out: &mut dyn Write) -> anyhow::Result<()> {
     let text = match args.verb {
         Verb::Show { disk, secrets, json } => {
-            let found = ops::show_seeds(&disk)?;
+            let found = install::show_seeds(&disk)?;
             if json { as_json(&disk, &found, secrets)? } else { as_text(&disk, &found, secrets) }
         }
-        Verb::Remove { disk, force } => match ops::remove_seed(&disk, force)? {
+        Verb::Remove { disk, force } => match install::remove_seed(&disk, force)? {
             Removed::Seed(found) => format!("removed the seed from disk {}: {found}\n", disk.display()),
             Removed::Trace => format!("removed the trace of a seed from disk {}\n", disk.display()),
         },

@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::values::{self, Checked};
 use super::{ConfigError, Paths};
-use crate::http::UrlPrefix;
+use crate::store::http::UrlPrefix;
 
 /// A place that images may come from: one entry of `allowed_images`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,7 +55,7 @@ pub fn instance_storage(paths: &Paths) -> Result<Vec<PathBuf>, ConfigError> {
 mod tests {
     use super::{ImagePlace, instance_storage, place};
     use crate::config::Paths;
-    use crate::http::UrlPrefix;
+    use crate::store::http::UrlPrefix;
     use std::path::Path;
 
     #[test]

@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer, de};
 
 use super::values::{self, Checked};
-use crate::http::{ImageUrl, Secret};
 use crate::image::checksum::Checksum;
 use crate::image::format::ImageType;
 use crate::image::reference::ImageRef;
+use crate::store::http::{ImageUrl, Secret};
 
 /// Images by name.
 pub type Images = BTreeMap<String, ImageAlias>;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::{
     ConfigError, ParseError, PartialSettings, Paths, Settings, VariantName, Variants, file, parse_legacy, parse_toml,
 };
-use crate::report::LogFormat;
+use crate::node::report::LogFormat;
 
 /// The typed format, for the site and for a variant.
 const TOML: &str = "config.toml";
@@ -86,7 +86,7 @@ fn layer(path: &Path, parse: fn(&str) -> Result<PartialSettings, ParseError>) ->
 mod tests {
     use super::{layers, load, log_format, source_of};
     use crate::config::{Paths, Settings, VariantName};
-    use crate::report::LogFormat;
+    use crate::node::report::LogFormat;
     use std::fs::{Permissions, create_dir_all, set_permissions, write};
     use std::os::unix::fs::PermissionsExt;
     use std::path::Path;

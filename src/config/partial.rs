@@ -11,11 +11,11 @@ use super::allowed::{self, ImagePlace};
 use super::images::{self, Images};
 use super::settings::RequireChecksum;
 use super::values::{self, Checked};
-use crate::http::{NoProxy, Secret};
+use crate::disk::write::Wipe;
 use crate::image::format::Format;
-use crate::report::LogFormat;
-use crate::size::ByteSize;
-use crate::write::Wipe;
+use crate::node::report::LogFormat;
+use crate::node::size::ByteSize;
+use crate::store::http::{NoProxy, Secret};
 
 /// The port of a proxy without one: that of its scheme.
 const PROXY_PORT: u16 = 80;

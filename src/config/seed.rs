@@ -2,7 +2,7 @@
 //! What a variant's instances get at their first boot when they have no OS parameters for it.
 
 use super::PartialSettings;
-use crate::http::Secret;
+use crate::store::http::Secret;
 
 /// Defaults of the OS parameters of the first boot, as written in the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

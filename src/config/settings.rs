@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{ImagePlace, Images, PartialSettings, Paths, SeedDefaults};
-use crate::http::{Credentials, HttpSettings, Secret, UrlPrefix};
+use crate::disk::partition::MBR_TOLERANCE;
+use crate::disk::write::WriteOptions;
 use crate::image::format::Formats;
-use crate::partition::MBR_TOLERANCE;
-use crate::report::LogFormat;
-use crate::size::ByteSize;
-use crate::write::WriteOptions;
+use crate::node::report::LogFormat;
+use crate::node::size::ByteSize;
+use crate::store::http::{Credentials, HttpSettings, Secret, UrlPrefix};
 
 /// One day in seconds.
 pub(super) const DAY: u64 = 24 * 60 * 60;

@@ -8,10 +8,10 @@ use ::toml::{Table, Value};
 
 use super::settings::DAY;
 use super::{ImageAlias, Paths, SeedDefaults, Settings, VariantName};
-use crate::http::{HttpSettings, ImageUrl, Secret};
+use crate::disk::write::WriteOptions;
 use crate::image::format::Format;
-use crate::size::ByteSize;
-use crate::write::WriteOptions;
+use crate::node::size::ByteSize;
+use crate::store::http::{HttpSettings, ImageUrl, Secret};
 
 /// What stands in a secret's place.
 const HIDDEN: &str = "<hidden>";

@@ -60,11 +60,11 @@ fn plain(kind: &str) -> &str {
 mod tests {
     use super::parse_toml;
     use crate::config::{ImageAlias, ImagePlace, Images, PartialCache, PartialHttp, PartialSettings, RequireChecksum};
-    use crate::http::{Secret, UrlPrefix};
+    use crate::disk::write::Wipe;
     use crate::image::format::Format;
-    use crate::report::LogFormat;
-    use crate::size::ByteSize;
-    use crate::write::Wipe;
+    use crate::node::report::LogFormat;
+    use crate::node::size::ByteSize;
+    use crate::store::http::{Secret, UrlPrefix};
     use proptest::prelude::*;
     use std::time::Duration;
 

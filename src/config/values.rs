@@ -7,11 +7,11 @@ use std::time::Duration;
 use url::Url;
 
 use super::settings::{DAY, RequireChecksum};
-use crate::http::{NoProxy, NoProxyError, Secret};
+use crate::disk::write::Wipe;
 use crate::image::format::Format;
-use crate::report::LogFormat;
-use crate::size::ByteSize;
-use crate::write::Wipe;
+use crate::node::report::LogFormat;
+use crate::node::size::ByteSize;
+use crate::store::http::{NoProxy, NoProxyError, Secret};
 
 /// A value, or what is wrong with it.
 pub(super) type Checked<T> = Result<T, &'static str>;
@@ -228,8 +228,8 @@ pub(super) fn days(days: u64) -> Checked<Duration> {
 #[cfg(test)]
 mod tests {
     use super::{has_port, header, no_proxy_host, proxy, proxy_with_user, rate, seconds, size};
-    use crate::http::NoProxyError;
-    use crate::size::ByteSize;
+    use crate::node::size::ByteSize;
+    use crate::store::http::NoProxyError;
     use std::time::Duration;
 
     #[test]

@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use crate::device::{ReadAt, WriteAt};
+use crate::disk::device::{ReadAt, WriteAt};
 
 /// In this unit lengths and places are given, and what was written is kept, in bytes.
 pub(super) const SECTOR: usize = 512;

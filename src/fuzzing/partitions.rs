@@ -4,9 +4,9 @@
 use std::path::Path;
 
 use super::disk::{Disk, SECTOR};
-use crate::device::ReadAt;
-use crate::partition::{Partition, Table, boot_area, crc32, everywhere, get4, get8, seal};
-use crate::volume::{self, find_space};
+use crate::disk::device::ReadAt;
+use crate::disk::partition::{Partition, Table, boot_area, crc32, everywhere, get4, get8, seal};
+use crate::seed::volume::{self, find_space};
 
 /// No table has more: Linux counts to 255, a GPT is believed up to so many entries.
 const MAX_PARTITIONS: usize = 4096;
@@ -104,7 +104,7 @@ fn check_changes(before: &Disk, after: &Disk, table: &Table) {
 
 /// Makes a GPT of what is in sector 1, of the checksums at least.
 pub(super) fn seal_gpt(disk: &mut Disk) {
-    use crate::device::WriteAt;
+    use crate::disk::device::WriteAt;
     let mut head = disk.head(1 << 20);
     let Some(header) = head.get(SECTOR..2 * SECTOR) else { return };
     let (len, start) = (get4(header, 12) as usize, get8(header, 72).saturating_mul(SECTOR as u64));

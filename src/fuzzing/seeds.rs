@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use ipnet::IpNet;
 use serde_json::Value;
 
-use crate::env::Environment;
+use crate::ganeti::env::Environment;
 use crate::seed::{self, Dns, File, Held, Identity, Network, SourceName};
 
 fn identity() -> Identity {

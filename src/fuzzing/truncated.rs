@@ -3,9 +3,9 @@
 
 use super::disk::Disk;
 use super::partitions::seal_gpt;
-use crate::device::ReadAt;
-use crate::partition::{Extent, Incomplete, MBR_TOLERANCE, Passing, Table, boot_area, check_whole};
-use crate::size::MIB;
+use crate::disk::device::ReadAt;
+use crate::disk::partition::{Extent, Incomplete, MBR_TOLERANCE, Passing, Table, boot_area, check_whole};
+use crate::node::size::MIB;
 
 /// A longer disk is not read as a stream, in bytes.
 const MAX_STREAM: u64 = 4 * MIB;

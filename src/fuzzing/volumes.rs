@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 use super::disk::Disk;
-use crate::device::{ReadAt, WriteAt};
-use crate::volume::{Contents, Trace, VolumeError, boot_area, find_space, format, rebuild, remove_trace, survey};
+use crate::disk::device::{ReadAt, WriteAt};
+use crate::seed::volume::{Contents, Trace, VolumeError, boot_area, find_space, format, rebuild, remove_trace, survey};
 
 /// Length of a volume that is made here, in bytes.
 const LEN: u64 = 1 << 20;

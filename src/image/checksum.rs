@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 
 use sha2::{Digest as _, Sha256, Sha512};
 
-use crate::http::{ImageUrl, UrlError};
+use crate::store::http::{ImageUrl, UrlError};
 
 /// An image is hashed in pieces of this many bytes.
 const BUFFER_LEN: usize = 1 << 20;

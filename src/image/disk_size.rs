@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::fields::Fields;
 use super::format::Compression;
 use super::xz_index;
-use crate::size::ByteSize;
+use crate::node::size::ByteSize;
 
 /// The size in bytes of the disk in an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -14,8 +14,8 @@ use super::disk_size::DiskSize;
 use super::ending::Ending;
 use super::format::{Compression, Format, Formats, ImageType};
 use super::source::ImageError;
-use crate::fingerprint::Fingerprint;
-use crate::partition::MBR_TOLERANCE;
+use crate::disk::fingerprint::Fingerprint;
+use crate::disk::partition::MBR_TOLERANCE;
 
 /// What the user says of an image, and what the variant takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use crate::http::{ImageUrl, UrlError};
+use crate::store::http::{ImageUrl, UrlError};
 
 /// A file on the node, or a URL.
 #[derive(Debug, Clone, PartialEq, Eq)]

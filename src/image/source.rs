@@ -11,9 +11,9 @@ use super::container::ContainerError;
 use super::format::{Format, Formats, ImageType};
 use super::gate;
 use super::policy::{LocalPolicy, PolicyError};
-use crate::cache::CachedImage;
-use crate::fingerprint::Fingerprint;
-use crate::http::ImageUrl;
+use crate::disk::fingerprint::Fingerprint;
+use crate::store::cache::CachedImage;
+use crate::store::http::ImageUrl;
 
 pub use super::gate::{Body, Contents, Expected, Packed, remote_contents, stream_contents};
 

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use crate::size::{ByteSize, MIB};
+use crate::node::size::{ByteSize, MIB};
 
 /// What such a file may need besides the disk's data, in bytes: its tables are far smaller.
 const ALLOWANCE: u64 = 64 * MIB;

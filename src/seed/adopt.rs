@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use super::identity::Identity;
 use super::network::Network;
 use super::{Dns, json, vendor_data};
-use crate::env::Nic;
+use crate::seed::Nic;
 
 /// A file of a seed: name and content.
 pub type File = (String, Vec<u8>);
@@ -110,7 +110,7 @@ fn resolver(content: &[u8]) -> Option<[Option<String>; 2]> {
 #[cfg(test)]
 mod tests {
     use super::{File, Kept, adopted};
-    use crate::env::Nic;
+    use crate::seed::Nic;
     use crate::seed::{Dns, Identity, Network, meta_data, vendor_data};
 
     fn identity(name: &str, uuid: &str) -> Identity {

@@ -14,7 +14,7 @@ use super::keys::{self, Key};
 use super::metadata::KEYS;
 use super::userdata::MAX_USER_DATA;
 use super::{Identity, MAX_FILE};
-use crate::size::ByteSize;
+use crate::node::size::ByteSize;
 
 /// What a seed gives. `Debug` shows no content.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -204,9 +204,9 @@ fn from_base64<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D:
 #[cfg(test)]
 mod tests {
     use super::{Held, HeldError};
-    use crate::env::Nic;
+    use crate::node::size::ByteSize;
+    use crate::seed::Nic;
     use crate::seed::{Dns, Identity, MAX_FILE, MAX_USER_DATA, Network, meta_data, parse_keys, vendor_data};
-    use crate::size::ByteSize;
     use proptest::prelude::{any, prop, proptest};
 
     const KEYS: [&str; 2] = [

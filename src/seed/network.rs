@@ -13,7 +13,7 @@ use serde::{Serialize, Serializer};
 use super::dns::Dns;
 use super::interface::{self, Mac};
 use super::json;
-use crate::env::Nic;
+use crate::seed::Nic;
 
 /// Where a routed NIC without a gateway sends everything. The node answers ARP for any address (Ganeti sets proxy_arp on
 /// routed NICs), so that it only has to be one that no network has: RFC 3927 leaves 169.254.0.0/16 to single links.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use super::identity::Identity;
 use super::network::Network;
-use crate::http::ImageUrl;
+use crate::store::http::ImageUrl;
 
 /// Where the seed goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

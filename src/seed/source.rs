@@ -9,7 +9,7 @@ use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
 use super::{keys, list};
-use crate::http::ImageUrl;
+use crate::store::http::ImageUrl;
 
 /// The longest name of a file, in bytes: more is rather a document whose `base64:` was forgotten.
 const MAX_NAME: usize = 128;
@@ -125,8 +125,8 @@ impl fmt::Debug for SourceName {
 #[cfg(test)]
 mod tests {
     use super::{BASE64, SourceError, SourceName};
-    use crate::http::ImageUrl;
     use crate::seed::keys::KeyError;
+    use crate::store::http::ImageUrl;
     use base64::Engine as _;
     use proptest::prelude::proptest;
 

@@ -4,7 +4,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::size::ByteSize;
+use crate::node::size::ByteSize;
 
 /// What user-data may have at most, in bytes. All files of a seed have to fit into a FAT volume of 4 MiB.
 pub const MAX_USER_DATA: usize = 2 << 20;

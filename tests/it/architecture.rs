@@ -1,94 +1,32 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Which module imports which: the sources against the table below, and ARCHITECTURE.md against both.
+//! Which room imports which: the sources against the table below, and ARCHITECTURE.md against both.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{read_dir, read_to_string};
 use std::path::{Path, PathBuf};
 
-/// Every module directly below `src/`, with the modules that it imports. A module may only import what stands further
-/// down: the first line is the top.
-const MODULES: [(&str, &[&str]); 27] = [
-    ("main", &["applet", "cli", "env", "report", "sandbox", "script"]),
-    (
-        "fuzzing",
-        &[
-            "cache",
-            "config",
-            "device",
-            "env",
-            "http",
-            "image",
-            "partition",
-            "report",
-            "request",
-            "seed",
-            "signature",
-            "size",
-            "volume",
-            "write",
-        ],
-    ),
-    (
-        "cli",
-        &[
-            "applet", "cache", "check", "config", "env", "http", "image", "ops", "process", "report", "request",
-            "script", "size", "sys", "volume",
-        ],
-    ),
-    ("check", &["applet", "cache", "config", "env", "hooks", "http", "process", "request", "signature", "size"]),
-    ("script", &["applet", "config", "env", "ops", "report", "request", "sandbox"]),
-    ("applet", &[]),
-    (
-        "ops",
-        &[
-            "cache",
-            "device",
-            "fingerprint",
-            "hooks",
-            "http",
-            "image",
-            "partition",
-            "process",
-            "report",
-            "request",
-            "sandbox",
-            "seed",
-            "signals",
-            "signature",
-            "size",
-            "sys",
-            "volume",
-            "write",
-        ],
-    ),
-    ("request", &["cache", "config", "env", "http", "image", "seed", "write"]),
-    ("seed", &["env", "http", "size"]),
-    ("env", &[]),
-    ("config", &["http", "image", "partition", "report", "size", "write"]),
-    ("image", &["cache", "fingerprint", "http", "partition", "size"]),
-    ("cache", &["http", "report", "size", "sys"]),
-    ("http", &["report", "size"]),
-    ("hooks", &["device", "partition", "process", "report"]),
-    ("write", &["device", "fingerprint", "partition", "process", "sandbox", "size"]),
-    ("volume", &["device", "partition", "size"]),
-    ("partition", &["device", "size"]),
-    ("device", &["size", "sys"]),
-    ("signature", &["process", "sandbox"]),
-    ("signals", &["process", "report", "sys"]),
-    ("process", &["sys"]),
-    ("sandbox", &["size", "sys"]),
-    ("report", &["size"]),
-    ("size", &[]),
-    ("fingerprint", &[]),
-    ("sys", &[]),
+/// Every room below `src/`, with the rooms that it imports. A room may only import what stands further down: the first line
+/// is the top.
+const ROOMS: [(&str, &[&str]); 11] = [
+    ("main", &["cli", "ganeti", "node"]),
+    ("fuzzing", &["config", "disk", "ganeti", "image", "node", "seed", "store"]),
+    ("cli", &["config", "ganeti", "image", "install", "node", "seed", "store"]),
+    ("ganeti", &["config", "disk", "image", "install", "node", "seed", "store"]),
+    ("config", &["disk", "image", "node", "store"]),
+    ("install", &["disk", "image", "node", "seed", "store"]),
+    ("image", &["disk", "node", "store"]),
+    ("seed", &["disk", "node", "store"]),
+    ("store", &["node"]),
+    ("disk", &["node"]),
+    ("node", &[]),
 ];
 
 /// A Rust file below `src/`.
 struct Source {
     path: PathBuf,
-    /// The module directly below `src/` that it belongs to.
-    module: String,
-    /// How many modules it lies below the crate's root: 1 for `src/env.rs` and `src/ops/mod.rs`.
+    /// The room that it belongs to: a folder directly below `src/`, or a file.
+    room: String,
+    /// How many modules it lies below the crate's root: 1 for `src/main.rs` and `src/node/mod.rs`.
     depth: usize,
     /// Its lines without comments.
     lines: Vec<String>,
@@ -103,17 +41,17 @@ impl Source {
         }
         let text = read_to_string(path).unwrap();
         let code = text.lines().filter(|line| !line.trim_start().starts_with("//")).map(str::to_owned);
-        Source { path: path.to_owned(), module: names[0].clone(), depth: names.len(), lines: code.collect() }
+        Source { path: path.to_owned(), room: names[0].clone(), depth: names.len(), lines: code.collect() }
     }
 
-    /// The modules below the root that it names in `crate::` paths (`main.rs`: `simpleimage::`). A grouped path from
-    /// the root is an error: one line names one module.
+    /// The rooms that it names in `crate::` paths (`main.rs`: `simpleimage::`). A grouped path from the root is
+    /// an error: one line names one room.
     fn imports(&self) -> BTreeSet<String> {
-        let root = if self.module == "main" { "simpleimage::" } else { "crate::" };
+        let root = if self.room == "main" { "simpleimage::" } else { "crate::" };
         let rests = self.lines.iter().flat_map(|line| line.match_indices(root).map(|(at, _)| &line[at + root.len()..]));
         let imports: BTreeSet<_> = rests.map(|rest| first_name(rest).to_owned()).collect();
-        assert!(!imports.contains(""), "{}: write one `use {root}` line per module", self.path.display());
-        imports.into_iter().filter(|name| *name != self.module).collect()
+        assert!(!imports.contains(""), "{}: write one `use {root}` line per room", self.path.display());
+        imports.into_iter().filter(|name| *name != self.room).collect()
     }
 }
 
@@ -125,7 +63,7 @@ fn first_name(text: &str) -> &str {
     text.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default()
 }
 
-/// All Rust files below `src/` but `lib.rs`, which only lists the modules.
+/// All Rust files below `src/` but `lib.rs`, which only lists the rooms.
 fn sources() -> Vec<Source> {
     fn collect(folder: &Path, found: &mut Vec<PathBuf>) {
         for entry in read_dir(folder).unwrap() {
@@ -144,29 +82,29 @@ fn sources() -> Vec<Source> {
 }
 
 #[test]
-fn the_table_has_every_module_and_points_down() {
-    let modules: BTreeSet<_> = sources().into_iter().map(|source| source.module).collect();
-    let names: Vec<_> = MODULES.iter().map(|(name, _)| *name).collect();
-    assert_eq!(names.iter().map(ToString::to_string).collect::<BTreeSet<_>>(), modules);
-    for (place, (module, imports)) in MODULES.iter().enumerate() {
+fn the_table_has_every_room_and_points_down() {
+    let rooms: BTreeSet<_> = sources().into_iter().map(|source| source.room).collect();
+    let names: Vec<_> = ROOMS.iter().map(|(name, _)| *name).collect();
+    assert_eq!(names.iter().map(ToString::to_string).collect::<BTreeSet<_>>(), rooms);
+    for (place, (room, imports)) in ROOMS.iter().enumerate() {
         for import in *imports {
-            assert!(names[place + 1..].contains(import), "{module} imports {import}, which is not further down");
+            assert!(names[place + 1..].contains(import), "{room} imports {import}, which is not further down");
         }
     }
 }
 
 #[test]
-fn modules_import_exactly_what_the_table_says() {
+fn rooms_import_exactly_what_the_table_says() {
     let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for source in sources() {
-        found.entry(source.module.clone()).or_default().extend(source.imports());
+        found.entry(source.room.clone()).or_default().extend(source.imports());
     }
-    for (module, imports) in MODULES {
+    for (room, imports) in ROOMS {
         let allowed: BTreeSet<_> = imports.iter().map(ToString::to_string).collect();
-        let new: Vec<_> = found[module].difference(&allowed).collect();
-        let gone: Vec<_> = allowed.difference(&found[module]).collect();
-        assert!(new.is_empty(), "src/{module} imports {new:?}: not in the table of {}", file!());
-        assert!(gone.is_empty(), "src/{module} no longer imports {gone:?}: take it out of the table of {}", file!());
+        let new: Vec<_> = found[room].difference(&allowed).collect();
+        let gone: Vec<_> = allowed.difference(&found[room]).collect();
+        assert!(new.is_empty(), "src/{room} imports {new:?}: not in the table of {}", file!());
+        assert!(gone.is_empty(), "src/{room} no longer imports {gone:?}: take it out of the table of {}", file!());
     }
 }
 
@@ -196,7 +134,7 @@ fn nothing_is_imported_by_glob() {
     }
 }
 
-/// The rows `| module | imports | what it does |` of ARCHITECTURE.md, in the table's order.
+/// The rows `| room | imports | what lives there |` of ARCHITECTURE.md, in the table's order.
 #[test]
 fn the_document_shows_the_same_table() {
     let text = read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("ARCHITECTURE.md")).unwrap();
@@ -206,7 +144,7 @@ fn the_document_shows_the_same_table() {
         let imports = cells.next()?.split([',', ' ']).filter(|import| !import.is_empty()).map(str::to_owned);
         Some((name, imports.collect::<Vec<_>>()))
     });
-    let table = MODULES.map(|(name, imports)| (name.to_owned(), imports.iter().map(ToString::to_string).collect()));
+    let table = ROOMS.map(|(name, imports)| (name.to_owned(), imports.iter().map(ToString::to_string).collect()));
     assert_eq!(rows.collect::<Vec<_>>(), table, "ARCHITECTURE.md and {} disagree", file!());
 }
 
@@ -222,5 +160,5 @@ fn programs_are_started_in_one_place() {
     let mut all = sources();
     all.retain(|source| !source.path.ends_with("shell_tests.rs"));
     let places: Vec<_> = all.iter().filter(starts).map(|source| source.path.strip_prefix(src()).unwrap()).collect();
-    assert_eq!(places, [Path::new("sys/start.rs")]);
+    assert_eq!(places, [Path::new("node/sys/start.rs")]);
 }

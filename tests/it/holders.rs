@@ -174,7 +174,7 @@ fn no_qemu_starts_on_a_disk_that_is_written() {
     let world = World::new();
     for kind in KINDS {
         let target = Disk::stale(&world, "disk0", kind, SIZE);
-        let held = simpleimage::device::Target::open(target.path()).unwrap();
+        let held = simpleimage::disk::device::Target::open(target.path()).unwrap();
         let qemu = || Command::new("qemu-io").args(["-f", "raw", "-c", "quit", text(target.path())]).output().unwrap();
         let output = qemu();
         assert!(String::from_utf8_lossy(&output.stderr).contains("lock"), "{output:?}");

@@ -7,9 +7,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use simpleimage::device::Target;
-use simpleimage::process::Children;
-use simpleimage::write::{self, DiskWriter, Whole, Wipe, WriteError, WriteOptions};
+use simpleimage::disk::device::Target;
+use simpleimage::disk::write::{self, DiskWriter, Whole, Wipe, WriteError, WriteOptions};
+use simpleimage::node::process::Children;
 
 use crate::support::disk::{Disk, KINDS, Kind};
 use crate::support::images::{MIB, disk, encode};

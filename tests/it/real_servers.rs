@@ -10,8 +10,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use simpleimage::cache::{Cache, CacheSettings, CachedImage};
-use simpleimage::http::{Backoff, Client, HttpSettings, ImageUrl, Secret};
+use simpleimage::store::cache::{Cache, CacheSettings, CachedImage};
+use simpleimage::store::http::{Backoff, Client, HttpSettings, ImageUrl, Secret};
 use tempfile::TempDir;
 
 use crate::support::log::{LONG, Log};

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::sys::stat::Mode;
-use simpleimage::process::{Answer, Children, apart};
-use simpleimage::sandbox::{Needs, Sandbox};
+use simpleimage::node::process::{Answer, Children, apart};
+use simpleimage::node::sandbox::{Needs, Sandbox};
 
 use crate::support::disk::{Disk, KINDS, Kind};
 use crate::support::images::{MIB, disk, encode};

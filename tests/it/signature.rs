@@ -4,8 +4,8 @@
 use std::fs::{self, File};
 use std::io::Write;
 
-use simpleimage::process::Children;
-use simpleimage::signature::Signature;
+use simpleimage::node::process::Children;
+use simpleimage::store::signature::Signature;
 
 use crate::support::bytes;
 use crate::support::gpg::Key;

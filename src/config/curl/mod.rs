@@ -10,7 +10,7 @@ use options::{Given, Setting};
 use super::PartialHttp;
 use super::shell::words;
 use super::values::{self, Checked};
-use crate::http::{NoProxy, Secret};
+use crate::store::http::{NoProxy, Secret};
 
 /// curl's port for a proxy without one (curl(1), `--proxy`).
 pub(super) const PROXY_PORT: u16 = 1080;
@@ -96,7 +96,7 @@ fn no_proxy(value: &str) -> Checked<Vec<NoProxy>> {
 #[cfg(test)]
 mod tests {
     use super::{PartialHttp, Secret, apply};
-    use crate::size::ByteSize;
+    use crate::node::size::ByteSize;
     use std::path::Path;
     use std::time::Duration;
 

@@ -16,7 +16,7 @@ use std::os::unix::fs::FileExt;
 
 use super::format::Format;
 use super::qcow2::{self, Qcow2Error};
-use crate::size::ByteSize;
+use crate::node::size::ByteSize;
 
 /// Largest table that is read at once, in bytes. That of a VMDK image of 2 TiB takes 256 KiB.
 const MAX_TABLE: u64 = 32 << 20;

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use super::{Header, Qcow2Error, Region};
-use crate::size::ByteSize;
+use crate::node::size::ByteSize;
 
 /// Where an entry points (bits 9 to 55 in both tables).
 const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;

@@ -4,7 +4,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
-use simpleimage::http::{HttpSettings, ImageUrl, UrlPrefix};
+use simpleimage::store::http::{HttpSettings, ImageUrl, UrlPrefix};
 
 use super::{Fixture, HOUR, client_with, noon, read};
 use crate::support::bytes;
@@ -234,7 +234,7 @@ fn a_folder_that_others_may_write_to_holds_no_image() {
     let test = Fixture::new();
     fs::create_dir(&test.settings.dir).unwrap();
     fs::set_permissions(&test.settings.dir, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
-    let error = simpleimage::cache::Cache::open(&test.settings).unwrap_err();
+    let error = simpleimage::store::cache::Cache::open(&test.settings).unwrap_err();
     let expected = format!("cache folder {}: others may write to it (mode 0777)", test.settings.dir.display());
     assert_eq!(error.to_string(), expected);
 }

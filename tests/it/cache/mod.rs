@@ -12,8 +12,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use simpleimage::cache::{Cache, CacheError, CacheSettings, CachedImage};
-use simpleimage::http::{Backoff, Client, HttpSettings, ImageUrl};
+use simpleimage::store::cache::{Cache, CacheError, CacheSettings, CachedImage};
+use simpleimage::store::http::{Backoff, Client, HttpSettings, ImageUrl};
 use tempfile::TempDir;
 
 use crate::support::log::Log;

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::time::SystemTime;
 
-use simpleimage::cache::KEPT_BEYOND;
+use simpleimage::store::cache::KEPT_BEYOND;
 
 use super::{Fixture, HOUR, files, noon, read};
 use crate::support::server::{Reply, Server};

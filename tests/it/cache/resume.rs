@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use proptest::prelude::*;
-use simpleimage::http::HttpSettings;
+use simpleimage::store::http::HttpSettings;
 
 use super::together::spawn_child;
 use super::{Fixture, HOUR, client_with, noon, read};
@@ -366,7 +366,7 @@ fn slow_and_silent_servers_are_gone_on_with_too() {
         });
         let settings = HttpSettings {
             stall_timeout: Duration::from_millis(300),
-            min_speed: Some(simpleimage::size::ByteSize(1 << 20)),
+            min_speed: Some(simpleimage::node::size::ByteSize(1 << 20)),
             retries: 1,
             ..HttpSettings::default()
         };

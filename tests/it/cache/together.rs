@@ -7,9 +7,9 @@ use std::sync::{Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use simpleimage::cache::{Cache, CacheSettings};
-use simpleimage::http::ImageUrl;
-use simpleimage::report::Report;
+use simpleimage::node::report::Report;
+use simpleimage::store::cache::{Cache, CacheSettings};
+use simpleimage::store::http::ImageUrl;
 
 use super::{Fixture, HOUR, client, noon, read};
 use crate::support::bytes;

@@ -4,8 +4,8 @@
 use std::fs;
 use std::time::Duration;
 
-use simpleimage::cache::CachedImage;
-use simpleimage::size::ByteSize;
+use simpleimage::node::size::ByteSize;
+use simpleimage::store::cache::CachedImage;
 
 use super::{Fixture, noon, read};
 use crate::support::server::{Reply, Server};

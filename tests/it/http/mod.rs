@@ -7,10 +7,10 @@ mod ways;
 use std::io::{ErrorKind, Read};
 use std::time::{Duration, Instant};
 
-use simpleimage::http::{
+use simpleimage::node::size::ByteSize;
+use simpleimage::store::http::{
     Backoff, Client, Conditions, Content, Credentials, HttpError, HttpSettings, ImageUrl, Response, Secret, UrlPrefix,
 };
-use simpleimage::size::ByteSize;
 
 use crate::support::bytes;
 use crate::support::log::Log;

@@ -5,7 +5,7 @@ use std::net::UdpSocket;
 use std::process::Command;
 use std::thread;
 
-use simpleimage::http::{HttpSettings, ImageUrl};
+use simpleimage::store::http::{HttpSettings, ImageUrl};
 
 use super::get;
 use crate::support::log::Log;

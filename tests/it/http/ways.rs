@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! The ways to a server: TLS and proxies.
 
-use simpleimage::http::{HttpSettings, ImageUrl};
+use simpleimage::store::http::{HttpSettings, ImageUrl};
 
 use super::{content, failure, get, read, secret};
 use crate::support::bytes;

@@ -12,9 +12,11 @@ use std::path::Path;
 use std::process::Command;
 
 use simpleimage::config::Paths;
-use simpleimage::env::Environment;
-use simpleimage::ops::{self, Context};
-use simpleimage::request::CreateRequest;
+use simpleimage::ganeti::env::Environment;
+use simpleimage::ganeti::request::{Asked, job};
+use simpleimage::install;
+use simpleimage::install::job::Job;
+use simpleimage::node::run::Run;
 use simpleimage::seed::{Held, SeedFiles};
 
 use crate::support::log::Log;
@@ -24,7 +26,7 @@ pub(crate) const UUID: &str = "5ae2a4f5-8d24-4a2e-9f6b-0a7b1c2d3e4f";
 pub(crate) const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcH";
 
 /// What a `create` with these variables besides the usual ones has for the first boot, and what it says.
-fn request(world: &World, variables: &[(&str, &str)]) -> anyhow::Result<CreateRequest> {
+fn request(world: &World, variables: &[(&str, &str)]) -> anyhow::Result<Job> {
     let usual = [
         ("OS_API_VERSION", "20"),
         ("OS_VARIANT", "default"),
@@ -35,15 +37,15 @@ fn request(world: &World, variables: &[(&str, &str)]) -> anyhow::Result<CreateRe
         ("OSP_IMAGE", "/no/image.raw"),
     ];
     let all = usual.iter().chain(variables).map(|(name, value)| ((*name).into(), (*value).into()));
-    CreateRequest::new(&Environment::new(all), &Paths::below(&world.path("")))
+    job(Asked::of(&Environment::new(all))?, &Paths::below(&world.path("")))
 }
 
 /// The files, and the messages.
 fn files(world: &World, variables: &[(&str, &str)]) -> anyhow::Result<(SeedFiles, String)> {
     let request = request(world, variables)?;
     let log = Log::new();
-    let context = Context::new(log.report());
-    let files = ops::seed_files(request.seed.plan().expect("no seed"), &Held::default(), &request.http, &context)?;
+    let context = Run::new(log.report());
+    let files = install::seed_files(request.seed.plan().expect("no seed"), &Held::default(), &request.http, &context)?;
     Ok((files, log.text()))
 }
 

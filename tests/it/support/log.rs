@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use simpleimage::report::Report;
+use simpleimage::node::report::Report;
 
 /// A wait that is only over this late when the test has failed.
 pub(crate) const LONG: Duration = Duration::from_secs(30);

@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use openssl::ssl::{HandshakeError, SslAcceptor};
-use simpleimage::http::ImageUrl;
+use simpleimage::store::http::ImageUrl;
 
 /// A request as it came.
 #[derive(Debug, Clone)]

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! Who can write to a file or device that is about to be read as an image.
+//!
+//! What only has it open for reading is no harm, nor is a loop device that nobody uses: such are left by killed runs.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileTypeExt;
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{FcntlArg, fcntl};
+
+use super::holder;
+use super::target::lock_of;
+use crate::node::sys;
+
+/// So long a process that has the image open is waited for: it may be about to close it.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The bytes by which qemu's block/file-posix.c tells others what it does with a file (from 100 on) and what it lets
+/// nobody else do (from 200 on): reading is the first, writing the second, resizing the fourth.
+const QEMU_WRITES: [i64; 2] = [101, 103];
+const QEMU_FORBIDS_READING: i64 = 200;
+/// What we tell: that we read, and that nobody else is to write or resize.
+const WE_READ: [i64; 3] = [100, 201, 203];
+
+/// Who can write to the image, and the way out, in words; none when nobody can. As long as `image` is open no qemu starts
+/// to write to it, where the file system has locks.
+pub fn writer_of(image: &File) -> Option<String> {
+    let start = Instant::now();
+    loop {
+        match look(image) {
+            Some((_, false)) if start.elapsed() < PATIENCE => std::thread::sleep(PATIENCE / 40),
+            found => return found.map(|(words, _)| words),
+        }
+    }
+}
+
+/// The same at this moment; the second is whether that is a mount or the like, which stays, and not only a process.
+fn look(image: &File) -> Option<(String, bool)> {
+    let is_device = image.metadata().is_ok_and(|data| data.file_type().is_block_device());
+    let qemu = qemu_writes(image);
+    let nobody = sys::nobody_can_write(image);
+    if !qemu && nobody == Some(true) {
+        return None;
+    }
+    let named = if is_device { holder::device_writer(image) } else { holder::file_writer(image) };
+    let unnamed = || {
+        // An idle loop device has its file open too.
+        let unknown = qemu || (nobody == Some(false) && !holder::has_loops(image));
+        let words =
+            "a program has it open that can't be seen here, maybe on another node (see fuser -v; stop that first)";
+        unknown.then(|| (words.to_owned(), false))
+    };
+    named.or_else(unnamed)
+}
+
+/// Whether a qemu writes to the image or lets nobody read it; from now on it does not start to. A file system without
+/// locks knows of no qemu.
+fn qemu_writes(image: &File) -> bool {
+    let share = |byte: &i64| {
+        let lock = lock_of(libc::F_RDLCK, *byte, 1)?;
+        fcntl(image, FcntlArg::F_OFD_SETLK(&lock)).map_err(io::Error::from)
+    };
+    let refused = |err: io::Error| matches!(err.raw_os_error(), Some(libc::EAGAIN | libc::EACCES));
+    if WE_READ.iter().any(|byte| share(byte).is_err_and(refused)) {
+        return true;
+    }
+    // All of qemu's locks are shared ones; whoever asks for another kind is told of them.
+    let held = |byte: i64| {
+        let Ok(mut lock) = lock_of(libc::F_WRLCK, byte, 1) else { return false };
+        fcntl(image, FcntlArg::F_OFD_GETLK(&mut lock)).is_ok() && i32::from(lock.l_type) != libc::F_UNLCK
+    };
+    QEMU_WRITES.into_iter().chain([QEMU_FORBIDS_READING]).any(held)
+}

@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! Copies a disk to a stream: reading ahead while the other side takes its time.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use crate::disk::device::{AlignedBuf, DirectReader, SourceDisk};
+
+/// Length of a piece in bytes.
+const PIECE_LEN: usize = 2 << 20;
+
+/// Pieces in memory: some read ahead, one being written.
+const PIECES: usize = 8;
+
+/// Threads that read: two keep a disk busy.
+const READERS: usize = 2;
+
+/// Why a dump is not whole.
+#[derive(Debug, thiserror::Error)]
+pub enum DumpError {
+    /// The disk failed, or ended before its size.
+    #[error("reading disk {path} at byte {offset}", path = path.display())]
+    Read {
+        /// The disk.
+        path: std::path::PathBuf,
+        /// Where.
+        offset: u64,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The other side failed or went away.
+    #[error("writing the dump after {written} of {size} bytes")]
+    Write {
+        /// Bytes it took.
+        written: u64,
+        /// The disk's size in bytes.
+        size: u64,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// A part of the disk that was read, or not: its place in the disk, its bytes and their number.
+type Piece = (u64, Result<(AlignedBuf, usize), DumpError>);
+
+/// Writes every byte of the disk to `out`.
+pub fn dump(disk: &SourceDisk, out: &mut dyn Write) -> Result<(), DumpError> {
+    let (spent, buffers) = sync_channel(PIECES);
+    for _ in 0..PIECES {
+        // The receiver lives and the channel has room.
+        let _ = spent.send(AlignedBuf::new(PIECE_LEN));
+    }
+    let reading = Reading { disk, reader: disk.reader(), next: AtomicU64::new(0), buffers: Mutex::new(buffers) };
+    thread::scope(|scope| {
+        let (sender, pieces) = sync_channel(PIECES);
+        for _ in 0..READERS {
+            let (reading, sender) = (&reading, sender.clone());
+            scope.spawn(move || reading.read_all(&sender));
+        }
+        drop(sender);
+        // Both channels end with the writer, however it ends: a reader that waits for a buffer would else wait for ever.
+        write_all(pieces, spent, disk.size, out)
+    })
+}
+
+/// Puts the pieces in order. Ends at the first that is missing, which the readers notice by their closed channels: it
+/// owns its ends of both.
+#[expect(clippy::needless_pass_by_value)]
+fn write_all(
+    pieces: Receiver<Piece>,
+    spent: SyncSender<AlignedBuf>,
+    size: u64,
+    out: &mut dyn Write,
+) -> Result<(), DumpError> {
+    let mut early = BTreeMap::new();
+    let (mut written, mut next) = (0, 0);
+    for (index, piece) in pieces {
+        early.insert(index, piece);
+        while let Some(piece) = early.remove(&next) {
+            let (buffer, len) = piece?;
+            let write_error = |source| DumpError::Write { written, size, source };
+            out.write_all(&buffer[..len]).map_err(write_error)?;
+            written += len as u64;
+            next += 1;
+            // The readers may be done and gone.
+            let _ = spent.send(buffer);
+        }
+    }
+    let ended = if written == size { out.flush() } else { Err(io::Error::other("a reading thread died")) };
+    ended.map_err(|source| DumpError::Write { written, size, source })
+}
+
+/// What the reading threads share.
+struct Reading<'d> {
+    disk: &'d SourceDisk,
+    reader: DirectReader<'d>,
+    next: AtomicU64,
+    buffers: Mutex<Receiver<AlignedBuf>>,
+}
+
+impl Reading<'_> {
+    /// Reads the next piece that nobody reads, until there is none, or until the writer is gone. Who has a buffer takes
+    /// the lowest piece, so the one that the writer waits for always has one.
+    fn read_all(&self, sender: &SyncSender<Piece>) {
+        loop {
+            let (buffer, index) = {
+                let buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
+                let Ok(buffer) = buffers.recv() else { return };
+                (buffer, self.next.fetch_add(1, Ordering::Relaxed))
+            };
+            let offset = index * PIECE_LEN as u64;
+            if offset >= self.disk.size {
+                return;
+            }
+            let piece = self.read(buffer, offset);
+            let failed = piece.is_err();
+            if sender.send((index, piece)).is_err() || failed {
+                return;
+            }
+        }
+    }
+
+    fn read(&self, mut buffer: AlignedBuf, offset: u64) -> Result<(AlignedBuf, usize), DumpError> {
+        let len = usize::try_from(self.disk.size - offset).unwrap_or(PIECE_LEN).min(PIECE_LEN);
+        match self.reader.read(&mut buffer, offset, len) {
+            Ok(()) => Ok((buffer, len)),
+            Err(source) => Err(DumpError::Read { path: self.disk.path.clone(), offset, source }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::dump;
+    use crate::disk::device::SourceDisk;
+    use std::io::{self, Write};
+    use std::time::Duration;
+
+    const MIB: u64 = 1 << 20;
+
+    /// How long nobody waits for a dump that has failed.
+    const LONG: Duration = Duration::from_secs(120);
+
+    /// A disk of `size` bytes that reads zero up to `readable`, and ends there.
+    fn disk(size: u64, readable: u64) -> (tempfile::NamedTempFile, SourceDisk) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(size).unwrap();
+        let disk = SourceDisk::open(file.path()).unwrap();
+        file.as_file().set_len(readable).unwrap();
+        (file, disk)
+    }
+
+    /// Takes `room` bytes; then the other side is gone.
+    struct Leaves {
+        room: u64,
+    }
+
+    impl Write for Leaves {
+        fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+            let len = self.room.min(data.len() as u64);
+            self.room -= len;
+            if len == 0 { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(usize::try_from(len).unwrap()) }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What a dump of `size` bytes fails with whose disk can be read up to `readable`, and whose other side takes `room`.
+    fn failure(size: u64, readable: u64, room: u64) -> String {
+        let (sender, ended) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let (_file, disk) = disk(size, readable);
+            let result = dump(&disk, &mut Leaves { room });
+            let _ = sender.send(result.err().map(|err| err.to_string()).unwrap_or_default());
+        });
+        ended.recv_timeout(LONG).unwrap_or_else(|_| panic!("{size} {readable} {room}: the dump does not end"))
+    }
+
+    #[test]
+    fn whatever_fails_at_any_stage_ends_it() {
+        for size in [1, 2 * MIB, 16 * MIB, 20 * MIB + 1, 256 * MIB] {
+            // Before the first piece, in it, with all buffers in flight, in the middle, at the last byte.
+            for at in [0, 1, 2 * MIB, 15 * MIB, 17 * MIB, size / 2, size - 1].into_iter().filter(|at| *at < size) {
+                let message = failure(size, size, at);
+                assert!(message.starts_with("writing the dump after "), "{size} {at}: {message}");
+                let message = failure(size, at, u64::MAX);
+                assert!(message.starts_with("reading disk "), "{size} {at}: {message}");
+                // Whichever comes first.
+                assert_ne!(failure(size, at, at / 2), "", "{size} {at}");
+            }
+            assert_eq!(failure(size, size, size), "", "{size}");
+        }
+    }
+
+    /// A pipe under signals: takes a few bytes at a time, and is interrupted in between. Full after `room` bytes.
+    struct Pipe {
+        taken: Vec<u8>,
+        room: usize,
+        interrupt: bool,
+    }
+
+    impl Write for Pipe {
+        fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+            self.interrupt = !self.interrupt;
+            if self.interrupt {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            let len = data.len().min(12_345).min(self.room - self.taken.len());
+            self.taken.extend_from_slice(&data[..len]);
+            Ok(len)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn short_and_interrupted_writes_lose_nothing() {
+        let content: Vec<u8> = (0..1_500_000_u32).flat_map(u32::to_le_bytes).collect();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), &content).unwrap();
+        let disk = SourceDisk::open(file.path()).unwrap();
+        let mut pipe = Pipe { taken: Vec::new(), room: usize::MAX, interrupt: false };
+        dump(&disk, &mut pipe).unwrap();
+        assert!(pipe.taken == content);
+        let mut full = Pipe { taken: Vec::new(), room: 3_000_000, interrupt: false };
+        let message = dump(&disk, &mut full).unwrap_err().to_string();
+        assert_eq!(message, "writing the dump after 2097152 of 6000000 bytes");
+    }
+}

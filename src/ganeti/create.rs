@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! create: the disk first, then what is asked for.
+//!
+//! A new disk may hold another tenant's system, and Ganeti keeps an instance whose script failed, so that it can be
+//! started. So the disk is made unbootable before any word of the tenant or the administrator is looked at.
+
+use anyhow::Context as _;
+use serde_json::json;
+
+use super::env::Environment;
+use super::request::{self, Asked};
+use crate::config::{self, Paths, VariantName};
+use crate::disk::device::Target;
+use crate::disk::write;
+use crate::install;
+use crate::node::run::Run;
+use crate::node::size::ByteSize;
+
+/// Installs the image that Ganeti's variables ask for. Of these only the disk, and whether it is a new one, are looked at
+/// before a new disk is unbootable; a reinstall's disk is opened when all is known that the words alone tell.
+pub(super) fn create(env: &Environment, paths: &Paths, run: &Run) -> anyhow::Result<()> {
+    if env.reinstall()? {
+        return install::install(&request::job(Asked::of(env)?, paths)?, None, run);
+    }
+    let target = Target::open(&request::first_disk(env)?)?;
+    write::invalidate(target.held())?;
+    zero_others(env, paths, run).context("zeroing the instance's other disks (wipe_other_disks)")?;
+    install::install(&request::job(Asked::of(env)?, paths)?, Some(target), run)
+}
+
+/// Zeroes the other disks, where the variant says so. That comes before the OS parameters are looked at: when a create failed
+/// over those, people try a reinstall next, which leaves these disks alone. They are given back after that: hooks may want
+/// to make file systems on them.
+fn zero_others(env: &Environment, paths: &Paths, run: &Run) -> anyhow::Result<()> {
+    let settings = config::load(paths, &VariantName::parse(env.variant()?)?)?;
+    if !settings.wipe_other_disks {
+        return Ok(());
+    }
+    let targets = env.other_disks()?.iter().map(|path| Target::open(path)).collect::<Result<Vec<_>, _>>()?;
+    // That takes a moment, all of it may take hours.
+    targets.iter().try_for_each(|target| write::invalidate(target.held()))?;
+    for target in &targets {
+        let (path, size) = (target.path().display(), target.size());
+        let fields = json!({ "disk": path.to_string(), "disk_bytes": size });
+        let message = format_args!("zeroing disk {path}, {} (wipe_other_disks)", ByteSize(size));
+        run.report.event("wipe", fields, message);
+        write::zero_all(target, settings.write)?;
+    }
+    Ok(())
+}

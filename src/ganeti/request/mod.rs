@@ -1,0 +1,336 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! The one place where Ganeti's environment and the variant's settings become validated requests.
+
+mod checks;
+mod seeds;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+
+use crate::config::{
+    self, HookPhase, ImageAlias, Paths, RequireChecksum, Settings, VariantName, VariantNameError, Variants,
+};
+use crate::ganeti::env::{Environment, OsParams};
+use crate::image::format::{Formats, ImageType};
+use crate::image::policy::LocalPolicy;
+use crate::image::reference::{ImageRef, RefError};
+use crate::image::source::Expected;
+use crate::install::job::{ExportJob, FetchJob, HookPlan, ImportJob, InspectJob, Job, RenameJob};
+use crate::seed::{Identity, IdentityError, Nic};
+use crate::store::cache::CacheSettings;
+use crate::store::http::{HttpSettings, ImageUrl};
+
+use checks::NamedChecks;
+use seeds::NamedSeed;
+
+/// What a disk that shall be the seed's volume is called.
+const SEED_DISK: &str = "cidata";
+
+/// An instance, and what is asked for it: by Ganeti's variables, or on a command line.
+#[derive(Debug)]
+pub struct Asked {
+    /// The variant.
+    pub variant: VariantName,
+    /// The OS parameters, unchecked.
+    pub params: OsParams,
+    /// The instance's name.
+    pub name: String,
+    /// Its UUID: of interest to its seed only, as all that follows but the disk.
+    pub uuid: anyhow::Result<String>,
+    /// Whether it was installed before.
+    pub reinstall: bool,
+    /// Its first disk.
+    pub disk: PathBuf,
+    /// The disk named cidata, if it has one besides its first.
+    pub seed_disk: anyhow::Result<Option<PathBuf>>,
+    /// Its NICs.
+    pub nics: anyhow::Result<Vec<Nic>>,
+    /// What hooks find in their environment, besides what they are told by this provider.
+    pub hook_environment: Vec<(OsString, OsString)>,
+}
+
+impl Asked {
+    /// From Ganeti's variables.
+    pub fn of(env: &Environment) -> anyhow::Result<Self> {
+        let core = env.core()?;
+        Ok(Asked {
+            variant: VariantName::parse(&core.variant)?,
+            params: core.params,
+            name: env.instance_name()?.to_owned(),
+            uuid: env.instance_uuid().map(str::to_owned).map_err(Into::into),
+            reinstall: env.reinstall()?,
+            disk: first_disk(env)?,
+            seed_disk: env.other_disk(SEED_DISK).map_err(Into::into),
+            nics: env.nics().map_err(Into::into),
+            hook_environment: env.to_vec(),
+        })
+    }
+
+    fn hooks(&self, paths: &Paths, phase: HookPhase) -> HookPlan {
+        let environment = self.hook_environment.clone();
+        HookPlan { folder: paths.hooks_dir(&self.variant, phase), phase: phase.name(), environment }
+    }
+}
+
+/// What `create` and the command `install` shall do: merges what is asked with the variant's settings, and validates. Reads
+/// the settings, touches nothing else.
+pub fn job(asked: Asked, paths: &Paths) -> anyhow::Result<Job> {
+    let settings = config::load(paths, &asked.variant)?;
+    let named = NamedImage::new(&asked.params, &settings)?;
+    let image = named.image.ok_or_else(|| match asked.reinstall {
+        true => RefError::Forgotten { instance: asked.name.clone() },
+        false => RefError::Missing,
+    })?;
+    let is_path = matches!(image, ImageRef::Path(_));
+    let storage = if is_path { config::instance_storage(paths)? } else { Vec::new() };
+    Ok(Job {
+        image,
+        expected: named.expected,
+        checks: named.checks.resolve(&settings, paths, &asked.variant)?,
+        seed: NamedSeed::new(&asked.params.seed, &settings)?.resolve(&asked, paths)?,
+        identity: Identity::new(&asked.name, asked.uuid.as_deref().unwrap_or_default()),
+        write: settings.write,
+        cache: cache_settings(&settings),
+        local: LocalPolicy { allowed: settings.allowed_paths, storage },
+        http: settings.http,
+        pre_hooks: Some(asked.hooks(paths, HookPhase::Pre)),
+        hooks: Some(asked.hooks(paths, HookPhase::Create)),
+        instance: asked.name,
+        seed_disk: asked.seed_disk,
+        disk: asked.disk,
+        reinstall: asked.reinstall,
+        variant: asked.variant.to_string(),
+    })
+}
+
+/// The disk that an image goes to.
+pub(super) fn first_disk(env: &Environment) -> anyhow::Result<PathBuf> {
+    env.first_disk()?.context("the instance has no disk to install onto (DISK_COUNT is 0)")
+}
+
+/// The hooks of a variant; none for an OS without one. What there is no variant for is no reason to do nothing else.
+fn variant_hooks(
+    env: &Environment,
+    paths: &Paths,
+    variant: Option<VariantName>,
+    phase: HookPhase,
+) -> anyhow::Result<Option<HookPlan>> {
+    let Some(variant) = variant else { return Ok(None) };
+    Variants::of(paths)?.check(&variant, paths)?;
+    let folder = paths.hooks_dir(&variant, phase);
+    Ok(Some(HookPlan { folder, phase: phase.name(), environment: env.to_vec() }))
+}
+
+/// None for an OS without a variant.
+fn variant_of(name: &str) -> Result<Option<VariantName>, VariantNameError> {
+    if name.is_empty() { Ok(None) } else { VariantName::parse(name).map(Some) }
+}
+
+/// Where and how long images are kept.
+pub fn cache_settings(settings: &Settings) -> CacheSettings {
+    CacheSettings {
+        dir: settings.cache_dir.clone(),
+        max_age: settings.cache_max_age,
+        stale_if_error: settings.stale_if_error,
+        max_size: settings.cache_max_size,
+    }
+}
+
+/// The image, what is said of it and its checks, from the OS parameters or else the variant's settings.
+struct NamedImage {
+    image: Option<ImageRef>,
+    expected: Expected,
+    checks: NamedChecks,
+}
+
+impl NamedImage {
+    fn new(params: &OsParams, settings: &Settings) -> anyhow::Result<Self> {
+        let params = &resolve_name(params, settings).context("parameter image")?;
+        let image = params.image.as_ref().or(settings.image.as_ref());
+        let image_type = params.image_type.as_ref().or(settings.image_type.as_ref());
+        let image = image.map(|text| ImageRef::parse(text)).transpose().context("parameter image")?;
+        let image_type = image_type.map(|text| ImageType::parse(text)).transpose().context("parameter image_type")?;
+        let format = image_type.flatten().map(|image_type| image_type.format);
+        if let Some(format) = format.filter(|format| !settings.image_formats.has(*format)) {
+            bail!(
+                "parameter image_type: this variant takes only {} (add \"{format}\" to image_formats in its config.toml)",
+                settings.image_formats
+            );
+        }
+        image.as_ref().map_or(Ok(()), |image| check_allowed(image, settings))?;
+        let checks = NamedChecks::new(params, settings)?;
+        image.as_ref().map_or(Ok(()), |image| checks.satisfy_policy(image, settings))?;
+        checks.can_be_made(image.as_ref(), settings)?;
+        let expected = Expected {
+            image_type: image_type.flatten(),
+            allow_unknown: settings.allow_unknown_content,
+            formats: settings.image_formats,
+            mbr_tolerance: settings.mbr_tolerance.0,
+        };
+        Ok(NamedImage { image, expected, checks })
+    }
+}
+
+/// `params` with what the image's name stands for, if it has one. They are stronger than what the name says.
+fn resolve_name(params: &OsParams, settings: &Settings) -> Result<OsParams, RefError> {
+    let image = params.image.as_ref().or(settings.image.as_ref());
+    let Some(name) = image.filter(|text| ImageRef::is_name(text)) else { return Ok(params.clone()) };
+    let Some(alias) = settings.images.get(name) else {
+        let names = settings.images.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+        let known = if names.is_empty() { "there are none".to_owned() } else { format!("there are {names}") };
+        return Err(RefError::UnknownName { name: name.clone(), known });
+    };
+    let ImageAlias { image, image_type, checksum, signature, note: _ } = alias.clone();
+    let params = params.clone();
+    Ok(OsParams {
+        image: Some(image.0),
+        image_type: params.image_type.or(image_type),
+        image_checksum: params.image_checksum.or(checksum.map(|checksum| checksum.0)),
+        image_signature: params.image_signature.or(signature.map(|signature| signature.0)),
+        seed: params.seed,
+    })
+}
+
+/// Whether `allowed_images` lets the image be used, as far as its name says.
+fn check_allowed(image: &ImageRef, settings: &Settings) -> anyhow::Result<()> {
+    match image {
+        ImageRef::Path(path) => {
+            let policy = LocalPolicy { allowed: settings.allowed_paths.clone(), storage: Vec::new() };
+            policy.check_name(path)?;
+        }
+        ImageRef::Url(url) => settings.http.check_allowed(url)?,
+    }
+    Ok(())
+}
+
+/// What `verify parameters` checks: syntax and policy of what is given, as far as names say; nothing has to be there. A cluster-level OS
+/// parameter is verified without a variant, and without an image.
+pub fn verify(env: &Environment, paths: &Paths) -> anyhow::Result<()> {
+    let mut core = env.core()?;
+    if core.variant.is_empty() {
+        // What names there are is each variant's own.
+        core.params.image = core.params.image.filter(|image| !ImageRef::is_name(image));
+    }
+    let settings = match core.variant.as_str() {
+        // And so is which formats are taken.
+        "" => Settings { image_formats: Formats::ALL, ..Settings::default() },
+        variant => config::load(paths, &VariantName::parse(variant)?)?,
+    };
+    NamedImage::new(&core.params, &settings)?;
+    NamedSeed::new(&core.params.seed, &settings).map(drop)
+}
+
+/// What `simpleimage fetch` shall do: as for a `create` of `variant` with these OS parameters.
+pub fn fetch(params: &OsParams, variant: &VariantName, paths: &Paths) -> anyhow::Result<FetchJob> {
+    let settings = config::load(paths, variant)?;
+    let named = NamedImage::new(params, &settings)?;
+    let Some(ImageRef::Url(url)) = named.image else {
+        bail!("only images from an http or https URL are fetched (simpleimage inspect looks at a file)")
+    };
+    Ok(FetchJob {
+        url,
+        expected: named.expected,
+        checks: named.checks.resolve(&settings, paths, variant)?,
+        cache: cache_settings(&settings),
+        http: settings.http,
+    })
+}
+
+/// What `simpleimage inspect` shall look at: a file, whatever any variant allows.
+pub fn inspect_file(path: PathBuf) -> InspectJob {
+    let expected = Expected { formats: Formats::ALL, ..Expected::default() };
+    let image = ImageRef::Path(path);
+    InspectJob { image, expected, local: None, http: HttpSettings::default(), cache: None }
+}
+
+/// The same for a URL, or the name of an image, as a `create` of `variant` would get it. That the variant asks for a checksum or a
+/// signature is no reason not to look.
+pub fn inspect_named(image: String, variant: &VariantName, paths: &Paths) -> anyhow::Result<InspectJob> {
+    let settings = config::load(paths, variant)?;
+    let params = OsParams { image: Some(image), ..OsParams::default() };
+    // What the variant says of its own image is not said of this one.
+    let any = Settings {
+        require_checksum: RequireChecksum::Never,
+        require_signature: false,
+        image_formats: Formats::ALL,
+        image_type: None,
+        image_checksum: None,
+        image_signature: None,
+        ..settings.clone()
+    };
+    let NamedImage { image, expected, .. } = NamedImage::new(&params, &any)?;
+    let image = image.map_or_else(|| ImageRef::parse(""), Ok)?;
+    let storage = if matches!(image, ImageRef::Path(_)) { config::instance_storage(paths)? } else { Vec::new() };
+    let cache = Some(cache_settings(&settings));
+    let local = Some(LocalPolicy { allowed: settings.allowed_paths, storage });
+    Ok(InspectJob { image, expected, local, http: settings.http, cache })
+}
+
+/// Whether `variant` has an image of this name.
+pub fn has_image(name: &str, variant: &VariantName, paths: &Paths) -> anyhow::Result<bool> {
+    Ok(config::load(paths, variant)?.images.contains_key(name))
+}
+
+/// How images of `variant` are kept.
+pub fn variant_cache(variant: &VariantName, paths: &Paths) -> anyhow::Result<CacheSettings> {
+    Ok(cache_settings(&config::load(paths, variant)?))
+}
+
+/// The names that variants have for images from URLs, with the URLs, of those variants that keep images in `dir`. One whose
+/// settings are wrong has none here: what is kept is told all the same.
+pub fn image_names(dir: &Path, paths: &Paths) -> Vec<(String, ImageUrl)> {
+    let mut names = Vec::new();
+    let Ok(variants) = Variants::of(paths) else { return names };
+    for variant in variants.all() {
+        let Some(settings) = config::load(paths, variant).ok().filter(|settings| settings.cache_dir == dir) else {
+            continue;
+        };
+        for (name, alias) in settings.images {
+            let named = ImageUrl::parse(&alias.image.0).ok().map(|url| (name, url));
+            names.extend(named.filter(|named| !names.contains(named)));
+        }
+    }
+    names
+}
+
+/// How images are kept in each of the cache folders that any variant has.
+pub fn all_caches(paths: &Paths) -> anyhow::Result<Vec<CacheSettings>> {
+    let variants = Variants::of(paths)?;
+    let mut caches = variants.all().map(|variant| variant_cache(variant, paths)).collect::<Result<Vec<_>, _>>()?;
+    caches.sort_by(|a, b| a.dir.cmp(&b.dir));
+    caches.dedup_by(|a, b| a.dir == b.dir);
+    Ok(caches)
+}
+
+/// What `export` shall do, from Ganeti's variables.
+pub fn export(env: &Environment) -> anyhow::Result<ExportJob> {
+    env.core()?;
+    Ok(ExportJob { device: env.export_device()?, size_descriptor: env.size_descriptor()? })
+}
+
+/// What `import` shall do, from Ganeti's variables. Of the variant only the name is looked at: hooks are found by it.
+pub fn import(env: &Environment, paths: &Paths) -> anyhow::Result<ImportJob> {
+    let plan = |variant| variant_hooks(env, paths, variant, HookPhase::Import);
+    let hooks = variant_of(&env.core()?.variant).map_err(Into::into).and_then(plan);
+    let (identity, nics) = (identity(env), env.nics().map_err(Into::into));
+    Ok(ImportJob { identity, nics, hooks })
+}
+
+/// Who the instance is, where a seed is no condition.
+fn identity(env: &Environment) -> Result<Identity, IdentityError> {
+    Identity::new(env.instance_name().unwrap_or_default(), env.instance_uuid().unwrap_or_default())
+}
+
+/// What `rename` shall do, from Ganeti's variables. The variant needs no config, but hooks are found by its name.
+pub fn rename(env: &Environment, paths: &Paths) -> anyhow::Result<RenameJob> {
+    let hooks = variant_hooks(env, paths, variant_of(&env.core()?.variant)?, HookPhase::Rename);
+    let identity = Identity::new(env.instance_name()?, env.instance_uuid().unwrap_or_default());
+    Ok(RenameJob {
+        disk: env.first_disk().map_err(Into::into),
+        seed_disk: env.other_disk(SEED_DISK).map_err(Into::into),
+        identity,
+        hooks,
+    })
+}

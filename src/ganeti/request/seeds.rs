@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! What an instance gets for its first boot: from the OS parameters or else the variant's settings.
+
+use std::path::Path;
+
+use anyhow::{Context, anyhow, bail};
+
+use super::Asked;
+use crate::config::{self, Paths, Settings};
+use crate::ganeti::env::SeedParams;
+use crate::install::job::SeedWish;
+use crate::seed::{
+    Dns, Entries, Identity, Keep, Network, NetworkPlan, Placement, Plan, Source, SourceError, SourceName, user_data,
+};
+use crate::store::http::Secret;
+
+/// The seed as it is named, each part well-formed.
+pub(super) struct NamedSeed {
+    place: Place,
+    persist: bool,
+    keep: Keep,
+    keys: Vec<SourceName>,
+    user_data: Vec<SourceName>,
+    network: NamedNetwork,
+    dns: Dns,
+}
+
+enum Place {
+    /// There is no seed.
+    Nowhere,
+    /// There is one only to keep what an old one has.
+    IfKept,
+    At(Placement),
+}
+
+enum NamedNetwork {
+    Ganeti,
+    Given(SourceName),
+    Off,
+}
+
+impl NamedSeed {
+    pub(super) fn new(params: &SeedParams, settings: &Settings) -> anyhow::Result<Self> {
+        let defaults = &settings.seed;
+        let secret = |secret: &'_ Option<Secret>| secret.as_ref().map(|secret| secret.0.clone());
+        let keys = params.ssh_keys.clone().or_else(|| secret(&defaults.ssh_keys));
+        let documents = params.user_data.clone().or_else(|| secret(&defaults.user_data));
+        let network = params.network_config.clone().or_else(|| secret(&defaults.network_config));
+        let servers = params.dns_servers.as_ref().or(defaults.dns_servers.as_ref());
+        let search = params.dns_search.as_ref().or(defaults.dns_search.as_ref());
+        let dns = Dns::new(servers.map(String::as_str), search.map(String::as_str));
+        let persist = params.seed_persist.as_deref().map(yes_or_no).transpose()?;
+        let kept = |parameter: &Option<String>| defaults.keep && parameter.is_none();
+        let mut seed = NamedSeed {
+            place: Place::Nowhere,
+            keep: Keep { keys: kept(&params.ssh_keys), user_data: kept(&params.user_data) },
+            persist: persist.unwrap_or(defaults.seed_persist),
+            keys: entries("ssh_keys", SourceName::keys, keys.as_deref())?,
+            user_data: entries("user_data", SourceName::documents, documents.as_deref())?,
+            network: NamedNetwork::parse(network.as_deref()).context("parameter network_config")?,
+            dns: dns.map_err(|(parameter, error)| anyhow!("parameter {parameter}: {error}"))?,
+        };
+        let mode = params.cloud_init.as_ref().or(defaults.cloud_init.as_ref());
+        seed.place = seed.place(mode.map(String::as_str))?;
+        seed.check(settings)?;
+        Ok(seed)
+    }
+
+    /// Where the seed goes. Without a word about that there is one if there is something to say in it.
+    fn place(&self, mode: Option<&str>) -> anyhow::Result<Place> {
+        let network = !matches!(self.network, NamedNetwork::Ganeti);
+        let given = network || !self.keys.is_empty() || !self.user_data.is_empty() || self.dns != Dns::default();
+        Ok(match mode {
+            None if given || self.persist => Place::At(Placement::Auto),
+            None if self.keep != Keep::default() => Place::IfKept,
+            None | Some("off") => Place::Nowhere,
+            Some("auto") => Place::At(Placement::Auto),
+            Some("disk") => Place::At(Placement::Disk),
+            Some("partition") => Place::At(Placement::Partition),
+            Some(_) => bail!("parameter cloud_init: not one of off, auto, disk and partition"),
+        })
+    }
+
+    /// Policy, and what can be known of the content before anything is fetched.
+    fn check(&self, settings: &Settings) -> anyhow::Result<()> {
+        let network = match &self.network {
+            NamedNetwork::Given(name) => Some(name),
+            NamedNetwork::Ganeti | NamedNetwork::Off => None,
+        };
+        for name in self.keys.iter().chain(&self.user_data).chain(network) {
+            if let SourceName::Url(url) = name {
+                settings.http.check_allowed(url)?;
+            }
+        }
+        let inline = self.user_data.iter().map(|name| match name {
+            SourceName::Inline(content) => Some(content.clone()),
+            SourceName::File(_) | SourceName::Url(_) => None,
+        });
+        inline.collect::<Option<Vec<_>>>().map_or(Ok(()), |parts| user_data(parts).map(drop))?;
+        Ok(())
+    }
+
+    /// Opens the files.
+    pub(super) fn resolve(self, asked: &Asked, paths: &Paths) -> anyhow::Result<SeedWish> {
+        match self.place {
+            Place::IfKept if asked.reinstall => Ok(SeedWish::IfKept(self.plan(Placement::Auto, asked, paths))),
+            Place::Nowhere | Place::IfKept => Ok(SeedWish::Off),
+            Place::At(placement) => self.plan(placement, asked, paths).map(SeedWish::Given),
+        }
+    }
+
+    fn plan(self, placement: Placement, asked: &Asked, paths: &Paths) -> anyhow::Result<Plan> {
+        let folder = paths.user_data_dir(&asked.variant);
+        let network = match self.network {
+            NamedNetwork::Ganeti => NetworkPlan::Ganeti(Network::new(given(&asked.nics)?, &self.dns)?),
+            NamedNetwork::Given(name) => NetworkPlan::Given(open("network_config", name, &folder)?),
+            NamedNetwork::Off => NetworkPlan::Off,
+        };
+        let all = |parameter: &str, names: Vec<SourceName>| -> anyhow::Result<Vec<Source>> {
+            names.into_iter().map(|name| open(parameter, name, &folder)).collect()
+        };
+        Ok(Plan {
+            placement,
+            persist: self.persist,
+            keep: self.keep,
+            identity: Identity::new(&asked.name, given(&asked.uuid)?)?,
+            keys: all("ssh_keys", self.keys)?,
+            user_data: all("user_data", self.user_data)?,
+            network,
+        })
+    }
+}
+
+impl NamedNetwork {
+    fn parse(text: Option<&str>) -> Result<Self, SourceError> {
+        match text {
+            None | Some("auto") => Ok(NamedNetwork::Ganeti),
+            Some("off") => Ok(NamedNetwork::Off),
+            Some(name) => SourceName::parse(name).map(NamedNetwork::Given),
+        }
+    }
+}
+
+/// What a seed can't do without.
+fn given<T>(value: &anyhow::Result<T>) -> anyhow::Result<&T> {
+    value.as_ref().map_err(|err| anyhow!("{err:#}"))
+}
+
+/// The entries of a list, which are in errors by their number only.
+fn entries(parameter: &str, parse: fn(&str) -> Entries, text: Option<&str>) -> anyhow::Result<Vec<SourceName>> {
+    let parsed = text.map_or(Ok(Vec::new()), parse);
+    parsed.map_err(|(number, error)| anyhow!("parameter {parameter}, entry {number}: {error}"))
+}
+
+fn yes_or_no(text: &str) -> anyhow::Result<bool> {
+    match text {
+        "yes" => Ok(true),
+        "no" => Ok(false),
+        _ => bail!("parameter seed_persist: not yes or no"),
+    }
+}
+
+fn open(parameter: &str, name: SourceName, folder: &Path) -> anyhow::Result<Source> {
+    Ok(match name {
+        SourceName::Inline(content) => Source::Inline(content),
+        SourceName::Url(url) => Source::Url(url),
+        SourceName::File(name) => {
+            let file = config::open_below(folder, &name).with_context(|| format!("parameter {parameter}"))?;
+            Source::File { file, path: folder.join(name) }
+        }
+    })
+}

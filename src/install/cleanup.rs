@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! cleanup: what killed runs and power cuts left on the node.
+
+use std::time::SystemTime;
+
+use anyhow::Context as _;
+
+use crate::disk::device::{self, LeftDevice};
+use crate::store::cache::{Cache, CacheSettings, Cleaning, Leftover};
+
+/// What was left.
+#[derive(Debug)]
+pub struct Cleaned {
+    /// Files that were removed, or would be.
+    pub files: Vec<Leftover>,
+    /// Loop devices that only their users can let go.
+    pub devices: Vec<LeftDevice>,
+}
+
+/// Cleans these caches, of which some may not be there, and looks for loop devices.
+pub fn cleanup(caches: &[CacheSettings], now: SystemTime, cleaning: Cleaning) -> anyhow::Result<Cleaned> {
+    // Whatever may be wrong shows before anything is removed.
+    let devices = device::left_devices().context("looking at the loop devices")?;
+    let caches = caches.iter().filter_map(|settings| Cache::existing(settings).transpose());
+    let caches: Vec<Cache> = caches.collect::<Result<_, _>>()?;
+    let mut files = Vec::new();
+    for cache in caches {
+        files.extend(cache.clean(now, cleaning)?);
+    }
+    Ok(Cleaned { files, devices })
+}

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! Work on bytes of strangers, in a process of its own that can do little else.
+
+use anyhow::{Context as _, anyhow};
+
+use crate::node::process::{self, Answer, Children};
+use crate::node::run::Run;
+use crate::node::sandbox::{Needs, Sandbox};
+use crate::node::signals::LastAct;
+
+/// Does `work` in a confined copy of this process, and gives its answer. What needs root afterwards, hooks above all,
+/// is up to this process, which sees nothing of what was fetched and decoded but the answer.
+pub(super) fn confined(
+    needs: Needs<'_>,
+    run: &Run,
+    work: impl FnOnce(&Run) -> anyhow::Result<Answer>,
+) -> anyhow::Result<Answer> {
+    let sandbox = Sandbox::for_worker(needs).context("preparing the sandbox")?;
+    if !sandbox.has_landlock() {
+        run.report.debug("this kernel has no Landlock: what reads images can open other files too");
+    }
+    let answer = process::apart(&run.children, || {
+        let done = sandbox.enter().context("giving up privileges").and_then(|()| {
+            // The first process ends the copy's children, with the group of the copy, and does its last act.
+            let (children, last_act) = (Children::together(), LastAct::default());
+            work(&Run { children, last_act, ..run.clone() })
+        });
+        done.map_err(|err| format!("{err:#}"))
+    });
+    answer.context("working apart")?.map_err(|words| anyhow!(words))
+}

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! The variant's hooks, run by run-parts(8), and what they are told.
+
+pub mod variables;
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::json;
+
+use crate::node::process::{self, Children, Lifetime};
+use crate::node::report::Report;
+
+/// Why hooks did not run to their end.
+#[derive(Debug, thiserror::Error)]
+pub enum HookError {
+    /// run-parts or the folder is unusable.
+    #[error("running the hooks in {folder}", folder = folder.display())]
+    Start {
+        /// The hooks folder.
+        folder: PathBuf,
+        /// What went wrong.
+        source: io::Error,
+    },
+    /// A hook failed; the hooks after it did not run.
+    #[error("a hook in {folder} failed: {reason}", folder = folder.display())]
+    Failed {
+        /// The hooks folder.
+        folder: PathBuf,
+        /// run-parts' last line, which names the hook and its exit code.
+        reason: String,
+    },
+}
+
+/// Whether `folder` has anything in it. A missing folder is fine. One that can't be read is an error, and so is a link that leads
+/// nowhere, in its place, above it or in it: somebody wanted those hooks to run.
+pub fn present(folder: &Path) -> Result<bool, HookError> {
+    let start_error = |source| HookError::Start { folder: folder.to_owned(), source };
+    if is_missing(folder).map_err(start_error)? {
+        return Ok(false);
+    }
+    let mut present = false;
+    for entry in std::fs::read_dir(folder).map_err(start_error)? {
+        let entry = entry.map_err(start_error)?;
+        if is_taken(&entry.file_name()) {
+            check_link(&entry.path()).map_err(start_error)?;
+        }
+        present = true;
+    }
+    Ok(present)
+}
+
+/// Whether nothing is there, and no link that leads nowhere is the reason.
+fn is_missing(folder: &Path) -> io::Result<bool> {
+    for path in folder.ancestors() {
+        match check_link(path) {
+            Err(err) if err.kind() == io::ErrorKind::NotFound => {}
+            found => return found.map(|()| path != folder),
+        }
+    }
+    Ok(true)
+}
+
+/// An error if there is nothing, or a link that leads nowhere. Only the former is "not found".
+fn check_link(path: &Path) -> io::Result<()> {
+    path.symlink_metadata()?;
+    let found = path.metadata().map(drop);
+    found.map_err(|err| match err.kind() {
+        io::ErrorKind::NotFound => {
+            io::Error::other(format!("{} is a link that leads nowhere (mend or remove it)", path.display()))
+        }
+        _ => err,
+    })
+}
+
+/// Whether run-parts takes a file for its name.
+fn is_taken(name: &OsStr) -> bool {
+    name.as_encoded_bytes().iter().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_'))
+}
+
+/// Runs the hooks in `folder` in name order with exactly `environment`, and stops at the first that fails. What they
+/// mount is unmounted when they have ended, and `device` is what they write to. Their output
+/// goes to `report`; names that run-parts would skip in silence are named there in a warning.
+pub fn run(
+    folder: &Path,
+    environment: &[(OsString, OsString)],
+    device: Option<BorrowedFd<'_>>,
+    children: &Children,
+    report: &Report,
+) -> Result<(), HookError> {
+    let start_error = |source| HookError::Start { folder: folder.to_owned(), source };
+    let failed = |reason| Err(HookError::Failed { folder: folder.to_owned(), reason });
+    let mut waiting = list(folder, children).map_err(start_error)?;
+    warn_of_skipped(folder, &waiting, report).map_err(start_error)?;
+    let mut command = Command::new("run-parts");
+    command.args(["--exit-on-error", "--verbose", "--"]).arg(folder);
+    command.env_clear().envs(environment.iter().map(|(name, value)| (name, value)));
+    let mut last = String::new();
+    let status = process::run(command, &[], Lifetime::Namespace(device), children, |line| {
+        // The hook before may have ended without ending its line.
+        match line.rsplit_once("run-parts: executing ") {
+            Some((_, hook)) => waiting.retain(|known| known != Path::new(hook)),
+            None => line.clone_into(&mut last),
+        }
+        report.event("hook", json!({ "output": line }), format_args!("hook: {line}"));
+    });
+    let status = status.map_err(start_error)?;
+    // run-parts says nothing of a hook that it can't run any more when it comes to it.
+    match waiting.iter().find(|hook| !is_program(hook)) {
+        None if status.success() => Ok(()),
+        Some(hook) if status.success() => {
+            failed(format!("{} did not run: it was removed or changed meanwhile", hook.display()))
+        }
+        _ if last.starts_with("run-parts:") => failed(last),
+        _ => failed(format!("run-parts: {status}")),
+    }
+}
+
+fn is_program(path: &Path) -> bool {
+    path.metadata().is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
+}
+
+/// The hooks in `folder` that run-parts would run, in that order.
+pub fn list(folder: &Path, children: &Children) -> io::Result<Vec<PathBuf>> {
+    let mut command = Command::new("run-parts");
+    command.args(["--test", "--"]).arg(folder);
+    let mut hooks = Vec::new();
+    let status = process::run(command, &[], Lifetime::Child, children, |line| hooks.push(PathBuf::from(line)))?;
+    if !status.success() {
+        return Err(io::Error::other(format!("run-parts --test: {status}")));
+    }
+    Ok(hooks)
+}
+
+fn warn_of_skipped(folder: &Path, taken: &[PathBuf], report: &Report) -> io::Result<()> {
+    for path in others(folder, taken)? {
+        report.warn(format_args!(
+            "hook {} is skipped by run-parts: it must be an executable file with only letters, digits, - and _ in its name",
+            path.display()
+        ));
+    }
+    Ok(())
+}
+
+/// What is in `folder` but that run-parts would skip, in name order. It takes only executable files whose names have
+/// letters, digits, `-` and `_`.
+pub fn skipped(folder: &Path, children: &Children) -> io::Result<Vec<PathBuf>> {
+    others(folder, &list(folder, children)?)
+}
+
+fn others(folder: &Path, taken: &[PathBuf]) -> io::Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.path()));
+    let mut others = entries.collect::<io::Result<Vec<_>>>()?;
+    others.retain(|path| !taken.contains(path));
+    others.sort();
+    Ok(others)
+}

@@ -1,0 +1,365 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! inspect: what an image is, and whether create would take it, without a disk.
+
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use anyhow::Context as _;
+use serde::{Deserialize, Serialize};
+
+use super::confined::confined;
+use super::job::InspectJob;
+use super::unsteady;
+use crate::disk::device::{FileBytes, Memory, ReadAt};
+use crate::disk::partition::{self, Extent, Partition, Passing, Table, TableError};
+use crate::disk::write::QemuDisk;
+use crate::image::disk_size::DiskSize;
+use crate::image::format::{Format, Formats};
+use crate::image::policy::LocalPolicy;
+use crate::image::reference::ImageRef;
+use crate::image::source::{Body, Contents, Expected, ImageError, ImageFile, remote_contents};
+use crate::node::process::Answer;
+use crate::node::run::Run;
+use crate::node::sandbox::Needs;
+use crate::node::size::MIB;
+use crate::seed::volume;
+use crate::store::cache::{Cache, CacheSettings};
+use crate::store::http::{Client, Conditions, Content, HttpError, HttpSettings, ImageUrl, Pieces, Response};
+
+/// An image, judged.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Judged {
+    /// What it is.
+    Taken(Inspected),
+    /// Why create refuses it here, whatever the variant.
+    Refused(String),
+}
+
+/// What an image is. All sizes and places are in bytes.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Inspected {
+    /// Its type, as the OS parameter `image_type`.
+    pub image_type: String,
+    /// Size of the file, where its server says it.
+    pub size: Option<u64>,
+    /// Size of the disk in it, which is that of the disk it needs.
+    pub disk: DiskSize,
+    /// What lies where on that disk.
+    pub layout: Layout,
+    /// The disk format, where a variant takes it only if its `image_formats` lists it.
+    pub to_be_listed: Option<String>,
+    /// Whether create will find out more when it has all of it, and unpacks it.
+    pub partly: bool,
+    /// Whether it is the one that the cache keeps; none for a file of the node's.
+    pub kept: Option<bool>,
+}
+
+/// A disk's partition table, as far as its beginning shows it.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Layout {
+    /// Its kind (`gpt`, `mbr`) and its partitions.
+    Table(String, Vec<Part>),
+    /// Neither a GPT nor an MBR.
+    None,
+    /// The MBR says that there is a GPT, but it is not intact.
+    DamagedGpt,
+    /// It shows only once all of the image is unpacked.
+    Packed,
+    /// It shows only once all of the image is on the node.
+    Remote,
+}
+
+impl Layout {
+    /// Whether no partition reaches behind the first `len` bytes.
+    fn is_within(&self, len: u64) -> bool {
+        match self {
+            Layout::Table(_, parts) => parts.iter().all(|part| part.start.saturating_add(part.size) <= len),
+            Layout::None | Layout::DamagedGpt | Layout::Packed | Layout::Remote => true,
+        }
+    }
+}
+
+/// A partition.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// As Linux counts them, from 1.
+    pub number: u32,
+    /// Its first byte.
+    pub start: u64,
+    /// Its length in bytes.
+    pub size: u64,
+    /// As lsblk(8) shows it.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// In a GPT.
+    pub name: Option<String>,
+}
+
+/// Which image is looked at, and what for.
+#[derive(Clone, Copy)]
+pub(super) struct Look<'r> {
+    pub(super) image: &'r ImageRef,
+    pub(super) expected: Expected,
+    /// None: any regular file may be the image.
+    pub(super) local: Option<&'r LocalPolicy>,
+    pub(super) http: &'r HttpSettings,
+    pub(super) cache: Option<&'r CacheSettings>,
+    /// Where a seed's partition is to be added: the disk and its size in bytes.
+    pub(super) room: Option<(&'r Path, u64)>,
+}
+
+/// Looks at the image in a confined process: the gate of create decides. Of one at a server no more is fetched than that
+/// needs, and nothing is kept.
+pub fn inspect(job: &InspectJob, run: &Run) -> anyhow::Result<Judged> {
+    let InspectJob { image, expected, local, http, cache } = job;
+    let look = Look { image, expected: *expected, local: local.as_ref(), http, cache: cache.as_ref(), room: None };
+    look_apart(&look, run, |_| Ok(()))
+}
+
+/// The same, with something more for the confined process to do first.
+pub(super) fn look_apart(
+    look: &Look<'_>,
+    run: &Run,
+    first: impl FnOnce(&Run) -> anyhow::Result<()>,
+) -> anyhow::Result<Judged> {
+    let (path, url) = match look.image {
+        ImageRef::Path(path) => (Some(path.as_path()), None),
+        ImageRef::Url(url) => (None, Some(url)),
+    };
+    // Opened here: the confined process may write nothing, not even the lock of a kept image, and can't see what others
+    // have open.
+    let image = match (path, url) {
+        (Some(path), _) => Some(look.open(path)?),
+        (None, url) => url.map_or(Ok(None), |url| look.kept(url, run))?,
+    };
+    let unsteady = path.and(image.as_ref()).map_or(Ok(()), unsteady::refuse_writers);
+    if let Err(unsteady) = unsteady {
+        return Ok(Judged::Refused(unsteady.to_string()));
+    }
+    let needs = Needs { image: path, network: url.is_some(), ..Needs::default() };
+    let answer = confined(needs, run, |run| {
+        first(run)?;
+        let judged = match (&image, url) {
+            (Some(image), url) => look.file(image, url.map(|_| true), run),
+            (None, Some(url)) => look.remote(url, run)?,
+            (None, None) => anyhow::bail!("image {} is not open", look.image),
+        };
+        Ok(Answer { bytes: serde_json::to_vec(&judged)?, file: None })
+    })?;
+    serde_json::from_slice(&answer.bytes).context("reading the answer of the working process")
+}
+
+impl Look<'_> {
+    fn open(&self, path: &Path) -> Result<ImageFile, ImageError> {
+        self.local.map_or_else(|| ImageFile::open(path), |local| ImageFile::open_allowed(path, local))
+    }
+
+    /// The image that a create would use without asking the server.
+    fn kept(&self, url: &ImageUrl, run: &Run) -> anyhow::Result<Option<ImageFile>> {
+        let cache = self.cache.map_or(Ok(None), Cache::existing)?;
+        let Some(cache) = cache else { return Ok(None) };
+        let kept = cache.fresh(url, &Client::new(self.http)?, run.began, &run.report)?;
+        Ok(kept.map(|kept| ImageFile::cached(url, kept)))
+    }
+
+    fn file(&self, image: &ImageFile, kept: Option<bool>, run: &Run) -> Judged {
+        let found = image.contents(self.expected, None).map_err(anyhow::Error::new).and_then(|contents| {
+            let found = self.examine(contents, Some(image.size()), From::File, image.name(), run)?;
+            Ok(Inspected { kept, ..found })
+        });
+        found.map_or_else(|error| Judged::Refused(format!("{error:#}")), Judged::Taken)
+    }
+
+    /// Reads the beginning of the answer, and closes the connection.
+    fn remote(&self, url: &ImageUrl, run: &Run) -> anyhow::Result<Judged> {
+        let client = Client::new(self.http)?;
+        let Response::Content(content) = client.get(url, &Conditions::default(), &run.report)? else {
+            // The client refuses a 304 that nobody asked for.
+            anyhow::bail!("{url}: the server sent no image");
+        };
+        let pieces = Pieces::of(&content, url, &client, &run.report);
+        let pieces = pieces.as_ref().map(|pieces| pieces as &dyn FileExt);
+        let Content { content_length, body, .. } = *content;
+        let name = url.to_string();
+        let found = remote_contents(&name, body, content_length, pieces, self.expected);
+        let found = found.map_err(anyhow::Error::new).and_then(|contents| {
+            let image_type = contents.image_type;
+            let raw = image_type.compression.is_none() && image_type.format == Format::Raw;
+            let rest = pieces.zip(content_length).filter(|_| raw);
+            let found = self.examine(contents, content_length, From::Server(rest), &name, run)?;
+            Ok(Inspected { kept: Some(false), ..found })
+        });
+        match found {
+            Ok(found) => Ok(Judged::Taken(found)),
+            // That the server fails says nothing of the image.
+            Err(error) if is_the_networks(&error) => Err(error),
+            Err(error) => Ok(Judged::Refused(format!("{error:#}"))),
+        }
+    }
+
+    /// What the image with these contents is, of `size` bytes; an error if create would find that it is not all there.
+    fn examine(
+        &self,
+        contents: Contents<'_>,
+        size: Option<u64>,
+        from: From<'_>,
+        name: &str,
+        run: &Run,
+    ) -> anyhow::Result<Inspected> {
+        let Contents { image_type, body } = contents;
+        let taken = Formats::default().has(image_type.format);
+        let examined = match body {
+            Body::QemuStream(_) if image_type.compression.is_none() => Examined::in_part(&body, Layout::Remote),
+            body => self.disk(body, image_type.format, from, run).with_context(|| format!("image {name}"))?,
+        };
+        Ok(Inspected {
+            image_type: image_type.to_string(),
+            size,
+            disk: examined.size,
+            layout: examined.layout,
+            to_be_listed: (!taken).then(|| image_type.format.name().to_owned()),
+            partly: !examined.all,
+            kept: None,
+        })
+    }
+
+    /// Unpacks nothing to the node.
+    fn disk(&self, body: Body<'_>, format: Format, from: From<'_>, run: &Run) -> anyhow::Result<Examined> {
+        let size = body.disk_size();
+        let all = |layout| Examined { size, layout, all: true };
+        match (body, from) {
+            (Body::RawFile(file, len), _) => self.whole(&FileBytes::new(file, len), len).map(all),
+            (Body::QemuFile(file, len), _) => {
+                self.whole(&QemuDisk::open(file, format.name(), len, &run.children)?, len).map(all)
+            }
+            (Body::RawStream(decoded, _), From::File) => self.stream(decoded, size),
+            (Body::RawStream(decoded, _), From::Server(rest)) => self.beginning(decoded, size, rest),
+            (body @ Body::QemuStream(_), _) => Ok(Examined::in_part(&body, Layout::Packed)),
+        }
+    }
+
+    /// Decodes no more than the beginning where the archive says how long the disk is, and all that its table names lies
+    /// on it. Else only its end shows whether it is all there.
+    fn stream(&self, mut decoded: Box<dyn Read + Send + '_>, size: DiskSize) -> anyhow::Result<Examined> {
+        let mut head = Vec::new();
+        decoded.by_ref().take(MIB).read_to_end(&mut head)?;
+        let beginning = Memory(head);
+        if let DiskSize::Exact(len) | DiskSize::AtLeast(len) | DiskSize::Hint(len) = size
+            && len >= beginning.len()
+        {
+            match self.whole(&beginning, len) {
+                Ok(layout) if layout.is_within(len) => return Ok(Examined { size, layout, all: false }),
+                Err(error) if size == DiskSize::Exact(len) => return Err(error),
+                _ => {}
+            }
+        }
+        let passing = Passing::read(beginning.0, &mut decoded)?;
+        let len = passing.len();
+        Ok(Examined { size: DiskSize::Exact(len), layout: self.whole(&passing, len)?, all: true })
+    }
+
+    /// Fetches no more than the beginning, and of a raw disk what its table needs to be told, if the server gives `rest`:
+    /// each file system further on would cost a request.
+    fn beginning(
+        &self,
+        decoded: Box<dyn Read + Send + '_>,
+        size: DiskSize,
+        rest: Option<(&dyn FileExt, u64)>,
+    ) -> anyhow::Result<Examined> {
+        let mut head = Vec::new();
+        decoded.take(MIB).read_to_end(&mut head)?;
+        let head = Memory(head);
+        let layout = match size {
+            DiskSize::Exact(len) => self.whole(&head, len)?,
+            _ => self.on_disk(&head)?,
+        };
+        let further = rest.and_then(|(pieces, len)| self.on_disk(&Remote { head: &head.0, pieces, len }).ok());
+        let all = rest.is_some();
+        Ok(Examined { size, layout: further.unwrap_or(layout), all })
+    }
+
+    /// What lies on a disk of `len` bytes, once it is known to be all there as far as `disk` has it.
+    fn whole(&self, disk: &dyn ReadAt, len: u64) -> anyhow::Result<Layout> {
+        let room = self.room.map(|(_, size)| size);
+        let extent = Extent { image: len, disk: room, mbr_tolerance: self.expected.mbr_tolerance };
+        partition::check_whole(disk, extent)?;
+        self.on_disk(disk)
+    }
+
+    /// An error too where a seed would have no place.
+    fn on_disk(&self, disk: &dyn ReadAt) -> anyhow::Result<Layout> {
+        let head = partition::boot_area(disk)?;
+        self.room.map_or(Ok(()), |(path, size)| volume::find_space(&head, size, path).map(drop))?;
+        let table = match Table::parse(&head) {
+            Ok(table) => table,
+            Err(TableError::None) => return Ok(Layout::None),
+            Err(TableError::Damaged) => return Ok(Layout::DamagedGpt),
+        };
+        let kind = match table {
+            Table::Gpt(_) => "gpt",
+            Table::Mbr(_) => "mbr",
+        };
+        let mut all = partition::everywhere(disk, &table)?;
+        all.sort_by_key(|partition| partition.number);
+        let part = |Partition { number, start, end, kind, .. }: Partition| Part {
+            number,
+            start,
+            size: end - start,
+            kind: kind.to_string(),
+            name: table.name(number),
+        };
+        Ok(Layout::Table(kind.to_owned(), all.into_iter().map(part).collect()))
+    }
+}
+
+/// Where an image's bytes come from.
+enum From<'p> {
+    /// A file here, of which all may be looked at.
+    File,
+    /// A server: of a raw disk, perhaps what lies behind its beginning, and its length in bytes.
+    Server(Option<(&'p dyn FileExt, u64)>),
+}
+
+/// What a look at the disk shows.
+struct Examined {
+    size: DiskSize,
+    layout: Layout,
+    /// Whether all of it was looked at that create looks at.
+    all: bool,
+}
+
+impl Examined {
+    fn in_part(body: &Body<'_>, layout: Layout) -> Self {
+        Examined { size: body.disk_size(), layout, all: false }
+    }
+}
+
+/// Whether it is the way to the image that failed.
+fn is_the_networks(error: &anyhow::Error) -> bool {
+    let inner = |cause: &(dyn std::error::Error + 'static)| {
+        let of_io = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        cause.is::<HttpError>() || of_io.is_some_and(|inner| inner.is::<HttpError>())
+    };
+    error.chain().any(inner)
+}
+
+/// A raw disk at a server, of which the beginning is here.
+struct Remote<'p> {
+    head: &'p [u8],
+    pieces: &'p dyn FileExt,
+    len: u64,
+}
+
+impl ReadAt for Remote<'_> {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        let here = usize::try_from(offset).ok().and_then(|at| self.head.get(at..)).unwrap_or_default();
+        let (first, rest) = buf.split_at_mut(here.len().min(buf.len()));
+        first.copy_from_slice(&here[..first.len()]);
+        if rest.is_empty() { Ok(()) } else { self.pieces.read_exact_at(rest, offset + first.len() as u64) }
+    }
+}

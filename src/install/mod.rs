@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! What the OS scripts do, each as one flow through the modules below.
+
+mod along;
+mod cleanup;
+mod confined;
+mod copy;
+mod create;
+mod export;
+mod fetch;
+mod from_url;
+pub mod hooks;
+mod import;
+mod inspect;
+pub mod job;
+mod kept;
+mod old_seed;
+mod rehearse;
+mod remote;
+mod rename;
+mod run_hooks;
+mod seed;
+mod seed_identity;
+mod seed_volume;
+mod seeds;
+mod standard;
+mod summary;
+mod types;
+mod unsteady;
+mod verify_image;
+mod watch;
+
+pub use cleanup::{Cleaned, cleanup};
+pub use create::install;
+pub use export::export;
+pub use fetch::{Fetched, fetch};
+pub use import::import;
+pub use inspect::{Inspected, Judged, Layout, Part, inspect};
+pub use kept::{Verdict, verify_kept};
+pub use rehearse::{Rehearsed, rehearse};
+pub use rename::rename;
+pub use seed::seed_files;
+pub use seeds::{Removed, SeedDisk, remove_seed, show_seeds};
+pub use types::likely_types;

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! The seed that a reinstalled instance has had so far: what of it goes on, and what gets lost. A guest could have written
+//! it, so nothing in it can fail a run.
+
+use std::io;
+
+use serde::{Deserialize, Serialize};
+
+use super::confined::confined;
+use super::job::Job;
+use super::seed_identity::{own_seed, read};
+use crate::disk::device::{ReadAt, Target};
+use crate::node::process::Answer;
+use crate::node::report::Report;
+use crate::node::run::Run;
+use crate::node::sandbox::Needs;
+use crate::seed::volume::{self, Found, Trace};
+use crate::seed::{Held, Identity, Lost};
+
+/// The parameter that is private in most clusters.
+const SSH_KEYS: &str = "ssh_keys";
+
+/// What the instance's disks say of its seed.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct OldSeed {
+    /// Of the one on the first disk, which the image overwrites.
+    first: Option<Held>,
+    /// Of the one on a disk of its own, which only a new seed overwrites.
+    own: Option<Held>,
+    /// Keys, and whether there was user-data, of a seed that the instance has removed.
+    removed: Option<(u32, bool)>,
+    /// Why it is not known what the seed holds.
+    unreadable: Option<String>,
+}
+
+/// Looks for the seed of the instance of `request` on its first disk, and on the one for the seed, in a process without
+/// network; gives an [`OldSeed`] in bytes, which this process does not look at. A new instance has none.
+pub(super) fn look(job: &Job, first: &Target, own: Option<&Target>, run: &Run) -> Vec<u8> {
+    let Ok(identity) = &job.identity else { return Vec::new() };
+    if !job.reinstall {
+        return Vec::new();
+    }
+    let looked = confined(Needs::default(), run, |_| {
+        let old = OldSeed::on(first, own, identity);
+        Ok(Answer { bytes: serde_json::to_vec(&old)?, file: None })
+    });
+    match looked {
+        Ok(answer) => answer.bytes,
+        Err(error) => {
+            warn_unreadable(&format!("{error:#}"), &run.report);
+            Vec::new()
+        }
+    }
+}
+
+fn warn_unreadable(why: &str, report: &Report) {
+    report.warn(format_args!(
+        "the old seed of the instance can't be read, so that nothing of it is kept, and nobody knows what gets lost: {why}"
+    ));
+}
+
+impl OldSeed {
+    fn on(first: &Target, own: Option<&Target>, identity: &Identity) -> Self {
+        let mut old = OldSeed::default();
+        let mut held = |disk| {
+            held_on(disk, identity).unwrap_or_else(|error| {
+                old.unreadable = Some(format!("disk {}: {error:#}", disk.path().display()));
+                None
+            })
+        };
+        (old.first, old.own) = (held(first), own.and_then(held));
+        // As long as the seed is there, its trace says nothing more.
+        if old.first.is_none() && old.unreadable.is_none() {
+            let trace = Trace::read(first).ok().flatten().filter(|trace| trace.serial == identity.volume_serial());
+            old.removed = trace.map(|trace| (trace.keys, trace.user_data));
+        }
+        old
+    }
+
+    /// From what [`look`] gave.
+    pub(super) fn from_bytes(bytes: &[u8]) -> Self {
+        let wrong = |_| OldSeed { unreadable: Some("the answer is wrong".to_owned()), ..OldSeed::default() };
+        if bytes.is_empty() { OldSeed::default() } else { serde_json::from_slice(bytes).unwrap_or_else(wrong) }
+    }
+
+    /// What it gave to the instance.
+    pub(super) fn held(&self) -> Held {
+        self.first.clone().unwrap_or_default().with(self.own.clone().unwrap_or_default())
+    }
+
+    /// Whether there is anything in it that can be kept.
+    pub(super) fn has_something(&self) -> bool {
+        [&self.first, &self.own].into_iter().flatten().any(|held| !held.keys.is_empty() || !held.user_data.is_empty())
+    }
+
+    /// Warns of what the instance had and will not have: `new` is what its next seed gives, none if it gets none.
+    pub(super) fn tell_losses(&self, new: Option<&Held>, job: &Job, report: &Report) {
+        if let Some(why) = &self.unreadable {
+            warn_unreadable(why, report);
+        }
+        let lost = match new {
+            Some(new) => self.held().lost_in(new),
+            // What is on a disk of its own is still there.
+            None => self.first.iter().flat_map(|held| held.lost_in(&Held::default())).collect(),
+        };
+        let (lost, what) = match self.removed {
+            Some(removed) if lost.is_empty() => (
+                lost_of_removed(removed, new.unwrap_or(&Held::default())),
+                "a seed gave it that is in its own file system by now (seed_persist), where seed_keep can't reach it",
+            ),
+            _ => (lost, "its old seed gave it"),
+        };
+        if lost.is_empty() {
+            return;
+        }
+        let names = lost.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        report.warn(format_args!(
+            "the instance loses what {what}: {names} (Ganeti forgets OS parameters that a reinstall's command line does not repeat; to bring them back: {})",
+            command(&lost, &job.instance)
+        ));
+    }
+}
+
+fn lost_of_removed((keys, user_data): (u32, bool), new: &Held) -> Vec<Lost> {
+    // A number that no memory holds is one that a guest wrote.
+    let keys = usize::try_from(keys).unwrap_or(usize::MAX);
+    let fewer = keys.saturating_sub(new.keys.len());
+    let lost_keys = (fewer > 0).then(|| Lost::keys(fewer, keys));
+    let lost_data = (user_data && new.user_data.is_empty()).then(|| Lost::plain("user_data"));
+    lost_keys.into_iter().chain(lost_data).collect()
+}
+
+/// The reinstall that gives the parameters again.
+fn command(lost: &[Lost], instance: &str) -> String {
+    let mut command = "gnt-instance reinstall -O image=...".to_owned();
+    for lost in lost.iter().filter(|lost| lost.parameter != SSH_KEYS) {
+        command += &format!(",{}=...", lost.parameter);
+    }
+    if lost.iter().any(|lost| lost.parameter == SSH_KEYS) {
+        command += &format!(" --os-parameters-private {SSH_KEYS}=...");
+    }
+    format!("{command} {instance}")
+}
+
+fn held_on(disk: &Target, identity: &Identity) -> anyhow::Result<Option<Held>> {
+    let Some(found) = find(disk, identity)? else { return Ok(None) };
+    let (_, contents) = read(&found, disk)?;
+    let files = contents.files.iter().map(|(name, content)| (name.as_str(), content.as_slice()));
+    Ok(Some(Held::of(files, identity)?))
+}
+
+/// The instance's seed, also on a disk that an earlier run left without its first MiB.
+fn find(disk: &dyn ReadAt, identity: &Identity) -> io::Result<Option<Found>> {
+    let found = match own_seed(disk, identity)? {
+        None => volume::left_by_a_run(disk)?,
+        found => found,
+    };
+    Ok(found.filter(|found| found.our_serial() == Some(identity.volume_serial())))
+}

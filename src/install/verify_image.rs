@@ -1,0 +1,281 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! Whether an image is the one that was meant: by its checksum, and by its signature.
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::thread;
+
+use anyhow::{Context as _, anyhow};
+use sha2::{Digest as _, Sha256};
+
+use super::job::{Checks, SignatureSource};
+use crate::disk::fingerprint::Fingerprint;
+use crate::image::checksum::{Algorithm, Checksum, Digest, Hasher, each_piece};
+use crate::image::reference::ImageRef;
+use crate::image::source::ImageFile;
+use crate::image::sums;
+use crate::node::run::Run;
+use crate::store::http::{Client, HttpSettings, ImageUrl};
+use crate::store::signature::{Signature, SignatureError};
+
+/// A signature on the node has at most this many bytes.
+const MAX_SIGNATURE: u64 = 1 << 20;
+
+/// Why an image is not the one that was meant.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum WrongImage {
+    /// It has another checksum.
+    #[error("image {image} has checksum {found} but should have {expected}")]
+    Checksum {
+        /// The image, without secrets.
+        image: String,
+        /// What it has.
+        found: Digest,
+        /// What it should have.
+        expected: Digest,
+    },
+    /// It is not what was downloaded any more.
+    #[error("the kept image {image} is damaged: its checksum is {found} and was {recorded} when it was downloaded")]
+    Damaged {
+        /// The image, without secrets.
+        image: String,
+        /// What it has.
+        found: Digest,
+        /// What it had.
+        recorded: Digest,
+    },
+    /// It was another one when it was checked.
+    #[error(
+        "image {0} changed while it was read: what was written is not what was checked (is somebody writing a new one there?)"
+    )]
+    Changed(String),
+    /// Its signature does not hold.
+    #[error(transparent)]
+    Signature(#[from] SignatureError),
+    /// It can't be read.
+    #[error("reading image {image}")]
+    Read {
+        /// The image, without secrets.
+        image: String,
+        /// What went wrong.
+        source: io::Error,
+    },
+}
+
+impl WrongImage {
+    /// Whether the image itself is to blame: another download may be the right one.
+    pub(super) fn is_the_images_fault(&self) -> bool {
+        match self {
+            WrongImage::Checksum { .. } | WrongImage::Damaged { .. } => true,
+            WrongImage::Signature(error) => matches!(error, SignatureError::Invalid { .. }),
+            WrongImage::Changed(_) | WrongImage::Read { .. } => false,
+        }
+    }
+}
+
+/// All that an image is held against, at hand.
+pub(super) struct Proof {
+    digest: Option<Digest>,
+    /// Of the image. That of a SUMS file was checked already.
+    signature: Option<Signature>,
+    verify_cached: bool,
+}
+
+impl Proof {
+    /// Fetches what has to be fetched for `checks` of `image`: the SUMS file, whose signature is checked, and the
+    /// signature.
+    pub(super) fn gather(checks: &Checks, image: &ImageRef, http: &HttpSettings, run: &Run) -> anyhow::Result<Self> {
+        let source = Fetch { http, run };
+        let mut signature = checks.signature.as_ref().map(|signature| source.signature(signature)).transpose()?;
+        let digest = match &checks.checksum {
+            None => None,
+            Some(Checksum::Digest(digest)) => Some(digest.clone()),
+            Some(Checksum::Sums(url)) => Some(source.digest_in_sums(url, signature.take(), image)?),
+        };
+        Ok(Proof { digest, signature, verify_cached: checks.verify_cached })
+    }
+
+    /// What of `checks` can be had without a network; for an image that agreed with the rest before.
+    pub(super) fn offline(checks: &Checks) -> Self {
+        let digest = match &checks.checksum {
+            Some(Checksum::Digest(digest)) => Some(digest.clone()),
+            _ => None,
+        };
+        Proof { digest, signature: None, verify_cached: checks.verify_cached }
+    }
+
+    /// The SHA-256 that an image has to have, as hex digits, where one was given.
+    pub(super) fn sha256(&self) -> Option<&str> {
+        self.digest.as_ref().filter(|digest| digest.algorithm() == Algorithm::Sha256).map(Digest::hex)
+    }
+
+    /// Whether [`Proof::check`] has to read all of the image.
+    pub(super) fn reads(&self, image: &ImageFile) -> bool {
+        self.signature.is_some() || !self.to_hash(image).is_empty()
+    }
+
+    /// Which digests of the file have to be made anew. What this run has downloaded was hashed on its way.
+    fn to_hash(&self, image: &ImageFile) -> Vec<Algorithm> {
+        let distrusted = self.verify_cached && image.download().is_some_and(|known| known.kept);
+        let asked = self.digest.as_ref().map(Digest::algorithm);
+        let unknown = asked.filter(|asked| *asked != Algorithm::Sha256 || image.download().is_none());
+        let sha256 = (distrusted && unknown != Some(Algorithm::Sha256)).then_some(Algorithm::Sha256);
+        unknown.into_iter().chain(sha256).collect()
+    }
+
+    /// An error unless the image is the one that was meant; tells so if it is. Its file's position does not move. What is
+    /// read of it for that is noted in `seen`.
+    pub(super) fn check(&self, image: &ImageFile, seen: Option<&Fingerprint>, run: &Run) -> Result<(), WrongImage> {
+        let found = self.judge(image, seen, run)?;
+        found.iter().for_each(|words| run.report.info(format_args!("image {} {words}", image.name())));
+        Ok(())
+    }
+
+    /// The same; gives what was found out, in words.
+    pub(super) fn judge(
+        &self,
+        image: &ImageFile,
+        seen: Option<&Fingerprint>,
+        run: &Run,
+    ) -> Result<Vec<String>, WrongImage> {
+        if !self.reads(image) {
+            return self.judge_digest(image, &[]);
+        }
+        let pass = Pass { file: image.file(), algorithms: self.to_hash(image), seen };
+        let read_error = |source| WrongImage::Read { image: image.name().to_owned(), source };
+        let Some(signature) = &self.signature else {
+            return self.judge_digest(image, &pass.read(None).map_err(read_error)?);
+        };
+        let len = image.file().metadata().map_err(read_error)?.len();
+        let (read, verdict) =
+            signature.check(image.name(), len, &run.children, |gpgv| pass.read(Some(gpgv))).map_err(read_error)?;
+        let mut words = self.judge_digest(image, &read.map_err(read_error)?)?;
+        verdict?;
+        words.push("has a good signature".to_owned());
+        Ok(words)
+    }
+
+    /// Holds what was `found` in this run, or stored when the image was downloaded, against what it should be.
+    fn judge_digest(&self, image: &ImageFile, found: &[Digest]) -> Result<Vec<String>, WrongImage> {
+        let name = || image.name().to_owned();
+        let found = |algorithm| found.iter().find(|digest| digest.algorithm() == algorithm).cloned();
+        let recorded = image.download().and_then(|known| Digest::new(Algorithm::Sha256, &known.sha256));
+        if let (Some(recorded), Some(found)) = (&recorded, found(Algorithm::Sha256))
+            && *recorded != found
+        {
+            return Err(WrongImage::Damaged { image: name(), found, recorded: recorded.clone() });
+        }
+        let Some(expected) = &self.digest else { return Ok(Vec::new()) };
+        let hashed = found(expected.algorithm());
+        let only_stored = hashed.is_none() && image.download().is_some_and(|known| known.kept);
+        let unread = || WrongImage::Read { image: name(), source: io::Error::other("it was not hashed") };
+        let found = hashed.or(recorded).ok_or_else(unread)?;
+        if found != *expected {
+            return Err(WrongImage::Checksum { image: name(), found, expected: expected.clone() });
+        }
+        Ok(vec![match only_stored {
+            false => format!("has the right checksum, {expected}"),
+            true => format!("had the right checksum when it was downloaded, {expected}"),
+        }])
+    }
+}
+
+/// One pass over an image's file, from which all that is asked comes.
+struct Pass<'p> {
+    file: &'p File,
+    algorithms: Vec<Algorithm>,
+    seen: Option<&'p Fingerprint>,
+}
+
+impl Pass<'_> {
+    /// Reads the file once; gives its digests. `gpgv` gets the same bytes: what it checks is what was hashed and noted.
+    fn read(&self, mut gpgv: Option<&mut dyn Write>) -> io::Result<Vec<Digest>> {
+        let mut hashers: Vec<_> = self.algorithms.iter().map(|algorithm| Hasher::new(*algorithm)).collect();
+        each_piece(self.file, |piece, at| {
+            thread::scope(|scope| {
+                if let Some(seen) = self.seen {
+                    scope.spawn(move || seen.note(piece, at));
+                }
+                // It may have seen enough, and says why.
+                gpgv = gpgv.take().and_then(|gpgv| gpgv.write_all(piece).is_ok().then_some(gpgv));
+                hashers.iter_mut().for_each(|hasher| hasher.update(piece));
+            });
+        })?;
+        Ok(hashers.into_iter().map(Hasher::finish).collect())
+    }
+}
+
+/// How the small files are had.
+struct Fetch<'c> {
+    http: &'c HttpSettings,
+    run: &'c Run,
+}
+
+impl Fetch<'_> {
+    fn get(&self, url: &ImageUrl) -> anyhow::Result<Vec<u8>> {
+        Ok(Client::new(self.http)?.get_small(url, &self.run.report)?)
+    }
+
+    fn signature(&self, source: &SignatureSource) -> anyhow::Result<Signature> {
+        let content = match &source.location {
+            ImageRef::Url(url) => self.get(url)?,
+            ImageRef::Path(path) => {
+                read_signature(path).with_context(|| format!("reading signature {}", path.display()))?
+            }
+        };
+        let keyring = source.keyring.try_clone().context("sharing the keyring")?;
+        Ok(Signature::new(source.location.to_string(), &content, keyring, &source.keyring_path)?)
+    }
+
+    fn digest_in_sums(&self, url: &ImageUrl, signature: Option<Signature>, image: &ImageRef) -> anyhow::Result<Digest> {
+        let (text, sums) = (self.get(url)?, ImageRef::Url(url.clone()));
+        if let Some(signature) = signature {
+            signature.check_bytes(&text, &sums.to_string(), &self.run.children)?;
+            self.run.report.info(format_args!("{sums} has a good signature"));
+        }
+        let name = image.base_name().ok_or_else(|| anyhow!("image {image} has no name to look for in {sums}"))?;
+        Ok(sums::find(&sums, &text, &name)?)
+    }
+}
+
+/// What the cache notes about an image that agreed with `checks`: a hash over all that was fetched for them, none if
+/// nothing was. Should it be out of reach later, an image with the same note is still the right one.
+pub(super) fn mark(checks: &Checks) -> Option<String> {
+    let sums = match &checks.checksum {
+        Some(Checksum::Sums(url)) => Some(url.as_url().as_str()),
+        _ => None,
+    };
+    let signature = checks.signature.as_ref();
+    let fetched = sums.is_some() || signature.is_some_and(|source| matches!(source.location, ImageRef::Url(_)));
+    let mut all = Sha256::new();
+    for part in [sums.unwrap_or_default().to_owned(), signature.map(described).unwrap_or_default()] {
+        all.update(part);
+        all.update(b"\n");
+    }
+    fetched.then(|| {
+        all.finalize().iter().fold(String::new(), |mut text, byte| {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+    })
+}
+
+fn described(source: &SignatureSource) -> String {
+    let location = match &source.location {
+        ImageRef::Url(url) => url.as_url().to_string(),
+        ImageRef::Path(path) => path.display().to_string(),
+    };
+    format!("{location} {}", source.keyring_path.display())
+}
+
+fn read_signature(path: &std::path::Path) -> io::Result<Vec<u8>> {
+    // A FIFO would block, and a device never end.
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
+    let mut content = Vec::new();
+    File::open(path)?.take(MAX_SIGNATURE).read_to_end(&mut content)?;
+    Ok(content)
+}

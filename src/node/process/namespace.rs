@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! A command in a PID namespace of its own: what it starts ends with it, whatever that did to get away.
+
+use std::fs::File;
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus};
+
+use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Pid, fsync};
+
+use super::{exit_status, pid};
+use crate::node::sys;
+
+/// What the first process is sent when this one is gone.
+const ORPHANED: Signal = Signal::SIGUSR1;
+
+/// Exit code of a first process that could not run the command.
+const FAILED: i32 = 1;
+
+/// The first process of the namespace, which ends when the command has ended.
+#[derive(Debug)]
+pub(super) struct Namespace {
+    /// Its number out here; it leads a process group of its own, which the command is not in.
+    pub(super) first: Pid,
+    /// What it tells at its end: the command's status, or the words of an error.
+    told: PipeReader,
+    /// Says that this process lives.
+    _alive: PipeWriter,
+}
+
+impl Namespace {
+    /// Starts `command` as the second process of a new PID namespace. The first one is a copy of this process, which
+    /// reaps what ends in there. SIGTERM to it is passed on to all; then it waits until they have ended. When the calling
+    /// thread is gone it kills them, and keeps open what is open here until they have ended. Both see a /proc of the namespace, and
+    /// what they mount is only theirs. Before it ends that way it syncs `written`.
+    pub(super) fn start(mut command: Command, written: Option<BorrowedFd<'_>>) -> io::Result<Self> {
+        let mut waited_for = SigSet::empty();
+        waited_for.extend([Signal::SIGCHLD, Signal::SIGTERM, ORPHANED]);
+        let (told, mut tell) = io::pipe()?;
+        let work = || {
+            let (code, words) = match run(&mut command, &waited_for, written) {
+                Ok(status) => (0, status.into_raw().to_ne_bytes().to_vec()),
+                Err(err) => (FAILED, err.to_string().into_bytes()),
+            };
+            if tell.write_all(&words).is_ok() { code } else { FAILED }
+        };
+        let forked = sys::fork_namespace(waited_for, ORPHANED, work);
+        let needs = |err| io::Error::other(format!("starting a PID namespace (which takes CAP_SYS_ADMIN): {err}"));
+        let (first, alive) = forked.map_err(needs)?;
+        Ok(Namespace { first, told, _alive: alive })
+    }
+
+    /// How the command ended, once the first process has, with `status`.
+    pub(super) fn finish(mut self, status: ExitStatus) -> io::Result<ExitStatus> {
+        let mut words = Vec::new();
+        self.told.read_to_end(&mut words)?;
+        match (status.code(), <[u8; 4]>::try_from(words.as_slice())) {
+            (Some(0), Ok(raw)) => Ok(ExitStatus::from_raw(i32::from_ne_bytes(raw))),
+            (Some(FAILED), _) => Err(io::Error::other(String::from_utf8_lossy(&words).into_owned())),
+            // It was killed.
+            _ => Ok(status),
+        }
+    }
+}
+
+/// Under this name a file that is open here can be opened in a namespace, whose first process has a copy of it: programs
+/// that close what they inherit, such as sudo, don't matter.
+pub fn path_in_namespace(file: &File) -> PathBuf {
+    format!("/proc/1/fd/{}", file.as_raw_fd()).into()
+}
+
+/// What the first process does. It returns when nothing is left to do, and all that is left ends with it.
+fn run(command: &mut Command, waited_for: &SigSet, written: Option<BorrowedFd<'_>>) -> io::Result<ExitStatus> {
+    // Outside of a namespace of its own it would kill all of the node's.
+    if std::process::id() != 1 {
+        return Err(io::Error::other("not the first process of a PID namespace"));
+    }
+    let node = File::open("/proc/self/ns/mnt")?;
+    own_mounts()?;
+    // SIGTERM to the group of the first process is for that alone: it passes it on, once.
+    let command = pid(&sys::start(command.process_group(0))?)?;
+    let (mut status, mut ending) = (None, false);
+    loop {
+        match waited_for.wait()? {
+            Signal::SIGCHLD => {}
+            signal => {
+                ending = true;
+                let signal = if signal == ORPHANED { Signal::SIGKILL } else { signal };
+                // All but this process. ESRCH: there is none.
+                let _ = kill(Pid::from_raw(-1), signal);
+            }
+        }
+        let left = reap(command, &mut status)?;
+        match status {
+            // The kernel ends what is left, and unmounts what was mounted.
+            Some(status) if !ending => return Ok(status),
+            Some(status) if !left => {
+                // Unmounted and written now, and not when what is open here was closed already: somebody may wait for that,
+                // to write to the disk.
+                setns(&node, CloneFlags::CLONE_NEWNS)?;
+                written.map_or(Ok(()), fsync)?;
+                return Ok(status);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Reaps what has ended, and notes how `command` did. Gives whether anything is left: whoever loses its parent becomes a
+/// child of the first process.
+fn reap(command: Pid, status: &mut Option<ExitStatus>) -> io::Result<bool> {
+    loop {
+        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::StillAlive) => return Ok(true),
+            Ok(ended) if ended.pid() == Some(command) => *status = Some(exit_status(ended)),
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(Errno::ECHILD) => return Ok(false),
+            Err(err) => return Err(err.into()),
+        }
+    }
+}
+
+/// A mount namespace in which what is mounted later on the node is seen too, but not the other way round, and a /proc
+/// that has the processes of this PID namespace.
+fn own_mounts() -> io::Result<()> {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    let none = None::<&str>;
+    unshare(CloneFlags::CLONE_NEWNS)
+        .and_then(|()| mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SLAVE, none))
+        .map_err(|err| io::Error::other(format!("starting a mount namespace: {err}")))?;
+    mount(Some("proc"), "/proc", Some("proc"), flags, none)
+        .map_err(|err| io::Error::other(format!("mounting a /proc of the PID namespace: {err}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::node::process::{Children, Lifetime, run};
+    use std::process::Command;
+
+    /// What the script says in a namespace, and its exit code.
+    fn shell(script: &str) -> (Option<i32>, Vec<String>) {
+        assert!(nix::unistd::geteuid().is_root(), "this test needs root (PID namespaces)");
+        let mut lines = Vec::new();
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        let children = Children::default();
+        let status =
+            run(command, &[], Lifetime::Namespace(None), &children, |line| lines.push(line.to_owned())).unwrap();
+        assert!(children.groups().is_empty());
+        (status.code(), lines)
+    }
+
+    #[test]
+    fn status_and_output_are_the_commands() {
+        assert_eq!(shell("echo out; echo err >&2; exit 3"), (Some(3), vec!["out".to_owned(), "err".to_owned()]));
+        assert_eq!(shell("kill -KILL $$"), (None, vec![]));
+        let gone = run(Command::new("/nonexistent"), &[], Lifetime::Namespace(None), &Children::default(), |_| {});
+        assert_eq!(gone.unwrap_err().to_string(), "No such file or directory (os error 2)");
+    }
+
+    /// Nobody in there is left when it is over: not one of another group, session, or parent.
+    #[test]
+    fn all_that_was_started_has_ended() {
+        let marks = ["4711.01", "4711.02", "4711.03", "4711.04"].map(|mark| format!("{mark}{}", std::process::id()));
+        let [plain, session, daemon, hardened] = &marks;
+        let script = format!(
+            "sleep {plain} & setsid sleep {session} & (setsid sh -c 'sleep {daemon} & sleep {daemon}' &)
+            (trap '' TERM HUP INT; exec setsid nohup sleep {hardened}) >/dev/null 2>&1 </dev/null &
+            until [ $(cat /proc/[0-9]*/cmdline | tr '\\0' '\\n' | grep -c '^4711') -ge 5 ]; do sleep 0.01; done; echo $$"
+        );
+        // The second process of its namespace, by its /proc as well.
+        assert_eq!(shell(&script), (Some(0), vec!["2".to_owned()]));
+        for mark in marks {
+            let found = std::fs::read_dir("/proc").unwrap().flatten().find(|entry| {
+                std::fs::read(entry.path().join("cmdline")).is_ok_and(|line| {
+                    line.split(|byte| *byte == 0).any(|word| word == mark.as_bytes()) && !line.starts_with(b"sh\0")
+                })
+            });
+            assert!(found.is_none(), "{mark}: {found:?} lives on");
+        }
+    }
+}

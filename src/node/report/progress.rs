@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! How far a download is, or the writing of a disk: a bar on a terminal, elsewhere a line now and then.
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::json;
+
+use super::{LogFormat, Report, Verbosity};
+use crate::node::size::ByteSize;
+
+/// Time between two lines, where there is no terminal: a job's log is read by people.
+const LINE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// As wide as the terminal, the numbers in columns of their own: nothing wraps, and nothing moves about.
+const BAR: &str = "{prefix} {bytes:>11} of {total_bytes} [{wide_bar}] {bytes_per_sec:>13}, {eta:>3} left";
+/// Where nobody knows how long the image is.
+const COUNTER: &str = "{prefix} {bytes:>11} {bytes_per_sec:>13}";
+
+/// Takes away whatever stands in a terminal's line: a bar that another process drew, for example.
+const CLEAR_LINE: &[u8] = b"\r\x1b[2K";
+
+/// Shows on stderr how far a run is, one thing after the other.
+pub struct Progress {
+    terminal: bool,
+    bar: ProgressBar,
+    report: Report,
+    lines: Mutex<Lines>,
+}
+
+impl Progress {
+    /// On stderr, for the tool. Messages like those of `report` come from [`Progress::report`] meanwhile.
+    pub fn stderr(report: &Report) -> Self {
+        // Nothing is drawn before there is something to show.
+        let bar = ProgressBar::hidden();
+        let text = report.format == LogFormat::Text && report.verbosity > Verbosity::Quiet;
+        let terminal = text && io::stderr().is_terminal();
+        let above = AboveBar { bar: bar.clone(), terminal };
+        let report = Report { out: Arc::new(Mutex::new(above)), ..report.clone() };
+        let lines = Mutex::new(Lines::starting("", Instant::now()));
+        Progress { terminal, bar, report, lines }
+    }
+
+    /// Something begins, in one word as `writing`.
+    pub fn begin(&self, doing: &'static str) {
+        *self.lines.lock().unwrap_or_else(PoisonError::into_inner) = Lines::starting(doing, Instant::now());
+        self.bar.set_draw_target(ProgressDrawTarget::hidden());
+        self.bar.reset();
+        self.bar.unset_length();
+        self.bar.set_prefix(doing);
+    }
+
+    /// Messages that leave the bar in one piece.
+    pub fn report(&self) -> &Report {
+        &self.report
+    }
+
+    /// `received` bytes of `expected` are there, or are written.
+    pub fn update(&self, received: u64, expected: Option<u64>) {
+        if !self.terminal {
+            let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(line) = lines.line(Instant::now(), received, expected) {
+                let fields = json!({ "doing": lines.doing, "bytes": received, "total_bytes": expected });
+                self.report.event("progress", fields, line);
+            }
+            return;
+        }
+        if received == 0 {
+            return;
+        }
+        if self.bar.length() != expected || self.bar.is_hidden() {
+            let template = if expected.is_some() { BAR } else { COUNTER };
+            let style = ProgressStyle::with_template(template).unwrap_or_else(|_err| ProgressStyle::default_bar());
+            self.bar.set_style(style.progress_chars("=> "));
+            expected.into_iter().for_each(|length| self.bar.set_length(length));
+            // What an earlier run has downloaded says nothing about the rate: it counts from here.
+            self.bar.set_position(received);
+            self.bar.reset_eta();
+            self.bar.set_draw_target(ProgressDrawTarget::stderr());
+        }
+        self.bar.set_position(received);
+    }
+
+    /// Takes the bar away.
+    pub fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// Writes to stderr, and draws the bar anew below it.
+struct AboveBar {
+    bar: ProgressBar,
+    terminal: bool,
+}
+
+impl Write for AboveBar {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        self.bar.suspend(|| {
+            if self.terminal {
+                io::stderr().write_all(CLEAR_LINE)?;
+            }
+            io::stderr().write(data)
+        })
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+/// The lines of one download, or of one disk.
+struct Lines {
+    /// In one word.
+    doing: &'static str,
+    /// When the first bytes were there, and how many: an earlier run may have left some.
+    first: Option<(Instant, u64)>,
+    last: Instant,
+}
+
+impl Lines {
+    fn starting(doing: &'static str, now: Instant) -> Self {
+        Lines { doing, first: None, last: now }
+    }
+
+    /// What there is to say now, if it is time.
+    fn line(&mut self, now: Instant, received: u64, expected: Option<u64>) -> Option<String> {
+        if received == 0 {
+            return None;
+        }
+        // Fewer than there were: the download has begun again.
+        let (start, there) = self.first.filter(|(_, there)| *there <= received).unwrap_or((now, received));
+        self.first = Some((start, there));
+        if now.duration_since(self.last) < LINE_INTERVAL {
+            return None;
+        }
+        self.last = now;
+        let rate = u128::from(received - there) * 1000 / now.duration_since(start).as_millis().max(1);
+        let rate = ByteSize(u64::try_from(rate).unwrap_or(u64::MAX)).rounded();
+        let (doing, received_words) = (self.doing, ByteSize(received).rounded());
+        Some(match expected.filter(|expected| *expected > 0) {
+            Some(expected) => {
+                let percent = u128::from(received) * 100 / u128::from(expected);
+                format!("{doing}: {received_words} of {} ({percent} %), {rate}/s", ByteSize(expected).rounded())
+            }
+            None => format!("{doing}: {received_words}, {rate}/s"),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Lines;
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn a_line_every_ten_seconds_at_most() {
+        let start = Instant::now();
+        let mut lines = Lines::starting("fetching", start);
+        let mut line = |tenths: u64, received, expected| {
+            lines.line(start + Duration::from_millis(tenths * 100), received, expected)
+        };
+        assert_eq!(line(0, 10 << 20, None), None);
+        assert_eq!(line(99, 15 << 20, Some(100 << 20)), None);
+        assert_eq!(
+            line(100, 60 << 20, Some(100 << 20)).as_deref(),
+            Some("fetching: 60 MiB of 100 MiB (60 %), 5 MiB/s")
+        );
+        assert_eq!(line(101, 61 << 20, Some(100 << 20)), None);
+        assert_eq!(line(199, 61 << 20, Some(100 << 20)), None);
+        assert_eq!(line(250, 85 << 20, None).as_deref(), Some("fetching: 85 MiB, 3 MiB/s"));
+        assert_eq!(line(400, 0, Some(0)), None);
+    }
+
+    #[test]
+    fn what_an_earlier_run_left_is_not_in_the_rate() {
+        let start = Instant::now();
+        let mut lines = Lines::starting("writing", start);
+        let mut line =
+            |seconds: u64, mib: u64| lines.line(start + Duration::from_secs(seconds), mib << 20, Some(100 << 20));
+        assert_eq!(line(2, 60), None);
+        assert_eq!(line(10, 76).as_deref(), Some("writing: 76 MiB of 100 MiB (76 %), 2 MiB/s"));
+        // From the start again.
+        assert_eq!(line(11, 4), None);
+        assert_eq!(line(21, 14).as_deref(), Some("writing: 14 MiB of 100 MiB (14 %), 1 MiB/s"));
+    }
+}

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! One run of a script or a command: its messages, its children, and what a signal does to it.
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use anyhow::Context as _;
+
+use super::process::Children;
+use super::report::{Progress, Report};
+use super::signals::{self, LastAct, LastWords};
+
+/// What every operation works with.
+#[derive(Clone)]
+pub struct Run {
+    /// Where messages go.
+    pub report: Report,
+    /// The children that run.
+    pub children: Children,
+    /// What a signal still has to do before it ends the run.
+    pub last_act: LastAct,
+    /// What a signal still has to say before it ends the run.
+    pub last_words: LastWords,
+    /// When the run began, by the clock that files have.
+    pub began: SystemTime,
+    /// The same, by one that nobody sets.
+    pub started: Instant,
+    /// Where it is shown how far the run is, if anybody is there to look.
+    pub progress: Option<Arc<Progress>>,
+}
+
+impl Run {
+    /// For an operation that no signal has to wait for.
+    pub fn new(report: Report) -> Self {
+        let (children, last_act, last_words) = (Children::default(), LastAct::default(), LastWords::default());
+        Run {
+            report,
+            children,
+            last_act,
+            last_words,
+            began: SystemTime::now(),
+            started: Instant::now(),
+            progress: None,
+        }
+    }
+
+    /// For an operation that ends on a signal, and the process with it, as [`signals::end_on_signal`] says. Call it before
+    /// any other thread starts.
+    ///
+    /// # Errors
+    /// The system's, where signals can't be blocked.
+    pub fn ended_by_signals(report: Report) -> anyhow::Result<Self> {
+        let run = Run::new(report);
+        let Run { children, last_act, last_words, report, .. } = run.clone();
+        signals::end_on_signal(children, last_act, last_words, report).context("setting up signals")?;
+        Ok(run)
+    }
+}

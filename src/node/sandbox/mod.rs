@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! Little privilege: what handles bytes of strangers runs with what it needs for them, and with nothing else.
+//!
+//! Two kinds of processes are confined: tools that read an image (qemu-img, gpgv), and our own worker, which fetches,
+//! decodes and writes. Neither has capabilities, but for files that root does not own; neither gains any by an exec;
+//! neither dumps core. Landlock keeps them from all files but their own, a seccomp filter from sockets in the file
+//! system. A kernel without those two does without: the rest holds there too.
+
+#[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")), path = "no_calls.rs")]
+mod calls;
+mod files;
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nix::sys::resource::Resource;
+use nix::sys::stat::{Mode, umask};
+
+use crate::node::size::MIB;
+use crate::node::sys::{self, Capabilities, Confinement};
+
+use calls::Reach;
+use files::Allowed;
+
+/// Ganeti's node daemon runs scripts with the same. run-parts has one of its own for hooks, 022.
+const UMASK: Mode = Mode::from_bits_truncate(0o077);
+
+/// Private memory of a tool, in bytes. Measured with qemu-img 10.0 and clusters of 512 bytes to 2 MiB, packed and plain:
+/// at most 280 MiB, of which 8 MiB are the stack of each of 20 threads. It has 70 at most. RLIMIT_DATA counts that memory; RLIMIT_AS would also
+/// count what the C library reserves for each thread, which depends on the number of processors.
+const TOOL_MEMORY: u64 = 2048 * MIB;
+
+/// Open files of a tool: it needs about 20.
+const TOOL_FILES: u64 = 256;
+
+/// Processor time that every tool gets, in seconds, and the bytes for which it gets one more: it grows with the image.
+/// Measured: clusters of 512 bytes, the slowest, need 0.007 s for 1 MiB. It is there for what never ends.
+const TOOL_SECONDS: u64 = 600;
+const TOOL_BYTES_PER_SECOND: u64 = MIB;
+
+/// Makes this process independent of how it was called: a fixed umask, errors where a write would end it by a signal,
+/// and no core dumps, in which secrets would be. For the start of `main`.
+pub fn settle() -> io::Result<()> {
+    umask(UMASK);
+    sys::settle_signals();
+    sys::lower_limit(Resource::RLIMIT_CORE, 0)?;
+    // A program that takes dumps through a pipe (core_pattern) is not bound by the limit.
+    Ok(nix::sys::prctl::set_dumpable(false)?)
+}
+
+/// What a tool works on. Files are those that it opens again, under `/proc/self/fd`.
+#[derive(Debug, Clone, Copy)]
+pub struct ToolWork<'a> {
+    /// Files that it reads.
+    pub sources: &'a [&'a File],
+    /// Disks that it writes.
+    pub disks: &'a [&'a File],
+    /// How large a file it may make, in bytes: what it writes can't be larger. Block devices have no such limit.
+    pub file_size: u64,
+    /// How many bytes it has to go through, about.
+    pub bytes: u64,
+}
+
+/// What our worker needs.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Needs<'a> {
+    /// The file or device that is the image, if it is one of the node.
+    pub image: Option<&'a Path>,
+    /// Disks that it writes.
+    pub disks: &'a [&'a File],
+    /// The folder that is its own.
+    pub folder: Option<&'a Path>,
+    /// Whether it talks to servers.
+    pub network: bool,
+}
+
+/// All that a process is confined to.
+#[derive(Debug)]
+#[must_use = "nothing is confined yet"]
+pub struct Sandbox(Confinement);
+
+impl Sandbox {
+    /// For `tool`, whose PATH is set by now if it is to be another than ours.
+    pub fn for_tool(tool: &Command, work: ToolWork<'_>) -> io::Result<Self> {
+        let program = find(tool);
+        let read = files::for_program(program.as_deref());
+        let allowed = Allowed { read, sources: work.sources, disks: work.disks, ..Allowed::default() };
+        let seconds = TOOL_SECONDS + work.bytes / TOOL_BYTES_PER_SECOND;
+        let limits = vec![
+            (Resource::RLIMIT_CORE, 0),
+            (Resource::RLIMIT_CPU, seconds),
+            (Resource::RLIMIT_DATA, TOOL_MEMORY),
+            (Resource::RLIMIT_FSIZE, work.file_size),
+            (Resource::RLIMIT_NOFILE, TOOL_FILES),
+        ];
+        let keep = for_files(work.sources, false).and(for_files(work.disks, true));
+        Self::new(limits, keep, &allowed, Reach { network: false, signals: false })
+    }
+
+    /// For this process itself. It may read what root may read: certificates, name services, programs.
+    pub fn for_worker(needs: Needs<'_>) -> io::Result<Self> {
+        let read = vec![PathBuf::from("/")];
+        let own = needs.folder.map(Path::to_owned).into_iter().collect();
+        let allowed = Allowed { read, own, image: needs.image, disks: needs.disks, ..Allowed::default() };
+        // An image on the node may be anybody's.
+        let keep = Capabilities::DAC_READ_SEARCH.and(for_files(needs.disks, true));
+        Self::new(Vec::new(), keep, &allowed, Reach { network: needs.network, signals: true })
+    }
+
+    fn new(limits: Vec<(Resource, u64)>, keep: Capabilities, allowed: &Allowed<'_>, reach: Reach) -> io::Result<Self> {
+        let files = files::ruleset(allowed, reach.network).map_err(io::Error::other)?;
+        Ok(Sandbox(Confinement { limits, keep, files, calls: calls::filter(reach)? }))
+    }
+
+    /// Whether Landlock is part of it.
+    pub fn has_landlock(&self) -> bool {
+        self.0.files.is_some()
+    }
+
+    /// Has `tool` run in it.
+    pub fn confine(self, tool: &mut Command) {
+        sys::confine_child(tool, self.0);
+    }
+
+    /// Puts the calling thread, and all threads and processes that it starts, into it for ever.
+    pub fn enter(self) -> io::Result<()> {
+        sys::confine(&self.0)
+    }
+}
+
+/// The capability to open the files again. Root needs none for its own.
+fn for_files(files: &[&File], write: bool) -> Capabilities {
+    let mode = if write { 0o600 } else { 0o400 };
+    let is_roots = |file: &&File| file.metadata().is_ok_and(|data| data.uid() == 0 && data.mode() & mode == mode);
+    match (files.iter().all(is_roots), write) {
+        (true, _) => Capabilities::NONE,
+        (false, true) => Capabilities::DAC_OVERRIDE,
+        (false, false) => Capabilities::DAC_READ_SEARCH,
+    }
+}
+
+/// Where the command's program is, looked for as `exec` does.
+fn find(command: &Command) -> Option<PathBuf> {
+    let program = Path::new(command.get_program());
+    if program.components().count() > 1 {
+        return Some(program.to_owned());
+    }
+    let own = command.get_envs().find(|(name, _)| *name == OsStr::new("PATH"));
+    let path = own.map_or_else(|| std::env::var_os("PATH"), |(_, value)| value.map(OsStr::to_owned))?;
+    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Needs, Sandbox, ToolWork, find};
+    use std::path::Path;
+    use std::process::Command;
+
+    #[test]
+    fn a_program_is_found_where_exec_finds_it() {
+        let mut command = Command::new("sh");
+        command.env("PATH", "/nonexistent:/bin");
+        assert_eq!(find(&command).as_deref(), Some(Path::new("/bin/sh")));
+        command.env("PATH", "/nonexistent");
+        assert_eq!(find(&command), None);
+        assert_eq!(find(&Command::new("/x/y")).as_deref(), Some(Path::new("/x/y")));
+    }
+
+    #[test]
+    fn a_tool_reads_its_source_and_nothing_else() {
+        let (source, other) = (tempfile::NamedTempFile::new().unwrap(), tempfile::NamedTempFile::new().unwrap());
+        let script = r#"cat "$1" || echo refused; echo x >"$1" && echo written
+            cat "$0" && echo read; echo x >"$0" && echo written; ulimit -f; ulimit -n; ulimit -c"#;
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).args([other.path(), source.path()]);
+        let work = ToolWork { sources: &[source.as_file()], disks: &[], file_size: 1024, bytes: 0 };
+        let sandbox = Sandbox::for_tool(&command, work).unwrap();
+        assert!(sandbox.has_landlock(), "this test needs a kernel with Landlock");
+        sandbox.confine(&mut command);
+        let output = command.output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "2\n256\n0\n", "{output:?}");
+    }
+
+    #[test]
+    fn a_worker_is_prepared_without_any_need() {
+        assert!(Sandbox::for_worker(Needs::default()).is_ok());
+    }
+}

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! A run that is told to end does so within a second, and leaves nothing behind.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use nix::sys::signal::{SigSet, Signal};
+
+use crate::node::process::Children;
+use crate::node::report::Report;
+use crate::node::sys;
+
+type Act = Box<dyn FnOnce() + Send>;
+
+/// What is to be done before a signal ends the process, the latest first, while there is such a thing. Clones share it.
+#[derive(Clone, Default)]
+pub struct LastAct(Arc<Mutex<Vec<Act>>>);
+
+impl LastAct {
+    fn acts(&self) -> MutexGuard<'_, Vec<Act>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does `work`, which `act` undoes from then on. A signal meanwhile waits for `work`, and then has the act done.
+    pub fn after<T>(&self, work: impl FnOnce() -> T, act: impl FnOnce() + Send + 'static) -> T {
+        let mut acts = self.acts();
+        let done = work();
+        acts.push(Box::new(act));
+        done
+    }
+
+    /// Does `work`. A signal meanwhile has `act` done.
+    pub fn during<T>(&self, work: impl FnOnce() -> T, act: impl FnOnce() + Send + 'static) -> T {
+        self.acts().push(Box::new(act));
+        let done = work();
+        drop(self.acts().pop());
+        done
+    }
+
+    /// No longer to be done. Waits when it is being done: the process is about to end.
+    pub fn clear(&self) {
+        self.acts().clear();
+    }
+
+    /// Does it. Never gives the lock back: nobody may go on with work that the act undoes.
+    fn perform(&self) {
+        let mut acts = self.acts();
+        while let Some(act) = acts.pop() {
+            act();
+        }
+        std::mem::forget(acts);
+    }
+}
+
+type Words = Box<dyn Fn() -> Option<String> + Send>;
+
+/// What is to be said before a signal ends the process: what it leaves. Clones share it.
+#[derive(Clone, Default)]
+pub struct LastWords(Arc<Mutex<Option<Words>>>);
+
+impl LastWords {
+    /// Has `words` asked for them.
+    pub fn set(&self, words: impl Fn() -> Option<String> + Send + 'static) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(words));
+    }
+
+    fn get(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?()
+    }
+}
+
+/// Ends the process on SIGTERM, SIGINT and SIGHUP: children first, then the last act and the last words, then exit code
+/// 128 + signal.
+///
+/// The signals are blocked and a thread waits for them, so that nothing has to be safe inside a signal handler. Little
+/// needs undoing: the disk's first MiB is written last, loop devices detach themselves, a partial download is not an
+/// entry. Call this before any other thread starts, for threads inherit the mask.
+pub fn end_on_signal(children: Children, last_act: LastAct, last_words: LastWords, report: Report) -> nix::Result<()> {
+    let mut signals = SigSet::empty();
+    signals.extend([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]);
+    signals.thread_block()?;
+    std::thread::spawn(move || {
+        if let Ok(signal) = signals.wait() {
+            children.terminate();
+            last_act.perform();
+            if let Some(words) = last_words.get() {
+                report.info(words);
+            }
+            report.error(format_args!("ended by {signal}"));
+            sys::exit_now(128 + signal as i32);
+        }
+    });
+    Ok(())
+}

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! What an administrator can set about fetching over HTTP.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::allow::UrlPrefix;
+use super::error::HttpError;
+use super::no_proxy::NoProxy;
+use super::url::ImageUrl;
+use crate::node::size::ByteSize;
+
+/// A text that must reach no log: `Debug` hides it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("<hidden>")
+    }
+}
+
+/// User name and password for HTTP basic authentication.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// The user name.
+    pub user: Secret,
+    /// The password; may be empty.
+    pub password: Secret,
+}
+
+/// How images are fetched. `Default` is what a variant without a config gets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpSettings {
+    /// The only URLs that may be asked for, redirects included; none: all.
+    pub allowed: Option<Vec<UrlPrefix>>,
+    /// Proxy for http and https images alike: `http://[user:password@]host[:port]`.
+    pub proxy: Option<Secret>,
+    /// Proxy for https images, where it is another one.
+    pub https_proxy: Option<Secret>,
+    /// Hosts reached without the proxy.
+    pub no_proxy: Vec<NoProxy>,
+    /// PEM file with the only certificate authorities to trust, instead of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// PEM file with the certificate to show to the image's server, and those that it was issued with.
+    pub client_cert: Option<PathBuf>,
+    /// PEM file with its key, where that is not in the same file.
+    pub client_key: Option<PathBuf>,
+    /// Accept any server certificate.
+    pub insecure_tls: bool,
+    /// Extra request headers, name and value.
+    pub headers: Vec<(String, Secret)>,
+    /// Basic authentication, where the URL carries none of its own.
+    pub credentials: Option<Credentials>,
+    /// netrc file with the basic authentication for hosts, where there is no other.
+    pub netrc_file: Option<PathBuf>,
+    /// The User-Agent header.
+    pub user_agent: String,
+    /// Longest time to reach the server.
+    pub connect_timeout: Duration,
+    /// Longest time without a byte from the server.
+    pub stall_timeout: Duration,
+    /// Bytes per second that have to come at least, on average over the stall timeout.
+    pub min_speed: Option<ByteSize>,
+    /// Longest time for the whole download; none means no bound.
+    pub max_time: Option<Duration>,
+    /// How often a transient failure is tried again.
+    pub retries: u32,
+    /// Bytes per second that a download may take at most.
+    pub limit_rate: Option<ByteSize>,
+}
+
+/// No image worth having comes as slowly as this.
+const DEFAULT_MIN_SPEED: ByteSize = ByteSize(1 << 10);
+
+impl Default for HttpSettings {
+    fn default() -> Self {
+        HttpSettings {
+            allowed: None,
+            proxy: None,
+            https_proxy: None,
+            no_proxy: Vec::new(),
+            ca_file: None,
+            client_cert: None,
+            client_key: None,
+            insecure_tls: false,
+            headers: Vec::new(),
+            credentials: None,
+            netrc_file: None,
+            user_agent: concat!("simpleimage/", env!("CARGO_PKG_VERSION")).to_owned(),
+            connect_timeout: Duration::from_secs(30),
+            stall_timeout: Duration::from_secs(60),
+            min_speed: Some(DEFAULT_MIN_SPEED),
+            max_time: None,
+            retries: 5,
+            limit_rate: None,
+        }
+    }
+}
+
+impl HttpSettings {
+    /// Whether `url` may be asked for.
+    pub fn allows(&self, url: &ImageUrl) -> bool {
+        self.allowed.as_ref().is_none_or(|allowed| allowed.iter().any(|prefix| prefix.covers(url)))
+    }
+
+    /// The same with the error that a fetch would give.
+    pub fn check_allowed(&self, url: &ImageUrl) -> Result<(), HttpError> {
+        if self.allows(url) { Ok(()) } else { Err(HttpError::NotAllowed { url: url.to_string(), is_redirect: false }) }
+    }
+}
