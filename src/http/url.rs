@@ -23,7 +23,19 @@ pub enum UrlError {
 impl ImageUrl {
     /// Parses an absolute URL.
     pub fn parse(text: &str) -> Result<Self, UrlError> {
-        Self::checked(Url::parse(text).map_err(UrlError::Syntax)?)
+        let url = Self::checked(Url::parse(text).map_err(UrlError::Syntax)?)?;
+        // Browsers, and `Url`, make a host of the path's first part where there is none.
+        let is_scheme = |scheme: &str| scheme.trim().eq_ignore_ascii_case(url.0.scheme());
+        match text.split_once("://").filter(|(scheme, _)| is_scheme(scheme)) {
+            Some((_, rest)) if !rest.starts_with(['/', '\\']) => Ok(url),
+            _ => Err(UrlError::Syntax(url::ParseError::EmptyHost)),
+        }
+    }
+
+    /// Whether `text` is meant as a URL, a wrong one included: it is no path, and may hold a password.
+    pub fn is_meant(text: &str) -> bool {
+        let starts = |scheme: &str| text.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme));
+        text.contains("://") || starts("http:") || starts("https:")
     }
 
     /// The target of a redirect: `location`, absolute or relative to this URL.
@@ -80,5 +92,9 @@ mod tests {
         assert_eq!(ImageUrl::parse("file:///etc/shadow"), Err(UrlError::Scheme("file".to_owned())));
         assert!(matches!(ImageUrl::parse("http://"), Err(UrlError::Syntax(_))));
         assert!(matches!(ImageUrl::parse("https://ho st/x"), Err(UrlError::Syntax(_))));
+        // Browsers make a host of the path's first part.
+        for text in ["http:///srv/a.raw", "https:////h/a", "http:/h/a", "http:h/a", "HTTP:\\\\h\\a", "https://\\h/a"] {
+            assert_eq!(ImageUrl::parse(text), Err(UrlError::Syntax(url::ParseError::EmptyHost)), "{text}");
+        }
     }
 }
