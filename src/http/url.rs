@@ -43,7 +43,9 @@ impl ImageUrl {
         Self::checked(self.0.join(location).map_err(UrlError::Syntax)?)
     }
 
-    fn checked(url: Url) -> Result<Self, UrlError> {
+    fn checked(mut url: Url) -> Result<Self, UrlError> {
+        // No server is asked for it: with any it is the same image.
+        url.set_fragment(None);
         match url.scheme() {
             "http" | "https" => Ok(ImageUrl(url)),
             other => Err(UrlError::Scheme(other.to_owned())),
@@ -84,6 +86,13 @@ mod tests {
         assert_eq!(url.to_string(), "https://host.example:8443/a%20b/disk.raw.xz");
         assert_eq!(format!("{url:?}"), "ImageUrl(https://host.example:8443/a%20b/disk.raw.xz)");
         assert_eq!(url.as_url().password(), Some("hunter2"));
+    }
+
+    #[test]
+    fn a_fragment_is_of_no_server() {
+        let url = ImageUrl::parse("https://h/a.raw?v=1#top").unwrap();
+        assert_eq!(url, ImageUrl::parse("https://h/a.raw?v=1").unwrap());
+        assert_eq!(url.join("/b.raw#x").unwrap(), ImageUrl::parse("https://h/b.raw").unwrap());
     }
 
     #[test]
