@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail};
 use serde_json::{Value, json};
 
 use super::output::{disk_json, printable, write_json};
-use crate::config::{Paths, VariantName};
+use crate::config::{Paths, VariantName, Variants};
 use crate::http::ImageUrl;
 use crate::image::reference::ImageRef;
 use crate::ops::{self, Inspected, Judged, Layout, Part};
@@ -56,6 +56,7 @@ fn request(image: PathBuf, variant: &VariantName, paths: &Paths) -> anyhow::Resu
     if named || (ImageRef::is_name(text) && !image.exists()) {
         return InspectRequest::named(text.to_owned(), variant, paths);
     }
+    Variants::of(paths)?.check(variant, paths)?;
     Ok(InspectRequest::file(image))
 }
 

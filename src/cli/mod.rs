@@ -26,6 +26,7 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
 use crate::applet::Script;
+use crate::cache::CacheError;
 use crate::env::{Environment, OsParams};
 use crate::http::ImageUrl;
 use crate::report::{LogFormat, Report, Subject, Verbosity};
@@ -204,6 +205,15 @@ impl Tool {
     }
 }
 
+/// What helps who is not root, if that is the reason.
+fn way_out(err: &anyhow::Error) -> &'static str {
+    let denied = |cause: &(dyn std::error::Error + 'static)| {
+        let io = cause.downcast_ref::<std::io::Error>().is_some_and(|err| err.kind() == ErrorKind::PermissionDenied);
+        io || matches!(cause.downcast_ref(), Some(CacheError::Folder { .. }))
+    };
+    if !nix::unistd::geteuid().is_root() && err.chain().any(denied) { " (run it as root)" } else { "" }
+}
+
 /// The arguments, with no URL in them.
 fn without_urls(arguments: &[OsString]) -> Vec<OsString> {
     const HIDDEN: &str = "<URL>";
@@ -246,7 +256,7 @@ pub fn run(argv0: OsString, invocation: Invocation, out: &mut dyn Write) -> Exit
     match command.run(&root, &report, &environment, out) {
         Ok(()) => ExitCode::SUCCESS,
         Err(err) => {
-            report.error(format_args!("{err:#}"));
+            report.error(format_args!("{err:#}{}", way_out(&err)));
             ExitCode::FAILURE
         }
     }

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 
 use crate::checks::Published;
@@ -193,4 +194,35 @@ fn an_option_without_a_value_is_no_option_that_was_left_out() {
     {
         assert_eq!(world.tool(empty).run().0.status.code(), Some(2), "{empty:?}");
     }
+}
+
+#[test]
+fn who_is_not_root_is_told_so() {
+    let world = World::new();
+    fs::set_permissions(world.path(""), fs::Permissions::from_mode(0o755)).unwrap();
+    let program = world.path("simpleimage");
+    fs::copy(env!("CARGO_BIN_EXE_simpleimage"), &program).unwrap();
+    let target = Disk::stale(&world, "disk0", Kind::File, 3 * MIB);
+    fs::set_permissions(target.path(), fs::Permissions::from_mode(0o600)).unwrap();
+    let file = encode(&world, &disk(2 * MIB), "raw");
+    let (path, file) = (target.path().to_str().unwrap(), file.to_str().unwrap());
+    fs::create_dir_all(world.cache()).unwrap();
+    fs::set_permissions(world.cache(), fs::Permissions::from_mode(0o700)).unwrap();
+    let args = ["--reuid=65534", "--regid=65534", "--clear-groups", program.to_str().unwrap(), "--root"];
+    let run = |args: &[&str]| {
+        let mut script = world.tool(&[]);
+        script.command = std::process::Command::new("setpriv");
+        script.command.args(args);
+        script.run()
+    };
+    let root = world.path("");
+    let as_nobody = |more: &[&str]| run(&[&args[..], &[root.to_str().unwrap()], more].concat());
+    as_nobody(&["install", file, path]).fails(&["opening disk /", "Permission denied (os error 13) (run it as root)"]);
+    as_nobody(&["seed", "show", path]).fails(&["Permission denied (os error 13) (run it as root)"]);
+    for command in [&["cache", "list"][..], &["images"], &["fetch", "http://127.0.0.1:9/a"]] {
+        as_nobody(command).fails(&["cache folder /", "it belongs to user 0, not to user 65534 (run it as root)"]);
+    }
+    let found = as_nobody(&["check", "default"]).output();
+    assert!(found.contains("not to user 65534\n  hint: run it as root\n"), "{found}");
+    target.assert_untouched("not root");
 }

@@ -294,3 +294,23 @@ fn an_image_that_is_named_twice_is_one() {
     let removed = site.cache(&["remove", "a", "again", &url, &key, "a"]);
     assert!(removed.lines().count() == 1 && removed.starts_with("removed "), "{removed}");
 }
+
+#[test]
+fn a_limit_of_the_process_is_no_full_disk() {
+    let site = Site::new();
+    let script = site.world.tool(&["fetch", &site.server.url("/a.raw")]).under("prlimit", &["--fsize=100000"]);
+    script.run().fails(&[".part: File too large (os error 27)"]);
+}
+
+#[test]
+fn a_mistyped_variant_is_an_error_of_a_file_too() {
+    let site = Site::new();
+    let file = site.world.path("a.raw");
+    fs::write(&file, disk(2 * MIB)).unwrap();
+    let inspect = |variant: &str| site.world.tool(&["inspect", file.to_str().unwrap(), "--variant", variant]).run();
+    inspect("defualt").fails(&["there is no variant defualt", "the nearest is default"]);
+    // Its settings say nothing about a file.
+    site.world.variant_file("../web/config.toml", "oops");
+    inspect("web").succeeds();
+    inspect("default").succeeds();
+}
