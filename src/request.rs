@@ -26,7 +26,7 @@ use crate::write::WriteOptions;
 
 pub use calls::{CreateCall, ImportCall, OtherDisks};
 pub use checks::{Checks, SignatureSource};
-pub use seeds::SeedWish;
+pub use seeds::{SeedWish, check_seed_files};
 
 use checks::NamedChecks;
 use seeds::NamedSeed;

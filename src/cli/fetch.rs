@@ -3,13 +3,12 @@
 
 use std::io::Write;
 use std::path::Path;
-use std::sync::Arc;
 
 use anyhow::Context as _;
 use serde_json::json;
 
-use super::Said;
 use super::output::{disk_json, write_json};
+use super::{Said, from_here, said};
 use crate::config::{Paths, VariantName};
 use crate::ops::{self, Fetched};
 use crate::report::{Progress, Report, Subject};
@@ -20,6 +19,7 @@ use crate::size::ByteSize;
 #[derive(Debug, clap::Args)]
 pub(super) struct Fetch {
     /// The image's http or https URL, or its name in config.toml.
+    #[arg(value_parser = said)]
     image: String,
     #[command(flatten)]
     said: Said,
@@ -40,10 +40,8 @@ impl Fetch {
 /// Fetches the image, and writes what it is and where it is kept to `out`.
 pub(super) fn fetch(args: Fetch, root: &Path, report: &Report, out: &mut dyn Write) -> anyhow::Result<()> {
     let Fetch { image, said, variant, json } = args;
-    let request = FetchRequest::new(&said.params(image)?, &variant, &Paths::below(root))?;
-    let progress = Arc::new(Progress::stderr(report));
-    let context = ops::Context::ended_by_signals(progress.report().clone())?;
-    let fetched = ops::fetch(&request, &ops::Context { progress: Some(progress), ..context })?;
+    let request = FetchRequest::new(&said.params(from_here(&image)?)?, &variant, &Paths::below(root))?;
+    let fetched = ops::fetch(&request, &ops::Context::shown(Progress::stderr(report))?)?;
     let Fetched { hit, image_type, len, sha256, disk_size, path } = fetched;
     let url = request.url;
     if json {

@@ -9,7 +9,8 @@ use anyhow::{Context as _, bail};
 use serde_json::{Value, json};
 
 use super::output::{disk_json, printable, write_json};
-use crate::config::{Paths, VariantName};
+use crate::config::{Paths, VariantName, Variants};
+use crate::http::ImageUrl;
 use crate::image::reference::ImageRef;
 use crate::ops::{self, Inspected, Judged, Layout, Part};
 use crate::report::Report;
@@ -51,10 +52,11 @@ pub(super) fn inspect(args: Inspect, root: &Path, report: &Report, out: &mut dyn
 /// A URL is one, and a word that the variant has for a name is that name; all else is a file.
 fn request(image: PathBuf, variant: &VariantName, paths: &Paths) -> anyhow::Result<InspectRequest> {
     let text = image.to_str().unwrap_or_default();
-    let named = text.contains("://") || (ImageRef::is_name(text) && request::has_image(text, variant, paths)?);
+    let named = ImageUrl::is_meant(text) || (ImageRef::is_name(text) && request::has_image(text, variant, paths)?);
     if named || (ImageRef::is_name(text) && !image.exists()) {
         return InspectRequest::named(text.to_owned(), variant, paths);
     }
+    Variants::of(paths)?.check(variant, paths)?;
     Ok(InspectRequest::file(image))
 }
 

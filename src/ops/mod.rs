@@ -80,9 +80,21 @@ impl Context {
     /// # Errors
     /// The system's, where signals can't be blocked.
     pub fn ended_by_signals(report: Report) -> anyhow::Result<Self> {
-        let context = Context::new(report);
-        let Context { children, last_act, last_words, report, .. } = context.clone();
-        signals::end_on_signal(children, last_act, last_words, report).context("setting up signals")?;
-        Ok(context)
+        Context::new(report).ended()
+    }
+
+    /// The same for one that shows how far it is.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn shown(progress: Progress) -> anyhow::Result<Self> {
+        let report = progress.report().clone();
+        Context { progress: Some(Arc::new(progress)), ..Context::new(report) }.ended()
+    }
+
+    fn ended(self) -> anyhow::Result<Self> {
+        let Context { children, last_act, last_words, progress, report, .. } = self.clone();
+        signals::end_on_signal(children, last_act, last_words, progress, report).context("setting up signals")?;
+        Ok(self)
     }
 }

@@ -15,7 +15,7 @@ use crate::device::Target;
 use crate::hooks;
 use crate::image::disk_size::DiskSize;
 use crate::request::{CreateRequest, HookPlan, SeedWish};
-use crate::seed::Held;
+use crate::seed::{Held, Plan};
 use crate::write;
 
 /// What was found.
@@ -48,7 +48,8 @@ pub fn rehearse(request: &CreateRequest, context: &Context) -> anyhow::Result<Re
     let seed = if let SeedWish::Given(plan) = seed { Some(plan) } else { None };
     let own_disk = seed.map_or(Ok(None), |plan| own_path(plan.placement, request))?;
     let room = seed.filter(|_| own_disk.is_none()).map(|_| (target.path(), target.size()));
-    let look = Look { image, expected: *expected, local: Some(local), http, cache: Some(cache), room };
+    let servers = seed.is_some_and(Plan::asks_servers);
+    let look = Look { image, expected: *expected, local: Some(local), http, cache: Some(cache), room, servers };
     let judged = look_apart(&look, context, |context| {
         seed.map_or(Ok(()), |plan| seed_files(plan, &Held::default(), http, context).map(drop))
     })?;
