@@ -104,7 +104,14 @@ impl Store {
     }
 
     fn find_all(&self, entries: &[String]) -> anyhow::Result<Vec<KeptImage>> {
-        entries.iter().map(|entry| self.find(entry)).collect()
+        let mut images: Vec<KeptImage> = Vec::new();
+        for entry in entries {
+            let image = self.find(entry)?;
+            if images.iter().all(|found| found.key != image.key) {
+                images.push(image);
+            }
+        }
+        Ok(images)
     }
 }
 

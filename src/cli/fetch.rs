@@ -3,13 +3,12 @@
 
 use std::io::Write;
 use std::path::Path;
-use std::sync::Arc;
 
 use anyhow::Context as _;
 use serde_json::json;
 
-use super::Said;
 use super::output::{disk_json, write_json};
+use super::{Said, from_here, said};
 use crate::config::{Paths, VariantName};
 use crate::ganeti::request;
 use crate::install::{self, Fetched};
@@ -21,6 +20,7 @@ use crate::node::size::ByteSize;
 #[derive(Debug, clap::Args)]
 pub(super) struct Fetch {
     /// The image's http or https URL, or its name in config.toml.
+    #[arg(value_parser = said)]
     image: String,
     #[command(flatten)]
     said: Said,
@@ -41,10 +41,8 @@ impl Fetch {
 /// Fetches the image, and writes what it is and where it is kept to `out`.
 pub(super) fn fetch(args: Fetch, root: &Path, report: &Report, out: &mut dyn Write) -> anyhow::Result<()> {
     let Fetch { image, said, variant, json } = args;
-    let job = request::fetch(&said.params(image)?, &variant, &Paths::below(root))?;
-    let progress = Arc::new(Progress::stderr(report));
-    let run = Run::ended_by_signals(progress.report().clone())?;
-    let fetched = install::fetch(&job, &Run { progress: Some(progress), ..run })?;
+    let job = request::fetch(&said.params(from_here(&image)?)?, &variant, &Paths::below(root))?;
+    let fetched = install::fetch(&job, &Run::shown(Progress::stderr(report))?)?;
     let Fetched { hit, image_type, len, sha256, disk_size, path } = fetched;
     let url = job.url;
     if json {

@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail};
 use serde_json::{Value, json};
 
 use super::output::{disk_json, printable, write_json};
-use crate::config::{Paths, VariantName};
+use crate::config::{Paths, VariantName, Variants};
 use crate::ganeti::request;
 use crate::image::reference::ImageRef;
 use crate::install::job::InspectJob;
@@ -17,6 +17,7 @@ use crate::install::{self, Inspected, Judged, Layout, Part};
 use crate::node::report::Report;
 use crate::node::run::Run;
 use crate::node::size::ByteSize;
+use crate::store::http::ImageUrl;
 
 /// The arguments.
 #[derive(Debug, clap::Args)]
@@ -53,10 +54,11 @@ pub(super) fn inspect(args: Inspect, root: &Path, report: &Report, out: &mut dyn
 /// A URL is one, and a word that the variant has for a name is that name; all else is a file.
 fn job(image: PathBuf, variant: &VariantName, paths: &Paths) -> anyhow::Result<InspectJob> {
     let text = image.to_str().unwrap_or_default();
-    let named = text.contains("://") || (ImageRef::is_name(text) && request::has_image(text, variant, paths)?);
+    let named = ImageUrl::is_meant(text) || (ImageRef::is_name(text) && request::has_image(text, variant, paths)?);
     if named || (ImageRef::is_name(text) && !image.exists()) {
         return request::inspect_named(text.to_owned(), variant, paths);
     }
+    Variants::of(paths)?.check(variant, paths)?;
     Ok(request::inspect_file(image))
 }
 

@@ -5,14 +5,13 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf, absolute};
-use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow, bail};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 
 use super::output::{line, printable};
-use super::{Said, from_here};
+use super::{Said, from_here, refuse_tilde, said};
 use crate::config::{Paths, VariantName};
 use crate::ganeti::env::{API_VERSION, Environment, OsParams};
 use crate::ganeti::request::{self, Asked};
@@ -34,6 +33,7 @@ const MAX_VALUE: usize = 120 << 10;
 #[derive(Debug, clap::Args)]
 pub(super) struct Install {
     /// The image: a path with a slash in it, an http or https URL, or its name in config.toml.
+    #[arg(value_parser = said)]
     image: String,
     /// The disk, a block device or a file. All that is on it is lost.
     disk: PathBuf,
@@ -43,15 +43,15 @@ pub(super) struct Install {
     #[arg(long, default_value = "default")]
     variant: VariantName,
     /// The instance's name, for hooks and the first-boot seed; that of the disk's file if none is given.
-    #[arg(long)]
+    #[arg(long, value_parser = said)]
     name: Option<String>,
     /// A public SSH key for the first boot: itself, a file, a URL, or as an entry of the OS parameter ssh_keys. Can be
     /// given several times.
-    #[arg(long, value_name = "KEY")]
+    #[arg(long, value_name = "KEY", value_parser = said)]
     ssh_key: Vec<String>,
     /// User-data for the first boot: a file, a URL, or as an entry of the OS parameter user_data. Can be given several
     /// times.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = said)]
     user_data: Vec<String>,
     /// Run no hooks.
     #[arg(long)]
@@ -84,6 +84,7 @@ pub(super) fn install(
 ) -> anyhow::Result<()> {
     let (no_hooks, dry_run, image) = (args.no_hooks, args.dry_run, args.image.clone());
     let paths = Paths::below(root);
+    refuse_words(&args, &paths)?;
     let asked = asked(args, caller)?;
     let job = request::job(asked, &paths).map_err(|err| in_terms_of_files(err, &image))?;
     let job = if no_hooks { job.without_hooks() } else { job };
@@ -91,9 +92,7 @@ pub(super) fn install(
         let rehearsed = install::rehearse(&job, &Run::ended_by_signals(report.clone())?)?;
         return tell(&job, &rehearsed, out);
     }
-    let progress = Arc::new(Progress::stderr(report));
-    let run = Run::ended_by_signals(progress.report().clone())?;
-    install::install(&job, None, &Run { progress: Some(progress), ..run })
+    install::install(&job, None, &Run::shown(Progress::stderr(report))?)
 }
 
 /// Who names no image may have meant the file in this folder.
@@ -104,6 +103,21 @@ fn in_terms_of_files(err: anyhow::Error, image: &str) -> anyhow::Error {
         }
         _ => err,
     }
+}
+
+/// A word is the name of a file that the variant has, and none of one here; who gives one of those means that.
+fn refuse_words(args: &Install, paths: &Paths) -> anyhow::Result<()> {
+    let folder = paths.user_data_dir(&args.variant);
+    let places = [("--ssh-key", &args.ssh_key), ("--user-data", &args.user_data)];
+    let of_variant = places.into_iter().flat_map(|(flag, words)| words.iter().map(move |word| (flag, word)));
+    let of_variant = of_variant.filter(|(_, word)| !folder.join(word).exists());
+    let signature = args.said.signature.iter().map(|word| ("--signature", word));
+    for (flag, word) in of_variant.chain(signature) {
+        if !word.contains('/') && Path::new(word).is_file() {
+            bail!("{flag}: write ./{word} for the file in this folder");
+        }
+    }
+    Ok(())
 }
 
 /// An instance that was installed before: what is on its disk stays until the image is at hand.
@@ -188,6 +202,7 @@ fn entry(text: &str) -> anyhow::Result<String> {
     if !text.contains('/') {
         return Ok(text.to_owned());
     }
+    refuse_tilde(text)?;
     let mut content = Vec::new();
     let limit = MAX_VALUE as u64 + 1;
     let read = File::open(text).and_then(|file| file.take(limit).read_to_end(&mut content));

@@ -30,6 +30,8 @@ use crate::ganeti::applet::Script;
 use crate::ganeti::env::{Environment, OsParams};
 use crate::ganeti::script::{self, Invocation};
 use crate::node::report::{LogFormat, Report, Subject, Verbosity};
+use crate::store::cache::CacheError;
+use crate::store::http::ImageUrl;
 
 use complete::Shell;
 use output::Results;
@@ -66,13 +68,13 @@ struct Tool {
 #[derive(Debug, clap::Args)]
 struct Said {
     /// The image's type, which it has to be: as the OS parameter image_type.
-    #[arg(long = "type", value_name = "TYPE")]
+    #[arg(long = "type", value_name = "TYPE", value_parser = said)]
     image_type: Option<String>,
     /// The checksum it has to have: as the OS parameter image_checksum.
-    #[arg(long, value_name = "CHECKSUM")]
+    #[arg(long, value_name = "CHECKSUM", value_parser = said)]
     checksum: Option<String>,
     /// The signature it has to have, a path or a URL: as the OS parameter image_signature.
-    #[arg(long, value_name = "SIGNATURE")]
+    #[arg(long, value_name = "SIGNATURE", value_parser = said)]
     signature: Option<String>,
 }
 
@@ -80,7 +82,7 @@ impl Said {
     /// The OS parameters that say the same of `image`.
     fn params(self, image: String) -> anyhow::Result<OsParams> {
         let Said { image_type, checksum, signature } = self;
-        let image_signature = signature.map(|text| from_here(&text)).transpose()?;
+        let image_signature = signature.map(|text| from_here(&text)).transpose().context("--signature")?;
         Ok(OsParams {
             image: Some(image),
             image_type,
@@ -91,12 +93,27 @@ impl Said {
     }
 }
 
+/// What was said, if it was something. A shell makes nothing of a variable that is not set and of `$(cat FILE)` where there
+/// is no such file: to take that for an option that was left out would be to go on without a key or a checksum.
+fn said(text: &str) -> Result<String, &'static str> {
+    if text.trim().is_empty() { Err("it is empty") } else { Ok(text.to_owned()) }
+}
+
+/// A `~` that no shell has made a folder of is no folder.
+fn refuse_tilde(text: &str) -> anyhow::Result<()> {
+    if text.starts_with("~/") && !Path::new(text).exists() {
+        anyhow::bail!("{text}: a shell makes a home folder of ~ only at the beginning of a word, and not in quotes");
+    }
+    Ok(())
+}
+
 /// What the scripts are told of a place. Their paths are absolute, while a person may mean one from here: what has a slash
 /// in it and is no URL. Other words are names.
 fn from_here(text: &str) -> anyhow::Result<String> {
-    if !text.contains('/') || text.contains("://") {
+    if !text.contains('/') || ImageUrl::is_meant(text) {
         return Ok(text.to_owned());
     }
+    refuse_tilde(text)?;
     let path = absolute(text).context("finding out where this folder is")?;
     path.into_os_string().into_string().map_err(|_path| anyhow::anyhow!("the path of this folder is not UTF-8"))
 }
@@ -189,20 +206,41 @@ impl Tool {
     }
 }
 
+/// What helps who is not root, if that is the reason.
+fn way_out(err: &anyhow::Error) -> &'static str {
+    let denied = |cause: &(dyn std::error::Error + 'static)| {
+        let io = cause.downcast_ref::<std::io::Error>().is_some_and(|err| err.kind() == ErrorKind::PermissionDenied);
+        io || matches!(cause.downcast_ref(), Some(CacheError::Folder { .. }))
+    };
+    if !nix::unistd::geteuid().is_root() && err.chain().any(denied) { " (run it as root)" } else { "" }
+}
+
+/// The arguments, with no URL in them.
+fn without_urls(arguments: &[OsString]) -> Vec<OsString> {
+    const HIDDEN: &str = "<URL>";
+    let hidden = |arg: &OsString| match arg.to_string_lossy() {
+        text if !text.starts_with('-') && ImageUrl::is_meant(&text) => HIDDEN.into(),
+        text => match text.split_once('=') {
+            Some((flag, value)) if ImageUrl::is_meant(value) && !ImageUrl::is_meant(flag) => {
+                format!("{flag}={HIDDEN}").into()
+            }
+            _ if ImageUrl::is_meant(&text) => HIDDEN.into(),
+            _ => arg.clone(),
+        },
+    };
+    arguments.iter().map(hidden).collect()
+}
+
 /// Runs the tool; results go to `out`.
 pub fn run(argv0: OsString, invocation: Invocation, out: &mut dyn Write) -> ExitCode {
     let out = &mut Results::new(out);
     let report = Report::stderr(None, false);
-    // clap's errors repeat arguments, and a URL may hold a password.
-    let secrets = invocation.args.iter().any(|arg| arg.to_string_lossy().contains("://"));
-    let arguments = std::iter::once(argv0).chain(invocation.args);
-    let tool = match Tool::try_parse_from(arguments) {
+    let arguments: Vec<_> = std::iter::once(argv0).chain(invocation.args).collect();
+    let tool = match Tool::try_parse_from(&arguments) {
         Ok(tool) => tool,
-        Err(err) if secrets && err.use_stderr() => {
-            report.error(format_args!("{} (see --help)", err.kind()));
-            return ExitCode::from(2);
-        }
         Err(err) => {
+            // It repeats arguments, and a URL may hold a password. Without what is in URLs the same is wrong.
+            let err = Tool::try_parse_from(without_urls(&arguments)).err().unwrap_or(err);
             // clap's help and errors know by themselves which stream they belong to. Who reads may have seen enough.
             let printed =
                 err.print().or_else(|err| if err.kind() == ErrorKind::BrokenPipe { Ok(()) } else { Err(err) });
@@ -219,7 +257,7 @@ pub fn run(argv0: OsString, invocation: Invocation, out: &mut dyn Write) -> Exit
     match command.run(&root, &report, &environment, out) {
         Ok(()) => ExitCode::SUCCESS,
         Err(err) => {
-            report.error(format_args!("{err:#}"));
+            report.error(format_args!("{err:#}{}", way_out(&err)));
             ExitCode::FAILURE
         }
     }

@@ -60,13 +60,11 @@ impl ImageRef {
     /// Parses an `image` parameter.
     pub fn parse(text: &str) -> Result<Self, RefError> {
         match text {
-            // A mistyped URL may hold a password or a token.
-            text if !text.starts_with('/') && !text.contains("://") && text.contains(['@', '?', '=']) => {
-                Err(RefError::Neither("...".to_owned()))
-            }
             "" => Err(RefError::Missing),
             path if path.starts_with('/') => Ok(ImageRef::Path(PathBuf::from(path))),
-            url if url.contains("://") => Ok(ImageRef::Url(ImageUrl::parse(url)?)),
+            url if ImageUrl::is_meant(url) => Ok(ImageRef::Url(ImageUrl::parse(url)?)),
+            // A mistyped URL may hold a password or a token.
+            text if text.contains(['@', '?', '=']) => Err(RefError::Neither("...".to_owned())),
             other => Err(RefError::Neither(other.to_owned())),
         }
     }
@@ -138,14 +136,15 @@ mod tests {
             let words = "is neither an absolute path nor an http or https URL (write it as";
             assert_eq!(message, format!("image '{relative}' {words} {written})"));
         }
-        for typo in ["http:/joe:s3cret@h/a", "h/a?token=s3cret", "token=s3cret"] {
+        for typo in ["joe:s3cret@h/a", "h/a?token=s3cret", "token=s3cret"] {
             let message = ImageRef::parse(typo).unwrap_err().to_string();
             assert_eq!(
                 message,
                 "image '...' is neither an absolute path nor an http or https URL (write it as /FOLDER/NAME)"
             );
         }
-        let message = ImageRef::parse("ftp://u:secret@h/a").unwrap_err().to_string();
-        assert_eq!(message, "the image's URL can't be used");
+        for typo in ["ftp://u:secret@h/a", "http:/joe:s3cret@h/a", "https:///joe:s3cret@h/a"] {
+            assert_eq!(ImageRef::parse(typo).unwrap_err().to_string(), "the image's URL can't be used");
+        }
     }
 }

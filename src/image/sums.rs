@@ -41,7 +41,7 @@ pub enum SumsError {
 /// names don't count. SHA-256 comes first where both are there: the cache knows it of every image. `sums` is where the
 /// SUMS file is from: a file of this image alone need not repeat its name.
 pub fn find(sums: &ImageRef, text: &[u8], name: &str) -> Result<Digest, SumsError> {
-    let text = String::from_utf8_lossy(text);
+    let text = text_of(text);
     let entries: Vec<_> = text.lines().filter_map(entry).collect();
     let named = |entry: &str| base_name(entry) == name;
     let any = is_of_one(sums, name) && !entries.iter().any(|(_, entry)| named(entry));
@@ -56,6 +56,19 @@ pub fn find(sums: &ImageRef, text: &[u8], name: &str) -> Result<Digest, SumsErro
         return Err(SumsError::Ambiguous { sums: sums.to_string(), name: name.to_owned(), algorithm });
     }
     Ok(first.clone())
+}
+
+/// The text, also where PowerShell wrote it: in UTF-16, or with a byte order mark.
+fn text_of(bytes: &[u8]) -> String {
+    let wide = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
+        let units: Vec<_> = bytes.chunks_exact(2).map(|pair| unit([pair[0], pair[1]])).collect();
+        String::from_utf16_lossy(&units)
+    };
+    match bytes {
+        [0xff, 0xfe, rest @ ..] => wide(rest, u16::from_le_bytes),
+        [0xfe, 0xff, rest @ ..] => wide(rest, u16::from_be_bytes),
+        [0xef, 0xbb, 0xbf, rest @ ..] | rest => String::from_utf8_lossy(rest).into_owned(),
+    }
 }
 
 /// Whether the SUMS file is by its name that of the image called `name` and of no other.
@@ -127,6 +140,16 @@ mod tests {
         }
         let text = format!("{a}  a disk (1) = 2.raw\nSHA256 (b (1) = 2.raw) = {a}\n");
         assert!(found(&text, "a disk (1) = 2.raw").is_ok() && found(&text, "b (1) = 2.raw").is_ok());
+    }
+
+    #[test]
+    fn what_windows_writes_is_read() {
+        let line = format!("{}  disk.raw\r\n", sha256('a'));
+        let wide =
+            |order: fn(u16) -> [u8; 2]| format!("\u{feff}{line}").encode_utf16().flat_map(order).collect::<Vec<_>>();
+        for text in [format!("\u{feff}{line}").into_bytes(), wide(u16::to_le_bytes), wide(u16::to_be_bytes)] {
+            assert_eq!(find(&sums(), &text, "disk.raw").unwrap().hex(), sha256('a'), "{text:?}");
+        }
     }
 
     #[test]

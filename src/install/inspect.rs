@@ -107,13 +107,23 @@ pub(super) struct Look<'r> {
     pub(super) cache: Option<&'r CacheSettings>,
     /// Where a seed's partition is to be added: the disk and its size in bytes.
     pub(super) room: Option<(&'r Path, u64)>,
+    /// Whether servers are asked for more than the image.
+    pub(super) servers: bool,
 }
 
 /// Looks at the image in a confined process: the gate of create decides. Of one at a server no more is fetched than that
 /// needs, and nothing is kept.
 pub fn inspect(job: &InspectJob, run: &Run) -> anyhow::Result<Judged> {
     let InspectJob { image, expected, local, http, cache } = job;
-    let look = Look { image, expected: *expected, local: local.as_ref(), http, cache: cache.as_ref(), room: None };
+    let look = Look {
+        image,
+        expected: *expected,
+        local: local.as_ref(),
+        http,
+        cache: cache.as_ref(),
+        room: None,
+        servers: false,
+    };
     look_apart(&look, run, |_| Ok(()))
 }
 
@@ -137,7 +147,7 @@ pub(super) fn look_apart(
     if let Err(unsteady) = unsteady {
         return Ok(Judged::Refused(unsteady.to_string()));
     }
-    let needs = Needs { image: path, network: url.is_some(), ..Needs::default() };
+    let needs = Needs { image: path, network: url.is_some() || look.servers, ..Needs::default() };
     let answer = confined(needs, run, |run| {
         first(run)?;
         let judged = match (&image, url) {

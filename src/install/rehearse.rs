@@ -16,7 +16,7 @@ use crate::disk::write;
 use crate::image::disk_size::DiskSize;
 use crate::install::hooks;
 use crate::node::run::Run;
-use crate::seed::Held;
+use crate::seed::{Held, Plan};
 
 /// What was found.
 #[derive(Debug)]
@@ -48,7 +48,8 @@ pub fn rehearse(job: &Job, run: &Run) -> anyhow::Result<Rehearsed> {
     let seed = if let SeedWish::Given(plan) = seed { Some(plan) } else { None };
     let own_disk = seed.map_or(Ok(None), |plan| own_path(plan.placement, job))?;
     let room = seed.filter(|_| own_disk.is_none()).map(|_| (target.path(), target.size()));
-    let look = Look { image, expected: *expected, local: Some(local), http, cache: Some(cache), room };
+    let servers = seed.is_some_and(Plan::asks_servers);
+    let look = Look { image, expected: *expected, local: Some(local), http, cache: Some(cache), room, servers };
     let judged = look_apart(&look, run, |run| {
         seed.map_or(Ok(()), |plan| seed_files(plan, &Held::default(), http, run).map(drop))
     })?;

@@ -6,11 +6,16 @@ use std::path::Path;
 use anyhow::{Context as _, anyhow, bail};
 
 use crate::disk::device::{ReadAt, SourceDisk, Target, WriteAt};
+use crate::image::detect;
+use crate::image::format::Format;
 use crate::seed::volume::{self, Contents, Error, Found, Kind, Trace, VolumeError};
 
 /// What is left of a volume to the very last, in bytes: the sector by which it is known, so that a removal that was cut
 /// can be done again.
 const FIRST: u64 = 4096;
+
+/// As much of a file as tells its format, in bytes.
+const HEAD: usize = 4096;
 
 /// A disk with what cloud-init would find on it.
 #[derive(Debug)]
@@ -42,8 +47,23 @@ pub fn show_seeds(path: &Path) -> anyhow::Result<SeedDisk> {
         Err(error) => Err(error),
     };
     let seeds = volume::survey(&disk).with_context(reading)?.into_iter().map(contents);
-    let seeds = seeds.collect::<Result<_, _>>().with_context(reading)?;
+    let seeds: Vec<_> = seeds.collect::<Result<_, _>>().with_context(reading)?;
+    if seeds.is_empty() {
+        refuse_packed(path, &disk)?;
+    }
     Ok(SeedDisk { size: disk.size, seeds, trace: Trace::read(&disk).with_context(reading)? })
+}
+
+/// An image in another format, or packed, may hold a seed that can't be seen from outside.
+fn refuse_packed(path: &Path, disk: &impl ReadAt) -> anyhow::Result<()> {
+    let mut head = vec![0; usize::try_from(disk.len()).unwrap_or(usize::MAX).min(HEAD)];
+    disk.read_at(&mut head, 0).with_context(|| format!("reading disk {}", path.display()))?;
+    let what = match (detect::compression(&head), detect::content(&head)) {
+        (Some(compression), _) => format!("{compression} compression"),
+        (None, detect::Content::Disk(format)) if format != Format::Raw => format!("{format} format"),
+        _ => return Ok(()),
+    };
+    bail!("{} is in {what}: only a disk or a raw image can be looked at", path.display())
 }
 
 /// Removes the seed from the disk at `path`, and its trace: its bytes read zero, and its partition is free. Only one of ours,
@@ -52,6 +72,9 @@ pub fn remove_seed(path: &Path, force: bool) -> anyhow::Result<Removed> {
     let mut disk = Target::open(path)?;
     let seeds = volume::survey(&disk).with_context(|| format!("reading disk {}", path.display()))?;
     let ours = seeds.iter().find(|found| found.our_serial().is_some());
+    if seeds.is_empty() {
+        refuse_packed(path, &disk)?;
+    }
     let found = match (ours, seeds.first()) {
         (Some(ours), _) => ours,
         (None, None) => {

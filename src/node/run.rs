@@ -50,9 +50,21 @@ impl Run {
     /// # Errors
     /// The system's, where signals can't be blocked.
     pub fn ended_by_signals(report: Report) -> anyhow::Result<Self> {
-        let run = Run::new(report);
-        let Run { children, last_act, last_words, report, .. } = run.clone();
-        signals::end_on_signal(children, last_act, last_words, report).context("setting up signals")?;
-        Ok(run)
+        Run::new(report).ended()
+    }
+
+    /// The same for one that shows how far it is.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn shown(progress: Progress) -> anyhow::Result<Self> {
+        let report = progress.report().clone();
+        Run { progress: Some(Arc::new(progress)), ..Run::new(report) }.ended()
+    }
+
+    fn ended(self) -> anyhow::Result<Self> {
+        let Run { children, last_act, last_words, progress, report, .. } = self.clone();
+        signals::end_on_signal(children, last_act, last_words, progress, report).context("setting up signals")?;
+        Ok(self)
     }
 }

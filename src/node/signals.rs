@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use nix::sys::signal::{SigSet, Signal};
 
 use crate::node::process::Children;
-use crate::node::report::Report;
+use crate::node::report::{Progress, Report};
 use crate::node::sys;
 
 type Act = Box<dyn FnOnce() + Send>;
@@ -68,13 +68,19 @@ impl LastWords {
     }
 }
 
-/// Ends the process on SIGTERM, SIGINT and SIGHUP: children first, then the last act and the last words, then exit code
-/// 128 + signal.
+/// Ends the process on SIGTERM, SIGINT and SIGHUP: children first, then the last act, the bar and the last words, then exit
+/// code 128 + signal.
 ///
 /// The signals are blocked and a thread waits for them, so that nothing has to be safe inside a signal handler. Little
 /// needs undoing: the disk's first MiB is written last, loop devices detach themselves, a partial download is not an
 /// entry. Call this before any other thread starts, for threads inherit the mask.
-pub fn end_on_signal(children: Children, last_act: LastAct, last_words: LastWords, report: Report) -> nix::Result<()> {
+pub fn end_on_signal(
+    children: Children,
+    last_act: LastAct,
+    last_words: LastWords,
+    progress: Option<Arc<Progress>>,
+    report: Report,
+) -> nix::Result<()> {
     let mut signals = SigSet::empty();
     signals.extend([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]);
     signals.thread_block()?;
@@ -82,6 +88,8 @@ pub fn end_on_signal(children: Children, last_act: LastAct, last_words: LastWord
         if let Ok(signal) = signals.wait() {
             children.terminate();
             last_act.perform();
+            // It would be drawn anew below the last words, where the shell goes on.
+            progress.iter().for_each(|progress| progress.finish());
             if let Some(words) = last_words.get() {
                 report.info(words);
             }

@@ -22,7 +22,9 @@ pub struct Identity {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum IdentityError {
     /// The name is no host name.
-    #[error("INSTANCE_NAME is not a host name (letters, digits, '-' and '.', at most 253)")]
+    #[error(
+        "the instance's name (INSTANCE_NAME) is not a host name, and its seed needs one (letters, digits, '-' and '.', at most 253; simpleimage install takes another one with --name)"
+    )]
     Name,
     /// The UUID is none.
     #[error("INSTANCE_UUID is not a UUID")]

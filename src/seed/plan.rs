@@ -48,6 +48,17 @@ pub struct Plan {
     pub network: NetworkPlan,
 }
 
+impl Plan {
+    /// Whether anything of it has to be fetched.
+    pub fn asks_servers(&self) -> bool {
+        let network = match &self.network {
+            NetworkPlan::Given(source) => Some(source),
+            NetworkPlan::Ganeti(_) | NetworkPlan::Off => None,
+        };
+        self.keys.iter().chain(&self.user_data).chain(network).any(|source| matches!(source, Source::Url(_)))
+    }
+}
+
 /// Where the network-config comes from.
 #[derive(Debug)]
 pub enum NetworkPlan {

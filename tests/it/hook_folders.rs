@@ -2,7 +2,7 @@
 //! Folders of hooks that can't be what was meant: an error before the disk is touched.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use crate::support::disk::{Disk, Kind};
@@ -95,4 +95,28 @@ fn a_variant_that_is_a_link_to_nothing_has_lost_its_hooks() {
     let create = world.create(target.path(), image.to_str().unwrap(), "raw").env("INSTANCE_REINSTALL", "1");
     create.run().fails(&["default is a link that leads nowhere"]);
     target.assert_untouched("a broken variant");
+}
+
+#[test]
+fn check_finds_hooks_that_no_kernel_would_start() {
+    let world = World::new();
+    let path = world.variant_file("hooks/10-first", "");
+    for (content, problem) in [
+        ("", "it is neither a program nor a script that begins with #!"),
+        ("echo hi\n", "it is neither a program nor a script that begins with #!"),
+        ("\u{feff}#!/bin/sh\n", "it is neither a program nor a script that begins with #!"),
+        ("#!/bin/sh\r\necho hi\r\n", "its lines end as on Windows, so that /bin/sh is not found"),
+        ("#!/usr/bin/nothing -x\n", "its interpreter /usr/bin/nothing does not exist"),
+        ("#!\n", "its interpreter  does not exist"),
+        ("#! /bin/sh\n", ""),
+        ("#!/bin/sh", ""),
+        ("\u{7f}ELF", ""),
+    ] {
+        world.variant_file("hooks/10-first", content);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        let found = world.tool(&["check", "default"]).run().output();
+        let expected = format!("error: {}: {problem}", path.display());
+        assert_eq!(found.contains(&expected), !problem.is_empty(), "{content:?}: {found}");
+        assert_eq!(found.contains("10-first"), !problem.is_empty(), "{content:?}: {found}");
+    }
 }

@@ -160,7 +160,22 @@ fn keys_and_user_data_are_given_as_people_have_them() {
     };
     refuses(&["--ssh-key", "./none.pub"], "--ssh-key: reading ./none.pub: No such file or directory");
     refuses(&["--ssh-key", "./web.yaml"], "ssh_keys, entry 1");
-    refuses(&["--user-data", "none.yaml"], "parameter user_data: reading ");
+    refuses(&["--user-data", "none.yaml"], "parameter user_data");
+    // A word is a name in the variant's folder, but somebody may mean the file.
+    for (flag, word) in [("--ssh-key", "id.pub"), ("--user-data", "web.yaml"), ("--signature", "id.pub")] {
+        refuses(&[flag, word], &format!("{flag}: write ./{word} for the file in this folder"));
+    }
+    // No shell makes a home folder of it behind an equals sign.
+    for flag in ["--ssh-key", "--user-data", "--signature"] {
+        refuses(
+            &[&format!("{flag}=~/id.pub")],
+            &format!("{flag}: ~/id.pub: a shell makes a home folder of ~ only at the beginning of a word"),
+        );
+    }
+    refuses(
+        &["--ssh-key", KEY, "--name", "my disk"],
+        "is not a host name, and its seed needs one (letters, digits, '-' and '.', at most 253; simpleimage install takes another one with --name)",
+    );
     fs::write(world.path("empty"), "\n").unwrap();
     refuses(&["--user-data", "./empty"], "--user-data: ./empty is empty");
     fs::write(world.path("large"), vec![b'#'; 100 << 10]).unwrap();
@@ -200,6 +215,13 @@ fn a_dry_run_tells_what_would_be_done_and_changes_nothing() {
         hooks.join(", ")
     );
     assert_eq!(told, expected);
+    // A seed comes from servers whether or not the image does.
+    server.put("/keys", KEY);
+    server.put("/data", "#cloud-config\n");
+    let more = ["--ssh-key", &server.url("/keys"), "--user-data", &server.url("/data")];
+    let outcome = dry(raw.to_str().unwrap(), &more);
+    assert!(outcome.succeeds().contains("user-data 14 bytes"), "{outcome:?}");
+    assert!(outcome.output().contains("seed:    yes\n"));
     let outcome = dry(file.to_str().unwrap(), &["--no-hooks"]);
     outcome.succeeds();
     let told = outcome.output();

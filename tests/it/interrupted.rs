@@ -3,6 +3,10 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::support::disk::{Disk, Kind};
 use crate::support::images::{MIB, disk};
@@ -186,5 +190,40 @@ fn an_index_is_asked_for_where_the_server_gives_parts_and_believed_of_the_same_v
         let log = world.create(target.path(), &server.url("/x").to_string(), "raw+xz").run().succeeds();
         target.assert_holds(&image(), &format!("{what}: {log}"));
         assert_eq!(server.requests().iter().filter(|request| request.header("range").is_some()).count(), 1, "{what}");
+    }
+}
+
+/// Runs the tool in a terminal of the kind `term` until all is here that the server sends, and ends it. Gives what the
+/// terminal got.
+fn ended_in_a_terminal(world: &World, args: &str, term: &str) -> String {
+    let pid = world.path("pid");
+    let program = env!("CARGO_BIN_EXE_simpleimage");
+    let line = format!("echo $$ >{}; exec {program} --root {} {args}", pid.display(), world.path("").display());
+    let mut command = Command::new("script");
+    command.args(["-qec", &line, "/dev/null"]).env("TERM", term).stdin(Stdio::null()).stdout(Stdio::piped());
+    let run = command.spawn().unwrap();
+    let length = || part(world).and_then(|path| fs::metadata(path).ok()).map_or(0, |data| data.len());
+    wait_until("what the server sends is here", || length() == SENT as u64);
+    kill(Pid::from_raw(fs::read_to_string(pid).unwrap().trim().parse().unwrap()), Signal::SIGINT).unwrap();
+    String::from_utf8(run.wait_with_output().unwrap().stdout).unwrap()
+}
+
+#[test]
+fn nothing_comes_behind_the_error_on_a_terminal() {
+    let image = image();
+    for command in ["fetch", "install"] {
+        for term in ["xterm", "dumb"] {
+            let (world, server) = (World::new(), silent_once(&image, "\"v1\""));
+            let target = Disk::stale(&world, "disk0", Kind::File, 8 * MIB);
+            // Slow enough for the bar to be drawn.
+            world.variant_file("config.toml", "[http]\nlimit_rate = \"4M\"\n");
+            let disk = if command == "install" { target.path().to_str().unwrap() } else { "" };
+            let text = ended_in_a_terminal(&world, &format!("{command} {} {disk}", server.url("/x")), term);
+            assert!(text.contains(" are kept: the next run goes on from there\r\n"), "{text:?}");
+            assert!(text.ends_with("simpleimage: error: ended by SIGINT\r\n"), "{command}, {term}: {text:?}");
+            assert_eq!(text.contains(" of 6.00 MiB ["), term == "xterm", "{text:?}");
+            // Escape sequences are for terminals that know them.
+            assert_eq!(text.contains('\u{1b}'), term == "xterm", "{text:?}");
+        }
     }
 }

@@ -7,6 +7,10 @@
 use std::fs::{read_dir, read_to_string};
 use std::path::Path;
 
+use crate::checks::Published;
+use crate::support::images::{MIB, disk};
+use crate::support::world::World;
+
 /// Words that others say: the C library, run-parts, a server.
 const OF_OTHERS: [&str; 5] = [
     "No such file or directory",
@@ -217,5 +221,22 @@ fn what_nothing_prints_is_found() {
     ];
     for line in unsaid {
         assert!(!words.can_say(line), "{line}");
+    }
+}
+
+/// `demo/terminal` writes the pictures; what they show is what there is.
+#[test]
+fn the_pictures_of_a_terminal_are_of_today() {
+    let (world, server) = (World::new(), Published::new(&[("/a.raw", &disk(2 * MIB))]));
+    let outcome = world.tool(&["fetch", &server.url("/a.raw")]).run();
+    outcome.succeeds();
+    let pictures = read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/terminal.md")).unwrap();
+    let at_the_end = pictures.split("At the end:").nth(1).unwrap();
+    for line in outcome.output().lines() {
+        let label = line.split_once(' ').unwrap().0;
+        assert!(at_the_end.contains(&format!("\n{label} ")), "{label} is not in docs/terminal.md: make terminal");
+    }
+    for words in ["\nfetching ", " are kept: the next run goes on from there", "error: ended by SIGINT\nnode1#\n"] {
+        assert!(pictures.contains(words), "{words}: make terminal");
     }
 }

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 
 use crate::checks::Published;
@@ -131,4 +132,97 @@ fn quiet_leaves_what_is_wrong_and_verbose_says_more() {
     target.assert_holds(&image, "quiet");
     assert!(create("-v").contains("simpleimage[create]: "));
     assert_eq!(world.tool(&["-q", "-v", "version"]).run().0.status.code(), Some(2));
+}
+
+/// A URL may hold a password, and stays out of what is said of the other arguments.
+#[test]
+fn a_wrong_argument_is_named_beside_a_url() {
+    let world = World::new();
+    let url = "https://joe:hunter2@images.example.com/a.raw?token=s3cret";
+    let glued = format!("--checksm={url}");
+    for (args, named) in [
+        (&["fetch", url, "--checksm", "sha256:0"][..], &["'--checksm'", "'--checksum'"][..]),
+        (&["fetch", "a", &glued], &["'--checksm'", "'--checksum'"]),
+        (&["fetch", url, "extra"], &["'extra'"]),
+        (&["fetch", url, url], &["unexpected argument '<URL>'"]),
+        (&["fetch", url, "--variant", "a/b"], &["'a/b'", "'--variant <VARIANT>'"]),
+        (&["fetch", url, "--variant"], &["'--variant <VARIANT>'"]),
+        (&["fetch", url, "--log-format", "xml"], &["'xml'", "text, json"]),
+        (&["install", url], &["<DISK>"]),
+        (&["cache", "rm", "--all", url], &["'--all'"]),
+        (&["fetsh", url], &["'fetsh'", "'fetch'"]),
+        (&["variants", url], &["'<URL>'"]),
+    ] {
+        let outcome = world.tool(args).run();
+        let log = outcome.log();
+        assert_eq!(outcome.0.status.code(), Some(2), "{args:?}: {log}");
+        assert!(!["hunter2", "s3cret", "joe", "example.com"].iter().any(|part| log.contains(part)), "{log}");
+        named.iter().for_each(|part| assert!(log.contains(part), "{part} is not in: {log}"));
+    }
+}
+
+/// What a shell makes of "$(cat id.pub)" or "$SUM" when there is no such thing: to go on would be to install without.
+#[test]
+fn an_option_without_a_value_is_no_option_that_was_left_out() {
+    let world = World::new();
+    let file = encode(&world, &disk(2 * MIB), "raw");
+    let target = Disk::stale(&world, "disk0", Kind::File, 3 * MIB);
+    let (file, path) = (file.to_str().unwrap(), target.path().to_str().unwrap());
+    let install = ["install", file, path];
+    for (args, flag) in [
+        (&["fetch", "http://127.0.0.1:9/a"][..], "--checksum"),
+        (&["fetch", "a"], "--signature"),
+        (&["fetch", "a"], "--type"),
+        (&["fetch", "a"], "--variant"),
+        (&install, "--ssh-key"),
+        (&install, "--user-data"),
+        (&install, "--checksum"),
+        (&install, "--signature"),
+        (&install, "--type"),
+        (&install, "--name"),
+        (&["cache", "list"], "--variant"),
+    ] {
+        for empty in ["", " \n"] {
+            let outcome = world.tool(&[args, &[flag, empty]].concat()).run();
+            let log = outcome.log();
+            assert_eq!(outcome.0.status.code(), Some(2), "{args:?} {flag}: {log}");
+            assert!(log.contains(&format!("'{flag} <")), "{flag}: {log}");
+        }
+    }
+    target.assert_untouched("an empty option");
+    for empty in [&["inspect", ""][..], &["fetch", ""], &["install", "", path], &["install", file, ""], &["check", ""]]
+    {
+        assert_eq!(world.tool(empty).run().0.status.code(), Some(2), "{empty:?}");
+    }
+}
+
+#[test]
+fn who_is_not_root_is_told_so() {
+    let world = World::new();
+    fs::set_permissions(world.path(""), fs::Permissions::from_mode(0o755)).unwrap();
+    let program = world.path("simpleimage");
+    fs::copy(env!("CARGO_BIN_EXE_simpleimage"), &program).unwrap();
+    let target = Disk::stale(&world, "disk0", Kind::File, 3 * MIB);
+    fs::set_permissions(target.path(), fs::Permissions::from_mode(0o600)).unwrap();
+    let file = encode(&world, &disk(2 * MIB), "raw");
+    let (path, file) = (target.path().to_str().unwrap(), file.to_str().unwrap());
+    fs::create_dir_all(world.cache()).unwrap();
+    fs::set_permissions(world.cache(), fs::Permissions::from_mode(0o700)).unwrap();
+    let args = ["--reuid=65534", "--regid=65534", "--clear-groups", program.to_str().unwrap(), "--root"];
+    let run = |args: &[&str]| {
+        let mut script = world.tool(&[]);
+        script.command = std::process::Command::new("setpriv");
+        script.command.args(args);
+        script.run()
+    };
+    let root = world.path("");
+    let as_nobody = |more: &[&str]| run(&[&args[..], &[root.to_str().unwrap()], more].concat());
+    as_nobody(&["install", file, path]).fails(&["opening disk /", "Permission denied (os error 13) (run it as root)"]);
+    as_nobody(&["seed", "show", path]).fails(&["Permission denied (os error 13) (run it as root)"]);
+    for command in [&["cache", "list"][..], &["images"], &["fetch", "http://127.0.0.1:9/a"]] {
+        as_nobody(command).fails(&["cache folder /", "it belongs to user 0, not to user 65534 (run it as root)"]);
+    }
+    let found = as_nobody(&["check", "default"]).output();
+    assert!(found.contains("not to user 65534\n  hint: run it as root\n"), "{found}");
+    target.assert_untouched("not root");
 }

@@ -92,7 +92,9 @@ fn fetch_holds_the_image_against_type_checksum_and_policy() {
     site.server.put("/page", "<html>");
     site.world.tool(&["fetch", &site.server.url("/page")]).run().fails(&["/page is an HTML page"]);
     site.world.tool(&["fetch", &site.server.url("/none")]).run().fails(&["/none: the server answered 404 Not Found"]);
-    site.world.tool(&["fetch", "/srv/a.raw"]).run().fails(&["only images from an http or https URL are fetched"]);
+    for file in ["/srv/a.raw", "./a.raw", "images/a.raw"] {
+        site.world.tool(&["fetch", file]).run().fails(&["only images from an http or https URL are fetched"]);
+    }
     assert!(site.json(&["list"]).as_array().unwrap().is_empty());
     let file = site.world.path("a.raw");
     fs::write(&file, disk(2 * MIB)).unwrap();
@@ -170,9 +172,12 @@ fn entries_are_named_by_url_or_key() {
     site.fetch("/a.raw");
     site.refuses(
         &["cache", "show", "abc"],
-        "not an entry of the cache (give its URL, or at least 4 digits of its key)",
+        "'abc' is not an entry of the cache (give the image's name, its URL, or at least 4 digits of its key; simpleimage cache list shows them)",
     );
-    site.refuses(&["cache", "show", "zzzzz"], "not an entry of the cache");
+    site.refuses(&["cache", "remove", &site.server.url("/a.raw"), "zzzzz"], "'zzzzz' is not an entry of the cache");
+    assert_eq!(site.json(&["list"]).as_array().unwrap().len(), 1, "all of them, or none");
+    // A mistyped URL may hold a password.
+    site.refuses(&["cache", "show", "http:/joe:hunter2@h/a"], "'...' is not an entry of the cache");
     site.refuses(&["cache", "show", "00000000000000"], "no image of 00000000000000 is in the cache");
     site.refuses(&["cache", "remove", &site.server.url("/b.raw?t=1")], "/b.raw is in the cache");
     for args in [vec!["cache"], vec!["cache", "remove"], vec!["cache", "list", "x"], vec!["fetch"]] {
@@ -276,4 +281,36 @@ fn a_terminal_gets_a_bar_and_everything_else_lines() {
     }
     let log = site.world.tool(&["fetch", &site.server.url("/noise.raw.gz?again")]).run().succeeds();
     assert!(!log.contains('\r') && !log.contains(" [") && log.lines().count() == 1, "{log}");
+}
+
+#[test]
+fn an_image_that_is_named_twice_is_one() {
+    let site = Site::new();
+    let url = site.server.url("/a.raw");
+    site.world.variant_file("config.toml", &format!("[images.a]\nurl = \"{url}\"\n[images.again]\nurl = \"{url}\"\n"));
+    site.fetch("/a.raw");
+    let key = site.json(&["list"])[0]["key"].as_str().unwrap()[..8].to_owned();
+    assert_eq!(site.cache(&["verify", "a", "again", &url, &key]).lines().count(), 1);
+    let removed = site.cache(&["remove", "a", "again", &url, &key, "a"]);
+    assert!(removed.lines().count() == 1 && removed.starts_with("removed "), "{removed}");
+}
+
+#[test]
+fn a_limit_of_the_process_is_no_full_disk() {
+    let site = Site::new();
+    let script = site.world.tool(&["fetch", &site.server.url("/a.raw")]).under("prlimit", &["--fsize=100000"]);
+    script.run().fails(&[".part: File too large (os error 27)"]);
+}
+
+#[test]
+fn a_mistyped_variant_is_an_error_of_a_file_too() {
+    let site = Site::new();
+    let file = site.world.path("a.raw");
+    fs::write(&file, disk(2 * MIB)).unwrap();
+    let inspect = |variant: &str| site.world.tool(&["inspect", file.to_str().unwrap(), "--variant", variant]).run();
+    inspect("defualt").fails(&["there is no variant defualt", "the nearest is default"]);
+    // Its settings say nothing about a file.
+    site.world.variant_file("../web/config.toml", "oops");
+    inspect("web").succeeds();
+    inspect("default").succeeds();
 }

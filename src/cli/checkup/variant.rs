@@ -2,7 +2,7 @@
 //! The configuration of a variant, as an installation would meet it.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -19,6 +19,9 @@ use crate::store::signature;
 
 /// Less free space than this is worth a warning, in bytes: most images do not fit.
 const LITTLE_SPACE: u64 = 1 << 30;
+
+/// As much of a script's first line as the kernel looks at, in bytes (execve(2)).
+const FIRST_LINE: u64 = 256;
 
 /// Looks at the variant's settings, at the files that they name, at its cache folder and its hooks.
 pub(super) fn check(node: &Node<'_>, variant: &VariantName, checkup: &mut Checkup) {
@@ -52,6 +55,10 @@ fn verify(node: &Node<'_>, variant: &VariantName, settings: &Settings, checkup: 
     if let Err(err) = verify(&[plain]) {
         let hint = "mend the defaults in its config.toml";
         return checkup.error(format!("variant {variant}"), format!("{err:#}"), hint);
+    }
+    if let Err(err) = request::check_seed_files(settings, node.paths, variant) {
+        let hint = "put the file there, or mend the setting in its config.toml";
+        checkup.error(format!("variant {variant}"), format!("{err:#}"), hint);
     }
     for name in settings.images.keys() {
         if let Err(err) = verify(&[plain, ("OSP_IMAGE", name)]) {
@@ -117,7 +124,12 @@ fn cache(settings: &Settings, checkup: &mut Checkup) {
         Ok(_) => {}
     }
     if let Err(err) = Cache::open(&request::cache_settings(settings)) {
-        return checkup.error(dir.display(), err.to_string(), "chown root, chmod 0700, after looking at what is in it");
+        let hint = match dir.symlink_metadata() {
+            _ if !nix::unistd::geteuid().is_root() => "run it as root",
+            Ok(found) if found.is_dir() => "chown root, chmod 0700, after looking at what is in it",
+            _ => "name a folder in cache.dir",
+        };
+        return checkup.error(dir.display(), err.to_string(), hint);
     }
     let free = nix::sys::statvfs::statvfs(dir).map(|stat| stat.blocks_available() * stat.fragment_size());
     if let Ok(free) = free
@@ -144,6 +156,15 @@ fn check_hooks(node: &Node<'_>, folder: &Path, checkup: &mut Checkup) {
         }
         Err(err) => checkup.error(folder.display(), format!("run-parts can't list it: {err}"), "look at the folder"),
     }
+    for hook in hooks::list(folder, node.children).unwrap_or_default() {
+        if let Ok(Some(problem)) = why_not_started(&hook) {
+            checkup.error(
+                hook.display(),
+                problem,
+                "mend its first line, such as #!/bin/sh, and save it with Unix line ends",
+            );
+        }
+    }
     let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     for path in entries.chain([folder.to_owned()]) {
         if let Ok(metadata) = path.metadata()
@@ -153,4 +174,22 @@ fn check_hooks(node: &Node<'_>, folder: &Path, checkup: &mut Checkup) {
             checkup.error(path.display(), problem, "check it, then chown root and chmod go-w");
         }
     }
+}
+
+/// Why the kernel will not start the hook, as far as its first line tells (execve(2)).
+fn why_not_started(hook: &Path) -> io::Result<Option<String>> {
+    let mut start = Vec::new();
+    fs::File::open(hook)?.take(FIRST_LINE).read_to_end(&mut start)?;
+    let line = start.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let Some(line) = line.strip_prefix(b"#!") else {
+        let script = "it is neither a program nor a script that begins with #!";
+        return Ok((!start.starts_with(b"\x7fELF")).then(|| script.to_owned()));
+    };
+    let line = String::from_utf8_lossy(line.trim_ascii_start());
+    let interpreter = line.split([' ', '\t']).next().unwrap_or_default();
+    Ok(match interpreter.strip_suffix('\r') {
+        Some(meant) => Some(format!("its lines end as on Windows, so that {meant} is not found")),
+        None if Path::new(interpreter).exists() => None,
+        None => Some(format!("its interpreter {interpreter} does not exist")),
+    })
 }

@@ -22,6 +22,8 @@ use crate::seed::{Identity, IdentityError, Nic};
 use crate::store::cache::CacheSettings;
 use crate::store::http::{HttpSettings, ImageUrl};
 
+pub use seeds::check_seed_files;
+
 use checks::NamedChecks;
 use seeds::NamedSeed;
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, anyhow, bail};
 
 use super::Asked;
-use crate::config::{self, Paths, Settings};
+use crate::config::{self, Paths, Settings, VariantName};
 use crate::ganeti::env::SeedParams;
 use crate::install::job::SeedWish;
 use crate::seed::{
@@ -129,6 +129,25 @@ impl NamedSeed {
             network,
         })
     }
+}
+
+/// Whether the files are there that the settings name for the seeds of instances without OS parameters.
+///
+/// # Errors
+/// The parameter, and what is wrong with its file.
+pub fn check_seed_files(settings: &Settings, paths: &Paths, variant: &VariantName) -> anyhow::Result<()> {
+    let seed = NamedSeed::new(&SeedParams::default(), settings)?;
+    if matches!(seed.place, Place::Nowhere) {
+        return Ok(());
+    }
+    let folder = paths.user_data_dir(variant);
+    let network = match seed.network {
+        NamedNetwork::Given(name) => Some(("network_config", name)),
+        NamedNetwork::Ganeti | NamedNetwork::Off => None,
+    };
+    let keys = seed.keys.into_iter().map(|name| ("ssh_keys", name));
+    let user_data = seed.user_data.into_iter().map(|name| ("user_data", name));
+    keys.chain(user_data).chain(network).try_for_each(|(parameter, name)| open(parameter, name, &folder).map(drop))
 }
 
 impl NamedNetwork {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! How far a download is, or the writing of a disk: a bar on a terminal, elsewhere a line now and then.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -36,7 +36,8 @@ impl Progress {
         // Nothing is drawn before there is something to show.
         let bar = ProgressBar::hidden();
         let text = report.format == LogFormat::Text && report.verbosity > Verbosity::Quiet;
-        let terminal = text && io::stderr().is_terminal();
+        // Neither is there where the terminal can't take anything back, as TERM=dumb says.
+        let terminal = text && !ProgressDrawTarget::stderr().is_hidden();
         let above = AboveBar { bar: bar.clone(), terminal };
         let report = Report { out: Arc::new(Mutex::new(above)), ..report.clone() };
         let lines = Mutex::new(Lines::starting("", Instant::now()));

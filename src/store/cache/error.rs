@@ -29,7 +29,10 @@ pub enum CacheError {
         source: io::Error,
     },
     /// The image does not fit; known before its first byte came.
-    #[error("the download needs {} in the cache folder {}{}", ByteSize(*needed), dir.display(), free_text(*free))]
+    #[error(
+        "the download needs {} in the cache folder {}{} (simpleimage cache list shows what can be removed)",
+        ByteSize(*needed), dir.display(), free_text(*free)
+    )]
     Full {
         /// Bytes that are still to come.
         needed: u64,
@@ -71,8 +74,13 @@ pub enum CacheError {
         count: usize,
     },
     /// Neither a URL nor digits of a key.
-    #[error("not an entry of the cache (give its URL, or at least 4 digits of its key)")]
-    NoKey,
+    #[error(
+        "'{what}' is not an entry of the cache (give the image's name, its URL, or at least 4 digits of its key; simpleimage cache list shows them)"
+    )]
+    NoKey {
+        /// What was given, unless it may hold a password.
+        what: String,
+    },
     /// Who read along had no use for the rest.
     #[error("the download was given up")]
     Abandoned,

@@ -62,7 +62,8 @@ impl Cache {
         }
         let digits = text.len() >= MIN_KEY_DIGITS && text.bytes().all(|byte| byte.is_ascii_hexdigit());
         if !digits {
-            return Err(CacheError::NoKey);
+            let what = if ImageUrl::is_meant(text) || text.contains(['@', '?', '=']) { "..." } else { text };
+            return Err(CacheError::NoKey { what: what.to_owned() });
         }
         let mut images = self.list()?;
         images.retain(|image| image.key.starts_with(&text.to_ascii_lowercase()));

@@ -131,7 +131,9 @@ impl<'a> Part<'a> {
         }
         // Not every file system can.
         match fallocate(&self.file, FallocateFlags::FALLOC_FL_KEEP_SIZE, at, missing) {
-            Err(Errno::ENOSPC | Errno::EFBIG | Errno::EDQUOT) => Err(full(free)),
+            Err(Errno::ENOSPC | Errno::EDQUOT) => Err(full(free)),
+            // There may be room: files of this length are not permitted here (ulimit), or not possible.
+            Err(Errno::EFBIG) => Err(CacheError::io("writing", &self.files.part)(Errno::EFBIG.into())),
             _ => Ok(()),
         }
     }

@@ -28,7 +28,7 @@ impl UrlPrefix {
         if !url.username().is_empty() || url.password().is_some() {
             return Err("a user or password has no meaning here");
         }
-        if url.query().is_some() || url.fragment().is_some() {
+        if url.query().is_some() || text.contains('#') {
             return Err("a query or fragment has no meaning here");
         }
         let mut segments = segments(&url).ok_or("its path has encoded characters that servers take for others")?;

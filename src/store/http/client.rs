@@ -184,8 +184,10 @@ impl Client {
             }
         };
         let chunked = check_framing(url, answer.headers())?;
+        // Of an empty answer nobody keeps the length.
+        let says_length = answer.headers().contains_key(header::CONTENT_LENGTH);
         let content = Content::new(visited, answer, part, &self.settings);
-        if content.content_length.is_none() && !chunked {
+        if content.content_length.is_none() && !chunked && !says_length {
             report.warn(format_args!(
                 "{url}: the server does not say how long the image is, so a cut download cannot be noticed"
             ));

@@ -23,7 +23,19 @@ pub enum UrlError {
 impl ImageUrl {
     /// Parses an absolute URL.
     pub fn parse(text: &str) -> Result<Self, UrlError> {
-        Self::checked(Url::parse(text).map_err(UrlError::Syntax)?)
+        let url = Self::checked(Url::parse(text).map_err(UrlError::Syntax)?)?;
+        // Browsers, and `Url`, make a host of the path's first part where there is none.
+        let is_scheme = |scheme: &str| scheme.trim().eq_ignore_ascii_case(url.0.scheme());
+        match text.split_once("://").filter(|(scheme, _)| is_scheme(scheme)) {
+            Some((_, rest)) if !rest.starts_with(['/', '\\']) => Ok(url),
+            _ => Err(UrlError::Syntax(url::ParseError::EmptyHost)),
+        }
+    }
+
+    /// Whether `text` is meant as a URL, a wrong one included: it is no path, and may hold a password.
+    pub fn is_meant(text: &str) -> bool {
+        let starts = |scheme: &str| text.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme));
+        text.contains("://") || starts("http:") || starts("https:")
     }
 
     /// The target of a redirect: `location`, absolute or relative to this URL.
@@ -31,7 +43,9 @@ impl ImageUrl {
         Self::checked(self.0.join(location).map_err(UrlError::Syntax)?)
     }
 
-    fn checked(url: Url) -> Result<Self, UrlError> {
+    fn checked(mut url: Url) -> Result<Self, UrlError> {
+        // No server is asked for it: with any it is the same image.
+        url.set_fragment(None);
         match url.scheme() {
             "http" | "https" => Ok(ImageUrl(url)),
             other => Err(UrlError::Scheme(other.to_owned())),
@@ -75,10 +89,21 @@ mod tests {
     }
 
     #[test]
+    fn a_fragment_is_of_no_server() {
+        let url = ImageUrl::parse("https://h/a.raw?v=1#top").unwrap();
+        assert_eq!(url, ImageUrl::parse("https://h/a.raw?v=1").unwrap());
+        assert_eq!(url.join("/b.raw#x").unwrap(), ImageUrl::parse("https://h/b.raw").unwrap());
+    }
+
+    #[test]
     fn refuses_what_is_not_http() {
         assert_eq!(ImageUrl::parse("ftp://host/x"), Err(UrlError::Scheme("ftp".to_owned())));
         assert_eq!(ImageUrl::parse("file:///etc/shadow"), Err(UrlError::Scheme("file".to_owned())));
         assert!(matches!(ImageUrl::parse("http://"), Err(UrlError::Syntax(_))));
         assert!(matches!(ImageUrl::parse("https://ho st/x"), Err(UrlError::Syntax(_))));
+        // Browsers make a host of the path's first part.
+        for text in ["http:///srv/a.raw", "https:////h/a", "http:/h/a", "http:h/a", "HTTP:\\\\h\\a", "https://\\h/a"] {
+            assert_eq!(ImageUrl::parse(text), Err(UrlError::Syntax(url::ParseError::EmptyHost)), "{text}");
+        }
     }
 }

@@ -24,6 +24,7 @@ fn what_does_not_fit_is_refused_with_both_numbers_and_leaves_nothing() {
     let folder = test.settings.dir.display();
     let expected = format!("the download needs 3 MiB in the cache folder {folder}, which has ");
     let free = message.strip_prefix(&expected).unwrap_or_else(|| panic!("{message}"));
+    let free = free.strip_suffix(" (simpleimage cache list shows what can be removed)").unwrap();
     assert!(free.ends_with("iB free") || free.ends_with("bytes) free"), "{message}");
 
     let message = test.failure(&server.url("/chunked"), noon());

@@ -162,3 +162,22 @@ fn a_reinstall_touches_nothing_before_the_seed_is_at_hand() {
     script.run().fails(&["user_data, entry 1: ", "127.0.0.1"]);
     assert!(fs::read(target.path()).unwrap() == before, "the old system was touched");
 }
+
+#[test]
+fn check_finds_files_that_a_variant_names_and_has_not() {
+    let world = World::new();
+    let finding = |settings: &str| {
+        world.variant_file("config.toml", settings);
+        let found = world.tool(&["check", "default"]).run().output();
+        found.lines().find(|line| line.starts_with("error: variant default: ")).map(str::to_owned)
+    };
+    for parameter in ["ssh_keys", "user_data", "network_config"] {
+        let named = format!("{parameter} = \"mine.txt\"\n");
+        let line = finding(&named).unwrap();
+        assert!(line.contains(&format!("parameter {parameter}: ")) && line.contains("/user-data"), "{line}");
+        assert_eq!(finding(&format!("cloud_init = \"off\"\n{named}")), None, "nobody reads it");
+        let file = world.variant_file("user-data/mine.txt", "x");
+        assert_eq!(finding(&named), None);
+        fs::remove_file(file).unwrap();
+    }
+}

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::{KEY, SECRET, UUID, assert_verified, gpt_image, mbr_image, partitions, seeded};
 use crate::support::disk::{Disk, KINDS, Kind};
-use crate::support::images::{MIB, disk};
+use crate::support::images::{MIB, disk, encode};
 use crate::support::world::{World, tool};
 
 const SIZE: usize = 40 * MIB;
@@ -75,6 +75,15 @@ fn show_takes_disks_without_and_with_a_strange_seed() {
     File::options().write(true).open(&file).unwrap().write_all_at(&[0x55; 512], 512).unwrap();
     let text = seed(&world, "show", &file, &[]);
     assert!(text.contains("contents: the seed volume is damaged: "), "{text}");
+    for (image_type, words) in
+        [("qcow2", "in qcow2 format"), ("raw+gz", "in gz compression"), ("raw+xz", "in xz compression")]
+    {
+        let file = encode(&world, &disk(2 * MIB), image_type);
+        for verb in ["show", "remove"] {
+            let reason = format!("{} is {words}: only a disk or a raw image can be looked at", file.display());
+            world.tool(&["seed", verb, file.to_str().unwrap()]).run().fails(&[&reason]);
+        }
+    }
     world.tool(&["seed", "show", "/nonexistent"]).run().fails(&["opening disk /nonexistent: No such file"]);
 }
 
