@@ -98,3 +98,134 @@ impl Thin {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{AlignedBuf, Errno, Thin, Volume};
+    use std::cell::{Cell, RefCell};
+    use std::io;
+
+    const CHUNK: usize = 64 << 10;
+
+    /// A thin volume: chunks that the pool handed out, above what reads otherwise.
+    struct Model {
+        origin: Vec<u8>,
+        chunks: RefCell<Vec<Option<Vec<u8>>>>,
+        takes_back: bool,
+        reads: Cell<usize>,
+        writes: Cell<usize>,
+    }
+
+    impl Model {
+        fn new(origin: u8, chunks: &[Option<u8>], takes_back: bool) -> Self {
+            let chunks: Vec<_> = chunks.iter().map(|chunk| chunk.map(|byte| vec![byte; CHUNK])).collect();
+            let origin = vec![origin; chunks.len() * CHUNK];
+            Model { origin, chunks: chunks.into(), takes_back, reads: Cell::default(), writes: Cell::default() }
+        }
+
+        fn bytes(&self) -> Vec<u8> {
+            let chunks = self.chunks.borrow();
+            let origin = self.origin.chunks(CHUNK);
+            chunks.iter().zip(origin).flat_map(|(own, below)| own.clone().unwrap_or_else(|| below.to_vec())).collect()
+        }
+
+        fn handed_out(&self) -> usize {
+            self.chunks.borrow().iter().flatten().count()
+        }
+    }
+
+    impl Volume for Model {
+        fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
+            if !self.takes_back {
+                return Err(Errno::EOPNOTSUPP.into());
+            }
+            let (start, end) = (usize::try_from(offset).unwrap(), usize::try_from(offset + len).unwrap());
+            // Parts of chunks are left as they are.
+            for index in start.div_ceil(CHUNK)..end / CHUNK {
+                self.chunks.borrow_mut()[index] = None;
+            }
+            Ok(())
+        }
+
+        fn read(&self, buffer: &mut AlignedBuf, offset: u64, len: usize) -> io::Result<()> {
+            self.reads.set(self.reads.get() + 1);
+            let start = usize::try_from(offset).unwrap();
+            buffer[..len].copy_from_slice(&self.bytes()[start..start + len]);
+            Ok(())
+        }
+
+        fn write_zeros(&self, offset: u64, len: u64) -> io::Result<()> {
+            self.writes.set(self.writes.get() + 1);
+            let all = self.bytes();
+            for at in usize::try_from(offset).unwrap()..usize::try_from(offset + len).unwrap() {
+                let index = at / CHUNK;
+                let chunk = &mut self.chunks.borrow_mut()[index];
+                chunk.get_or_insert_with(|| all[index * CHUNK..(index + 1) * CHUNK].to_vec())[at % CHUNK] = 0;
+            }
+            Ok(())
+        }
+    }
+
+    fn thin() -> Thin {
+        Thin::of_pool("253:2 253:3 128 0 1 no_discard_passdown").unwrap()
+    }
+
+    /// What settling does: chunks that stay handed out, and writes.
+    fn settled(model: &Model, thin: &Thin) -> (usize, usize) {
+        let len = model.origin.len() as u64;
+        thin.settle(model, 0..len).unwrap();
+        assert!(model.bytes().iter().all(|byte| *byte == 0));
+        (model.handed_out(), model.writes.get())
+    }
+
+    #[test]
+    fn what_was_never_written_is_not_and_what_was_is_given_back() {
+        for chunks in [[None; 40], [Some(7); 40]] {
+            assert_eq!(settled(&Model::new(0, &chunks, true), &thin()), (0, 0));
+        }
+        // An origin below the volume shows through what was given back.
+        assert_eq!(settled(&Model::new(3, &[Some(7); 4], true), &thin()), (4, 1));
+        // 40 chunks are 2.5 MiB.
+        let model = Model::new(0, &[None; 40], true);
+        settled(&model, &thin());
+        assert_eq!(model.reads.get(), 3);
+    }
+
+    #[test]
+    fn a_pool_that_takes_nothing_back_is_asked_once_and_written_where_it_is_not_zero() {
+        let thin = thin();
+        let chunks: Vec<_> = (0..48).map(|index| (index % 16 == 5).then_some(9)).collect();
+        assert_eq!(settled(&Model::new(0, &chunks, false), &thin), (3, 3));
+        assert_eq!(settled(&Model::new(0, &chunks, true), &thin), (3, 3), "it was asked again");
+    }
+
+    #[test]
+    fn only_whole_chunks_are_left_to_the_pool() {
+        let (thin, size) = (thin(), 10 * CHUNK as u64 + 512);
+        let whole = |start: u64, end: u64| thin.whole_chunks(start..end, size);
+        let chunk = CHUNK as u64;
+        assert_eq!(whole(chunk, 3 * chunk), chunk..3 * chunk);
+        assert_eq!(whole(chunk + 1, 3 * chunk - 1), 2 * chunk..2 * chunk);
+        assert_eq!(whole(1, 2 * chunk + 9), chunk..2 * chunk);
+        assert_eq!(whole(chunk + 5, chunk + 9), chunk + 9..chunk + 9);
+        // The last chunk has no rest that could be written.
+        assert_eq!(whole(9 * chunk, size), 9 * chunk..size);
+        assert_eq!(thin.step(1), chunk);
+    }
+
+    #[test]
+    fn pools_that_do_not_zero_are_none() {
+        for (table, chunk) in [
+            ("253:2 253:3 128 0", Some(65536)),
+            ("253:2 253:3 1024 0 0", Some(524_288)),
+            ("253:2 253:3 128 0 2 ignore_discard error_if_no_space", Some(65536)),
+            ("253:2 253:3 128 0 1 skip_block_zeroing", None),
+            ("253:2 253:3 128 0 2 ignore_discard skip_block_zeroing", None),
+            ("253:2 253:3 0 0 0", None),
+            ("253:2 253:3", None),
+            ("", None),
+        ] {
+            assert_eq!(Thin::of_pool(table).map(|thin| thin.chunk), chunk, "{table}");
+        }
+    }
+}

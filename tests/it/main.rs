@@ -53,6 +53,7 @@ mod signals;
 mod signature;
 mod story;
 mod support;
+mod thin;
 mod tool;
 mod transfer;
 mod truncated;
