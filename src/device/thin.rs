@@ -16,6 +16,7 @@ use nix::errno::Errno;
 
 use super::AlignedBuf;
 use super::layers;
+use crate::fingerprint::is_zero;
 use crate::size::MIB;
 use crate::sys;
 
@@ -86,8 +87,10 @@ impl Thin {
         while at < range.end {
             let len = buffer.len().min(usize::try_from(range.end - at).unwrap_or(usize::MAX));
             volume.read(&mut buffer, at, len)?;
-            if let Some(first) = buffer[..len].iter().position(|byte| *byte != 0) {
-                let last = buffer[..len].iter().rposition(|byte| *byte != 0).unwrap_or(first);
+            if !is_zero(&buffer[..len]) {
+                let holds_something = |byte: &u8| *byte != 0;
+                let first = buffer[..len].iter().position(holds_something).unwrap_or(0);
+                let last = buffer[..len].iter().rposition(holds_something).unwrap_or(len - 1);
                 // Whole sectors, from the first that holds something to the last.
                 let start = first as u64 - first as u64 % SECTOR;
                 let end = (last as u64 + 1).next_multiple_of(SECTOR).min(len as u64);
