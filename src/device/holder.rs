@@ -7,6 +7,7 @@
 //! device that nobody uses.
 
 use std::fs::{File, OpenOptions};
+use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 
 use super::descriptor_path;
@@ -60,19 +61,21 @@ struct Scene<'d> {
 
 /// Who bars others from the disk, which somebody holds.
 pub(super) fn find(disk: &File) -> Option<User> {
-    let scene = Scene::of(disk)?;
+    let scene = Scene::of(disk).ok()?;
     scene.claim(Question::Use).or_else(|| scene.opener(Mode::Any))
 }
 
-/// Who uses the disk that is held. It may be open in this process, and in those that it started.
-pub(super) fn user(disk: &File) -> Option<User> {
+/// Who uses the disk that is held. It may be open in this process, and in those that it started. That nobody can tell is
+/// an error.
+pub(super) fn user(disk: &File) -> io::Result<Option<User>> {
     let scene = Scene::of(disk)?;
-    scene.claim(Question::Use).or_else(|| scene.opener(Mode::Writing)).or_else(|| scene.claimed_loop())
+    let claim = scene.claim(Question::Use);
+    Ok(claim.or_else(|| scene.opener(Mode::Writing)).or_else(|| scene.claimed_loop()))
 }
 
 /// Who can write to the file or block device, which is about to be read.
 pub(super) fn writer(image: &File) -> Option<User> {
-    let scene = Scene::of(image)?;
+    let scene = Scene::of(image).ok()?;
     scene.claim(Question::Writing).or_else(|| scene.opener(Mode::Writing))
 }
 
@@ -83,7 +86,7 @@ pub(super) fn is_open_unseen(file: &File) -> bool {
     if sys::nobody_can_write(file) != Some(false) {
         return false;
     }
-    let Some(scene) = Scene::of(file).filter(|scene| scene.mounts.is_local(scene.identity.file.0)) else {
+    let Some(scene) = Scene::of(file).ok().filter(|scene| scene.mounts.is_local(scene.identity.file.0)) else {
         return false;
     };
     let has_loops = scene.layers.iter().any(|layer| layer.kind == Kind::Loop);
@@ -104,12 +107,12 @@ pub(super) fn of_devices(layers: &[Layer]) -> Option<String> {
 }
 
 impl<'d> Scene<'d> {
-    fn of(disk: &'d File) -> Option<Self> {
+    fn of(disk: &'d File) -> io::Result<Self> {
         let (mounts, swaps) = (Mounts::now(), Swaps::now());
-        let identity = sys::look(&descriptor_path(disk)).ok()?;
-        let on = layers::on(disk, &mounts).ok()?;
+        let identity = sys::look(&descriptor_path(disk))?;
+        let on = layers::on(disk, &mounts)?;
         let below = identity.block_device.map(layers::below).unwrap_or_default();
-        Some(Scene { disk, identity, layers: [below, on].concat(), mounts, swaps })
+        Ok(Scene { disk, identity, layers: [below, on].concat(), mounts, swaps })
     }
 
     /// What stays until somebody ends it: mounts and swap, then what was made out of the disk.

@@ -71,6 +71,14 @@ pub enum DeviceError {
         /// Whether that is known to be more than a process, which may be about to end.
         lasting: bool,
     },
+    /// Whether it is in use can't be known.
+    #[error("looking who uses disk {path} (is /sys mounted?)", path = path.display())]
+    Look {
+        /// The disk.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// A disk of no size.
     #[error("disk {path} has size 0", path = .0.display())]
     Empty(PathBuf),

@@ -56,21 +56,26 @@ impl Target {
     }
 
     fn open_now(path: &Path) -> Result<Self, DeviceError> {
-        let open_error = |source| DeviceError::Open { path: path.to_owned(), source };
         // Asked before we are one of those.
         let unseen = open_file(path).is_ok_and(|file| file.is_some_and(|file| holder::is_open_unseen(&file)));
+        Self::hold(path, |file| refuse_others(file, unseen, path))
+    }
+
+    /// Memory that nobody else can have, for what tries many in a second.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn in_memory(memory: &File) -> Result<Self, DeviceError> {
+        Self::hold(&descriptor_path(memory), |_| Ok(()))
+    }
+
+    fn hold(path: &Path, check: impl FnOnce(&File) -> Result<(), DeviceError>) -> Result<Self, DeviceError> {
+        let open_error = |source| DeviceError::Open { path: path.to_owned(), source };
         let (file, kind, size) = open_disk(path, OpenOptions::new().read(true).write(true), libc::O_EXCL)?;
-        refuse_others(&file, unseen, path)?;
+        check(&file)?;
         let direct = OpenOptions::new().write(true).custom_flags(libc::O_DIRECT).open(descriptor_path(&file)).ok();
-        let held = HeldDisk {
-            lock: lock(&file, path)?,
-            path: path.to_owned(),
-            kind,
-            size,
-            unbootable: AtomicBool::new(false),
-        };
         let zeroing = Zeroing::of(&file, kind).map_err(open_error)?;
-        Ok(Target { file, held: Arc::new(held), direct, direct_works: AtomicBool::new(true), zeroing })
+        let (lock, path) = (lock(&file, path)?, path.to_owned());
+        let held = Arc::new(HeldDisk { lock, path, kind, size, unbootable: AtomicBool::new(false) });
+        Ok(Target { file, held, direct, direct_works: AtomicBool::new(true), zeroing })
     }
 
     /// As Ganeti named it.
@@ -197,7 +202,8 @@ fn open_file(path: &Path) -> io::Result<Option<File>> {
 fn refuse_others(file: &File, unseen: bool, path: &Path) -> Result<(), DeviceError> {
     lock_bytes(file, QEMU.0, QEMU.1).map_err(|err| lock_error(err, file, path))?;
     let unknown = || unseen.then(|| User::passing(holder::UNSEEN.to_owned()));
-    holder::user(file).or_else(unknown).map_or(Ok(()), |user| Err(used(path, user)))
+    let user = holder::user(file).map_err(|source| DeviceError::Look { path: path.to_owned(), source })?;
+    user.or_else(unknown).map_or(Ok(()), |user| Err(used(path, user)))
 }
 
 /// Locked by who writes a disk, hooks included. The bytes lie far behind any disk's end and outside the ones qemu locks

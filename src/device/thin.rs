@@ -23,6 +23,9 @@ use crate::sys;
 /// Sectors of the device mapper, in bytes.
 const SECTOR: u64 = 512;
 
+/// One read, in bytes: most of its cost is the request's. Measured, in an emulated machine: a third of the time of 1 MiB.
+const STEP: u64 = 8 * MIB;
+
 /// What settling does to a volume.
 pub(super) trait Volume {
     /// Gives a range back to the pool.
@@ -82,7 +85,7 @@ impl Thin {
                 done => done?,
             }
         }
-        let mut buffer = AlignedBuf::new(usize::try_from(MIB.min(range.end - range.start)).map_err(io::Error::other)?);
+        let mut buffer = AlignedBuf::new(usize::try_from(STEP.min(range.end - range.start)).map_err(io::Error::other)?);
         let mut at = range.start;
         while at < range.end {
             let len = buffer.len().min(usize::try_from(range.end - at).unwrap_or(usize::MAX));
@@ -188,8 +191,8 @@ mod tests {
         }
         // An origin below the volume shows through what was given back.
         assert_eq!(settled(&Model::new(3, &[Some(7); 4], true), &thin()), (4, 1));
-        // 40 chunks are 2.5 MiB.
-        let model = Model::new(0, &[None; 40], true);
+        // 320 chunks are 20 MiB.
+        let model = Model::new(0, &[None; 320], true);
         settled(&model, &thin());
         assert_eq!(model.reads.get(), 3);
     }
