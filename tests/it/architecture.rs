@@ -72,7 +72,7 @@ const MODULES: [(&str, &[&str]); 27] = [
     ("write", &["device", "fingerprint", "partition", "process", "sandbox", "size"]),
     ("volume", &["device", "partition", "size"]),
     ("partition", &["device", "size"]),
-    ("device", &["size", "sys"]),
+    ("device", &["fingerprint", "size", "sys"]),
     ("signature", &["process", "sandbox"]),
     ("signals", &["process", "report", "sys"]),
     ("process", &["sys"]),
