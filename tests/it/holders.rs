@@ -9,10 +9,10 @@ use crate::support::disk::{Disk, KINDS, Kind};
 use crate::support::images::{MIB, disk, encode};
 use crate::support::world::{Outcome, World, tool, wait_until};
 
-const SIZE: usize = 32 * MIB;
+pub(crate) const SIZE: usize = 32 * MIB;
 
 /// `create` on the disk, as a new instance and as a reinstall, is refused for these reasons, and changes no byte.
-fn refused(world: &World, path: &Path, backing: &Path, reasons: &[&str]) {
+pub(crate) fn refused(world: &World, path: &Path, backing: &Path, reasons: &[&str]) {
     let image = encode(world, &disk(2 * MIB), "raw");
     let before = fs::read(backing).unwrap();
     for reinstall in ["0", "1"] {
@@ -23,7 +23,7 @@ fn refused(world: &World, path: &Path, backing: &Path, reasons: &[&str]) {
 }
 
 /// Something to undo, whatever becomes of the test.
-struct Undo(&'static str, Vec<String>);
+pub(crate) struct Undo(pub(crate) &'static str, pub(crate) Vec<String>);
 
 impl Drop for Undo {
     fn drop(&mut self) {
@@ -31,7 +31,7 @@ impl Drop for Undo {
     }
 }
 
-struct Running(Child);
+pub(crate) struct Running(pub(crate) Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -40,16 +40,37 @@ impl Drop for Running {
     }
 }
 
-fn text(path: &Path) -> &str {
+pub(crate) fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-fn mount(device: &Path, at: &Path) -> Undo {
+pub(crate) fn mount(device: &Path, at: &Path) -> Undo {
     tool("mkfs.ext4", &["-qF", text(device)]);
     fs::create_dir(at).unwrap();
     // A file system that may be written to is, at any time, by a thread of the kernel.
     tool("mount", &["-o", "ro", text(device), text(at)]);
     Undo("umount", vec![text(at).to_owned()])
+}
+
+/// `loop0` of `/dev/loop0`.
+pub(crate) fn kernel_name(device: &Path) -> &str {
+    device.file_name().unwrap().to_str().unwrap()
+}
+
+/// Waits for the line "ready" of a program that goes on until its standard input ends.
+pub(crate) fn ready(mut command: Command) -> Running {
+    let mut running = Running(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap());
+    let mut line = [0; 6];
+    std::io::Read::read_exact(running.0.stdout.as_mut().unwrap(), &mut line).unwrap();
+    assert_eq!(&line, b"ready\n");
+    running
+}
+
+/// A shell that runs `script`, says that it is ready, and goes on.
+pub(crate) fn shell(script: &str) -> Running {
+    let mut command = Command::new("sh");
+    command.args(["-ec", &format!("{script}; echo ready; exec cat")]);
+    ready(command)
 }
 
 #[test]
@@ -137,7 +158,7 @@ fn a_disk_file_that_is_mounted_or_written_through_a_loop_device() {
     {
         let _mounted = mount(device.path(), &place);
         tool("sync", &["-f", text(&place)]);
-        let reason = format!("it is attached to {}, which is mounted on {}", text(device.path()), place.display());
+        let reason = format!("the loop device {} on it is mounted on {}", kernel_name(device.path()), place.display());
         refused(&world, file.path(), &world.path("disk0"), &[&reason]);
     }
     device.wait_until_unmounted();

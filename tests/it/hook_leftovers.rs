@@ -147,7 +147,7 @@ fn a_device_that_somebody_uses_is_named_with_who_does() {
         let outcome = waiting.finish();
         tool("umount", &[text(&mount)]);
         let name = made.file_name().unwrap().to_str().unwrap();
-        let user = format!("the loop device {name} is mounted on {} (unmount that first)", mount.display());
+        let user = format!("the loop device {name} on it is mounted on {} (unmount that first)", mount.display());
         outcome.fails(&["is still in use after the hooks: ", &user]);
         let given = usize::from(kind == Kind::Block);
         wait_until("it is detached", || loops_over(&world.path("disk0")).len() == given);

@@ -103,6 +103,9 @@ fn without_a_fault_it_says_nothing_and_without_being_asked_it_reads_nothing() {
     }
 }
 
+/// The other thread may not get its turn between the writing and the reading; so often it is tried.
+const TRIES: usize = 20;
+
 /// Writes over a byte again and again, until it is dropped.
 fn keep_spoiling<T>(backing: &Path, at: usize, work: impl FnOnce() -> T) -> T {
     let file = OpenOptions::new().write(true).open(backing).unwrap();
@@ -131,17 +134,20 @@ fn the_zeros_behind_the_image_and_the_boot_area_are_read_back_too() {
         for kind in KINDS {
             let stale = Disk::stale(&world, "disk0", kind, SIZE);
             let target = Target::open(stale.path()).unwrap();
-            let writer = DiskWriter::begin(&target, VERIFIED).unwrap();
-            write::raw_file(&File::open(&file).unwrap(), 20 * MIB as u64, &writer, None).unwrap();
-            let outcome = if what == "the boot area" {
-                let boot = writer.fill(20 * MIB as u64, |_| Ok(())).unwrap().sync().unwrap();
-                keep_spoiling(&world.path("disk0"), at, || boot.commit())
-            } else {
-                keep_spoiling(&world.path("disk0"), at, || {
-                    writer.fill(20 * MIB as u64, |_| Ok(())).and_then(Whole::sync).map(drop)
-                })
+            let attempt = || {
+                let writer = DiskWriter::begin(&target, VERIFIED).unwrap();
+                write::raw_file(&File::open(&file).unwrap(), 20 * MIB as u64, &writer, None).unwrap();
+                let outcome = if what == "the boot area" {
+                    let boot = writer.fill(20 * MIB as u64, |_| Ok(())).unwrap().sync().unwrap();
+                    keep_spoiling(&world.path("disk0"), at, || boot.commit())
+                } else {
+                    keep_spoiling(&world.path("disk0"), at, || {
+                        writer.fill(20 * MIB as u64, |_| Ok(())).and_then(Whole::sync).map(drop)
+                    })
+                };
+                outcome.err()
             };
-            let error = outcome.unwrap_err().to_string();
+            let error = (0..TRIES).find_map(|_| attempt()).expect("the byte was never spoiled in time").to_string();
             assert!(error.contains(&format!("bytes {at} to {at} ({what}) differ")), "{kind:?}: {error}");
             drop(target);
             let first_mib = &stale.bytes()[..MIB];

@@ -163,7 +163,11 @@ fn an_image_that_is_mounted_writable_through_a_loop_device() {
         taken(&world, &image, &fs::read(&image).unwrap());
         let mounted = Undo("umount", vec![text(&place).to_owned()]);
         tool("mount", &[text(device.path()), text(&place)]);
-        let reason = format!("{} is mounted on {} (unmount that first)", text(device.path()), place.display());
+        let reason = format!(
+            "the loop device {} on it is mounted on {} (unmount that first)",
+            device.path().file_name().unwrap().display(),
+            place.display()
+        );
         refused(&world, &image, &[&reason]);
         drop(mounted);
         device.wait_until_unmounted();

@@ -9,7 +9,9 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use super::layers;
 use super::loopback;
+use super::mounts::Mounts;
 use super::target;
 use crate::node::sys;
 
@@ -28,7 +30,7 @@ pub struct LeftDevice {
 
 /// The loop devices that runs attached which are over.
 pub fn left_devices() -> io::Result<Vec<LeftDevice>> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+    let mounts = Mounts::now();
     let mut names: Vec<_> =
         fs::read_dir("/sys/block")?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<_>>()?;
     names.sort();
@@ -37,7 +39,7 @@ pub fn left_devices() -> io::Result<Vec<LeftDevice>> {
     found.flatten().collect()
 }
 
-fn left_device(name: &str, mounts: &str) -> io::Result<Option<LeftDevice>> {
+fn left_device(name: &str, mounts: &Mounts) -> io::Result<Option<LeftDevice>> {
     let folder = Path::new("/sys/block").join(name);
     // Bound to nothing, or not any more.
     let Ok(disk) = fs::read_to_string(folder.join("loop/backing_file")) else { return Ok(None) };
@@ -49,9 +51,10 @@ fn left_device(name: &str, mounts: &str) -> io::Result<Option<LeftDevice>> {
     if file.as_ref().filter(|file| same(file)).is_some_and(target::is_attended) {
         return Ok(None);
     }
-    let holders = fs::read_dir(folder.join("holders")).into_iter().flatten().flatten();
-    let held_by = holders.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-    let mounted_on = mounts.lines().filter_map(|line| mount_of(line, &device)).collect();
+    let Some(number) = layers::number_in(&folder) else { return Ok(None) };
+    let held_by = layers::made_of(number).into_iter().map(|made| made.name).collect();
+    let parts = layers::partitions(number).into_iter().map(|part| part.number);
+    let mounted_on = [number].into_iter().chain(parts).flat_map(|number| mounts.own_places(number)).collect();
     Ok(Some(LeftDevice { device, disk, mounted_on, held_by }))
 }
 
@@ -65,43 +68,5 @@ fn bound_by_us(device: &Path) -> io::Result<Option<(u64, u64)>> {
         // Detached meanwhile, or no node for it here.
         Err(err) if matches!(err.raw_os_error(), Some(libc::ENOENT | libc::ENXIO)) => Ok(None),
         Err(err) => Err(err),
-    }
-}
-
-/// The mount point in a line of mountinfo (proc_pid_mountinfo(5)), if `device` or a partition of it is mounted there.
-fn mount_of(line: &str, device: &Path) -> Option<PathBuf> {
-    let (mount, file_system) = line.split_once(" - ")?;
-    let source = file_system.split(' ').nth(1)?;
-    let partition = source.strip_prefix(device.to_str()?)?;
-    let number = partition.strip_prefix('p').unwrap_or(partition);
-    let ours = partition.is_empty() || (number.len() < partition.len() && number.bytes().all(|c| c.is_ascii_digit()));
-    ours.then(|| mount.split(' ').nth(4).map(unescaped)).flatten()
-}
-
-/// Blanks and the like are in octal there.
-fn unescaped(text: &str) -> PathBuf {
-    [(r"\040", " "), (r"\011", "\t"), (r"\012", "\n"), (r"\134", "\\")]
-        .iter()
-        .fold(text.to_owned(), |text, (octal, plain)| text.replace(octal, plain))
-        .into()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::mount_of;
-    use std::path::{Path, PathBuf};
-
-    #[test]
-    fn mounts_of_the_device_and_its_partitions_are_found() {
-        let mount = |source: &str| {
-            let line = format!(r"36 35 7:1 / /mnt/a\040b rw,noatime shared:1 - ext4 {source} rw");
-            mount_of(&line, Path::new("/dev/loop1"))
-        };
-        for source in ["/dev/loop1", "/dev/loop1p2"] {
-            assert_eq!(mount(source), Some(PathBuf::from("/mnt/a b")), "{source}");
-        }
-        for source in ["/dev/loop12", "/dev/loop", "/dev/loop1px", "/dev/loop12p1", "tmpfs"] {
-            assert_eq!(mount(source), None, "{source}");
-        }
     }
 }

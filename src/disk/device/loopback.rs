@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use loopdev::LoopControl;
 
-use super::stacked::{self, Before};
+use super::leftovers::Before;
 use super::{DiskKind, HeldDisk, holder, target};
 use crate::node::sys;
 
@@ -171,7 +171,7 @@ fn wait_until_unused(device: &Path, disk: &HeldDisk, before: &Before, start: Ins
             return Ok(());
         }
         if start.elapsed() > PATIENCE {
-            let user = stacked::user(&made).or_else(|| holder::find(disk.file()).map(|(words, _)| words));
+            let user = holder::of_devices(&made).or_else(|| holder::find(disk.file()).map(|user| user.words));
             let user = user.unwrap_or_else(|| "a hook must unmount and close it".to_owned());
             return Err(HookDeviceError::StillUsed { device: device.to_owned(), path: disk.path().to_owned(), user });
         }

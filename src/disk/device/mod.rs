@@ -4,22 +4,28 @@
 mod buffer;
 mod bytes;
 mod holder;
+mod layers;
 mod left;
+mod leftovers;
 mod loopback;
+mod mounts;
+mod processes;
 mod sentinel;
 mod source;
-mod stacked;
+mod swaps;
 mod target;
+mod thin;
 mod writer;
+mod zeroing;
 
 pub use buffer::{ALIGNMENT, AlignedBuf};
 pub(crate) use bytes::Memory;
 pub use bytes::{FileBytes, ReadAt, WriteAt};
 pub use left::{LeftDevice, left_devices};
+pub use leftovers::Before;
 pub use loopback::{HookDevice, HookDeviceError};
 pub use sentinel::Sentinel;
 pub use source::{DirectReader, SourceDisk};
-pub use stacked::Before;
 pub use target::{HeldDisk, Target};
 pub use writer::writer_of;
 
@@ -30,6 +36,7 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::node::sys;
+use holder::User;
 
 /// What a disk is to the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +70,14 @@ pub enum DeviceError {
         user: String,
         /// Whether that is known to be more than a process, which may be about to end.
         lasting: bool,
+    },
+    /// Whether it is in use can't be known.
+    #[error("looking who uses disk {path} (is /sys mounted?)", path = path.display())]
+    Look {
+        /// The disk.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
     },
     /// A disk of no size.
     #[error("disk {path} has size 0", path = .0.display())]
@@ -103,9 +118,12 @@ fn busy(path: &Path, disk: &File) -> DeviceError {
         let words = format!(
             "it is mounted, part of another device, or another program holds it (see lsblk and fuser -v {path}; stop that first)"
         );
-        (words, false)
+        User::passing(words)
     };
-    let (user, lasting) = holder::find(disk).unwrap_or_else(unknown);
+    used(path, holder::find(disk).unwrap_or_else(unknown))
+}
+
+fn used(path: &Path, User { words: user, lasting }: User) -> DeviceError {
     DeviceError::Busy { path: path.to_owned(), user, lasting }
 }
 

@@ -49,7 +49,7 @@ impl Drop for Sentinel {
 #[cfg(test)]
 mod tests {
     use super::Sentinel;
-    use crate::disk::device::HeldDisk;
+    use crate::disk::device::Target;
     use std::time::{Duration, Instant};
 
     #[test]
@@ -57,7 +57,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let old = vec![0xa5; 3 << 20];
         std::fs::write(file.path(), &old).unwrap();
-        let disk = HeldDisk::open(file.path()).unwrap();
+        let disk = Target::open(file.path()).unwrap().release();
         drop(Sentinel::start(&disk, 1 << 20).unwrap());
         assert!(std::fs::read(file.path()).unwrap() == old);
         let Sentinel { shell, _pipe } = &mut Sentinel::start(&disk, 1 << 20).unwrap();

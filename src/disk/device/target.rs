@@ -1,32 +1,19 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! The disk that is written: ranges of bytes and ranges of zeros, at any offset.
 
-use std::fs::{File, Metadata, OpenOptions, read_to_string};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io;
-use std::ops::RangeInclusive;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, FcntlArg, PosixFadviseAdvice, fallocate, fcntl, posix_fadvise};
-use nix::sys::stat::{major, minor};
+use nix::fcntl::{FcntlArg, PosixFadviseAdvice, fcntl, posix_fadvise};
 
-use super::{ALIGNMENT, AlignedBuf, DeviceError, DirectReader, DiskKind, busy, descriptor_path, holder, open_disk};
-use crate::node::size::MIB;
-use crate::node::sys;
-
-/// The least and the most bytes of one zeroing call.
-const ZERO_STEPS: RangeInclusive<u64> = MIB..=64 * MIB;
-
-/// Bytes of the first one; the next are longer or shorter, as the disk is fast or slow.
-const FIRST_ZERO_STEP: u64 = 4 * MIB;
-
-/// A zeroing call should take no longer: nothing ends it before it is done, so a signal has to wait for it. Measured at
-/// 20 MB/s: with calls of 64 MiB SIGTERM took 3.2 s.
-const ZERO_TIME: Duration = Duration::from_millis(100);
+use super::holder::{self, User};
+use super::zeroing::Zeroing;
+use super::{ALIGNMENT, DeviceError, DirectReader, DiskKind, busy, descriptor_path, open_disk, used};
 
 /// How long a disk may be busy before that is an error.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -40,10 +27,7 @@ pub struct Target {
     /// The same disk past the page cache, where the device takes direct I/O.
     direct: Option<File>,
     direct_works: AtomicBool,
-    sector: u64,
-    ranges_work: AtomicBool,
-    /// Bytes of the next zeroing call.
-    zero_step: AtomicU64,
+    zeroing: Zeroing,
 }
 
 /// A disk that stays locked against a second create, but is open for others: hooks mount it.
@@ -72,32 +56,26 @@ impl Target {
     }
 
     fn open_now(path: &Path) -> Result<Self, DeviceError> {
+        // Asked before we are one of those.
+        let unseen = open_file(path).is_ok_and(|file| file.is_some_and(|file| holder::is_open_unseen(&file)));
+        Self::hold(path, |file| refuse_others(file, unseen, path))
+    }
+
+    /// Memory that nobody else can have, for what tries many in a second.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn in_memory(memory: &File) -> Result<Self, DeviceError> {
+        Self::hold(&descriptor_path(memory), |_| Ok(()))
+    }
+
+    fn hold(path: &Path, check: impl FnOnce(&File) -> Result<(), DeviceError>) -> Result<Self, DeviceError> {
         let open_error = |source| DeviceError::Open { path: path.to_owned(), source };
         let (file, kind, size) = open_disk(path, OpenOptions::new().read(true).write(true), libc::O_EXCL)?;
-        let sector = match kind {
-            DiskKind::Block => sys::sector_size(&file).map_err(open_error)?,
-            DiskKind::File => 1,
-        };
-        refuse_others(&file, kind, path)?;
+        check(&file)?;
         let direct = OpenOptions::new().write(true).custom_flags(libc::O_DIRECT).open(descriptor_path(&file)).ok();
-        let held = HeldDisk {
-            lock: lock(&file, path)?,
-            path: path.to_owned(),
-            kind,
-            size,
-            unbootable: AtomicBool::new(false),
-        };
-        let works = || AtomicBool::new(true);
-        let held = Arc::new(held);
-        Ok(Target {
-            file,
-            held,
-            direct,
-            direct_works: works(),
-            sector,
-            ranges_work: works(),
-            zero_step: FIRST_ZERO_STEP.into(),
-        })
+        let zeroing = Zeroing::of(&file, kind).map_err(open_error)?;
+        let (lock, path) = (lock(&file, path)?, path.to_owned());
+        let held = Arc::new(HeldDisk { lock, path, kind, size, unbootable: AtomicBool::new(false) });
+        Ok(Target { file, held, direct, direct_works: AtomicBool::new(true), zeroing })
     }
 
     /// As Ganeti named it.
@@ -178,34 +156,19 @@ impl Target {
         DirectReader::new(&self.file)
     }
 
-    /// Makes `len` bytes at `offset` read zero: by range where the disk can (a file keeps its holes), else by writing.
+    /// Makes `len` bytes at `offset` read zero: by range where the disk can (a file keeps its holes, a thin volume its
+    /// room), else by writing.
     pub fn zero(&self, offset: u64, len: u64) -> io::Result<()> {
-        let end = offset + len;
-        let first = offset.next_multiple_of(self.sector).min(end);
-        let last = (end - end % self.sector).max(first);
-        self.write_zeros(offset, first - offset)?;
-        let mut at = first;
-        while at < last {
-            let step = self.zero_step.load(Ordering::Relaxed).min(last - at);
-            let start = Instant::now();
-            if !self.ranges_work.load(Ordering::Relaxed) || !self.zero_range(at, step)? {
-                self.write_zeros(at, step)?;
-            }
-            self.zero_step.store(next_zero_step(step, start.elapsed()), Ordering::Relaxed);
-            at += step;
-        }
-        self.write_zeros(last, end - last)
+        self.zeroing.zero(self, offset, len)
     }
 
-    /// Whether zeroing all of the disk costs next to nothing: a file, or a device that zeroes ranges by itself.
+    pub(super) fn zeroing(&self) -> &Zeroing {
+        &self.zeroing
+    }
+
+    /// Whether zeroing all of the disk costs next to nothing.
     pub fn zeroes_cheaply(&self) -> bool {
-        if self.kind() == DiskKind::File {
-            return self.ranges_work.load(Ordering::Relaxed);
-        }
-        let Ok(data) = self.file.metadata() else { return false };
-        let limit =
-            format!("/sys/dev/block/{}:{}/queue/write_zeroes_max_bytes", major(data.rdev()), minor(data.rdev()));
-        read_to_string(limit).is_ok_and(|text| text.trim().parse().is_ok_and(|bytes: u64| bytes > 0))
+        self.zeroing.is_cheap(self)
     }
 
     /// All that was written is on stable storage, or an error: `fsync` reports what the page cache failed to write.
@@ -221,58 +184,26 @@ impl Target {
         }
         Ok(())
     }
-
-    fn zero_range(&self, offset: u64, len: u64) -> io::Result<bool> {
-        let done = match self.kind() {
-            DiskKind::Block => sys::zero_out(&self.file, offset, len),
-            DiskKind::File => {
-                let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-                let range = (offset.try_into().map_err(io::Error::other)?, len.try_into().map_err(io::Error::other)?);
-                fallocate(&self.file, flags, range.0, range.1).map_err(io::Error::from)
-            }
-        };
-        match done.as_ref().err().and_then(io::Error::raw_os_error).map(Errno::from_raw) {
-            // Not offered by this file system or device: write them.
-            Some(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::ENOTTY | Errno::EINVAL) => {
-                self.ranges_work.store(false, Ordering::Relaxed);
-                Ok(false)
-            }
-            _ => done.map(|()| true),
-        }
-    }
-
-    fn write_zeros(&self, offset: u64, len: u64) -> io::Result<()> {
-        if len == 0 {
-            return Ok(());
-        }
-        let zeros = AlignedBuf::new(usize::try_from(len.min(MIB)).map_err(io::Error::other)?);
-        let mut at = 0;
-        while at < len {
-            let step = usize::try_from((len - at).min(zeros.len() as u64)).map_err(io::Error::other)?;
-            self.write_at(&zeros[..step], offset + at)?;
-            at += step as u64;
-        }
-        Ok(())
-    }
 }
 
 /// The first and the number of the bytes by which qemu's block/file-posix.c tells of an open image: whoever has it open
 /// read-locks one from 100 on for each thing it does, and one from 200 on for each that it lets nobody else do.
 const QEMU: (i64, i64) = (100, 200);
 
-/// Sees to it that no qemu and no loop device uses the disk, which O_EXCL does not tell of a file. While all of qemu's
-/// bytes are write-locked, no qemu starts on the disk either.
-fn refuse_others(file: &File, kind: DiskKind, path: &Path) -> Result<(), DeviceError> {
-    lock_bytes(file, QEMU.0, QEMU.1).map_err(|err| lock_error(err, file, path))?;
-    let user = if kind == DiskKind::File { holder::loop_user(file) } else { None };
-    user.map_or(Ok(()), |(user, lasting)| Err(DeviceError::Busy { path: path.to_owned(), user, lasting }))
+/// Opens what is at `path` for reading if it is a regular file.
+fn open_file(path: &Path) -> io::Result<Option<File>> {
+    let probe = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(path)?;
+    let is_file = probe.metadata()?.is_file();
+    is_file.then(|| File::open(descriptor_path(&probe))).transpose()
 }
 
-/// How long the next zeroing call should be after one of `step` bytes took `time`.
-fn next_zero_step(step: u64, time: Duration) -> u64 {
-    let next = if time > ZERO_TIME { step / 2 } else { step.max(FIRST_ZERO_STEP / 2) * 2 };
-    // Whole MiB, so that calls begin where the disk's sectors do.
-    next.clamp(*ZERO_STEPS.start(), *ZERO_STEPS.end()) / MIB * MIB
+/// Sees to it that nobody uses the disk, of which O_EXCL tells only a part, and of a file nothing. While all of qemu's bytes
+/// are write-locked, no qemu starts on the disk either. `unseen`: the kernel knew of somebody who could write.
+fn refuse_others(file: &File, unseen: bool, path: &Path) -> Result<(), DeviceError> {
+    lock_bytes(file, QEMU.0, QEMU.1).map_err(|err| lock_error(err, file, path))?;
+    let unknown = || unseen.then(|| User::passing(holder::UNSEEN.to_owned()));
+    let user = holder::user(file).map_err(|source| DeviceError::Look { path: path.to_owned(), source })?;
+    user.or_else(unknown).map_or(Ok(()), |user| Err(used(path, user)))
 }
 
 /// Locked by who writes a disk, hooks included. The bytes lie far behind any disk's end and outside the ones qemu locks
@@ -337,12 +268,6 @@ pub(super) fn lock_of(kind: i32, start: i64, len: i64) -> io::Result<libc::flock
 }
 
 impl HeldDisk {
-    /// Opens and locks the disk at `path`, which others may hold exclusively.
-    pub fn open(path: &Path) -> Result<Self, DeviceError> {
-        let (file, kind, size) = open_disk(path, OpenOptions::new().read(true).write(true), 0)?;
-        Ok(HeldDisk { lock: lock(&file, path)?, path: path.to_owned(), kind, size, unbootable: AtomicBool::new(false) })
-    }
-
     /// As Ganeti named it.
     pub fn path(&self) -> &Path {
         &self.path
@@ -389,23 +314,5 @@ impl HeldDisk {
             Err(err) if err.kind() == io::ErrorKind::ResourceBusy => Ok(true),
             Err(err) => Err(err),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::next_zero_step;
-    use crate::node::size::MIB;
-    use std::time::Duration;
-
-    #[test]
-    fn zeroing_calls_are_as_long_as_the_disk_is_fast() {
-        let (fast, slow) = (Duration::from_millis(1), Duration::from_secs(3));
-        let steps = |time, count| (0..count).fold(4 * MIB, |step, _| next_zero_step(step, time));
-        assert_eq!([steps(fast, 1), steps(fast, 9)], [8 * MIB, 64 * MIB]);
-        assert_eq!([steps(slow, 1), steps(slow, 9)], [2 * MIB, MIB]);
-        // The rest of a range says little about the disk, and has any length.
-        assert_eq!(next_zero_step(512, fast), 4 * MIB);
-        assert_eq!(next_zero_step(5 * MIB - 512, slow), 2 * MIB);
     }
 }

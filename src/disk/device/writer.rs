@@ -5,12 +5,11 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileTypeExt;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, fcntl};
 
-use super::holder;
+use super::holder::{self, User};
 use super::target::lock_of;
 use crate::node::sys;
 
@@ -30,29 +29,20 @@ pub fn writer_of(image: &File) -> Option<String> {
     let start = Instant::now();
     loop {
         match look(image) {
-            Some((_, false)) if start.elapsed() < PATIENCE => std::thread::sleep(PATIENCE / 40),
-            found => return found.map(|(words, _)| words),
+            Some(User { lasting: false, .. }) if start.elapsed() < PATIENCE => std::thread::sleep(PATIENCE / 40),
+            found => return found.map(|user| user.words),
         }
     }
 }
 
-/// The same at this moment; the second is whether that is a mount or the like, which stays, and not only a process.
-fn look(image: &File) -> Option<(String, bool)> {
-    let is_device = image.metadata().is_ok_and(|data| data.file_type().is_block_device());
+/// The same at this moment.
+fn look(image: &File) -> Option<User> {
     let qemu = qemu_writes(image);
-    let nobody = sys::nobody_can_write(image);
-    if !qemu && nobody == Some(true) {
+    if !qemu && sys::nobody_can_write(image) == Some(true) {
         return None;
     }
-    let named = if is_device { holder::device_writer(image) } else { holder::file_writer(image) };
-    let unnamed = || {
-        // An idle loop device has its file open too.
-        let unknown = qemu || (nobody == Some(false) && !holder::has_loops(image));
-        let words =
-            "a program has it open that can't be seen here, maybe on another node (see fuser -v; stop that first)";
-        unknown.then(|| (words.to_owned(), false))
-    };
-    named.or_else(unnamed)
+    let unseen = || (qemu || holder::is_open_unseen(image)).then(|| User::passing(holder::UNSEEN.to_owned()));
+    holder::writer(image).or_else(unseen)
 }
 
 /// Whether a qemu writes to the image or lets nobody read it; from now on it does not start to. A file system without

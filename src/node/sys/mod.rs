@@ -3,10 +3,14 @@
 #![allow(unsafe_code)]
 
 mod confine;
+mod look;
+mod mapper;
 mod start;
 mod streams;
 
 pub(crate) use confine::{Capabilities, Confinement, confine, lower_limit};
+pub(crate) use look::{Identity, look};
+pub(crate) use mapper::mapper_target;
 pub(crate) use start::{fork, fork_namespace, keep_open, settle_signals, start, tie_child};
 pub(crate) use streams::standard_output_was_open;
 
@@ -36,6 +40,7 @@ mod ioctl {
     nix::ioctl_read!(blk_get_size64, 0x12, 114, u64);
     nix::ioctl_read_bad!(blk_get_sector_size, 0x1268, libc::c_int);
     nix::ioctl_write_ptr_bad!(blk_zero_out, 0x127f, [u64; 2]);
+    nix::ioctl_write_ptr_bad!(blk_discard, 0x1277, [u64; 2]);
     // linux/loop.h
     nix::ioctl_write_ptr_bad!(loop_configure, 0x4c0a, LoopConfig);
     nix::ioctl_read_bad!(loop_get_status64, 0x4c05, [u64; 29]);
@@ -79,11 +84,19 @@ pub(crate) fn sector_size(device: &File) -> io::Result<u64> {
     u64::try_from(size).map_err(io::Error::other)
 }
 
-/// Makes a range of a block device read zero (BLKZEROOUT): by the device where it can, else the kernel writes zeros.
+/// Makes a range of a block device read zero (BLKZEROOUT): by the device where it can, without giving the room back, else the kernel writes zeros.
 /// Both numbers in bytes, multiples of the sector size. The device's page cache for the range is dropped.
 pub(crate) fn zero_out(device: &File, offset: u64, len: u64) -> io::Result<()> {
     // SAFETY: the descriptor is open for the call and the kernel reads two u64 from the pointer.
     unsafe { ioctl::blk_zero_out(device.as_raw_fd(), &[offset, len]) }?;
+    Ok(())
+}
+
+/// Tells a block device that a range is not needed any more (BLKDISCARD); what it reads as is up to the device. Numbers as
+/// for [`zero_out`].
+pub(crate) fn discard(device: &File, offset: u64, len: u64) -> io::Result<()> {
+    // SAFETY: the descriptor is open for the call and the kernel reads two u64 from the pointer.
+    unsafe { ioctl::blk_discard(device.as_raw_fd(), &[offset, len]) }?;
     Ok(())
 }
 

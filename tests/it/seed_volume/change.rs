@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::{OTHER_UUID, UUID, Volume, assert_verified, gpt_image, instance, mbr_image, seeded};
+use crate::holders::shell;
 use crate::support::disk::{Disk, KINDS, Kind};
 use crate::support::images::{MIB, disk};
 use crate::support::world::{Script, World, tool};
@@ -53,6 +54,24 @@ fn a_rename_changes_the_name_in_its_own_seed_and_nothing_else() {
         assert_eq!(rename(&world, disk.path(), "db1.example.org", UUID).run().succeeds(), "");
         rename(&world, disk.path(), "web1.example.org", UUID).run().succeeds();
         assert!(disk.bytes() == before, "back again");
+    }
+}
+
+/// Its name would stay the old one without a word.
+#[test]
+fn a_rename_refuses_a_disk_in_use() {
+    let world = World::new();
+    for (image, kind) in [(gpt_image(&world), Kind::File), (mbr_image(&world), Kind::Block)] {
+        let disk = Disk::stale(&world, "disk0", kind, SIZE);
+        seeded(&world, disk.path(), &image, "raw").run().succeeds();
+        let before = disk.bytes();
+        let writing = shell(&format!("exec 3<>{}", disk.path().display()));
+        let reason = format!("process {} (cat) has it open (stop that first)", writing.0.id());
+        let renamed = rename(&world, disk.path(), "db1.example.org", UUID).run();
+        renamed.fails(&[&format!("disk {} is in use: ", disk.path().display()), &reason]);
+        assert!(disk.bytes() == before, "the disk was written to");
+        drop(writing);
+        rename(&world, disk.path(), "db1.example.org", UUID).run().succeeds();
     }
 }
 

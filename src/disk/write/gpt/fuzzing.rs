@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::move_backup;
-use crate::disk::device::{AlignedBuf, ReadAt as _, Target, descriptor_path};
+use crate::disk::device::{AlignedBuf, ReadAt as _, Target};
 use crate::disk::partition::{crc32, get4, get8, seal};
 use crate::disk::write::{Whole, Written};
 
@@ -41,7 +41,7 @@ pub(crate) fn gpt(data: &[u8]) {
     let boot_zeros = vec![0; case.boot_len];
     file.write_all_at(&boot_zeros, 0).expect("writing to memory");
     file.write_all_at(&case.disk[case.boot_len..], case.boot_len as u64).expect("writing to memory");
-    let target = Target::open(&descriptor_path(&file)).expect("memory is a disk");
+    let target = Target::in_memory(&file).expect("memory is a disk");
     let mut boot = AlignedBuf::new(case.boot_len);
     boot.copy_from_slice(&case.disk[..case.boot_len]);
     let mut whole = Whole { target: &target, boot, noted: None, written: Written::default() };

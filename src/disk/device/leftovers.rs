@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! What hooks made out of a disk and did not remove: loop devices, devices of the device mapper, arrays, swap space,
+//! partitions of a loop device.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use super::descriptor_path;
+use super::layers::{self, Layer};
+use super::mounts::Mounts;
+use super::swaps::Swaps;
+use crate::node::sys;
+
+/// What there was on a disk before hooks ran, to tell it from what there is later.
+#[derive(Debug)]
+pub struct Before {
+    disk: File,
+    devices: Vec<u64>,
+    swaps: Swaps,
+}
+
+impl Before {
+    /// Now.
+    pub(super) fn hooks(disk: &File) -> io::Result<Self> {
+        let devices = layers::on(disk, &Mounts::now())?.into_iter().map(|device| device.number).collect();
+        Ok(Before { disk: disk.try_clone()?, devices, swaps: Swaps::now() })
+    }
+
+    /// Devices that lie on the disk and did not then, the uppermost first. Those of the disk's own partition table are the
+    /// kernel's and udev's business, so partitions count only if they lie on one that does.
+    pub(super) fn made(&self) -> io::Result<Vec<Layer>> {
+        let mut made = layers::on(&self.disk, &Mounts::now())?;
+        made.retain(|device| !self.devices.contains(&device.number));
+        if self.disk.metadata()?.file_type().is_block_device() {
+            let own: Vec<_> = layers::partitions(self.disk.metadata()?.rdev()).iter().map(|part| part.number).collect();
+            made.retain(|device| !own.contains(&device.number));
+        }
+        made.reverse();
+        Ok(made)
+    }
+
+    /// Removes what can be removed of that, and stops swapping to the disk; `keep` is a device of ours, of which only the
+    /// partitions go. What somebody uses stays.
+    pub fn remove(&self, keep: Option<&Path>) {
+        let devices = self.made().unwrap_or_default();
+        let nodes = devices.iter().map(|device| (device.node(), device.number));
+        let own = self.disk.metadata().ok().filter(|data| data.file_type().is_block_device());
+        let own = own.map(|data| (descriptor_path(&self.disk), data.rdev()));
+        for (node, number) in nodes.chain(own) {
+            if !self.swaps.has_device(number) {
+                // EINVAL: none. It stays where memory is short, and is named as what it is.
+                let _ = sys::swap_off(&node);
+            }
+        }
+        for device in devices.iter().filter(|device| keep != Some(&device.node())) {
+            // In use: whoever asks what is left is told.
+            let _ = remove(device);
+        }
+    }
+}
+
+fn remove(device: &Layer) -> io::Result<()> {
+    let folder = layers::folder(device.number);
+    if folder.join("loop").exists() {
+        return sys::loop_detach(&File::open(device.node())?);
+    }
+    if let Some(number) = layers::attribute(device.number, "partition") {
+        let whole = fs::canonicalize(&folder)?;
+        let whole = whole.parent().and_then(Path::file_name).ok_or(io::ErrorKind::NotFound)?;
+        let number = number.parse().map_err(io::Error::other)?;
+        return sys::delete_partition(&File::open(Path::new("/dev").join(whole))?, number);
+    }
+    if folder.join("md").exists() {
+        // Documentation/admin-guide/md.rst: stops the array.
+        return fs::write(folder.join("md/array_state"), "clear");
+    }
+    let name = layers::attribute(device.number, "dm/name").ok_or(io::ErrorKind::NotFound)?;
+    let mut command = Command::new("dmsetup");
+    // Without waiting for udev: this may be the last that this process does.
+    command.args(["remove", "--noudevsync", "--", &name]);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    sys::start(&mut command)?.wait().map(drop)
+}
