@@ -80,6 +80,8 @@ pub struct CreateRequest {
     pub pre_hooks: Option<HookPlan>,
     /// The hooks after the image is on the disk, likewise.
     pub hooks: Option<HookPlan>,
+    /// What in the variant's folder nothing reads, each with the name that may be meant.
+    pub nearly_read: Vec<(PathBuf, &'static str)>,
 }
 
 impl CreateRequest {
@@ -113,6 +115,7 @@ impl CreateRequest {
             http: settings.http,
             pre_hooks: Some(HookPlan::new(env, paths, &variant, HookPhase::Pre)),
             hooks: Some(HookPlan::new(env, paths, &variant, HookPhase::Create)),
+            nearly_read: config::nearly_read(paths, &variant),
             variant,
         })
     }
