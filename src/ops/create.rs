@@ -17,7 +17,7 @@ use super::old_seed::{self, OldSeed};
 use super::run_hooks::run_hooks;
 use super::seed_volume::{self, Seed};
 use super::summary;
-use super::unsteady::ImageWatch;
+use super::unsteady::{self, ImageWatch};
 use super::verify_image::Proof;
 use crate::cache::Cache;
 use crate::device::Target;
@@ -25,7 +25,7 @@ use crate::hooks;
 use crate::hooks::variables::{self, Variables};
 use crate::http::{HttpSettings, Secret};
 use crate::image::reference::ImageRef;
-use crate::image::source::{ImageError, ImageFile};
+use crate::image::source::ImageFile;
 use crate::process::{self, Answer};
 use crate::request::{CreateCall, CreateRequest, OtherDisks, SeedWish};
 use crate::sandbox::Needs;
@@ -153,10 +153,10 @@ fn install_apart<'t>(
 }
 
 /// An image on the node, and its path. It is opened where it can be seen who else has it open; no byte of it is read here.
-fn open_local(request: &CreateRequest) -> Result<Option<(&Path, ImageFile)>, ImageError> {
+fn open_local(request: &CreateRequest) -> anyhow::Result<Option<(&Path, ImageFile)>> {
     match &request.image {
         ImageRef::Url(_) => Ok(None),
-        ImageRef::Path(path) => Ok(Some((path, ImageFile::open_allowed(path, &request.local)?))),
+        ImageRef::Path(path) => Ok(Some((path, unsteady::settle(ImageFile::open_allowed(path, &request.local)?)?))),
     }
 }
 

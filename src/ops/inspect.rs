@@ -130,13 +130,12 @@ pub(super) fn look_apart(
     // Opened here: the confined process may write nothing, not even the lock of a kept image, and can't see what others
     // have open.
     let image = match (path, url) {
-        (Some(path), _) => Some(look.open(path)?),
+        (Some(path), _) => match unsteady::settle(look.open(path)?) {
+            Ok(image) => Some(image),
+            Err(unsteady) => return Ok(Judged::Refused(format!("{unsteady:#}"))),
+        },
         (None, url) => url.map_or(Ok(None), |url| look.kept(url, context))?,
     };
-    let unsteady = path.and(image.as_ref()).map_or(Ok(()), unsteady::refuse_writers);
-    if let Err(unsteady) = unsteady {
-        return Ok(Judged::Refused(unsteady.to_string()));
-    }
     let needs = Needs { image: path, network: url.is_some(), ..Needs::default() };
     let answer = confined(needs, context, |context| {
         first(context)?;
