@@ -23,7 +23,7 @@ use crate::hooks;
 use crate::image::disk_size::DiskSize;
 use crate::image::source::{Body, Contents, ImageFile, Packed};
 use crate::image::spool;
-use crate::partition::{self, Extent};
+use crate::partition::{self, Extent, Incomplete};
 use crate::process::Children;
 use crate::request::CreateRequest;
 use crate::size::{ByteSize, MIB};
@@ -237,7 +237,12 @@ impl<'j> Copied<'j> {
     pub(super) fn finish(self) -> anyhow::Result<Installed<'j>> {
         let Job { target, context, seed, .. } = self.job;
         let extent = extent(self.len, &self.job);
-        let mut whole = self.writer.fill(self.len, |whole| Ok(partition::check_whole(whole, extent)?))?;
+        let mut whole = self.writer.fill(self.len, |whole| {
+            partition::check_whole(whole, extent)?;
+            let doubt = partition::doubt(whole, self.len).map_err(Incomplete::Read)?;
+            doubt.iter().for_each(|doubt| context.report.warn(doubt));
+            Ok(())
+        })?;
         let written = (!self.by_qemu).then(|| whole.written());
         if let Some(seed) = seed {
             seed.write(&mut whole, target, context)?;
