@@ -82,6 +82,8 @@ pub struct CreateRequest {
     pub hooks: Option<HookPlan>,
     /// What in the variant's folder nothing reads, each with the name that may be meant.
     pub nearly_read: Vec<(PathBuf, &'static str)>,
+    /// OS parameters without effect, in words.
+    pub no_effect: Vec<String>,
 }
 
 impl CreateRequest {
@@ -99,12 +101,14 @@ impl CreateRequest {
         })?;
         let is_path = matches!(image, ImageRef::Path(_));
         let storage = if is_path { config::instance_storage(paths)? } else { Vec::new() };
+        let seed = NamedSeed::new(&core.params.seed, &settings)?;
         Ok(CreateRequest {
             instance,
             image,
             expected: named.expected,
             checks: named.checks.resolve(&settings, paths, &variant)?,
-            seed: NamedSeed::new(&core.params.seed, &settings)?.resolve(env, paths, &variant)?,
+            no_effect: seed.no_effect().to_vec(),
+            seed: seed.resolve(env, paths, &variant)?,
             identity: identity(env),
             seed_disk: env.other_disk(SEED_DISK),
             disk: calls::first_disk(env)?,

@@ -48,6 +48,7 @@ pub(super) fn tell_start(request: &CreateRequest, report: &Report) {
         let path = path.display();
         report.warn(format_args!("{path} is read by nothing (is {known} meant? else call it something else)"));
     }
+    request.no_effect.iter().for_each(|words| report.warn(words));
 }
 
 /// What was done, all of it in the time `took`.
