@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Instant;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use serde_json::json;
 
 use super::Context;
@@ -293,6 +293,9 @@ impl<'j> Installed<'j> {
     /// Makes the disk bootable. Until the hooks have run, a signal makes it unbootable again.
     pub(super) fn commit(self, job: &Job<'_>) -> anyhow::Result<()> {
         let Job { target, context, .. } = *job;
+        // All of it would go to one that nobody starts.
+        let path = target.path();
+        ensure!(target.is_same_file(path), "disk {} was replaced by another one while it was written", path.display());
         let boot = self.boot;
         let (disk, report) = (Arc::clone(target.held()), context.report.clone());
         let sentinel = sentinel(job)?;
