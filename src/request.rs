@@ -80,6 +80,10 @@ pub struct CreateRequest {
     pub pre_hooks: Option<HookPlan>,
     /// The hooks after the image is on the disk, likewise.
     pub hooks: Option<HookPlan>,
+    /// What in the variant's folder nothing reads, each with the name that may be meant.
+    pub nearly_read: Vec<(PathBuf, &'static str)>,
+    /// OS parameters without effect, in words.
+    pub no_effect: Vec<String>,
 }
 
 impl CreateRequest {
@@ -97,12 +101,14 @@ impl CreateRequest {
         })?;
         let is_path = matches!(image, ImageRef::Path(_));
         let storage = if is_path { config::instance_storage(paths)? } else { Vec::new() };
+        let seed = NamedSeed::new(&core.params.seed, &settings)?;
         Ok(CreateRequest {
             instance,
             image,
             expected: named.expected,
             checks: named.checks.resolve(&settings, paths, &variant)?,
-            seed: NamedSeed::new(&core.params.seed, &settings)?.resolve(env, paths, &variant)?,
+            no_effect: seed.no_effect().to_vec(),
+            seed: seed.resolve(env, paths, &variant)?,
             identity: identity(env),
             seed_disk: env.other_disk(SEED_DISK),
             disk: calls::first_disk(env)?,
@@ -113,6 +119,7 @@ impl CreateRequest {
             http: settings.http,
             pre_hooks: Some(HookPlan::new(env, paths, &variant, HookPhase::Pre)),
             hooks: Some(HookPlan::new(env, paths, &variant, HookPhase::Create)),
+            nearly_read: config::nearly_read(paths, &variant),
             variant,
         })
     }

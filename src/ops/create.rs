@@ -2,7 +2,7 @@
 //! create: the variant's first hooks, the image onto the instance's first disk, the variant's other hooks.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Instant, SystemTime};
 
 use anyhow::{Context as _, bail};
@@ -17,7 +17,7 @@ use super::old_seed::{self, OldSeed};
 use super::run_hooks::run_hooks;
 use super::seed_volume::{self, Seed};
 use super::summary;
-use super::unsteady::ImageWatch;
+use super::unsteady::{self, ImageWatch};
 use super::verify_image::Proof;
 use crate::cache::Cache;
 use crate::device::Target;
@@ -25,7 +25,7 @@ use crate::hooks;
 use crate::hooks::variables::{self, Variables};
 use crate::http::{HttpSettings, Secret};
 use crate::image::reference::ImageRef;
-use crate::image::source::{ImageError, ImageFile};
+use crate::image::source::ImageFile;
 use crate::process::{self, Answer};
 use crate::request::{CreateCall, CreateRequest, OtherDisks, SeedWish};
 use crate::sandbox::Needs;
@@ -58,7 +58,8 @@ fn install_and_run_hooks(
     // The image is open until the hooks have run, and in the cache as long.
     let (installed, image) = install_apart(request, &target, context)?;
     let done = installed.summary();
-    let told = variables::installed(&image_file(request, image.as_ref()), installed.sha256());
+    // Under its name there may be another one meanwhile.
+    let told = variables::installed(&process::path_in_namespace(&image), installed.sha256());
     installed
         .commit(&Job { request, target: &target, context, seed: None })
         .with_context(|| format!("installing image {}", request.image))?;
@@ -123,12 +124,12 @@ pub(super) fn refuse_own_disk(request: &CreateRequest, target: &Target) -> anyho
     }
 }
 
-/// Has a confined process install the image, all but the boot area; gives that, and the image if it is one of the cache.
+/// Has a confined process install the image, all but the boot area; gives that, and the image.
 fn install_apart<'t>(
     request: &CreateRequest,
     target: &'t Target,
     context: &Context,
-) -> anyhow::Result<(Installed<'t>, Option<File>)> {
+) -> anyhow::Result<(Installed<'t>, File)> {
     let seed_disk = request.seed.plan().map(|plan| seed_volume::own_disk(plan, request)).transpose()?.flatten();
     if let ImageRef::Url(url) = &request.image {
         tell_what_is_left(url, &request.cache, context);
@@ -149,14 +150,15 @@ fn install_apart<'t>(
     // An image that changed is the reason for whatever came of it.
     watch.map_or(Ok(()), |watch| watch.end())?;
     let answer = answer?;
-    Ok((Installed::from_bytes(&answer.bytes, target, request.write)?, answer.file))
+    let image = local.map(ImageFile::into_file).or(answer.file).context("the working process gave no image")?;
+    Ok((Installed::from_bytes(&answer.bytes, target, request.write)?, image))
 }
 
 /// An image on the node, and its path. It is opened where it can be seen who else has it open; no byte of it is read here.
-fn open_local(request: &CreateRequest) -> Result<Option<(&Path, ImageFile)>, ImageError> {
+fn open_local(request: &CreateRequest) -> anyhow::Result<Option<(&Path, ImageFile)>> {
     match &request.image {
         ImageRef::Url(_) => Ok(None),
-        ImageRef::Path(path) => Ok(Some((path, ImageFile::open_allowed(path, &request.local)?))),
+        ImageRef::Path(path) => Ok(Some((path, unsteady::settle(ImageFile::open_allowed(path, &request.local)?)?))),
     }
 }
 
@@ -196,14 +198,4 @@ fn proxies(http: &HttpSettings) -> Variables {
     let secret = |proxy: &'_ Option<Secret>| proxy.as_ref().map(|proxy| proxy.0.clone());
     let plain = secret(&http.proxy);
     variables::proxies(plain.as_deref(), secret(&http.https_proxy).or(plain.clone()).as_deref())
-}
-
-/// Where hooks find the image: another create may put another one under its name in the cache meanwhile.
-fn image_file(request: &CreateRequest, kept: Option<&File>) -> PathBuf {
-    match (&request.image, kept) {
-        (ImageRef::Path(path), _) => path.clone(),
-        (ImageRef::Url(_), Some(file)) => process::path_in_namespace(file),
-        // The confined process always gives it.
-        (ImageRef::Url(_), None) => PathBuf::new(),
-    }
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Instant;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use serde_json::json;
 
 use super::Context;
@@ -23,7 +23,7 @@ use crate::hooks;
 use crate::image::disk_size::DiskSize;
 use crate::image::source::{Body, Contents, ImageFile, Packed};
 use crate::image::spool;
-use crate::partition::{self, Extent};
+use crate::partition::{self, Extent, Incomplete};
 use crate::process::Children;
 use crate::request::CreateRequest;
 use crate::size::{ByteSize, MIB};
@@ -237,7 +237,12 @@ impl<'j> Copied<'j> {
     pub(super) fn finish(self) -> anyhow::Result<Installed<'j>> {
         let Job { target, context, seed, .. } = self.job;
         let extent = extent(self.len, &self.job);
-        let mut whole = self.writer.fill(self.len, |whole| Ok(partition::check_whole(whole, extent)?))?;
+        let mut whole = self.writer.fill(self.len, |whole| {
+            partition::check_whole(whole, extent)?;
+            let doubt = partition::doubt(whole, self.len).map_err(Incomplete::Read)?;
+            doubt.iter().for_each(|doubt| context.report.warn(doubt));
+            Ok(())
+        })?;
         let written = (!self.by_qemu).then(|| whole.written());
         if let Some(seed) = seed {
             seed.write(&mut whole, target, context)?;
@@ -288,6 +293,9 @@ impl<'j> Installed<'j> {
     /// Makes the disk bootable. Until the hooks have run, a signal makes it unbootable again.
     pub(super) fn commit(self, job: &Job<'_>) -> anyhow::Result<()> {
         let Job { target, context, .. } = *job;
+        // All of it would go to one that nobody starts.
+        let path = target.path();
+        ensure!(target.is_same_file(path), "disk {} was replaced by another one while it was written", path.display());
         let boot = self.boot;
         let (disk, report) = (Arc::clone(target.held()), context.report.clone());
         let sentinel = sentinel(job)?;
