@@ -162,11 +162,16 @@ impl ImageFile {
             return Err(ImageError::NotRegular(image.name));
         }
         policy.check_open(path, &image.file, is_device)?;
-        if is_device {
-            let end = (&image.file).seek(SeekFrom::End(0));
-            image.len = end.map_err(|source| ImageError::Open { name: image.name.clone(), source })?;
-        }
+        image.measure()?;
         Ok(image)
+    }
+
+    /// Takes its length anew: somebody may have written to it since it was opened.
+    pub fn measure(&mut self) -> Result<(), ImageError> {
+        // Of a block device its node tells no length.
+        let end = (&self.file).seek(SeekFrom::End(0)).and_then(|end| (&self.file).rewind().map(|()| end));
+        self.len = end.map_err(|source| ImageError::Open { name: self.name.clone(), source })?;
+        Ok(())
     }
 
     fn open_any(path: &Path) -> Result<(Self, FileType), ImageError> {

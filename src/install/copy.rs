@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Instant;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use serde_json::json;
 
 use super::job::Job;
@@ -18,7 +18,7 @@ use super::verify_image::{Proof, WrongImage};
 use super::watch::{Counted, Watch};
 use crate::disk::device::{FileBytes, Memory, Sentinel, Target};
 use crate::disk::fingerprint::Fingerprint;
-use crate::disk::partition::{self, Extent};
+use crate::disk::partition::{self, Extent, Incomplete};
 use crate::disk::write::{self, BootArea, DiskWriter, QemuDisk, WriteError, WriteOptions};
 use crate::image::disk_size::DiskSize;
 use crate::image::source::{Body, Contents, ImageFile, Packed};
@@ -242,7 +242,12 @@ impl<'j> Copied<'j> {
     pub(super) fn finish(self) -> anyhow::Result<Installed<'j>> {
         let Work { target, run, seed, .. } = self.work;
         let extent = extent(self.len, &self.work);
-        let mut whole = self.writer.fill(self.len, |whole| Ok(partition::check_whole(whole, extent)?))?;
+        let mut whole = self.writer.fill(self.len, |whole| {
+            partition::check_whole(whole, extent)?;
+            let doubt = partition::doubt(whole, self.len).map_err(Incomplete::Read)?;
+            doubt.iter().for_each(|doubt| run.report.warn(doubt));
+            Ok(())
+        })?;
         let written = (!self.by_qemu).then(|| whole.written());
         if let Some(seed) = seed {
             seed.write(&mut whole, target, run)?;
@@ -293,6 +298,9 @@ impl<'j> Installed<'j> {
     /// Makes the disk bootable. Until the hooks have run, a signal makes it unbootable again.
     pub(super) fn commit(self, work: &Work<'_>) -> anyhow::Result<()> {
         let Work { target, run, .. } = *work;
+        // All of it would go to one that nobody starts.
+        let path = target.path();
+        ensure!(target.is_same_file(path), "disk {} was replaced by another one while it was written", path.display());
         let boot = self.boot;
         let (disk, report) = (Arc::clone(target.held()), run.report.clone());
         let sentinel = sentinel(work)?;

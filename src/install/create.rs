@@ -2,7 +2,7 @@
 //! The job itself: the variant's first hooks, the image onto the instance's first disk, the variant's other hooks.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::SystemTime;
 
 use anyhow::{Context as _, bail};
@@ -16,12 +16,12 @@ use super::old_seed::{self, OldSeed};
 use super::run_hooks::run_hooks;
 use super::seed_volume::{self, Seed};
 use super::summary;
-use super::unsteady::ImageWatch;
+use super::unsteady::{self, ImageWatch};
 use super::verify_image::Proof;
 use crate::disk::device::Target;
 use crate::disk::write;
 use crate::image::reference::ImageRef;
-use crate::image::source::{ImageError, ImageFile};
+use crate::image::source::ImageFile;
 use crate::install::hooks;
 use crate::install::hooks::variables::{self, Variables};
 use crate::node::process::{self, Answer};
@@ -49,7 +49,8 @@ pub fn install(job: &Job, held: Option<Target>, run: &Run) -> anyhow::Result<()>
     // The image is open until the hooks have run, and in the cache as long.
     let (installed, image) = install_apart(job, &target, run)?;
     let done = installed.summary();
-    let told = variables::installed(&image_file(job, image.as_ref()), installed.sha256());
+    // Under its name there may be another one meanwhile.
+    let told = variables::installed(&process::path_in_namespace(&image), installed.sha256());
     installed
         .commit(&Work { job, target: &target, run, seed: None })
         .with_context(|| format!("installing image {}", job.image))?;
@@ -75,8 +76,8 @@ pub(super) fn refuse_own_disk(job: &Job, target: &Target) -> anyhow::Result<()> 
     }
 }
 
-/// Has a confined process install the image, all but the boot area; gives that, and the image if it is one of the cache.
-fn install_apart<'t>(job: &Job, target: &'t Target, run: &Run) -> anyhow::Result<(Installed<'t>, Option<File>)> {
+/// Has a confined process install the image, all but the boot area; gives that, and the image.
+fn install_apart<'t>(job: &Job, target: &'t Target, run: &Run) -> anyhow::Result<(Installed<'t>, File)> {
     let seed_disk = job.seed.plan().map(|plan| seed_volume::own_disk(plan, job)).transpose()?.flatten();
     if let ImageRef::Url(url) = &job.image {
         tell_what_is_left(url, &job.cache, run);
@@ -97,14 +98,15 @@ fn install_apart<'t>(job: &Job, target: &'t Target, run: &Run) -> anyhow::Result
     // An image that changed is the reason for whatever came of it.
     watch.map_or(Ok(()), |watch| watch.end())?;
     let answer = answer?;
-    Ok((Installed::from_bytes(&answer.bytes, target, job.write)?, answer.file))
+    let image = local.map(ImageFile::into_file).or(answer.file).context("the working process gave no image")?;
+    Ok((Installed::from_bytes(&answer.bytes, target, job.write)?, image))
 }
 
 /// An image on the node, and its path. It is opened where it can be seen who else has it open; no byte of it is read here.
-fn open_local(job: &Job) -> Result<Option<(&Path, ImageFile)>, ImageError> {
+fn open_local(job: &Job) -> anyhow::Result<Option<(&Path, ImageFile)>> {
     match &job.image {
         ImageRef::Url(_) => Ok(None),
-        ImageRef::Path(path) => Ok(Some((path, ImageFile::open_allowed(path, &job.local)?))),
+        ImageRef::Path(path) => Ok(Some((path, unsteady::settle(ImageFile::open_allowed(path, &job.local)?)?))),
     }
 }
 
@@ -144,14 +146,4 @@ fn proxies(http: &HttpSettings) -> Variables {
     let secret = |proxy: &'_ Option<Secret>| proxy.as_ref().map(|proxy| proxy.0.clone());
     let plain = secret(&http.proxy);
     variables::proxies(plain.as_deref(), secret(&http.https_proxy).or(plain.clone()).as_deref())
-}
-
-/// Where hooks find the image: another create may put another one under its name in the cache meanwhile.
-fn image_file(job: &Job, kept: Option<&File>) -> PathBuf {
-    match (&job.image, kept) {
-        (ImageRef::Path(path), _) => path.clone(),
-        (ImageRef::Url(_), Some(file)) => process::path_in_namespace(file),
-        // The confined process always gives it.
-        (ImageRef::Url(_), None) => PathBuf::new(),
-    }
 }

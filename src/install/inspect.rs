@@ -140,13 +140,12 @@ pub(super) fn look_apart(
     // Opened here: the confined process may write nothing, not even the lock of a kept image, and can't see what others
     // have open.
     let image = match (path, url) {
-        (Some(path), _) => Some(look.open(path)?),
+        (Some(path), _) => match unsteady::settle(look.open(path)?) {
+            Ok(image) => Some(image),
+            Err(unsteady) => return Ok(Judged::Refused(format!("{unsteady:#}"))),
+        },
         (None, url) => url.map_or(Ok(None), |url| look.kept(url, run))?,
     };
-    let unsteady = path.and(image.as_ref()).map_or(Ok(()), unsteady::refuse_writers);
-    if let Err(unsteady) = unsteady {
-        return Ok(Judged::Refused(unsteady.to_string()));
-    }
     let needs = Needs { image: path, network: url.is_some() || look.servers, ..Needs::default() };
     let answer = confined(needs, run, |run| {
         first(run)?;
@@ -239,9 +238,9 @@ impl Look<'_> {
         let size = body.disk_size();
         let all = |layout| Examined { size, layout, all: true };
         match (body, from) {
-            (Body::RawFile(file, len), _) => self.whole(&FileBytes::new(file, len), len).map(all),
+            (Body::RawFile(file, len), _) => self.here(&FileBytes::new(file, len), len, run).map(all),
             (Body::QemuFile(file, len), _) => {
-                self.whole(&QemuDisk::open(file, format.name(), len, &run.children)?, len).map(all)
+                self.here(&QemuDisk::open(file, format.name(), len, &run.children)?, len, run).map(all)
             }
             (Body::RawStream(decoded, _), From::File) => self.stream(decoded, size),
             (Body::RawStream(decoded, _), From::Server(rest)) => self.beginning(decoded, size, rest),
@@ -287,6 +286,13 @@ impl Look<'_> {
         let further = rest.and_then(|(pieces, len)| self.on_disk(&Remote { head: &head.0, pieces, len }).ok());
         let all = rest.is_some();
         Ok(Examined { size, layout: further.unwrap_or(layout), all })
+    }
+
+    /// The same as [`Look::whole`] of a disk of which each byte can be read; what raises doubts is told.
+    fn here(&self, disk: &dyn ReadAt, len: u64, run: &Run) -> anyhow::Result<Layout> {
+        let layout = self.whole(disk, len)?;
+        partition::doubt(disk, len)?.iter().for_each(|doubt| run.report.warn(doubt));
+        Ok(layout)
     }
 
     /// What lies on a disk of `len` bytes, once it is known to be all there as far as `disk` has it.

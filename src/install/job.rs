@@ -63,6 +63,10 @@ pub struct Job {
     pub pre_hooks: Option<HookPlan>,
     /// The hooks after the image is on the disk, likewise.
     pub hooks: Option<HookPlan>,
+    /// What in the variant's folder nothing reads, each with the name that may be meant.
+    pub nearly_read: Vec<(PathBuf, &'static str)>,
+    /// OS parameters without effect, in words.
+    pub no_effect: Vec<String>,
 }
 
 impl Job {

@@ -44,6 +44,11 @@ pub(super) fn tell_start(job: &Job, report: &Report) {
         "version {version}: installing instance {instance} (variant {variant}) from image {image} onto disk {disk}"
     );
     report.event("start", fields, message);
+    for (path, known) in &job.nearly_read {
+        let path = path.display();
+        report.warn(format_args!("{path} is read by nothing (is {known} meant? else call it something else)"));
+    }
+    job.no_effect.iter().for_each(|words| report.warn(words));
 }
 
 /// What was done, all of it in the time `took`.

@@ -46,6 +46,19 @@ pub(super) enum UnsteadyImage {
     },
 }
 
+impl UnsteadyImage {
+    fn changed(image: &ImageFile, how: String) -> Self {
+        UnsteadyImage::Changed { image: image.name().to_owned(), how }
+    }
+}
+
+/// Waits until nobody can write to the image, and only then takes its length: a copy that is just finished grows until then.
+pub(super) fn settle(mut image: ImageFile) -> anyhow::Result<ImageFile> {
+    refuse_writers(&image)?;
+    image.measure()?;
+    Ok(image)
+}
+
 /// An image that is being read.
 pub(super) struct ImageWatch<'i> {
     image: &'i ImageFile,
@@ -53,10 +66,12 @@ pub(super) struct ImageWatch<'i> {
 }
 
 impl<'i> ImageWatch<'i> {
-    /// Before the first byte is read. As long as the image is open no qemu starts to write to it.
+    /// Of an image that has settled, before the first byte is read. As long as the image is open no qemu starts to write to it.
     pub(super) fn begin(image: &'i ImageFile, now: SystemTime, report: &Report) -> Result<Self, UnsteadyImage> {
-        refuse_writers(image)?;
         let before = State::of(image)?;
+        // It was settled. Whoever has written since had it open for too short a time to be seen.
+        let opened = State { len: image.size(), ..before };
+        before.difference(&opened).map_or(Ok(()), |how| Err(UnsteadyImage::changed(image, how)))?;
         if let Some(age) = before.age(now) {
             let (name, age) = (image.name(), age.as_secs());
             report.warn(format_args!(
@@ -68,14 +83,14 @@ impl<'i> ImageWatch<'i> {
 
     /// When all was read: an error unless the image is as it was, and nobody has begun to write it.
     pub(super) fn end(&self) -> Result<(), UnsteadyImage> {
-        let changed = |how| Err(UnsteadyImage::Changed { image: self.image.name().to_owned(), how });
-        State::of(self.image)?.difference(&self.before).map_or(Ok(()), changed)?;
+        let changed = State::of(self.image)?.difference(&self.before);
+        changed.map_or(Ok(()), |how| Err(UnsteadyImage::changed(self.image, how)))?;
         refuse_writers(self.image)
     }
 }
 
 /// An error if somebody can write to the image.
-pub(super) fn refuse_writers(image: &ImageFile) -> Result<(), UnsteadyImage> {
+fn refuse_writers(image: &ImageFile) -> Result<(), UnsteadyImage> {
     let written = |user| Err(UnsteadyImage::Written { image: image.name().to_owned(), user });
     device::writer_of(image.file()).map_or(Ok(()), written)
 }

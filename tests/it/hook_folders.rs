@@ -7,12 +7,12 @@ use std::path::Path;
 
 use crate::support::disk::{Disk, Kind};
 use crate::support::images::{MIB, disk, encode};
-use crate::support::world::{Script, World};
+use crate::support::world::{Script, World, tool};
 
 type Broken = (&'static str, fn(&Path), &'static str);
 
 /// Each makes such a folder, and says why it is none.
-const BROKEN: [Broken; 5] = [
+const BROKEN: [Broken; 6] = [
     ("a link to nothing", |folder| symlink("/nonexistent/hooks", folder).unwrap(), "is a link that leads nowhere"),
     ("a link to itself", |folder| symlink(folder, folder).unwrap(), "oo many levels of symbolic links"),
     ("a file", |folder| fs::write(folder, "").unwrap(), "Not a directory"),
@@ -23,6 +23,14 @@ const BROKEN: [Broken; 5] = [
             symlink("/nonexistent/hook", folder.join("10-veto")).unwrap();
         },
         "10-veto is a link that leads nowhere",
+    ),
+    (
+        "a folder with a FIFO",
+        |folder| {
+            fs::create_dir(folder).unwrap();
+            tool("mkfifo", &["-m", "755", folder.join("10-veto").to_str().unwrap()]);
+        },
+        "10-veto is neither a file nor a folder (remove it)",
     ),
     (
         "a link to a file",
@@ -119,4 +127,44 @@ fn check_finds_hooks_that_no_kernel_would_start() {
         assert_eq!(found.contains(&expected), !problem.is_empty(), "{content:?}: {found}");
         assert_eq!(found.contains("10-first"), !problem.is_empty(), "{content:?}: {found}");
     }
+}
+
+/// A name that nothing reads loses hooks, a veto among them, or a policy.
+#[test]
+fn what_is_nearly_called_as_what_is_read_is_warned_of() {
+    let world = World::new();
+    let image = encode(&world, &disk(MIB), "raw");
+    let target = Disk::stale(&world, "disk0", Kind::File, 2 * MIB);
+    let near = [
+        ("hooks.post", "hooks"),
+        ("Hooks.pre", "hooks.pre"),
+        ("hooks-pre", "hooks.pre"),
+        ("hooks.d", "hooks"),
+        ("hook", "hooks"),
+        ("hooks.improt", "hooks.import"),
+        ("confg.toml", "config.toml"),
+        ("Config", "config"),
+    ];
+    for (name, known) in near {
+        let path = variant(&world).join(name);
+        fs::create_dir(&path).unwrap();
+        let warning = format!("{} is read by nothing (is {known} meant?", path.display());
+        let log = world.create(target.path(), image.to_str().unwrap(), "raw").run().succeeds();
+        assert!(log.contains(&format!("warning: {warning}")), "{name}: {log}");
+        let output = world.tool(&["check", "default"]).run().output();
+        assert!(output.contains(&format!("warning: {}: ", path.display())), "{name}: {output}");
+    }
+    let folder = variant(&world);
+    for name in
+        ["config.toml", "user-data", "hooks", "hooks.pre", "hooks.import", "hooks.rename", "guest-root.sh", "README"]
+    {
+        if name.contains('.') && !name.starts_with("hooks") {
+            fs::write(folder.join(name), "").unwrap();
+        } else {
+            fs::create_dir(folder.join(name)).unwrap();
+        }
+    }
+    fs::write(folder.join("keyring.gpg"), "").unwrap();
+    let log = world.create(target.path(), image.to_str().unwrap(), "raw").run().succeeds();
+    assert!(!log.contains("is read by nothing"), "{log}");
 }

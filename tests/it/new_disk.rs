@@ -432,6 +432,23 @@ fn other_disks_that_can_not_be_zeroed_end_the_run_before_any_is_written() {
     data.assert_untouched("the disk before it");
 }
 
+/// Nobody can tell which disks there are then.
+#[test]
+fn other_disks_that_nobody_counted_are_an_error() {
+    let world = World::new();
+    let [target, data] = ["disk0", "disk1"].map(|name| Disk::stale(&world, name, Kind::File, SIZE));
+    world.variant_file(WIPE.0, WIPE.1);
+    let script = || failing(&NONE, &world, &target).env("DISK_1_PATH", data.path().to_str().unwrap());
+    for (script, reason) in [
+        (script().without("DISK_COUNT"), "the environment variable DISK_COUNT is missing or empty"),
+        (script().env("DISK_COUNT", ""), "the environment variable DISK_COUNT is missing or empty"),
+        (script().env("DISK_COUNT", "x"), "the environment variable DISK_COUNT is not a number of disks"),
+    ] {
+        script.run().fails(&[reason]);
+        target.assert_unbootable(reason);
+    }
+}
+
 /// What is behind a file system on the whole disk does not matter; what boots does.
 #[test]
 fn an_old_system_without_partitions_does_not_boot_either() {

@@ -115,6 +115,51 @@ fn a_gpt_without_its_last_sector_or_the_end_of_its_entries() {
     refused(&world, text(&cut(&whole, 8192)), 8 * MIB, true, reason);
 }
 
+const NO_BACKUP: &str = "warning: the image's GPT has no backup at byte 8388096, where it says that there is one: the image may \
+                         not be all there (compare its checksum)";
+
+/// As firmware sees it; Linux wants the protective entry.
+#[test]
+fn half_a_gpt_disk_without_its_protective_mbr() {
+    let world = World::new();
+    for zeroed in [446..510, 446..512] {
+        let image = cut(&gpt(&world), 4 * MIB);
+        let mut bytes = fs::read(&image).unwrap();
+        bytes[zeroed].fill(0);
+        fs::write(&image, bytes).unwrap();
+        let reason = "the image is truncated: partition 1 of its GPT reaches to 7 MiB, but the image ends at 4 MiB (get all of it)";
+        refused_in_every_form(&world, &image, true, reason);
+    }
+    // What an older table has left in front of a file system is no evidence.
+    let image = zeros(world.path("left.raw"), 4 * MIB);
+    tool("mkfs.ext4", &["-qF", text(&image)]);
+    let header = fs::read(gpt(&world)).unwrap()[512..1024].to_vec();
+    File::options().write(true).open(&image).unwrap().write_all_at(&header, 512).unwrap();
+    taken(&world, &image, 8 * MIB);
+}
+
+/// All of its length, as a copy into reserved space has it from the start.
+#[test]
+fn a_gpt_disk_without_its_backup_is_warned_of() {
+    let world = World::new();
+    let whole = gpt(&world);
+    let image = cut(&whole, 4 * MIB);
+    File::options().write(true).open(&image).unwrap().set_len(8 * MIB as u64).unwrap();
+    for form in [image.clone(), to_qcow2(&image, &[]), compress(&image, "gz")] {
+        for size in [8 * MIB, 16 * MIB] {
+            let target = Disk::stale(&world, "disk0", Kind::File, size);
+            let log = world.create(target.path(), text(&form), "").run().succeeds();
+            assert!(log.contains(NO_BACKUP), "{log}");
+        }
+        // Of an archive no more is unpacked than its beginning.
+        let log = inspected(&world, &form).succeeds();
+        assert_eq!(log.contains(NO_BACKUP), form.extension().is_none_or(|name| name != "gz"), "{log}");
+    }
+    let target = Disk::stale(&world, "disk0", Kind::File, 16 * MIB);
+    let log = world.create(target.path(), text(&whole), "").run().succeeds();
+    assert!(!log.contains("backup of its GPT"), "{log}");
+}
+
 #[test]
 fn half_an_mbr_disk() {
     let world = World::new();

@@ -11,7 +11,7 @@ use crate::support::bytes;
 use crate::support::disk::{Disk, Kind};
 use crate::support::images::{MIB, compress, disk, encode, to_qcow2};
 use crate::support::watched::Watched;
-use crate::support::world::{Script, World, tool, wait_until};
+use crate::support::world::{Outcome, Script, World, tool, wait_until};
 
 /// Undone whatever becomes of the test.
 struct Undo(&'static str, Vec<String>);
@@ -81,6 +81,42 @@ fn a_copy_that_is_not_finished() {
         taken(&world, &copy, &content);
         fs::remove_file(&copy).unwrap();
     }
+}
+
+/// Its length is that of the file when nobody can write to it any more, not what it had when it was opened.
+#[test]
+fn a_copy_that_is_finished_while_it_is_waited_for_is_read_to_its_end() {
+    let world = World::new();
+    let content = disk(8 * MIB);
+    let copy = world.path("copy");
+    let has_it_open = |id: u32| {
+        let links = fs::read_dir(format!("/proc/{id}/fd")).into_iter().flatten().flatten();
+        links.filter_map(|link| fs::read_link(link.path()).ok()).any(|name| name == copy)
+    };
+    // Who is too slow to finish it in time is refused.
+    let finished = |script: &dyn Fn() -> Script| {
+        (0..TRIES).find_map(|_| {
+            let mut writer = File::create(&copy).unwrap();
+            writer.write_all(&content[..4 * MIB]).unwrap();
+            let run = script().spawn();
+            wait_until("it was opened", || has_it_open(run.id()));
+            writer.write_all(&content[4 * MIB..]).unwrap();
+            drop(writer);
+            let outcome = Outcome(run.wait_with_output().unwrap());
+            if !outcome.0.status.success() {
+                let said = outcome.output() + &outcome.log();
+                assert!(said.contains("is open for writing"), "{said}");
+            }
+            outcome.0.status.success().then_some(outcome)
+        })
+    };
+    for reinstall in ["0", "1"] {
+        let target = Disk::stale(&world, "disk0", Kind::File, 16 * MIB);
+        finished(&|| create(&world, &target, &copy, reinstall)).expect("it was always too slow");
+        target.assert_holds(&content, "a copy that was just finished");
+    }
+    let inspected = finished(&|| world.tool(&["inspect", text(&copy)])).expect("it was always too slow");
+    assert!(inspected.output().contains("disk:  8 MiB\n"), "{}", inspected.output());
 }
 
 #[test]

@@ -37,6 +37,10 @@ pub(super) fn check(node: &Node<'_>, variant: &VariantName, checkup: &mut Checku
             checkup.error(format!("variant {variant}"), err.to_string(), hint);
         }
     }
+    for (path, known) in config::nearly_read(node.paths, variant) {
+        let hint = format!("rename it to {known} if that is meant, else to something else");
+        checkup.warn(path.display(), "nothing reads it", hint);
+    }
     for phase in HookPhase::ALL {
         check_hooks(node, &node.paths.hooks_dir(variant, phase), checkup);
     }

@@ -59,6 +59,9 @@ pub struct NewEntry<'n> {
 }
 
 impl Gpt {
+    /// How each of its headers begins.
+    pub const MAGIC: &'static [u8; 8] = b"EFI PART";
+
     /// The primary table in `head`, the disk's first bytes; none unless it is there as a whole and its checksums hold.
     pub fn parse(head: &[u8]) -> Option<Self> {
         SECTORS.iter().find_map(|sector| Self::parse_with(head, *sector))
@@ -214,7 +217,7 @@ impl Gpt {
 fn header(head: &[u8], sector: usize) -> Option<Vec<u8>> {
     let header = head.get(sector..2 * sector)?;
     let len = usize::try_from(get4(header, 12)).ok()?;
-    if !header.starts_with(b"EFI PART") || !(MIN_HEADER..=sector).contains(&len) || get8(header, 24) != 1 {
+    if !header.starts_with(Gpt::MAGIC) || !(MIN_HEADER..=sector).contains(&len) || get8(header, 24) != 1 {
         return None;
     }
     let mut copy = header[..len].to_vec();

@@ -13,7 +13,7 @@ pub(crate) use gpt::{crc32, seal};
 pub use gpt::{Attributes, Gpt, NewEntry};
 pub use mbr::Mbr;
 pub use passing::Passing;
-pub use whole::{Extent, Incomplete, MBR_TOLERANCE, check_whole};
+pub use whole::{Extent, Incomplete, MBR_TOLERANCE, check_whole, doubt};
 
 use std::collections::BTreeSet;
 use std::fmt;

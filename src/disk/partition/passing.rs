@@ -9,7 +9,7 @@ use super::superblock::{self, MAX_LOOKS};
 use crate::disk::device::ReadAt;
 use crate::node::size::MIB;
 
-/// What was kept: the first MiB, and the beginning of each partition of its table. All else reads as zeros.
+/// What was kept: the first MiB, and the beginning of each partition of its table and of a GPT's backup. All else reads as zeros.
 pub struct Passing {
     /// Places and bytes, in order; none lies over another.
     kept: Vec<(u64, Vec<u8>)>,
@@ -52,6 +52,9 @@ fn wanted(head: &[u8]) -> Vec<Range<u64>> {
     let table = Table::parse(head).ok().filter(|_| head.len() as u64 == MIB);
     let mut starts: Vec<_> =
         table.iter().flat_map(Table::partitions).take(MAX_LOOKS).map(|partition| partition.start).collect();
+    if let Some(Table::Gpt(gpt)) = &table {
+        starts.push(gpt.alternate().saturating_mul(gpt.sector()));
+    }
     starts.sort_unstable();
     let mut behind = MIB;
     let mut ranges = Vec::new();

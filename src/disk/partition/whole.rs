@@ -65,12 +65,33 @@ pub fn check_whole(disk: &dyn ReadAt, extent: Extent) -> Result<(), Incomplete> 
         Ok(Table::Mbr(_)) if superblock::is_boot_sector(&head) => check.file_system(0, None).map(drop),
         Ok(Table::Gpt(gpt)) => check.gpt(&gpt),
         Ok(table) => everywhere(disk, &table)?.iter().try_for_each(|partition| check.mbr_partition(partition)),
-        Err(TableError::None) => check.file_system(0, None).map(drop),
+        // Firmware also takes a GPT without a protective MBR. But before a file system it is what was there earlier.
+        Err(TableError::None) => match (check.file_system(0, None)?, Gpt::parse(&head)) {
+            (Some(false), Some(gpt)) => check.gpt(&gpt),
+            _ => Ok(()),
+        },
         // Maybe because it is cut in the middle of the table.
         Err(TableError::Damaged) => {
             Gpt::reach(&head).map_or(Ok(()), |reach| check.ends(reach, || "its GPT".to_owned()))
         }
     }
+}
+
+/// What makes one doubt that an image of `len` bytes is all there, though it does not say so itself: its GPT has no backup. A
+/// copy into space that was reserved before is as long as the whole from the start, and its end is zero. Published images
+/// without a backup are known, so that it is no error. What can't be looked at is no reason.
+pub fn doubt(disk: &dyn ReadAt, len: u64) -> io::Result<Option<String>> {
+    let Ok(Table::Gpt(gpt)) = Table::parse(&boot_area(disk)?) else { return Ok(None) };
+    let (at, mut magic) = (gpt.alternate().saturating_mul(gpt.sector()), [0; Gpt::MAGIC.len()]);
+    if at.saturating_add(gpt.sector()) > disk.len().min(len) {
+        return Ok(None);
+    }
+    disk.read_at(&mut magic, at)?;
+    Ok((&magic != Gpt::MAGIC).then(|| {
+        format!(
+            "the image's GPT has no backup at byte {at}, where it says that there is one: the image may not be all there (compare its checksum)"
+        )
+    }))
 }
 
 struct Check<'d> {

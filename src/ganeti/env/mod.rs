@@ -124,8 +124,9 @@ impl Environment {
         Ok(None)
     }
 
-    /// The paths of all disks but the first.
+    /// The paths of all disks but the first. Here a missing number of them is an error: one would be forgotten.
     pub fn other_disks(&self) -> Result<Vec<PathBuf>, EnvError> {
+        self.required("DISK_COUNT")?;
         self.other_indexes()?.map(|index| self.numbered_disk(index)).collect()
     }
 

@@ -87,11 +87,13 @@ pub fn job(asked: Asked, paths: &Paths) -> anyhow::Result<Job> {
     })?;
     let is_path = matches!(image, ImageRef::Path(_));
     let storage = if is_path { config::instance_storage(paths)? } else { Vec::new() };
+    let seed = NamedSeed::new(&asked.params.seed, &settings)?;
     Ok(Job {
         image,
         expected: named.expected,
         checks: named.checks.resolve(&settings, paths, &asked.variant)?,
-        seed: NamedSeed::new(&asked.params.seed, &settings)?.resolve(&asked, paths)?,
+        no_effect: seed.no_effect().to_vec(),
+        seed: seed.resolve(&asked, paths)?,
         identity: Identity::new(&asked.name, asked.uuid.as_deref().unwrap_or_default()),
         write: settings.write,
         cache: cache_settings(&settings),
@@ -99,6 +101,7 @@ pub fn job(asked: Asked, paths: &Paths) -> anyhow::Result<Job> {
         http: settings.http,
         pre_hooks: Some(asked.hooks(paths, HookPhase::Pre)),
         hooks: Some(asked.hooks(paths, HookPhase::Create)),
+        nearly_read: config::nearly_read(paths, &asked.variant),
         instance: asked.name,
         seed_disk: asked.seed_disk,
         disk: asked.disk,

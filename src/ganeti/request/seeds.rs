@@ -23,6 +23,8 @@ pub(super) struct NamedSeed {
     user_data: Vec<SourceName>,
     network: NamedNetwork,
     dns: Dns,
+    /// What of the OS parameters has no effect, one line each.
+    no_effect: Vec<String>,
 }
 
 enum Place {
@@ -59,11 +61,38 @@ impl NamedSeed {
             user_data: entries("user_data", SourceName::documents, documents.as_deref())?,
             network: NamedNetwork::parse(network.as_deref()).context("parameter network_config")?,
             dns: dns.map_err(|(parameter, error)| anyhow!("parameter {parameter}: {error}"))?,
+            no_effect: Vec::new(),
         };
         let mode = params.cloud_init.as_ref().or(defaults.cloud_init.as_ref());
         seed.place = seed.place(mode.map(String::as_str))?;
         seed.check(settings)?;
+        seed.no_effect = seed.without_effect(params);
         Ok(seed)
+    }
+
+    /// What of `params` has no effect though it says something, one line each. What the settings give to every instance does
+    /// not count.
+    pub(super) fn no_effect(&self) -> &[String] {
+        &self.no_effect
+    }
+
+    fn without_effect(&self, params: &SeedParams) -> Vec<String> {
+        let says = |value: &Option<String>, nothing: &str| value.as_deref().is_some_and(|value| value != nothing);
+        let dns =
+            [("dns_servers", says(&params.dns_servers, "none")), ("dns_search", says(&params.dns_search, "none"))];
+        let others = [
+            ("ssh_keys", !self.keys.is_empty() && params.ssh_keys.is_some()),
+            ("user_data", !self.user_data.is_empty() && params.user_data.is_some()),
+            ("network_config", params.network_config.is_some() && matches!(self.network, NamedNetwork::Given(_))),
+        ];
+        let persist = [("seed_persist", says(&params.seed_persist, "no"))];
+        let (given, why) = match (&self.place, &self.network) {
+            (Place::Nowhere, _) => ([&others[..], &dns, &persist].concat(), "cloud_init is off"),
+            (_, NamedNetwork::Ganeti) => return Vec::new(),
+            _ => (dns.to_vec(), "network_config is not auto"),
+        };
+        let given = given.into_iter().filter(|(_, given)| *given);
+        given.map(|(parameter, _)| format!("{parameter} has no effect: {why}")).collect()
     }
 
     /// Where the seed goes. Without a word about that there is one if there is something to say in it.

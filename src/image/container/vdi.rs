@@ -74,6 +74,9 @@ impl Header {
         if size == 0 || size.div_ceil(BLOCK_LEN) > blocks || u64::from(word(388)) > blocks {
             return Err(invalid("its sizes do not fit together"));
         }
+        if !size.is_multiple_of(512) {
+            return Err(invalid("the virtual size is no multiple of 512"));
+        }
         let in_order = map >= HEADER_LEN as u64 && map + blocks * 4 <= data;
         if !in_order || !map.is_multiple_of(512) || !data.is_multiple_of(512) {
             return Err(invalid("its tables are in impossible places"));

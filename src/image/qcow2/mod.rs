@@ -150,6 +150,9 @@ impl Header {
         let size = match long(24)? {
             0 => return Err(Qcow2Error::Header("the virtual size is 0")),
             size if size > MAX_SIZE => return Err(Qcow2Error::Size(ByteSize(size))),
+            size if !size.is_multiple_of(512) => {
+                return Err(Qcow2Error::Header("the virtual size is no multiple of 512"));
+            }
             size => size,
         };
         let extended_l2 = incompatible & EXTENDED_L2 != 0;

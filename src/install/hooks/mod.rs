@@ -37,7 +37,7 @@ pub enum HookError {
 }
 
 /// Whether `folder` has anything in it. A missing folder is fine. One that can't be read is an error, and so is a link that leads
-/// nowhere, in its place, above it or in it: somebody wanted those hooks to run.
+/// nowhere, in its place, above it or in it, and what is neither file nor folder in it: somebody wanted those hooks to run.
 pub fn present(folder: &Path) -> Result<bool, HookError> {
     let start_error = |source| HookError::Start { folder: folder.to_owned(), source };
     if is_missing(folder).map_err(start_error)? {
@@ -47,7 +47,7 @@ pub fn present(folder: &Path) -> Result<bool, HookError> {
     for entry in std::fs::read_dir(folder).map_err(start_error)? {
         let entry = entry.map_err(start_error)?;
         if is_taken(&entry.file_name()) {
-            check_link(&entry.path()).map_err(start_error)?;
+            check_link(&entry.path()).and_then(|()| check_kind(&entry.path())).map_err(start_error)?;
         }
         present = true;
     }
@@ -75,6 +75,15 @@ fn check_link(path: &Path) -> io::Result<()> {
         }
         _ => err,
     })
+}
+
+/// An error for a FIFO, a socket or a device, over which run-parts stops. It passes over folders.
+fn check_kind(path: &Path) -> io::Result<()> {
+    let kind = path.metadata()?.file_type();
+    if kind.is_file() || kind.is_dir() {
+        return Ok(());
+    }
+    Err(io::Error::other(format!("{} is neither a file nor a folder (remove it)", path.display())))
 }
 
 /// Whether run-parts takes a file for its name.

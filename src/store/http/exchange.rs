@@ -93,6 +93,7 @@ impl Exchange<'_> {
             Some(Fault::Tls(reason)) => HttpError::Tls { url, reason: reason.clone() },
             Some(Fault::NoTls { http }) => self.other_protocol(server_of(self.url), if *http { PLAIN } else { NO_TLS }),
             Some(Fault::SpeaksTls) => self.speaks_tls(),
+            Some(Fault::Torn) => HttpError::NoAnswer { url, hint: unusual_port(self.url) },
             Some(Fault::NoHost) => HttpError::NoHost { url, host: self.peer_host().to_owned() },
             Some(Fault::Unresolved(reason)) => self.connect(reason.clone()),
             None => HttpError::Protocol { url, reason: "unexpected failure".to_owned() },

@@ -35,6 +35,9 @@ pub(super) enum Fault {
     /// Where plain HTTP was to be spoken is TLS.
     #[error("TLS")]
     SpeaksTls,
+    /// The connection was torn off: reset, or ended without TLS saying so.
+    #[error("torn off")]
+    Torn,
     /// The name stands for no address, and will not in a moment.
     #[error("no such host")]
     NoHost,
@@ -161,7 +164,7 @@ impl<In: Transport> Transport for Connection<In> {
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
         match self {
             Connection::Plain { inner, looked } => {
-                let progress = inner.await_input(timeout)?;
+                let progress = inner.await_input(timeout).map_err(torn)?;
                 let first = inner.buffers().input();
                 if !*looked && TLS_RECORDS.iter().any(|record| first.starts_with(record)) {
                     return Err(Fault::SpeaksTls.into());
@@ -169,7 +172,7 @@ impl<In: Transport> Transport for Connection<In> {
                 *looked |= first.len() > 1;
                 Ok(progress)
             }
-            Connection::Secured(secured) => secured.await_input(timeout),
+            Connection::Secured(secured) => secured.await_input(timeout).map_err(torn),
         }
     }
 
@@ -255,6 +258,17 @@ impl Write for Opening {
 
     fn flush(&mut self) -> io::Result<()> {
         self.inner.flush()
+    }
+}
+
+/// The errors that ureq would take for the end of a body that has no length. A connection that was closed is none.
+fn torn(error: ureq::Error) -> ureq::Error {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, UnexpectedEof};
+    match error {
+        ureq::Error::Io(error) if matches!(error.kind(), ConnectionAborted | ConnectionReset | UnexpectedEof) => {
+            Fault::Torn.into()
+        }
+        other => other,
     }
 }
 

@@ -37,6 +37,12 @@ fn vdi() -> Vec<Case> {
         broken("vdi of small blocks", "vdi", &["its sector or block size is not supported"], &[(376, &[0, 0, 1, 0])]),
         broken("vdi of size 0", "vdi", SIZES, &[(368, &[0; 8])]),
         broken("vdi of 16 EiB", "vdi", SIZES, &[(368, &[0xff; 8])]),
+        broken(
+            "vdi of half a sector",
+            "vdi",
+            &["the vdi header is invalid: the virtual size is no multiple of 512"],
+            &[(368, &[0xf9, 0xff, 0x0f])],
+        ),
         broken("vdi with more blocks than there can be", "vdi", SIZES, &[(388, &[0xff])]),
         broken("vdi map over the header", "vdi", PLACES, &[(340, &[0; 4])]),
         broken("vdi map over the data", "vdi", PLACES, &[(384, &[0xff; 4])]),

@@ -97,6 +97,21 @@ fn a_body_without_any_end_mark_is_warned_about() {
     assert!(log.text().contains(&expected.replace("PORT", &server.address().port().to_string())), "{}", log.text());
 }
 
+/// What the connection itself tells of its end is believed, as curl believes it.
+#[test]
+fn a_body_without_any_end_mark_that_is_torn_off_is_cut() {
+    let body = || Reply::ok(bytes(4, 90_000)).cut_after(30_000);
+    let server = Server::sequence([body().until_closed().reset(), body().chunked().reset(), body().reset()]);
+    for _ in 0..3 {
+        let error = content(&HttpSettings::default(), &server.url("/x")).body.read_to_end(&mut Vec::new()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::UnexpectedEof);
+        assert!(
+            error.to_string().starts_with(&format!("{}: the connection was cut after ", server.url("/x"))),
+            "{error}"
+        );
+    }
+}
+
 #[test]
 fn a_body_shorter_than_announced_is_an_error() {
     let replies = [Reply::ok(bytes(4, 90_000)).cut_after(30_000), Reply::ok("short").content_length(1000)];

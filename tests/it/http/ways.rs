@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! The ways to a server: TLS and proxies.
 
+use std::io::Read;
+
 use simpleimage::store::http::{HttpSettings, ImageUrl};
 
 use super::{content, failure, get, read, secret};
@@ -35,6 +37,22 @@ fn https_trusts_the_ca_file_or_anybody_when_told_so() {
 
     let insecure = HttpSettings { insecure_tls: true, ..HttpSettings::default() };
     assert!(read(content(&insecure, &other_name)) == image);
+}
+
+/// An end that TLS does not vouch for may be anybody's who can cut the connection.
+#[test]
+fn a_body_without_any_end_mark_ends_where_tls_says_so() {
+    let authority = Authority::new();
+    let image = bytes(8, 300_000);
+    let reply = Reply::ok(image.clone()).until_closed();
+    let config = authority.server_config("localhost");
+    let settings = HttpSettings { insecure_tls: true, ..HttpSettings::default() };
+    let whole = Server::start_tls(config.clone(), move |_, _| reply.clone());
+    assert!(read(content(&settings, &whole.url("/x"))) == image);
+    let reply = Reply::ok(image).until_closed().cut_after(200_000);
+    let torn = Server::start_tls(config, move |_, _| reply.clone());
+    let error = content(&settings, &torn.url("/x")).body.read_to_end(&mut Vec::new()).unwrap_err();
+    assert_eq!(error.to_string(), format!("{}: the connection was cut after 200000 bytes", torn.url("/x")));
 }
 
 /// Whatever curl takes: it is what an administrator tries first.

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::{UUID, Volume, assert_verified, gpt_image, image, mbr_image, partitions, seeded};
 use crate::support::disk::{Disk, KINDS, Kind};
-use crate::support::images::{MIB, encode};
+use crate::support::images::{MIB, age, encode};
 use crate::support::world::{World, tool};
 
 const SIZE: usize = 40 * MIB;
@@ -147,8 +147,50 @@ fn the_same_request_gives_the_same_bytes_and_off_gives_the_image() {
     });
     assert!(disks[0].bytes() == disks[1].bytes());
     disks[0] = Disk::stale(&world, "disk0", Kind::File, SIZE);
-    seeded(&world, disks[0].path(), &source, "raw").env("OSP_CLOUD_INIT", "off").run().succeeds();
+    let log = seeded(&world, disks[0].path(), &source, "raw").env("OSP_CLOUD_INIT", "off").run().succeeds();
     disks[0].assert_holds(&fs::read(source).unwrap(), "off");
+    assert!(log.contains("warning: ssh_keys has no effect: cloud_init is off"), "{log}");
+}
+
+/// Somebody asked for it, and nobody would get it.
+#[test]
+fn parameters_without_effect_are_warned_of() {
+    let world = World::new();
+    let source = mbr_image(&world);
+    age(&source);
+    let create = |settings: &str, parameters: &[(&str, &str)]| {
+        world.variant_file("config.toml", settings);
+        let disk = Disk::stale(&world, "disk0", Kind::File, SIZE);
+        let script =
+            world.create(disk.path(), source.to_str().unwrap(), "raw").env("INSTANCE_UUID", UUID).env("NIC_COUNT", "0");
+        let log = parameters.iter().fold(script, |script, (name, value)| script.env(name, value)).run().succeeds();
+        log.lines()
+            .filter_map(|line| line.split_once("warning: ").map(|(_, words)| words.to_owned()))
+            .collect::<Vec<_>>()
+    };
+    let warned = |settings, parameters: &[(&str, &str)], expected: &[&str]| {
+        assert_eq!(create(settings, parameters), expected, "{settings} {parameters:?}");
+    };
+    let [user_data, dns, search] = [
+        ("OSP_USER_DATA", "base64:I2Nsb3VkLWNvbmZpZwo="),
+        ("OSP_DNS_SERVERS", "192.0.2.1"),
+        ("OSP_DNS_SEARCH", "a.example"),
+    ];
+    let network = ("OSP_NETWORK_CONFIG", "base64:dmVyc2lvbjogMgo=");
+    let off = "cloud_init = \"off\"\n";
+    let none = |name: &str| format!("{name} has no effect: cloud_init is off");
+    let dns_only = |name: &str| format!("{name} has no effect: network_config is not auto");
+    warned(off, &[user_data, network], &[&none("user_data"), &none("network_config")]);
+    warned(
+        "",
+        &[("OSP_CLOUD_INIT", "off"), dns, search, ("OSP_SEED_PERSIST", "yes")],
+        &[&none("dns_servers"), &none("dns_search"), &none("seed_persist")],
+    );
+    warned("", &[network, dns, search], &[&dns_only("dns_servers"), &dns_only("dns_search")]);
+    // What the administrator gives to all is not asked for by anybody, and what says nothing loses nothing.
+    warned("cloud_init = \"off\"\nuser_data = \"base64:I2Nsb3VkLWNvbmZpZwo=\"\n", &[], &[]);
+    warned(off, &[("OSP_SSH_KEYS", "none"), ("OSP_NETWORK_CONFIG", "auto"), ("OSP_SEED_PERSIST", "no")], &[]);
+    warned("", &[user_data, dns], &[]);
 }
 
 #[test]

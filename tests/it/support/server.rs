@@ -54,6 +54,7 @@ pub(crate) struct Reply {
     body: Vec<u8>,
     framing: Framing,
     cut_after: Option<usize>,
+    resets: bool,
     stalls: bool,
     /// Bytes of the body written at once, and the pause after them.
     pieces: (usize, Duration),
@@ -72,6 +73,7 @@ impl Reply {
             body,
             framing,
             cut_after: None,
+            resets: false,
             stalls: false,
             pieces: (10_000, Duration::ZERO),
             slow_head: None,
@@ -141,6 +143,11 @@ impl Reply {
     }
 
     /// Falls silent after `count` bytes of the body, until the client goes away.
+    /// The connection is reset at the end, and not closed; only without TLS.
+    pub(crate) fn reset(self) -> Self {
+        Reply { resets: true, ..self }
+    }
+
     pub(crate) fn stall_after(self, count: usize) -> Self {
         Reply { cut_after: Some(count), stalls: true, ..self }
     }
@@ -319,9 +326,20 @@ impl Drop for Server {
 /// A client that goes away early is what some tests are about: errors of the connection end it, no more.
 fn serve(stream: TcpStream, handler: &Handler, log: &Mutex<Vec<Request>>, tls: Option<Arc<SslAcceptor>>) {
     match tls {
-        None => answer(stream, handler, log),
+        None => {
+            if answer(&stream, handler, log).is_some_and(|reply| reply.resets) {
+                let at_once = nix::libc::linger { l_onoff: 1, l_linger: 0 };
+                nix::sys::socket::setsockopt(&stream, nix::sys::socket::sockopt::Linger, &at_once).unwrap();
+            }
+        }
         Some(config) => match config.accept(stream) {
-            Ok(stream) => answer(stream, handler, log),
+            Ok(mut stream) => {
+                let reply = answer(&mut stream, handler, log);
+                // What was cut does not say so.
+                if reply.is_some_and(|reply| reply.cut_after.is_none()) {
+                    let _ = stream.shutdown();
+                }
+            }
             // Closed with bytes unread, the connection would be reset before the client sees the reason.
             Err(HandshakeError::Failure(mut failed)) => {
                 let _ = failed.get_ref().shutdown(std::net::Shutdown::Write);
@@ -332,13 +350,15 @@ fn serve(stream: TcpStream, handler: &Handler, log: &Mutex<Vec<Request>>, tls: O
     }
 }
 
-fn answer(stream: impl Read + Write, handler: &Handler, log: &Mutex<Vec<Request>>) {
+fn answer(stream: impl Read + Write, handler: &Handler, log: &Mutex<Vec<Request>>) -> Option<Reply> {
     let mut reader = BufReader::new(stream);
-    let Some(request) = Request::read(&mut reader) else { return };
+    let request = Request::read(&mut reader)?;
     let before = {
         let mut log = log.lock().unwrap();
         log.push(request.clone());
         log.len() - 1
     };
-    let _ = handler(&request, before).send(reader.get_mut());
+    let reply = handler(&request, before);
+    let _ = reply.send(reader.get_mut());
+    Some(reply)
 }

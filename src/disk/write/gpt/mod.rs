@@ -42,7 +42,7 @@ fn zero_old_backup(table: &Gpt, disk: &mut Whole<'_>) -> io::Result<()> {
     let (sector, alternate) = (table.sector(), table.alternate());
     let mut magic = [0; 8];
     disk.read_at(&mut magic, alternate * sector)?;
-    if &magic != b"EFI PART" {
+    if &magic != Gpt::MAGIC {
         return Ok(());
     }
     let start = alternate.saturating_sub(table.entries_sectors()).max(table.last_usable() + 1).min(alternate);
