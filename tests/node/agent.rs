@@ -21,7 +21,7 @@ pub(crate) const ONE: &str = "--one-trial";
 pub(crate) const READY: &str = "ready";
 
 /// A trial that takes longer is ended.
-pub(crate) const TRIAL_LIMIT: Duration = Duration::from_secs(180);
+pub(crate) const TRIAL_LIMIT: Duration = Duration::from_secs(600);
 
 /// How a trial ended.
 pub(crate) struct Answer {

@@ -3,7 +3,7 @@
 
 use std::env;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -29,9 +29,12 @@ const CONSOLE_TAIL: usize = 6000;
 /// A trial, and where its answer goes.
 type Request = (&'static str, Sender<Result<(), String>>);
 
+/// Who takes requests, and the thread that attends to them.
+type Attendance = (Sender<Request>, JoinHandle<()>);
+
 /// The one machine of all trials.
 #[derive(Clone)]
-pub(crate) struct Shared(Arc<Mutex<Option<(Sender<Request>, JoinHandle<()>)>>>);
+pub(crate) struct Shared(Arc<Mutex<Option<Attendance>>>);
 
 impl Shared {
     /// Not yet booted.
@@ -50,7 +53,7 @@ impl Shared {
         });
         requests.send((trial, answers)).unwrap();
         drop(machine);
-        answer.recv().map_err(|_| "nobody attends to the machine any more".to_owned())?
+        answer.recv().map_err(|err| format!("nobody attends to the machine any more: {err}"))?
     }
 
     /// No more trials.
@@ -91,7 +94,8 @@ impl Machine {
         // Not in /tmp, which may be in memory.
         let folder = TempDir::with_prefix_in("node-", env!("CARGO_TARGET_TMPDIR")).unwrap();
         pack(&folder.path().join("payload"));
-        let mut qemu = command(folder.path()).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut qemu =
+            command(image::path()?, folder.path()).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let (trials, port) = (qemu.stdin.take().unwrap(), BufReader::new(qemu.stdout.take().unwrap()));
         let mut machine = Machine { qemu, trials, said: listen(port), folder };
         let ready = machine.hear("its boot", BOOT_LIMIT)?;
@@ -138,9 +142,8 @@ fn pack(payload: &Path) {
     assert!(made.success(), "tar: {made}");
 }
 
-fn command(folder: &Path) -> Command {
+fn command(machine: &Path, folder: &Path) -> Command {
     let accelerator = env::var("SIMPLEIMAGE_BOOT_ACCEL").unwrap_or_else(|_| "tcg".to_owned());
-    let machine = image::path();
     // It ends with the thread that attends to it.
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "qemu-system-x86_64", "-accel", &accelerator, "-cpu", "max"]);
@@ -170,7 +173,7 @@ fn drive(command: &mut Command, file: &Path, options: &str) {
 }
 
 /// Reads answers until there are no more.
-fn listen(mut port: impl BufRead + Read + Send + 'static) -> Receiver<Answer> {
+fn listen(mut port: impl BufRead + Send + 'static) -> Receiver<Answer> {
     let (sender, answers) = channel();
     thread::spawn(move || {
         while let Some(answer) = Answer::read(&mut port)

@@ -35,13 +35,14 @@ impl Traces {
     }
 }
 
-/// Block devices that serve anything.
+/// Block devices that serve anything, without the partitions of the machine's disks, which are the kernel's business.
 fn devices() -> Vec<String> {
     let folders = read_dir("/sys/class/block").unwrap().map(|entry| entry.unwrap().path());
     let in_use = |folder: &Path| {
         let name = folder.file_name().unwrap().to_string_lossy().into_owned();
         let size = read_to_string(folder.join("size")).unwrap_or_default();
-        (size.trim() != "0" && !size.is_empty()).then(|| {
+        let own = name.starts_with("vd");
+        (!own && size.trim() != "0" && !size.is_empty()).then(|| {
             let of = ["loop/backing_file", "dm/name", "pid"].map(|file| read_to_string(folder.join(file)));
             let of: String = of.into_iter().flatten().collect::<Vec<_>>().join(" ");
             format!("device {name} {}", of.trim())
@@ -81,9 +82,10 @@ fn tidy() {
     let lines = "pkill -KILL qemu-nbd; pkill -KILL nbd-client; pkill -KILL sleep
         for i in 1 2 3; do
             swapoff -a; umount -a -t ext4,xfs,vfat -O no_netdev 2>/dev/null
-            vgchange -an; mdadm --stop --scan; dmsetup remove_all --force; losetup -D
+            vgchange -an; mdadm --stop --scan; dmsetup remove_all --force; losetup -D; wipefs -aqf /dev/vdc /dev/vdd
+            for m in /sys/block/md*/md/array_state; do echo clear >$m; done
             for n in /sys/block/nbd*/pid; do n=${n#/sys/block/}; qemu-nbd -d /dev/${n%/pid}; done
-        done; wipefs -a /dev/vdc /dev/vdd; blockdev --rereadpt /dev/vdc /dev/vdd; udevadm settle";
+        done; blockdev --rereadpt /dev/vdc /dev/vdd; udevadm settle";
     let mut command = Command::new("sh");
     let _ = command.args(["-c", lines]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
 }

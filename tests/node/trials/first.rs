@@ -5,8 +5,9 @@ use std::fs;
 use std::path::Path;
 
 use crate::Case;
-use crate::drive::{self, Drive};
-use crate::support::images::{MIB, disk, encode};
+use crate::drive::Target;
+use crate::guest;
+use crate::support::disk::KINDS;
 use crate::support::world::World;
 
 pub(crate) const ALL: [Case; 2] =
@@ -24,10 +25,11 @@ fn has_all_kinds() {
 
 fn installs() {
     let world = World::new();
-    let image = disk(4 * MIB);
-    let target = Drive::stale();
-    let file = encode(&world, &image, "raw");
-    world.create(target.path(), file.to_str().unwrap(), "raw").run().succeeds();
-    drive::assert_holds(target.path(), &image, "create");
-    assert!(drive::is_free(target.path()));
+    let image = guest::image(&world);
+    for kind in KINDS {
+        let target = Target::stale(&world, kind);
+        world.create(target.path(), image.to_str().unwrap(), "raw").run().succeeds();
+        target.assert_holds(&fs::read(&image).unwrap(), &format!("{kind:?}"));
+        target.assert_free("create");
+    }
 }
