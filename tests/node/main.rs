@@ -18,6 +18,7 @@ mod machine;
 mod support;
 mod traces;
 mod trials;
+mod ways;
 
 use std::env;
 use std::path::Path;

@@ -3,11 +3,13 @@
 
 mod first;
 mod held;
+mod in_use;
 mod leftovers;
+mod no_use;
 
 use crate::Case;
 
 /// Every trial.
 pub(crate) fn all() -> impl Iterator<Item = Case> {
-    first::ALL.into_iter().chain(held::ALL).chain(leftovers::ALL)
+    first::ALL.into_iter().chain(held::ALL).chain(in_use::ALL).chain(leftovers::ALL).chain(no_use::ALL)
 }
