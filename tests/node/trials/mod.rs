@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! Each trial runs inside the machine.
 
+mod faults;
 mod first;
 mod held;
 mod in_use;
@@ -12,5 +13,6 @@ use crate::Case;
 
 /// Every trial.
 pub(crate) fn all() -> impl Iterator<Item = Case> {
-    first::ALL.into_iter().chain(held::ALL).chain(in_use::ALL).chain(leftovers::ALL).chain(no_use::ALL).chain(thin::ALL)
+    let installs = first::ALL.into_iter().chain(thin::ALL).chain(faults::ALL);
+    installs.chain(in_use::ALL).chain(no_use::ALL).chain(leftovers::ALL).chain(held::ALL)
 }
