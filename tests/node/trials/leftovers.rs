@@ -69,12 +69,13 @@ fn ends(world: &World, what: &str, folder: &str, make: &str, kind: Kind, script:
     assert_ne!(target.bytes()[510..512], [0, 0], "{what}: the disk can't boot");
 }
 
-/// The same when SIGTERM ends it while the hook runs; the disk can't boot then.
+/// The same when SIGTERM ends it while the hook runs; the disk can't boot then. In an emulated machine udev looks for longer at a new array
+/// than a run has that was told to end.
 fn is_ended(world: &World, what: &str, make: &str, kind: Kind, script: impl Fn(&Target) -> Script) {
     eprintln!("{what}");
     let target = Target::stale(world, kind);
     let before = Traces::now();
-    world.hook("hooks/forgets", &hook(world, make, "exec sleep 1000"));
+    world.hook("hooks/forgets", &hook(world, &format!("{make}; udevadm settle"), "exec sleep 1000"));
     let run = Watched::spawn(script(&target));
     wait_until("the hook has made a device", || world.path("made").exists());
     run.signal("TERM");
