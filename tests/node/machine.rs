@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! The emulated machine, seen from outside: booted by the first trial, asked for each by its name, ended after the last.
+//! The emulated machines, seen from outside: booted by the first trials, asked for each by its name, ended after the last.
 
 use std::env;
 use std::fs::{self, File};
@@ -32,33 +32,34 @@ type Request = (&'static str, Sender<Result<(), String>>);
 /// Who takes requests, and the thread that attends to them.
 type Attendance = (Sender<Request>, JoinHandle<()>);
 
-/// The one machine of all trials.
+/// The machines that no trial is in. There are as many as trials run at once.
 #[derive(Clone)]
-pub(crate) struct Shared(Arc<Mutex<Option<Attendance>>>);
+pub(crate) struct Machines(Arc<Mutex<Vec<Attendance>>>);
 
-impl Shared {
-    /// Not yet booted.
+impl Machines {
+    /// None is booted yet.
     pub(crate) fn new() -> Self {
-        Shared(Arc::new(Mutex::new(None)))
+        Machines(Arc::new(Mutex::new(Vec::new())))
     }
 
-    /// Runs a trial in there, when those are over that were asked for before. The error is what it said.
+    /// Runs a trial in one of them. The error is what it said.
     pub(crate) fn run(&self, trial: &'static str) -> Result<(), String> {
-        let (answers, answer) = channel();
-        let mut machine = self.0.lock().unwrap();
+        let idle = self.0.lock().unwrap().pop();
         // qemu ends with the thread that started it, so it is none of a single trial.
-        let (requests, _) = machine.get_or_insert_with(|| {
+        let (requests, attendant) = idle.unwrap_or_else(|| {
             let (requests, waiting) = channel();
             (requests, thread::spawn(move || attend(&waiting)))
         });
+        let (answers, answer) = channel();
         requests.send((trial, answers)).unwrap();
-        drop(machine);
-        answer.recv().map_err(|err| format!("nobody attends to the machine any more: {err}"))?
+        let answer = answer.recv().map_err(|err| format!("nobody attends to the machine any more: {err}"));
+        self.0.lock().unwrap().push((requests, attendant));
+        answer?
     }
 
     /// No more trials.
     pub(crate) fn end(&self) {
-        if let Some((requests, attendant)) = self.0.lock().unwrap().take() {
+        for (requests, attendant) in self.0.lock().unwrap().drain(..) {
             drop(requests);
             attendant.join().unwrap();
         }

@@ -2,7 +2,7 @@
 //! The provider on a node whose kernel has all that disks are used with: device mapper, thin pools, md arrays, network block
 //! devices, partitions with nodes of their own, and a udev that looks at everything.
 //!
-//! Not every machine that runs tests has such a kernel. So this program boots one in qemu, once, and brings itself and the provider in
+//! Not every machine that runs tests has such a kernel. So this program boots one in qemu, and another beside it, and brings itself and the provider in
 //! there: each test is asked for by name on a serial port, and its answer comes back the same way. Needs root, mmdebstrap and qemu, and
 //! the network the first time. `SIMPLEIMAGE_BOOT_ACCEL=kvm` uses KVM where it works.
 
@@ -38,6 +38,9 @@ const TOOLS: [(&str, &str); 4] = [
 /// `make test` asks for this one first, while there is a network.
 const FETCH: &str = "fetched_first_node_machine";
 
+/// As many trials run at once, each in a machine that the others are not in. `--test-threads` says otherwise.
+const MACHINES: usize = 2;
+
 /// A name, and what panics to fail.
 type Case = (&'static str, fn());
 
@@ -52,15 +55,16 @@ fn main() -> ExitCode {
 }
 
 fn test() -> ExitCode {
-    let arguments = Arguments::from_args();
-    let machine = machine::Shared::new();
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(MACHINES);
+    let machines = machine::Machines::new();
     let fetch = trial(FETCH, || image::path().map(drop));
     let trials = trials::all().map(|(name, _)| {
-        let machine = machine.clone();
-        trial(name, move || machine.run(name))
+        let machines = machines.clone();
+        trial(name, move || machines.run(name))
     });
     let conclusion = libtest_mimic::run(&arguments, trials.chain([fetch]).collect());
-    machine.end();
+    machines.end();
     conclusion.exit_code()
 }
 

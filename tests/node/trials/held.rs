@@ -19,9 +19,7 @@ pub(crate) const ALL: [Case; 5] = [
     ("a_partition_of_the_disk_stays_mounted", || {
         stays(&[("hooks", Kind::Block), ("hooks.import", Kind::Block)], PARTITION)
     }),
-    ("a_linear_device_of_a_hook_stays_mounted", || {
-        stays(&[("hooks", Kind::File), ("hooks.import", Kind::Block)], LINEAR)
-    }),
+    ("a_linear_device_of_a_hook_stays_mounted", || stays(&[("hooks", Kind::File)], LINEAR)),
     ("an_array_of_a_hook_stays_mounted", || stays(&[("hooks", Kind::Block)], MD)),
     ("a_volume_of_the_guest_stays_mounted", || stays(&[("hooks", Kind::File)], LVM)),
     ("a_partition_of_kpartx_stays_open", stays_open),
