@@ -79,7 +79,7 @@ terminal: build ## Capture docs/terminal.md anew, from real runs (as root)
 # What comes from the network comes first; the tests themselves have none.
 .PHONY: test-downloads
 test-downloads:
-	$(INSIDE) --network cargo test --locked --test it --test boot fetched_first
+	$(INSIDE) --network cargo test --locked --test it --test boot --test node fetched_first
 
 .PHONY: test
 test: test-downloads ## Run every test, those against a real Ganeti included (as root)
@@ -100,6 +100,10 @@ test-ganeti: ## Run the tests against a real Ganeti (as root)
 .PHONY: test-boot
 test-boot: test-downloads ## Install a real Debian, boot it, and compare what it got (as root)
 	$(INSIDE) cargo test --locked --test boot
+
+.PHONY: test-node
+test-node: test-downloads ## Boot a node in qemu with device mapper, md and nbd, and try the scripts in there (as root)
+	$(INSIDE) cargo test --locked --test node
 
 .PHONY: test-fresh
 test-fresh: ## Run the README's commands on fresh Debian machines: FRESH="bare newer-qemu next" (as root)
