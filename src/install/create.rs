@@ -13,7 +13,7 @@ use super::fetch::tell_what_is_left;
 use super::from_url::install_url;
 use super::job::{Job, SeedWish};
 use super::old_seed::{self, OldSeed};
-use super::run_hooks::run_hooks;
+use super::run_hooks::{HookDisk, run_hooks};
 use super::seed_volume::{self, Seed};
 use super::summary;
 use super::unsteady::{self, ImageWatch};
@@ -45,7 +45,7 @@ pub fn install(job: &Job, held: Option<Target>, run: &Run) -> anyhow::Result<()>
     }
     let name = [variables::image(&job.image), proxies(&job.http)].concat();
     // No device: what they would write there is overwritten, and a reinstall's disk is still in use as it is.
-    run_hooks(job.pre_hooks.as_ref(), None, name.clone(), run)?;
+    run_hooks(job.pre_hooks.as_ref(), HookDisk::Unlent(target.held()), name.clone(), run)?;
     // The image is open until the hooks have run, and in the cache as long.
     let (installed, image) = install_apart(job, &target, run)?;
     let done = installed.summary();
@@ -55,7 +55,7 @@ pub fn install(job: &Job, held: Option<Target>, run: &Run) -> anyhow::Result<()>
         .commit(&Work { job, target: &target, run, seed: None })
         .with_context(|| format!("installing image {}", job.image))?;
     let disk = target.release();
-    let hooked = run_hooks(job.hooks.as_ref(), Some(&disk), [name, told].concat(), run);
+    let hooked = run_hooks(job.hooks.as_ref(), HookDisk::Lent(&disk), [name, told].concat(), run);
     // First of all, so that nothing that ends us comes in between.
     if hooked.is_err() {
         write::invalidate(&disk).context("making the disk unbootable after its hooks failed")?;

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::confined::confined;
 use super::job::ImportJob;
-use super::run_hooks::run_hooks;
+use super::run_hooks::{HookDisk, run_hooks};
 use super::seed_identity::adopt_seeds;
 use super::standard::unbuffered;
 use crate::disk::device::{HeldDisk, Target};
@@ -27,7 +27,7 @@ pub fn import(job: &ImportJob, target: Target, run: &Run) -> anyhow::Result<()> 
     let mut input = unbuffered(io::stdin()).context("opening standard input")?;
     let disk = restore(&mut input, job, target, run)?;
     match &job.hooks {
-        Ok(plan) => run_hooks(plan.as_ref(), Some(&disk), Vec::new(), run),
+        Ok(plan) => run_hooks(plan.as_ref(), HookDisk::Lent(&disk), Vec::new(), run),
         Err(error) => {
             run.report.warn(format_args!("no import hooks were looked for: {error:#}"));
             Ok(())

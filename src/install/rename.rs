@@ -2,7 +2,7 @@
 //! rename: the new name into the instance's own seed, then the variant's rename hooks.
 
 use super::job::RenameJob;
-use super::run_hooks::run_hooks;
+use super::run_hooks::{HookDisk, run_hooks};
 use super::seed_identity::rename_seed;
 use crate::disk::device::{DeviceError, Target};
 use crate::install::hooks;
@@ -32,5 +32,5 @@ pub fn rename(job: RenameJob, run: &Run) -> anyhow::Result<()> {
     }
     let Some(plan) = plan.filter(|_| present) else { return Ok(()) };
     let disk = job.disk?.map(|path| Target::open(&path).map(Target::release)).transpose()?;
-    run_hooks(Some(&plan), disk.as_deref(), Vec::new(), run)
+    run_hooks(Some(&plan), disk.as_deref().map_or(HookDisk::None, HookDisk::Lent), Vec::new(), run)
 }

@@ -6,25 +6,31 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use serde_json::json;
 
 use super::job::HookPlan;
 use super::summary::seconds;
-use crate::disk::device::{HeldDisk, HookDevice};
+use crate::disk::device::{HeldDisk, HookDevice, UnlentDisk};
 use crate::install::hooks;
 use crate::install::hooks::variables::{self, Variables};
 use crate::node::run::Run;
 
-/// Runs the variant's hooks, if it has any and they shall run, and puts what they wrote onto stable storage. They are told of `disk` and
-/// its partitions, if there is one, and `told`. No loop device of ours is left, and nothing else that a hook made out of the
+/// What hooks have to do with the instance's disk.
+#[derive(Clone, Copy)]
+pub(super) enum HookDisk<'d> {
+    /// There is none.
+    None,
+    /// They are told nothing of it: it is about to be written.
+    Unlent(&'d HeldDisk),
+    /// They are told its device and its partitions.
+    Lent(&'d HeldDisk),
+}
+
+/// Runs the variant's hooks, if it has any and they shall run, and puts what they wrote onto stable storage. They are told of
+/// the disk that is lent to them, and `told`. No loop device of ours is left, and nothing else that a hook made out of the
 /// disk; what can't be removed, as somebody uses it, is an error.
-pub(super) fn run_hooks(
-    plan: Option<&HookPlan>,
-    disk: Option<&HeldDisk>,
-    told: Variables,
-    run: &Run,
-) -> anyhow::Result<()> {
+pub(super) fn run_hooks(plan: Option<&HookPlan>, disk: HookDisk<'_>, told: Variables, run: &Run) -> anyhow::Result<()> {
     let Some(plan) = plan else { return Ok(()) };
     if !hooks::present(&plan.folder)? {
         run.report.debug(format_args!("no hooks in {}", plan.folder.display()));
@@ -41,12 +47,25 @@ pub(super) fn run_hooks(
     ran
 }
 
-fn run_present(plan: &HookPlan, disk: Option<&HeldDisk>, told: Variables, run: &Run) -> anyhow::Result<()> {
+fn run_present(plan: &HookPlan, disk: HookDisk<'_>, told: Variables, run: &Run) -> anyhow::Result<()> {
     let mut environment = plan.environment.clone();
     environment.extend(variables::phase(plan.phase).into_iter().chain(told));
-    let Some(disk) = disk else {
-        return Ok(hooks::run(&plan.folder, &environment, None, &run.children, &run.report)?);
-    };
+    let without_device = || hooks::run(&plan.folder, &environment, None, &run.children, &run.report);
+    match disk {
+        HookDisk::None => Ok(without_device()?),
+        HookDisk::Unlent(disk) => {
+            let unlent = UnlentDisk::before_hooks(disk)?;
+            let before = Arc::clone(unlent.before());
+            let ran = run.last_act.during(without_device, move || before.remove(None));
+            let removed = unlent.finish();
+            ran?;
+            Ok(removed?)
+        }
+        HookDisk::Lent(disk) => run_lent(plan, disk, environment, run),
+    }
+}
+
+fn run_lent(plan: &HookPlan, disk: &HeldDisk, mut environment: Variables, run: &Run) -> anyhow::Result<()> {
     let reading = || format!("reading the partition table of disk {}", disk.path().display());
     environment.extend(variables::partitions(disk, &run.report).with_context(reading)?);
     let device = HookDevice::open(disk)?;
@@ -63,5 +82,7 @@ fn run_present(plan: &HookPlan, disk: Option<&HeldDisk>, told: Variables, run: &
     let detached = device.finish();
     ran?;
     detached?;
+    let path = disk.path();
+    ensure!(disk.is_same_file(path), "disk {} was replaced by another one while hooks ran", path.display());
     disk.file().sync_all().with_context(|| format!("syncing disk {} after the hooks", disk.path().display()))
 }

@@ -105,7 +105,7 @@ impl Waiting {
         let (said, go) = (world.path("said"), world.path("go"));
         let _ = (fs::remove_file(&said), fs::remove_file(&go));
         let lines = format!(
-            "set -e; losetup --find --show \"$TARGET_DISK_DEVICE\" >{said}.new; mv {said}.new {said}
+            "set -e; losetup --find --show \"${{TARGET_DISK_DEVICE:-$DISK_0_PATH}}\" >{said}.new; mv {said}.new {said}
             while ! test -e {go}; do sleep 0.01; done",
             said = said.display(),
             go = go.display()
@@ -199,4 +199,40 @@ fn a_signal_removes_what_hooks_made_too() {
         assert_only_given(&world, &target, kind, "SIGTERM");
         target.assert_unbootable("SIGTERM");
     }
+}
+
+/// These hooks are told nothing of the disk, but have Ganeti's variables.
+#[test]
+fn what_a_hook_before_the_image_makes_is_removed_or_named() {
+    let world = World::new();
+    let image = encode(&world, &disk(4 * MIB), "raw");
+    for kind in KINDS {
+        let target = Disk::stale(&world, "disk0", kind, 8 * MIB);
+        let given = usize::from(kind == Kind::Block);
+        let reinstall = || world.create(target.path(), text(&image), "raw").env("INSTANCE_REINSTALL", "1");
+        let waiting = Waiting::start(&world, "hooks.pre", reinstall());
+        let holder = File::open(&waiting.made).unwrap();
+        let made = waiting.made.clone();
+        let outcome = waiting.finish();
+        outcome.fails(&["is still in use after the hooks: ", text(&made), " has it open (stop that first)"]);
+        drop(holder);
+        wait_until("it is detached", || loops_over(&world.path("disk0")).len() == given);
+        target.assert_untouched("in use");
+        world.hook("hooks.pre/makes", "losetup --find \"$DISK_0_PATH\"");
+        reinstall().run().succeeds();
+        assert_only_given(&world, &target, kind, "before the image");
+        fs::remove_file(world.variant_file("hooks.pre/makes", "")).unwrap();
+    }
+}
+
+/// What it would have changed is on a file that no instance uses.
+#[test]
+fn a_hook_that_puts_another_file_in_the_disks_place_fails() {
+    let world = World::new();
+    let image = encode(&world, &disk(4 * MIB), "raw");
+    let target = Disk::stale(&world, "disk0", Kind::File, 8 * MIB);
+    world
+        .hook("hooks/replaces", "cp \"$DISK_0_PATH\" \"$DISK_0_PATH.new\" && mv \"$DISK_0_PATH.new\" \"$DISK_0_PATH\"");
+    let outcome = world.create(target.path(), text(&image), "raw").run();
+    outcome.fails(&["was replaced by another one while hooks ran"]);
 }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use loopdev::LoopControl;
 
+use super::layers::Layer;
 use super::leftovers::Before;
 use super::{DiskKind, HeldDisk, holder, target};
 use crate::node::sys;
@@ -122,20 +123,59 @@ impl<'d> HookDevice<'d> {
         let (path, own) = (self.path().to_owned(), self.attached().map(Path::to_owned));
         let start = Instant::now();
         let HookDevice { disk, before, attached } = self;
-        let state = |source| HookDeviceError::State { device: path.clone(), source };
-        loop {
-            before.remove(own.as_deref());
-            let left = before.made().map_err(state)?;
-            if left.iter().all(|device| own.as_deref() == Some(&device.node())) || start.elapsed() > PATIENCE {
-                break;
-            }
-            std::thread::sleep(POLL);
-        }
+        remove_made(&before, &path, own.as_deref(), start)?;
         let _attendance = attached.map(|Attached { node, attendance, .. }| {
             drop(node);
             attendance
         });
         wait_until_unused(&path, disk, &before, start)
+    }
+}
+
+/// A disk that hooks are not lent while they run: they know its name all the same.
+#[derive(Debug)]
+pub struct UnlentDisk<'d> {
+    disk: &'d HeldDisk,
+    before: Arc<Before>,
+}
+
+impl<'d> UnlentDisk<'d> {
+    /// Before the hooks run.
+    pub fn before_hooks(disk: &'d HeldDisk) -> Result<Self, HookDeviceError> {
+        let state = |source| HookDeviceError::State { device: disk.path().to_owned(), source };
+        Ok(UnlentDisk { disk, before: Arc::new(Before::hooks(disk.file()).map_err(state)?) })
+    }
+
+    /// Tells what hooks made later, and removes it.
+    pub fn before(&self) -> &Arc<Before> {
+        &self.before
+    }
+
+    /// Removes what hooks made out of the disk all the same; an error where somebody uses it.
+    pub fn finish(self) -> Result<(), HookDeviceError> {
+        let path = self.disk.path();
+        let left = remove_made(&self.before, path, None, Instant::now())?;
+        let still_used = |user| HookDeviceError::StillUsed { device: path.to_owned(), path: path.to_owned(), user };
+        holder::of_devices(&left).map_or(Ok(()), |user| Err(still_used(user)))
+    }
+}
+
+/// Removes what hooks made out of the disk at `device`, but for `own`, as long as that needs and [`PATIENCE`] lasts; gives
+/// what is left.
+fn remove_made(
+    before: &Before,
+    device: &Path,
+    own: Option<&Path>,
+    start: Instant,
+) -> Result<Vec<Layer>, HookDeviceError> {
+    loop {
+        before.remove(own);
+        let mut left = before.made().map_err(|source| HookDeviceError::State { device: device.to_owned(), source })?;
+        left.retain(|made| own != Some(&made.node()));
+        if left.is_empty() || start.elapsed() > PATIENCE {
+            return Ok(left);
+        }
+        std::thread::sleep(POLL);
     }
 }
 

@@ -23,7 +23,7 @@ pub(crate) use bytes::Memory;
 pub use bytes::{FileBytes, ReadAt, WriteAt};
 pub use left::{LeftDevice, left_devices};
 pub use leftovers::Before;
-pub use loopback::{HookDevice, HookDeviceError};
+pub use loopback::{HookDevice, HookDeviceError, UnlentDisk};
 pub use sentinel::Sentinel;
 pub use source::{DirectReader, SourceDisk};
 pub use target::{HeldDisk, Target};

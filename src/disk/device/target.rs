@@ -110,15 +110,7 @@ impl Target {
 
     /// Whether `path` leads to this disk itself.
     pub fn is_same_file(&self, path: &Path) -> bool {
-        // One device may have several nodes, with an inode each. A file has no device number.
-        let identity = |data: Metadata| match data.rdev() {
-            0 => (data.dev(), data.ino(), 0),
-            device => (0, 0, device),
-        };
-        self.file
-            .metadata()
-            .map(identity)
-            .is_ok_and(|mine| std::fs::metadata(path).is_ok_and(|data| identity(data) == mine))
+        self.held().is_same_file(path)
     }
 
     /// Whether it can be written past the page cache.
@@ -286,6 +278,19 @@ impl HeldDisk {
     /// The disk, open for reading and writing, not exclusively.
     pub fn file(&self) -> &File {
         &self.lock
+    }
+
+    /// Whether `path` leads to this disk itself.
+    pub fn is_same_file(&self, path: &Path) -> bool {
+        // One device may have several nodes, with an inode each. A file has no device number.
+        let identity = |data: Metadata| match data.rdev() {
+            0 => (data.dev(), data.ino(), 0),
+            device => (0, 0, device),
+        };
+        self.lock
+            .metadata()
+            .map(identity)
+            .is_ok_and(|mine| std::fs::metadata(path).is_ok_and(|data| identity(data) == mine))
     }
 
     /// Whether its boot area is known to be zero, on stable storage.
