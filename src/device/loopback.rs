@@ -123,14 +123,7 @@ impl<'d> HookDevice<'d> {
         let start = Instant::now();
         let HookDevice { disk, before, attached } = self;
         let state = |source| HookDeviceError::State { device: path.clone(), source };
-        loop {
-            before.remove(own.as_deref());
-            let left = before.made().map_err(state)?;
-            if left.iter().all(|device| own.as_deref() == Some(&device.node())) || start.elapsed() > PATIENCE {
-                break;
-            }
-            std::thread::sleep(POLL);
-        }
+        before.remove(own.as_deref(), PATIENCE).map_err(state)?;
         let _attendance = attached.map(|Attached { node, attendance, .. }| {
             drop(node);
             attendance

@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use serde_json::json;
@@ -15,6 +15,10 @@ use crate::device::{HeldDisk, HookDevice};
 use crate::hooks;
 use crate::hooks::variables::{self, Variables};
 use crate::request::HookPlan;
+
+/// How long what hooks made is tried to be removed when a signal ends the run, which has to end within a second: the hooks themselves
+/// may have taken a half.
+const LAST_PATIENCE: Duration = Duration::from_millis(300);
 
 /// Runs the variant's hooks, if it has any and they shall run, and puts what they wrote onto stable storage. They are told of `disk` and
 /// its partitions, if there is one, and `told`. No loop device of ours is left, and nothing else that a hook made out of the
@@ -56,7 +60,7 @@ fn run_present(plan: &HookPlan, disk: Option<&HeldDisk>, told: Variables, contex
     let written = device.as_fd().try_clone_to_owned().map(File::from);
     let written = written.with_context(|| format!("sharing {}", device.path().display()))?;
     let ran = context.last_act.during(run, move || {
-        before.remove(own.as_deref());
+        let _ = before.remove(own.as_deref(), LAST_PATIENCE);
         // What a loop device keeps would else get onto the disk's file when it is let go: after the disk was made unbootable.
         let _ = written.sync_all();
     });
