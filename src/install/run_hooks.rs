@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use serde_json::json;
@@ -15,6 +15,10 @@ use crate::disk::device::{HeldDisk, HookDevice, UnlentDisk};
 use crate::install::hooks;
 use crate::install::hooks::variables::{self, Variables};
 use crate::node::run::Run;
+
+/// How long what hooks made is tried to be removed when a signal ends the run, which has to end within a second: the hooks themselves
+/// may have taken a half.
+const LAST_PATIENCE: Duration = Duration::from_millis(300);
 
 /// What hooks have to do with the instance's disk.
 #[derive(Clone, Copy)]
@@ -56,7 +60,7 @@ fn run_present(plan: &HookPlan, disk: HookDisk<'_>, told: Variables, run: &Run) 
         HookDisk::Unlent(disk) => {
             let unlent = UnlentDisk::before_hooks(disk)?;
             let before = Arc::clone(unlent.before());
-            let ran = run.last_act.during(without_device, move || before.remove(None));
+            let ran = run.last_act.during(without_device, move || drop(before.remove(None, LAST_PATIENCE)));
             let removed = unlent.finish();
             ran?;
             Ok(removed?)
@@ -75,7 +79,7 @@ fn run_lent(plan: &HookPlan, disk: &HeldDisk, mut environment: Variables, run: &
     let written = device.as_fd().try_clone_to_owned().map(File::from);
     let written = written.with_context(|| format!("sharing {}", device.path().display()))?;
     let ran = run.last_act.during(run_hooks, move || {
-        before.remove(own.as_deref());
+        let _ = before.remove(own.as_deref(), LAST_PATIENCE);
         // What a loop device keeps would else get onto the disk's file when it is let go: after the disk was made unbootable.
         let _ = written.sync_all();
     });

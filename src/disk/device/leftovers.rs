@@ -7,12 +7,16 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use super::descriptor_path;
 use super::layers::{self, Layer};
 use super::mounts::Mounts;
 use super::swaps::Swaps;
 use crate::node::sys;
+
+/// How often it is looked what is left.
+const POLL: Duration = Duration::from_millis(20);
 
 /// What there was on a disk before hooks ran, to tell it from what there is later.
 #[derive(Debug)]
@@ -43,21 +47,40 @@ impl Before {
     }
 
     /// Removes what can be removed of that, and stops swapping to the disk; `keep` is a device of ours, of which only the
-    /// partitions go. What somebody uses stays.
-    pub fn remove(&self, keep: Option<&Path>) {
-        let devices = self.made().unwrap_or_default();
-        let nodes = devices.iter().map(|device| (device.node(), device.number));
-        let own = self.disk.metadata().ok().filter(|data| data.file_type().is_block_device());
-        let own = own.map(|data| (descriptor_path(&self.disk), data.rdev()));
-        for (node, number) in nodes.chain(own) {
-            if !self.swaps.has_device(number) {
-                // EINVAL: none. It stays where memory is short, and is named as what it is.
-                let _ = sys::swap_off(&node);
+    /// partitions go. What somebody uses stays. Tries for so long as `patience` says: udev has a look at each device, also when what lies
+    /// on it is gone.
+    pub fn remove(&self, keep: Option<&Path>, patience: Duration) -> io::Result<()> {
+        let start = Instant::now();
+        loop {
+            self.remove_once(keep);
+            let left = self.made()?;
+            if left.iter().all(|device| keep == Some(&device.node())) || start.elapsed() > patience {
+                return Ok(());
             }
+            std::thread::sleep(POLL);
         }
+    }
+
+    fn remove_once(&self, keep: Option<&Path>) {
+        let devices = self.made().unwrap_or_default();
+        self.stop_swapping(&devices);
         for device in devices.iter().filter(|device| keep != Some(&device.node())) {
             // In use: whoever asks what is left is told.
             let _ = remove(device);
+        }
+    }
+
+    /// Nobody is asked who does not swap: swapoff(2) opens what it is given for writing, and udev reads all of a device anew after that.
+    fn stop_swapping(&self, devices: &[Layer]) {
+        let swaps = Swaps::now();
+        let own = self.disk.metadata().ok().filter(|data| data.file_type().is_block_device()).map(|data| data.rdev());
+        let own_nodes = own.map(|number| (descriptor_path(&self.disk), number));
+        let nodes = devices.iter().cloned().chain(own.into_iter().flat_map(layers::partitions));
+        for (node, number) in nodes.map(|device| (device.node(), device.number)).chain(own_nodes) {
+            if swaps.has_device(number) && !self.swaps.has_device(number) {
+                // It stays where memory is short, and is named as what it is.
+                let _ = sys::swap_off(&node);
+            }
         }
     }
 }
@@ -79,8 +102,8 @@ fn remove(device: &Layer) -> io::Result<()> {
     }
     let name = layers::attribute(device.number, "dm/name").ok_or(io::ErrorKind::NotFound)?;
     let mut command = Command::new("dmsetup");
-    // Without waiting for udev: this may be the last that this process does.
-    command.args(["remove", "--noudevsync", "--", &name]);
+    // Without waiting for udev: this may be the last that this process does. Deferred: where udev has a look at it, it goes then.
+    command.args(["remove", "--deferred", "--noudevsync", "--", &name]);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     sys::start(&mut command)?.wait().map(drop)
 }

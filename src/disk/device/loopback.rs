@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 
 use loopdev::LoopControl;
 
-use super::layers::Layer;
 use super::leftovers::Before;
 use super::{DiskKind, HeldDisk, holder, target};
 use crate::node::sys;
@@ -123,7 +122,8 @@ impl<'d> HookDevice<'d> {
         let (path, own) = (self.path().to_owned(), self.attached().map(Path::to_owned));
         let start = Instant::now();
         let HookDevice { disk, before, attached } = self;
-        remove_made(&before, &path, own.as_deref(), start)?;
+        let state = |source| HookDeviceError::State { device: path.clone(), source };
+        before.remove(own.as_deref(), PATIENCE).map_err(state)?;
         let _attendance = attached.map(|Attached { node, attendance, .. }| {
             drop(node);
             attendance
@@ -154,28 +154,11 @@ impl<'d> UnlentDisk<'d> {
     /// Removes what hooks made out of the disk all the same; an error where somebody uses it.
     pub fn finish(self) -> Result<(), HookDeviceError> {
         let path = self.disk.path();
-        let left = remove_made(&self.before, path, None, Instant::now())?;
+        let state = |source| HookDeviceError::State { device: path.to_owned(), source };
+        self.before.remove(None, PATIENCE).map_err(state)?;
+        let left = self.before.made().map_err(state)?;
         let still_used = |user| HookDeviceError::StillUsed { device: path.to_owned(), path: path.to_owned(), user };
         holder::of_devices(&left).map_or(Ok(()), |user| Err(still_used(user)))
-    }
-}
-
-/// Removes what hooks made out of the disk at `device`, but for `own`, as long as that needs and [`PATIENCE`] lasts; gives
-/// what is left.
-fn remove_made(
-    before: &Before,
-    device: &Path,
-    own: Option<&Path>,
-    start: Instant,
-) -> Result<Vec<Layer>, HookDeviceError> {
-    loop {
-        before.remove(own);
-        let mut left = before.made().map_err(|source| HookDeviceError::State { device: device.to_owned(), source })?;
-        left.retain(|made| own != Some(&made.node()));
-        if left.is_empty() || start.elapsed() > PATIENCE {
-            return Ok(left);
-        }
-        std::thread::sleep(POLL);
     }
 }
 

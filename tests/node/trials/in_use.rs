@@ -44,9 +44,13 @@ const fn of_file(way: Way) -> Way {
     Way { kind: File, ..way }
 }
 
-const LVM: Way = way("pvcreate $D; vgcreate -s 1M guest $D; lvcreate -L 4M -n root guest", "vgchange -an guest", "");
+const LVM: Way = way(
+    "pvcreate $D; vgcreate --setautoactivation n -s 1M guest $D; lvcreate -L 4M -n root guest",
+    "vgchange -an guest",
+    "",
+);
 const LVM_ON_PARTITION: Way = way(
-    "echo 'start=2048' | sfdisk $D; udevadm settle; pvcreate ${D}1; vgcreate -s 1M guest ${D}1; lvcreate -L 4M -n root guest",
+    "echo 'start=2048' | sfdisk $D; udevadm settle; pvcreate ${D}1; vgcreate --setautoactivation n -s 1M guest ${D}1; lvcreate -L 4M -n root guest",
     "vgchange -an guest",
     "",
 );
@@ -114,7 +118,7 @@ const MD_ON_LOOP: Way = Way {
 };
 const LVM_ON_LOOP: Way = Way {
     kind: File,
-    make: "l=$(losetup --find --show $D); pvcreate $l; vgcreate -s 1M guest $l; lvcreate -L 4M -n root guest",
+    make: "l=$(losetup --find --show $D); pvcreate $l; vgcreate --setautoactivation n -s 1M guest $l; lvcreate -L 4M -n root guest",
     end: "vgchange -an guest",
     clean: "losetup --detach-all",
 };

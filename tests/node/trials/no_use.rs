@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! What is no use of a disk: signatures in the guest's data that nobody has activated, and idle loop devices.
+//! What is no use of a disk: signatures in the guest's data that nobody has activated, not even udev, which is told not to, and idle loop devices.
 
 use crate::Case;
 use crate::support::disk::Kind::{Block, File};
@@ -9,12 +9,12 @@ pub(crate) const ALL: [Case; 6] = [
     ("a_volume_group_that_nobody_activated_is_no_use", || {
         installs(
             "p=$D; test -b $p || p=$(losetup --find --show $D)
-            pvcreate $p; vgcreate -s 1M guest $p; lvcreate -L 4M -n root guest; vgchange -an guest",
+            pvcreate $p; vgcreate --setautoactivation n -s 1M guest $p; lvcreate -L 4M -n root guest; vgchange -an guest",
         );
     }),
     ("a_volume_group_on_a_partition_that_nobody_activated_is_no_use", || {
         installs("echo 'start=2048' | sfdisk $D; udevadm settle; p=${D}1; test -b $p || p=$(losetup --find --show --offset 1M $D)
-            pvcreate $p; vgcreate -s 1M guest $p; lvcreate -L 4M -n root guest; vgchange -an guest");
+            pvcreate $p; vgcreate --setautoactivation n -s 1M guest $p; lvcreate -L 4M -n root guest; vgchange -an guest");
     }),
     // Not even udev: see what the machine begins with.
     ("an_array_that_nobody_started_is_no_use", || {
