@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! What the OS scripts do, each as one flow through the modules below.
+//! The jobs themselves, each as one flow through the modules of this room and the rooms below.
 
 mod along;
 mod cleanup;

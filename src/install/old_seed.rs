@@ -33,7 +33,7 @@ pub(super) struct OldSeed {
     unreadable: Option<String>,
 }
 
-/// Looks for the seed of the instance of `request` on its first disk, and on the one for the seed, in a process without
+/// Looks for the seed of the instance of `job` on its first disk, and on the one for the seed, in a process without
 /// network; gives an [`OldSeed`] in bytes, which this process does not look at. A new instance has none.
 pub(super) fn look(job: &Job, first: &Target, own: Option<&Target>, run: &Run) -> Vec<u8> {
     let Ok(identity) = &job.identity else { return Vec::new() };

@@ -75,7 +75,7 @@ pub(super) fn tell_plan(job: &Job, size: u64, report: &Report) {
     report.event("plan", fields, plan(job, size));
 }
 
-/// All that `request` says of the image, and the disk's `size` in bytes, in words.
+/// All that `job` says of the image, and the disk's `size` in bytes, in words.
 fn plan(job: &Job, size: u64) -> String {
     let Job { expected, checks, write, seed, reinstall, .. } = job;
     let instance = if *reinstall { "reinstall onto" } else { "new instance with" };

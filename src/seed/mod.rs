@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! What an instance reads at its first boot: the files of cloud-init's NoCloud seed. Pure content; `request` decides
-//! about a [`Plan`], `ops` fetches what it names.
+//! What an instance reads at its first boot: the files of cloud-init's NoCloud seed. Pure content; `ganeti::request`
+//! decides about a [`Plan`], `install` fetches what it names.
 
 mod adopt;
 mod dns;
