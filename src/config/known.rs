@@ -1,5 +1,10 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! Which variants there are: a name that is none of them is mistyped, and must not get other settings in silence.
+//!
+//! create, verify and every command refuse such a name, and name the nearest. A variant that is listed but has no
+//! folder has the site's settings. A folder without a line in the list is what Ganeti's `--force-variant` is for, and
+//! `check` warns of it. import, export and rename do their work whatever the variant, for a backup must be restorable:
+//! they only warn that no hooks were looked for.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -5,6 +5,13 @@
 //! hashes every block that is not zero together with its place, and adds the hashes up: a sum does not depend on the
 //! order, and holes cost nothing. The hash is keyed (BLAKE3) with a key that is made for this run and shown to nobody: who
 //! changes the file in between can't choose bytes that give the same sum.
+//!
+//! The read-back's XXH3 would not do here: an attacker may choose the bytes. Nor is the checksum itself made of the
+//! written bytes: that would put the reads in order, and hash the holes. Where nothing is checked, nothing is noted.
+//!
+//! An image of the cache is noted too where it is read for the check. One that is only held against the digest of its
+//! download is trusted as it lies: its folder is root's, and a publisher puts a new file there. For a file that
+//! qemu-img reads itself, only its size and times tell of a change.
 
 use std::io::{self, Read};
 use std::sync::mpsc::{SyncSender, sync_channel};

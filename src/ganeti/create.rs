@@ -3,6 +3,12 @@
 //!
 //! A new disk may hold another tenant's system, and Ganeti keeps an instance whose script failed, so that it can be
 //! started. So the disk is made unbootable before any word of the tenant or the administrator is looked at.
+//!
+//! Only the disk's path and `INSTANCE_REINSTALL` are read before that, whatever else is broken in the environment: a
+//! tenant can choose a parameter that fails. An adopted disk never gets a create, so that without that variable the
+//! disk is new. With a value of it that Ganeti never sets nothing is known, and nothing is written. A disk in use is
+//! named and never written. A reinstall is the other way round: the old system is the user's own, and stays until the
+//! new image is at hand and has passed every check.
 
 use anyhow::Context as _;
 use serde_json::json;

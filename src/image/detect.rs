@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! What a file's first bytes say it is.
+//!
+//! An ISO image counts as no disk, though a hybrid one could be written and would boot: it would boot into an
+//! installer, and whoever named it mostly meant something else. `allow_unknown_content` takes it for the disk that it
+//! also is.
 
 use super::fields::Fields;
 use super::format::{Compression, Format};

@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! How large the disk in an image is, as far as that shows before all of it was decoded.
+//!
+//! A size is a reason to refuse only where the decoder holds the image to it. So do xz with its indexes and zstd with
+//! a frame's size; of several frames the first is a lower bound, and the others are behind all of its blocks. gzip's
+//! ISIZE is a number modulo 4 GiB, of the last member: `inspect` shows it, and nothing else looks at it.
 
 use std::fmt;
 use std::io::{self, Read};

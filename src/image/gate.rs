@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! The one gate before every reader of an image: what it is, whether that is what was said and what is taken, and
 //! whether it is safe to read.
+//!
+//! The magic bytes decide what an image is, and the declared type has to agree. A header that names another file, asks
+//! for unknown features or has impossible numbers is refused before qemu-img sees the file: qemu-img would follow it
+//! into any file of the node.
 
 use std::fs::File;
 use std::io::{self, Cursor, Read, Seek};

@@ -1,5 +1,10 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! Which files of the node may be images.
+//!
+//! `allowed_images` is checked by name first, so that `verify` and `create` say no before anything is touched. What
+//! then counts is the open file: where `/proc/self/fd` says that it is, after all links, and every URL that a redirect
+//! leads to. The cache notes those URLs, for a policy that comes later and for another variant. Of two folders that
+//! hold a file, one of instances' disks and one that is allowed, the inner one decides.
 
 use std::fs::{self, File};
 use std::io;

@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! cleanup: what killed runs and power cuts left on the node.
+//!
+//! It needs no record. What is left is found by the same rules by which the next run would not use it: a lock that
+//! somebody holds is a run that lives, for the kernel ends it with the process. A loop device tells by the name that
+//! we gave it that it is ours, and by the disk's lock that its run is over.
 
 use std::time::SystemTime;
 

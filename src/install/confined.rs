@@ -1,5 +1,11 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! Work on bytes of strangers, in a process of its own that can do little else.
+//!
+//! Capabilities, `no_new_privs`, Landlock and seccomp can't be taken back, and hooks need full root. So the script
+//! forks before the first foreign byte, and the copy gives all that up; the script looks at no byte of the image. To
+//! give up only where there are no hooks would leave most installs as they were. To lower the rights of single threads
+//! would protect nothing, as they share their memory. docs/security.md says which work is confined, and what that is
+//! good for.
 
 use anyhow::{Context as _, anyhow};
 

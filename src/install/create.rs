@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! The job itself: the variant's first hooks, the image onto the instance's first disk, the variant's other hooks.
+//!
+//! The first hooks get no device. They run when the disk is held, but before anything is read or written for the
+//! image: what they wrote would be lost on a new instance, and harm the old system of a reinstalled one. Everything
+//! that may fail with the network or costs time comes after them.
 
 use std::fs::File;
 use std::path::Path;

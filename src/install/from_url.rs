@@ -1,5 +1,12 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! An image from its URL onto the disk: from the cache, or in one pass with its first download.
+//!
+//! One thread downloads to the `.part` file, and another reads along (`cache::Follow`) and copies. If the download
+//! begins again, the install begins again from the cached file; one that goes on where it was cut only makes the
+//! reader wait. A reinstall reads along no further than to see what the image is; so do `fetch`, and plain qcow2, in
+//! which qemu-img has to seek. A wrong type ends the download there. So does a disk that is too small, where the first
+//! bytes tell it, or the index of an .xz, whose end is asked for at once if the server gives parts of that very
+//! version.
 
 use std::io::{self, Cursor, Read};
 use std::time::Instant;

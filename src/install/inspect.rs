@@ -1,5 +1,10 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! inspect: what an image is, and whether create would take it, without a disk.
+//!
+//! The body of a URL is read as far as the gate and a partition table need, then the connection is closed: that works
+//! with any server. What stands elsewhere (an archive's index, a raw image's end, logical partitions) is asked for as
+//! the rest of that same version, as a cut download goes on, and is left out where the server has no strong validator.
+//! Tables of a qcow2 are not followed over the network: the verdict says that only the beginning was seen.
 
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;

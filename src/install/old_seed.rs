@@ -1,6 +1,12 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! The seed that a reinstalled instance has had so far: what of it goes on, and what gets lost. A guest could have written
 //! it, so nothing in it can fail a run.
+//!
+//! A reinstall forks a worker for it, without network, and with nothing to write to but the disks that are open
+//! anyway, before the one that installs. The answer has keys that are keys, the user-data, and which settings there
+//! were (`seed::Held`). Whatever is wrong with the seed, a panic included, is a warning. The second worker
+//! compares the new seed with it, before the disk is touched. `seed_keep` is off unless it is set, and parameters are
+//! stronger: who ends a break-in must be able to leave out what the guest may have written.
 
 use std::io;
 

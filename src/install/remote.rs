@@ -1,5 +1,10 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! An image from a URL, of which a wrong one in the cache is replaced once.
+//!
+//! The cache hashes what it downloads, so that a SHA-256 costs nothing. A kept image that is not the right one is read
+//! again. If it is damaged, it is downloaded again, once. If it is not, it stays, for it is what others may ask for,
+//! and the server is asked once, with its validators: a new body takes its place only if it is right. So a wrong
+//! checksum never costs a run more than one download.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;

@@ -1,5 +1,11 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! create: the first-boot seed onto its volume, before the image can boot.
+//!
+//! The file system goes to the disk, and its entry into the primary table, which is in memory with the first MiB
+//! (`write::Whole`). So a half-written disk never boots, as without a seed. Whether there is room is asked of the
+//! image's first MiB before the disk is touched: of a stream those bytes are read ahead, of a qcow2 they are converted
+//! twice. Whether another CIDATA is there, all of a raw file tells in advance, other images only when they are on the
+//! disk.
 
 use std::path::{Path, PathBuf};
 

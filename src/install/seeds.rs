@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! The seeds on a disk, for people: to be looked at and to be removed.
+//!
+//! A removal can be cut anywhere: the content is zeroed first, then the backup table, then the primary one, and last
+//! the sector by which the volume is known.
 
 use std::path::Path;
 

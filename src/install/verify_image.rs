@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! Whether an image is the one that was meant: by its checksum, and by its signature.
+//!
+//! SUMS files are never kept: an old one says that an old image is the right one, which nobody wants to hear but when
+//! the server is down. For that case the sidecar of an image notes which SUMS file and signature it agreed with (a
+//! hash of their URLs), and only an image with that note is used without them.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! How far a run is, shown beside its work.
+//!
+//! It is drawn where the work is done: the confined worker inherits the terminal, and a thread beside its work looks
+//! at the counters of the download, the decoder or the writer. Of qemu-img it is what `-p` says.
 
 use std::io::{self, Read};
 use std::sync::Arc;

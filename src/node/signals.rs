@@ -1,5 +1,10 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! A run that is told to end does so within a second, and leaves nothing behind.
+//!
+//! While the disk is written nothing has to be undone: its first MiB is zero. While hooks run two things have to be
+//! done, in this order: what they made out of the disk is removed, and the disk is made unbootable again. The boot
+//! area is written and that act ([`LastAct`]) is set under one lock, so that no signal falls in between. Children get
+//! half a second to clean up, and have ended, their mounts gone, before the disk is touched.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -3,6 +3,14 @@
 //!
 //! Only what cloud-init 22.4 and later, all of its renderers, understand: `match` with `set-name`, and default routes as
 //! `0.0.0.0/0` and `::/0`. `gateway4`, `gateway6` and `to: default` are too old or too new for some of them.
+//!
+//! A gateway outside of its network is `on-link`, netplan's key. cloud-init 22.4 and 25.1 hand it on, and where
+//! netplan is they ask no schema of their own, which does not have it. Valid by that schema would be a route to the
+//! gateway `via` 0.0.0.0: it works with systemd 252 and 257, but leaves a guest with 247 (Debian 11) without a default
+//! route. netplan writes `gateway4` without on-link.
+//!
+//! Ganeti hands out IPv4 addresses only. In an IPv6 /64 the instance gets the address that it would give itself by
+//! router advertisement, with or without a router that sends them.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

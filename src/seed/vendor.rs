@@ -3,6 +3,9 @@
 //!
 //! A script, not a `#cloud-config`: a list such as `runcmd` in the user-data would take the place of ours. cloud-init
 //! runs it once for an instance, by cc_scripts_vendor in its last stage.
+//!
+//! Whatever fails in it leaves the seed where it is. It finds the volume by a serial number that follows from the
+//! instance's UUID.
 
 use super::identity::Identity;
 

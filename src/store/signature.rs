@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! Detached OpenPGP signatures, checked by gpgv(1) against a keyring of trusted keys.
+//!
+//! gpgv's status lines decide. It gets keyring, signature and file by descriptor, and none of our environment. A
+//! signature by an unknown key beside a good one is fine: publishers change keys.
 
 use std::fs::File;
 use std::io::{self, PipeReader, Read, Seek, Write};

@@ -5,6 +5,16 @@
 //! Only use that is active counts: a device that was made out of the disk, a mount, swap, a program that can write, or
 //! whoever claims a device for itself. A signature of LVM, an array or swap in a guest's data is none, nor is a loop
 //! device that nobody uses.
+//!
+//! O_EXCL tells of mounts, swap and devices made out of a block device, but not of a file, not of programs that write,
+//! and never of a qemu. So while a disk is written, the bytes by which qemu's block layer marks a file in use are
+//! write-locked: that fails while any qemu has the disk open, and a qemu that starts fails. Our own qemu-img takes no
+//! locks.
+//!
+//! A loop device that nobody uses does not count, for the shell provider leaks such. A mapped device or an array
+//! counts even if nobody has it open, such as a guest's volume group that the node has activated: it keeps the disk
+//! for itself, and would go on over the new content. Ending it is the administrator's decision, so the error has the
+//! command.
 
 use std::fs::{File, OpenOptions};
 use std::io;

@@ -1,6 +1,14 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! What hooks made out of a disk and did not remove: loop devices, devices of the device mapper, arrays, swap space,
 //! partitions of a loop device.
+//!
+//! They are found in /sys. Of the devices on the disk (`device::layers`), those that were not there before the hooks
+//! are theirs. They are removed as far as nobody uses them, the uppermost first, after SIGTERM too. Nobody asks what a
+//! device was made with. A device that is used is an error that names who uses it.
+//!
+//! udev opens each device for a moment, and again after every writer. So the removal is tried until the end of a
+//! patience; what the device mapper made goes by itself when udev has looked (`--deferred`); and only what is swap is
+//! asked to be none, for swapoff opens it for writing.
 
 use std::fs::{self, File};
 use std::io;

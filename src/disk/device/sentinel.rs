@@ -1,5 +1,10 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! Sees to it that a disk can't boot half-configured when this process is gone without a chance to do so itself.
+//!
+//! What the signal thread does before the end, nobody does after SIGKILL. So before a disk with hooks becomes
+//! bootable, a shell is started that does it. It holds the disk's lock by the same open file description, so that
+//! nobody can install onto the disk in between. A power cut while hooks run is not covered: hooks need the real
+//! partition table.
 
 use std::io::{self, PipeWriter};
 use std::process::{Child, Command, Stdio};

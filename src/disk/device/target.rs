@@ -1,5 +1,10 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! The disk that is written: ranges of bytes and ranges of zeros, at any offset.
+//!
+//! O_EXCL keeps others from a block device while it is written, but not from a file, and hooks must be able to mount
+//! the disk. So the disk is also locked by an open-file-description lock on one byte far behind its end. A second
+//! `create` on the same disk fails after two seconds, as what a killed run left may need as long to let go of it. A
+//! mount is refused at once.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;

@@ -5,6 +5,9 @@
 //! below the volume, or a pool that takes nothing back. What was given back reads as zeros, and stays so: the next chunk
 //! that the pool hands out is zeroed by it first. Of a pool that was told not to do that (lvcreate -Zn) a chunk holds
 //! whatever it held as soon as one byte of it is written, so nothing is left out there.
+//!
+//! dm-thin has no WRITE ZEROES, and what the kernel does in its place is to write: a volume was full after each
+//! install. The device mapper's own tables say what a thin volume is, so that nothing is guessed from limits.
 
 use std::fs::File;
 use std::io;

@@ -2,6 +2,10 @@
 //! Who can write to a file or device that is about to be read as an image.
 //!
 //! What only has it open for reading is no harm, nor is a loop device that nobody uses: such are left by killed runs.
+//!
+//! A read lease tells of writers that no process shows: the kernel gives none while anybody can write. It is asked for
+//! and given back at once, for whoever opens the file to write would hang for 45 s. qemu's own locks are held while
+//! the image is read, as qemu-img would hold them.
 
 use std::fs::File;
 use std::io;

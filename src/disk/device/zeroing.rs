@@ -1,5 +1,12 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! How ranges of a disk come to read zero.
+//!
+//! Ganeti's default is not to wipe new volumes, so what is not written there is another tenant's data. So a run of
+//! zeros is never skipped on trust. It goes down as a punched hole, of devices too (WRITE ZEROES, which may give room
+//! back), as BLKZEROOUT where that is not offered, and as written zeros where that is not offered either.
+//!
+//! A device that discards but has no command for zeros, mostly a cheap SSD, may give old data back after a power cut.
+//! So it is written. So is a disk that only writes: reading it first would cost as much.
 
 use std::fs::File;
 use std::io;

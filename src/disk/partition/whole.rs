@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! Whether an image is all there, as far as its own tables tell: what was cut off reads as zeros on the disk, and boots.
+//!
+//! A file system's own size counts more than its partition's: published images (OpenWrt) have a partition that reaches
+//! behind the file, and a squashfs in it that does not. A GPT has its backup to tell. Of two superblocks at one place
+//! neither is believed. What lies behind the readable beginning of a stream is looked at when it is on the disk.
 
 use std::io;
 

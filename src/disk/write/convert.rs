@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! Copies an image in a format of its own: qemu-img decodes and writes it, except for the boot area.
+//!
+//! Where zeroing by range is cheap, also in room, this program zeroes the disk first, and qemu-img writes only data
+//! (`--target-is-zero`). Elsewhere qemu-img writes the zeros too.
 
 use std::cell::OnceCell;
 use std::env;

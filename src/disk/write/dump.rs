@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! Copies a disk to a stream: reading ahead while the other side takes its time.
+//!
+//! A thread that others wait for owns its ends of the channels between them, so that the others see its end, however
+//! it comes about. A sender that its own waiter kept alive made export hang.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};

@@ -4,6 +4,11 @@
 //! Its promises: afterwards every byte of the disk is the image's or zero, whatever was there before (less behind the
 //! image where a [`Wipe`] says so); until all of it is on stable storage the first MiB reads zero, so that a
 //! half-written disk never boots.
+//!
+//! The first MiB holds every boot sector, partition table and primary GPT. It is zeroed and synced before anything
+//! else is written, and it is written when all the rest is on stable storage. Its own first 4 KiB come last: they get
+//! there as a whole or not at all. So a run that ends in between, by SIGKILL or a power cut too, leaves a disk that
+//! does not boot. When the last step fails, the first MiB is zeroed again.
 
 mod convert;
 mod dump;

@@ -4,6 +4,11 @@
 //! Nothing is decoded twice: while the disk is written, every block that is not zero is hashed together with its place,
 //! and the hashes are added up by region. A sum does not depend on the order in which threads write, and zero blocks
 //! add nothing to it, so that a run of zeros costs nothing to note, and whatever is found in its place changes the sum.
+//!
+//! The hash is XXH3 with 128 bits and without a secret key: the faults of a disk have no intent. What qemu-img wrote,
+//! `qemu-img compare` compares. The backup GPT moves after the comparison, for the old one is a part of the image; the
+//! new one's few sectors are compared byte by byte, as the boot area is. The disk is read by O_DIRECT, and without
+//! what the page cache held of it.
 
 use std::io;
 use std::ops::Range;

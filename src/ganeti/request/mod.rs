@@ -1,5 +1,12 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! The one place where Ganeti's environment and the variant's settings become validated requests.
+//!
+//! A name is resolved before anything is checked: what `[images.NAME]` says takes the place of the parameters that
+//! were not given. From then on it is an image like any other, so that no policy can be led around. Without a variant
+//! nobody can tell which names there are, and `verify` takes any that could be one.
+//!
+//! `verify` looks at no file of the image and asks no server: Ganeti calls it for a restore and for every `gnt-cluster
+//! modify`, and a dead URL must not block those.
 
 mod checks;
 mod seeds;

@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! What an instance gets for its first boot: from the OS parameters or else the variant's settings.
+//!
+//! Files are opened below the variant's `user-data` folder (openat2 with RESOLVE_BENEATH). Messages name entries by
+//! number, sizes and places, never by content, and not by the name of a file that is not there: it may be a secret in
+//! the wrong place.
 
 use std::path::Path;
 

@@ -3,6 +3,11 @@
 //!
 //! The layout is that of VMware's "Virtual Disk Format 5.0" and of QEMU's block/vmdk.c. All numbers are little-endian,
 //! places and sizes in sectors of 512 bytes.
+//!
+//! The descriptor is read strictly, though qemu-img hardly looks at it. QEMU opens the extents that it names only
+//! where the header has a size of 0, but it takes a parent's name from a fixed place whatever the header says. So the
+//! descriptor has to be at that place, with one sparse extent without a folder in its name, no parent and no such
+//! word. The extent's name can't be held against the file's: images are renamed.
 
 use super::{ContainerError, Image};
 use crate::image::fields::Fields;

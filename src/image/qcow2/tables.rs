@@ -3,6 +3,8 @@
 //!
 //! qemu-img reads zeros behind a file's end, and would make half an image a disk without a word. It costs little: 8
 //! bytes are read for each cluster of 64 KiB, and qemu-img needs them next.
+//!
+//! No two entries may point to the same table: in a small file that could keep us busy for ever.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

@@ -1,5 +1,16 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! A command in a PID namespace of its own: what it starts ends with it, whatever that did to get away.
+//!
+//! When the first process of the namespace ends, the kernel kills all that was started in it and waits for that,
+//! whatever those processes did: setsid, two forks, closed descriptors. cgroup.kill needs Linux 5.14 and a cgroup v2
+//! that a script may write, and root can leave a cgroup. A subreaper dies by SIGKILL as this process does. Where a
+//! namespace is not permitted, hooks are an error: no promise about them would hold.
+//!
+//! The end of this process is a signal for the first one (PR_SET_PDEATHSIG), which then kills all others. It keeps the
+//! disk's lock and the sentinel's pipe until they have ended and are unmounted. The superblock of a file system without
+//! partitions lies in the first MiB and is written by unmounting, so that this has to be over before the disk is made
+//! unbootable. Where the node's mounts are not shared, one that the node unmounts meanwhile stays with the hooks until
+//! they end.
 
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};

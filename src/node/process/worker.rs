@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! A part of this program in a process of its own: what it gives up there, the rest still has.
+//!
+//! The fork is safe: besides the thread that forks there is only the signal thread. That one takes the lock on the
+//! list of children before any other, and the fork is made under that lock. The copy has no signal thread: a signal
+//! ends it at once, its qemu-img with it, and the boot area is the first process's to write or not.
 
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Read, Seek, Write};

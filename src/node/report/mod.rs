@@ -3,6 +3,9 @@
 //!
 //! Ganeti shows the last 20 lines of a failed script's log and breaks on a cut UTF-8 sequence, so every message is one
 //! line of printable ASCII; anything else is escaped.
+//!
+//! The numbers of an event stand beside its words in one call of [`Report`]. That is no logging framework: nobody here
+//! needs the global logger, spans and filters of one.
 
 mod json;
 mod progress;

@@ -1,6 +1,15 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! The volume of a first-boot seed: a small FAT labelled CIDATA in which cloud-init's NoCloud source looks for its
 //! files; where it goes on a disk, and how it is found again.
+//!
+//! A volume is made anew, never edited. fatfs, the FAT crate in wide use, panics over a cluster number that can't be,
+//! and an instance may write what it likes into its seed. So fatfs only formats, in memory. A rename or an import
+//! makes the file system again from the same files, which gives the same bytes but for what changed, and only blocks
+//! that differ are written. A seed with folders in it, which would get lost, is left alone.
+//!
+//! The FAT's OEM name says that a seed is ours, and its serial number, derived from `INSTANCE_UUID`, whose it is.
+//! rename changes only the instance's own; import changes every one of ours that is another instance's. What in it was
+//! not made from Ganeti's data stays. Neither needs a config, and neither fails over a seed.
 
 mod error;
 mod fat;

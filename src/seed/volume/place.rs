@@ -1,5 +1,12 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! Where a seed goes on an instance's first disk: a partition of its own at the very end.
+//!
+//! It has 4 MiB in the last 5, aligned to 1 MiB, with room behind it for a backup GPT, in an MBR too, which may become
+//! a GPT one day. Its entry has Windows' bits for "hidden" and "no drive letter". The file system has 4 MiB on a
+//! larger disk of its own too: one form is tested.
+//!
+//! A run that failed leaves a disk without its first MiB. The next one with `seed_keep` looks for the seed where one
+//! would go, by the disk's size alone.
 
 use std::io;
 use std::path::Path;

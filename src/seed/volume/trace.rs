@@ -5,6 +5,9 @@
 //! They outlive the seed's partition there. The end of the disk is no place for them, for there the root grows. Partitions
 //! begin at 1 MiB or behind it in nearly every image; GRUB uses the gap before them of an MBR only, and no more than 444 KiB of
 //! it (0x78000 - 0x9000 bytes, `maxsec` in util/setup.c). Where anything else is in that place, there is no trace.
+//!
+//! A partition would be in the way when a disk grows or a dump is restored to a larger one; a field of the table would
+//! have a meaning for others. create writes the trace with the seed, as the guest's script could not be sure to.
 
 use std::io;
 

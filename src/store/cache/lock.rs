@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! Locks that end with the process that holds them, however it ends (flock(2)).
+//!
+//! There are two. The lock file of an entry is held alone while its image is downloaded or removed, so that a second
+//! `create` waits and shares the download. Who uses an image holds a shared lock on the image's own inode, and needs
+//! the first lock no longer: an image in use is never removed, and a newer one can take its name meanwhile.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;

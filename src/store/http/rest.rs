@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! Going on with a download that was cut: what may be asked, and which answer is the rest of the same image.
+//!
+//! A download goes on only where nobody can be wrong. The rest is asked for by If-Range, with a strong ETag or a
+//! settled Last-Modified, only at the URL that gave it, and a 206 is appended only if it is exactly the missing bytes.
+//! Everything else begins again.
 
 use std::time::Duration;
 

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! Connections for ureq, secured by OpenSSL where the URL says https; and whether the other side speaks the same.
+//!
+//! ureq has no TLS of its own here: this is its connector. It also keeps a reset from ureq, which would take it for
+//! the end of a body without a length.
 
 use std::fmt;
 use std::io::{self, Read, Write};
