@@ -17,7 +17,7 @@ use super::env::Environment;
 use super::request::{self, Asked};
 use crate::config::{self, Paths, VariantName};
 use crate::disk::device::Target;
-use crate::disk::write;
+use crate::disk::write::{self, WriteOptions};
 use crate::install;
 use crate::node::run::Run;
 use crate::node::size::ByteSize;
@@ -30,18 +30,17 @@ pub(super) fn create(env: &Environment, paths: &Paths, run: &Run) -> anyhow::Res
     }
     let target = Target::open(&request::first_disk(env)?)?;
     write::invalidate(target.held())?;
-    zero_others(env, paths, run).context("zeroing the instance's other disks (wipe_other_disks)")?;
+    let settings = config::load(paths, &VariantName::parse(env.variant()?)?)?;
+    if settings.wipe_other_disks {
+        zero_others(env, settings.write, run).context("zeroing the instance's other disks (wipe_other_disks)")?;
+    }
     install::install(&request::job(Asked::of(env)?, paths)?, Some(target), run)
 }
 
-/// Zeroes the other disks, where the variant says so. That comes before the OS parameters are looked at: when a create failed
+/// Zeroes the other disks. That comes before the OS parameters are looked at: when a create failed
 /// over those, people try a reinstall next, which leaves these disks alone. They are given back after that: hooks may want
 /// to make file systems on them.
-fn zero_others(env: &Environment, paths: &Paths, run: &Run) -> anyhow::Result<()> {
-    let settings = config::load(paths, &VariantName::parse(env.variant()?)?)?;
-    if !settings.wipe_other_disks {
-        return Ok(());
-    }
+fn zero_others(env: &Environment, options: WriteOptions, run: &Run) -> anyhow::Result<()> {
     let targets = env.other_disks()?.iter().map(|path| Target::open(path)).collect::<Result<Vec<_>, _>>()?;
     // That takes a moment, all of it may take hours.
     targets.iter().try_for_each(|target| write::invalidate(target.held()))?;
@@ -50,7 +49,7 @@ fn zero_others(env: &Environment, paths: &Paths, run: &Run) -> anyhow::Result<()
         let fields = json!({ "disk": path.to_string(), "disk_bytes": size });
         let message = format_args!("zeroing disk {path}, {} (wipe_other_disks)", ByteSize(size));
         run.report.event("wipe", fields, message);
-        write::zero_all(target, settings.write)?;
+        write::zero_all(target, options)?;
     }
     Ok(())
 }

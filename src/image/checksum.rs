@@ -160,7 +160,7 @@ impl Hasher {
 }
 
 /// Hands over all of `file` with the place of each piece, in order; its position does not matter and does not move. Each
-/// piece but the last has [`BUFFER_LEN`] bytes.
+/// piece but the last has `BUFFER_LEN` bytes.
 pub fn each_piece(file: &File, mut take: impl FnMut(&[u8], u64)) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER_LEN];
     let mut at = 0;

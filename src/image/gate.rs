@@ -16,8 +16,8 @@ use super::decode;
 use super::detect::{self, Content, HEAD_LEN, TAIL_LEN};
 use super::disk_size::DiskSize;
 use super::ending::Ending;
+use super::error::ImageError;
 use super::format::{Compression, Format, Formats, ImageType};
-use super::source::ImageError;
 use crate::disk::fingerprint::Fingerprint;
 use crate::disk::partition::MBR_TOLERANCE;
 

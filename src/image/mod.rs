@@ -8,6 +8,7 @@ pub mod decode;
 pub mod detect;
 pub mod disk_size;
 mod ending;
+mod error;
 mod fields;
 pub mod format;
 #[cfg(any(test, fuzzing))]

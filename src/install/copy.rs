@@ -2,7 +2,7 @@
 //! One examined image onto one disk.
 
 use std::fs::File;
-use std::io::{self, Cursor, Read};
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -11,6 +11,7 @@ use std::time::Instant;
 use anyhow::{Context as _, ensure};
 use serde_json::json;
 
+use super::image_disk::ImageDisk;
 use super::job::Job;
 use super::seed_volume::Seed;
 use super::summary::{Origin, Summary, seconds};
@@ -19,14 +20,13 @@ use super::watch::{Counted, Watch};
 use crate::disk::device::{FileBytes, Memory, Sentinel, Target};
 use crate::disk::fingerprint::Fingerprint;
 use crate::disk::partition::{self, Extent, Incomplete};
-use crate::disk::write::{self, BootArea, DiskWriter, QemuDisk, WriteError, WriteOptions};
+use crate::disk::write::{self, BootArea, DiskWriter, QemuDisk, WriteOptions};
 use crate::image::disk_size::DiskSize;
 use crate::image::source::{Body, Contents, ImageFile, Packed};
 use crate::image::spool;
 use crate::install::hooks;
-use crate::node::process::Children;
 use crate::node::run::Run;
-use crate::node::size::{ByteSize, MIB};
+use crate::node::size::ByteSize;
 use crate::store::cache::Cache;
 
 /// A SHA-256 in hex.
@@ -149,16 +149,6 @@ pub(super) fn copy<'j>(
     Ok(Copied { work: *work, writer, len, by_qemu, started, watch })
 }
 
-/// The disk in an image, in a form that can be copied.
-pub(super) enum ImageDisk<'f> {
-    /// The file is the disk, with its length in bytes.
-    RawFile(&'f File, u64),
-    /// The disk's bytes.
-    RawStream(Box<dyn Read + Send + 'f>),
-    /// A file that qemu-img reads with a driver, and the size of the disk in it.
-    Qemu(&'f File, &'static str, u64),
-}
-
 impl<'f> ImageDisk<'f> {
     /// What qemu-img has to seek in is unpacked first.
     fn of(
@@ -197,24 +187,6 @@ impl ImageDisk<'_> {
             _ => {}
         }
         Ok(())
-    }
-
-    /// The disk's first MiB, or all of a smaller one.
-    pub(super) fn beginning(&mut self, children: &Children) -> Result<Vec<u8>, WriteError> {
-        let read = match self {
-            ImageDisk::RawFile(file, len) => partition::boot_area(&FileBytes::new(file, *len)),
-            ImageDisk::RawStream(decoded) => {
-                let mut head = Vec::new();
-                let read = decoded.by_ref().take(MIB).read_to_end(&mut head);
-                let rest = std::mem::replace(decoded, Box::new(io::empty()));
-                *decoded = Box::new(Cursor::new(head.clone()).chain(rest));
-                read.map(|_| head)
-            }
-            ImageDisk::Qemu(file, driver, size) => {
-                QemuDisk::open(file, driver, *size, children).and_then(|disk| partition::boot_area(&disk))
-            }
-        };
-        read.map_err(WriteError::Image)
     }
 }
 

@@ -10,6 +10,7 @@ mod export;
 mod fetch;
 mod from_url;
 pub mod hooks;
+mod image_disk;
 mod import;
 mod inspect;
 pub mod job;

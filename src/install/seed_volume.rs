@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow, bail};
 
-use super::copy::ImageDisk;
+use super::image_disk::ImageDisk;
 use super::job::Job;
 use super::seed::seed_files;
 use crate::disk::device::{FileBytes, ReadAt, Target, WriteAt};

@@ -5,7 +5,7 @@
 //! A character that an entry may hold itself separates only where the next entry is known by its beginning. So nothing
 //! is lost in what stands before it, as a second key would be in the first one's comment.
 
-use super::keys::is_type;
+use super::key_types::is_type;
 
 /// What a text may have in it instead of a line break.
 const ESCAPED: &str = "\\n";

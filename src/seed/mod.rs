@@ -8,6 +8,7 @@ mod held;
 mod identity;
 mod interface;
 mod json;
+mod key_types;
 mod keys;
 mod list;
 mod metadata;

@@ -162,3 +162,85 @@ fn programs_are_started_in_one_place() {
     let places: Vec<_> = all.iter().filter(starts).map(|source| source.path.strip_prefix(src()).unwrap()).collect();
     assert_eq!(places, [Path::new("node/sys/start.rs")]);
 }
+
+/// A module of a room: the room's name and its own, which is empty for what stands in the room itself.
+type Module = (String, String);
+
+/// The modules that the paths of a source lead to: those that begin with `crate` and those that begin with `super`.
+fn modules_named_in(source: &Source, known: &BTreeSet<Vec<String>>) -> BTreeSet<Module> {
+    let relative = source.path.strip_prefix(src()).unwrap().with_extension("");
+    let mut own: Vec<_> = relative.iter().map(|name| name.to_str().unwrap().to_owned()).collect();
+    own.pop_if(|name| name == "mod");
+    let code: Vec<_> = source.lines.iter().take_while(|line| !line.contains("#[cfg(test)]")).cloned().collect();
+    let code = without_groups(code.join("\n"));
+    let words = code.split(|c| !is_of_path(c));
+    let mut found = BTreeSet::new();
+    for word in words {
+        let ups = word.split("::").take_while(|name| *name == "super").count();
+        let start = match word.split("::").next() {
+            Some("crate") => Vec::new(),
+            Some("super") => own[..own.len() - ups].to_vec(),
+            _ => continue,
+        };
+        let rest = word.split("::").skip(ups.max(1)).filter(|name| !name.is_empty()).map(str::to_owned);
+        let mut path: Vec<_> = start.into_iter().chain(rest).collect();
+        while !path.is_empty() && !known.contains(&path) {
+            path.pop();
+        }
+        found.extend(path.first().map(|room| (room.clone(), path.get(1).cloned().unwrap_or_default())));
+    }
+    found.retain(|module| Some(module) != module_of(&own).as_ref());
+    found
+}
+
+fn is_of_path(c: char) -> bool {
+    c.is_alphanumeric() || "_:".contains(c)
+}
+
+/// The code with `a::b a::c` instead of `a::{b, c}`; other braces are gone.
+fn without_groups(mut code: String) -> String {
+    while let Some(end) = code.find('}') {
+        let Some(start) = code[..end].rfind('{') else {
+            code.replace_range(end..=end, " ");
+            continue;
+        };
+        let before = code[..start].rfind(|c| !is_of_path(c)).map_or(0, |at| at + 1);
+        let prefix = code[before..start].to_owned();
+        let inner = code[start + 1..end].to_owned();
+        let expanded = match prefix.ends_with("::") {
+            true => inner.split(',').map(|name| format!(" {prefix}{}", name.trim())).collect(),
+            false => format!("{prefix} {inner} "),
+        };
+        code.replace_range(before..=end, &expanded);
+    }
+    code
+}
+
+fn module_of(path: &[String]) -> Option<Module> {
+    Some((path.first()?.clone(), path.get(1).cloned().unwrap_or_default()))
+}
+
+/// Who reads one module of a circle has to read all of it.
+#[test]
+fn no_modules_import_one_another() {
+    let path = |source: &Source| {
+        let relative = source.path.strip_prefix(src()).unwrap().with_extension("");
+        let mut names: Vec<_> = relative.iter().map(|name| name.to_str().unwrap().to_owned()).collect();
+        names.pop_if(|name| name == "mod");
+        names
+    };
+    let all = sources();
+    let known: BTreeSet<_> = all.iter().map(path).collect();
+    let mut arrows: BTreeMap<Module, BTreeSet<Module>> = BTreeMap::new();
+    for source in &all {
+        let module = module_of(&path(source)).unwrap();
+        arrows.entry(module).or_default().extend(modules_named_in(source, &known));
+    }
+    // Whatever imports nothing that is left can't be part of a circle.
+    while let Some(last) = arrows.iter().find(|(_, to)| to.is_empty()).map(|(module, _)| module.clone()) {
+        arrows.remove(&last);
+        arrows.values_mut().for_each(|to| to.retain(|module| *module != last));
+    }
+    arrows.retain(|(_, module), _| !module.is_empty());
+    assert!(arrows.is_empty(), "these import one another: {arrows:?}");
+}

@@ -72,7 +72,9 @@ fn links_lead_to_a_file_and_to_a_heading_in_it() {
 
 /// For an administrator in a hurry; what does not fit has a place in docs/ or in a manual page.
 #[test]
-fn the_readme_is_short() {
-    let len = read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap().len();
-    assert!(len <= 10_000, "README.md has {len} bytes");
+fn the_readme_and_the_architecture_are_short() {
+    for (name, limit) in [("README.md", 10_000), ("ARCHITECTURE.md", 12_000)] {
+        let len = read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap().len();
+        assert!(len <= limit, "{name} has {len} bytes");
+    }
 }

@@ -8,7 +8,7 @@ use ureq::http::StatusCode;
 
 use crate::node::size::ByteSize;
 
-/// A fetch that failed. The URLs in it are without their secrets, as [`ImageUrl`] displays them.
+/// A fetch that failed. The URLs in it are without their secrets, as `ImageUrl` displays them.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
     /// A setting that cannot be used.
