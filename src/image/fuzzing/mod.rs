@@ -13,7 +13,7 @@ use super::detect::{Content, HEAD_LEN, compression, content};
 use super::format::{Compression, Format, ImageType};
 use super::qcow2::virtual_size;
 use super::reference::ImageRef;
-use super::sums::find;
+use super::sums::{find, text_of};
 use crate::node::size::ByteSize;
 use crate::store::http::fuzzing::hides_secrets;
 
@@ -142,10 +142,13 @@ pub(crate) fn sums(data: &[u8]) {
     let name = String::from_utf8_lossy(&data[..at]).into_owned();
     let text = data.get(at + 1..).unwrap_or_default();
     let sums = ImageRef::parse("/SUMS").expect("a path");
+    // A text in UTF-16 is one as a whole: what is added to it below is added to its characters.
+    let decoded = text_of(text);
     if let Ok(digest) = find(&sums, text, &name) {
-        let text = String::from_utf8_lossy(text).to_lowercase();
+        let text = decoded.to_lowercase();
         assert!(text.contains(digest.hex()) && text.contains(&name.to_lowercase()));
     }
+    let text = decoded.as_bytes();
     if name.is_empty() || name.contains(['/', '\n', '\r']) || name.starts_with([' ', '*']) {
         return;
     }
