@@ -170,15 +170,15 @@ fn a_drip_ends_a_download_and_an_answer() {
 #[test]
 fn max_time_bounds_a_download_that_never_falls_silent() {
     let settings = HttpSettings {
-        max_time: Some(Duration::from_millis(300)),
+        max_time: Some(Duration::from_secs(2)),
         limit_rate: Some(ByteSize(100_000)),
         ..HttpSettings::default()
     };
     let server = Server::start(|_, _| Reply::ok(bytes(6, 10_000_000)));
     let begin = Instant::now();
     let error = content(&settings, &server.url("/x")).body.read_to_end(&mut Vec::new()).unwrap_err();
-    assert_eq!(error.to_string(), format!("{}: not complete after 0.3 s", server.url("/x")));
-    assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
+    assert_eq!(error.to_string(), format!("{}: not complete after 2 s", server.url("/x")));
+    assert!(begin.elapsed() < Duration::from_secs(60), "{:?}", begin.elapsed());
 }
 
 #[test]
