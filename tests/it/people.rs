@@ -9,7 +9,7 @@ use std::process::Stdio;
 use crate::checks::Published;
 use crate::support::disk::{Disk, Kind};
 use crate::support::images::{MIB, disk, encode};
-use crate::support::world::World;
+use crate::support::world::{World, tool};
 
 /// A node with an image in its cache, which has a name.
 fn site() -> (World, Published) {
@@ -201,7 +201,8 @@ fn who_is_not_root_is_told_so() {
     let world = World::new();
     fs::set_permissions(world.path(""), fs::Permissions::from_mode(0o755)).unwrap();
     let program = world.path("simpleimage");
-    fs::copy(env!("CARGO_BIN_EXE_simpleimage"), &program).unwrap();
+    // By another process: what this one has open for writing, a child that another test starts has open too, and nobody can run it.
+    tool("cp", &[env!("CARGO_BIN_EXE_simpleimage"), program.to_str().unwrap()]);
     let target = Disk::stale(&world, "disk0", Kind::File, 3 * MIB);
     fs::set_permissions(target.path(), fs::Permissions::from_mode(0o600)).unwrap();
     let file = encode(&world, &disk(2 * MIB), "raw");
