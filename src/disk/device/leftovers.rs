@@ -60,21 +60,17 @@ impl Before {
     pub fn remove(&self, keep: Option<&Path>, patience: Duration) -> io::Result<()> {
         let start = Instant::now();
         loop {
-            self.remove_once(keep);
-            let left = self.made()?;
-            if left.iter().all(|device| keep == Some(&device.node())) || start.elapsed() > patience {
+            let mut left = self.made()?;
+            self.stop_swapping(&left);
+            left.retain(|device| keep != Some(&device.node()));
+            if left.is_empty() || start.elapsed() > patience {
                 return Ok(());
             }
+            for device in &left {
+                // In use: whoever asks what is left is told.
+                let _ = remove(device);
+            }
             std::thread::sleep(POLL);
-        }
-    }
-
-    fn remove_once(&self, keep: Option<&Path>) {
-        let devices = self.made().unwrap_or_default();
-        self.stop_swapping(&devices);
-        for device in devices.iter().filter(|device| keep != Some(&device.node())) {
-            // In use: whoever asks what is left is told.
-            let _ = remove(device);
         }
     }
 
