@@ -49,13 +49,14 @@ impl Variants {
         if self.offered.contains(variant) || self.configured.contains(variant) {
             return Ok(());
         }
-        let distance = |known: &&VariantName| {
-            let lower = |name: &VariantName| name.as_str().to_ascii_lowercase();
-            strsim::damerau_levenshtein(&lower(known), &lower(variant))
-        };
-        let nearest = self.all().min_by_key(distance).cloned();
+        let nearest = self.all().min_by_key(|known| misspelt(known.as_str(), variant.as_str())).cloned();
         Err(ConfigError::UnknownVariant { variant: variant.clone(), dir: paths.config_dir.clone(), nearest })
     }
+}
+
+/// By how many letters `name` is not `meant`, whatever their case; two that changed their places count as one.
+pub(super) fn misspelt(meant: &str, name: &str) -> usize {
+    strsim::damerau_levenshtein(&meant.to_ascii_lowercase(), &name.to_ascii_lowercase())
 }
 
 fn folders(dir: &Path) -> io::Result<BTreeSet<VariantName>> {

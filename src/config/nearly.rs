@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 
+use super::known::misspelt;
 use super::{HookPhase, Paths, VariantName};
 
 /// What is read besides the folders of hooks.
@@ -42,8 +43,7 @@ fn meant(name: &str) -> Option<&'static str> {
     if let Some((_, phase)) = BELIEVED.iter().find(|(believed, _)| *believed == lower) {
         return Some(phase.dir_name());
     }
-    let distance = |known: &str| strsim::damerau_levenshtein(known, &lower);
-    known().min_by_key(|known| distance(known)).filter(|known| distance(known) <= MISTYPED)
+    known().min_by_key(|known| misspelt(known, name)).filter(|known| misspelt(known, name) <= MISTYPED)
 }
 
 #[cfg(test)]

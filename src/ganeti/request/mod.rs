@@ -78,8 +78,7 @@ impl Asked {
     }
 
     fn hooks(&self, paths: &Paths, phase: HookPhase) -> HookPlan {
-        let environment = self.hook_environment.clone();
-        HookPlan { folder: paths.hooks_dir(&self.variant, phase), phase: phase.name(), environment }
+        hook_plan(paths, &self.variant, phase, self.hook_environment.clone())
     }
 }
 
@@ -131,8 +130,16 @@ fn variant_hooks(
 ) -> anyhow::Result<Option<HookPlan>> {
     let Some(variant) = variant else { return Ok(None) };
     Variants::of(paths)?.check(&variant, paths)?;
-    let folder = paths.hooks_dir(&variant, phase);
-    Ok(Some(HookPlan { folder, phase: phase.name(), environment: env.to_vec() }))
+    Ok(Some(hook_plan(paths, &variant, phase, env.to_vec())))
+}
+
+fn hook_plan(
+    paths: &Paths,
+    variant: &VariantName,
+    phase: HookPhase,
+    environment: Vec<(OsString, OsString)>,
+) -> HookPlan {
+    HookPlan { folder: paths.hooks_dir(variant, phase), phase: phase.name(), environment }
 }
 
 /// None for an OS without a variant.
