@@ -11,6 +11,7 @@ mod guest;
 mod image;
 mod instance;
 mod login;
+mod recipe;
 mod report;
 #[allow(dead_code, reason = "the other tests need the rest of it")]
 #[path = "../it/support/mod.rs"]

@@ -26,8 +26,8 @@ struct Source {
     path: PathBuf,
     /// The room that it belongs to: a folder directly below `src/`, or a file.
     room: String,
-    /// How many modules it lies below the crate's root: 1 for `src/main.rs` and `src/node/mod.rs`.
-    depth: usize,
+    /// Its path in the crate: `main` for `src/main.rs`, `node` for `src/node/mod.rs`.
+    names: Vec<String>,
     /// Its lines without comments.
     lines: Vec<String>,
 }
@@ -36,12 +36,10 @@ impl Source {
     fn read(path: &Path) -> Self {
         let relative = path.strip_prefix(src()).unwrap().with_extension("");
         let mut names: Vec<_> = relative.iter().map(|name| name.to_str().unwrap().to_owned()).collect();
-        if names.last().is_some_and(|name| name == "mod") {
-            names.pop();
-        }
+        names.pop_if(|name| name == "mod");
         let text = read_to_string(path).unwrap();
         let code = text.lines().filter(|line| !line.trim_start().starts_with("//")).map(str::to_owned);
-        Source { path: path.to_owned(), room: names[0].clone(), depth: names.len(), lines: code.collect() }
+        Source { path: path.to_owned(), room: names[0].clone(), names, lines: code.collect() }
     }
 
     /// The rooms that it names in `crate::` paths (`main.rs`: `simpleimage::`). A grouped path from the root is
@@ -112,12 +110,12 @@ fn rooms_import_exactly_what_the_table_says() {
 #[test]
 fn no_path_reaches_the_root_through_super() {
     for source in sources() {
-        let mut depth = source.depth;
+        let mut depth = source.names.len();
         for line in &source.lines {
             // An inline module (the tests, mostly) is one deeper.
             match line.as_str() {
-                "}" => depth = source.depth,
-                _ if line.ends_with('{') && line.split(' ').any(|word| word == "mod") => depth = source.depth + 1,
+                "}" => depth = source.names.len(),
+                _ if line.ends_with('{') && line.split(' ').any(|word| word == "mod") => depth = source.names.len() + 1,
                 _ => {}
             }
             let reaches = line.contains(&"super::".repeat(depth));
@@ -168,9 +166,7 @@ type Module = (String, String);
 
 /// The modules that the paths of a source lead to: those that begin with `crate` and those that begin with `super`.
 fn modules_named_in(source: &Source, known: &BTreeSet<Vec<String>>) -> BTreeSet<Module> {
-    let relative = source.path.strip_prefix(src()).unwrap().with_extension("");
-    let mut own: Vec<_> = relative.iter().map(|name| name.to_str().unwrap().to_owned()).collect();
-    own.pop_if(|name| name == "mod");
+    let own = &source.names;
     let code: Vec<_> = source.lines.iter().take_while(|line| !line.contains("#[cfg(test)]")).cloned().collect();
     let code = without_groups(code.join("\n"));
     let words = code.split(|c| !is_of_path(c));
@@ -187,9 +183,9 @@ fn modules_named_in(source: &Source, known: &BTreeSet<Vec<String>>) -> BTreeSet<
         while !path.is_empty() && !known.contains(&path) {
             path.pop();
         }
-        found.extend(path.first().map(|room| (room.clone(), path.get(1).cloned().unwrap_or_default())));
+        found.extend(module_of(&path));
     }
-    found.retain(|module| Some(module) != module_of(&own).as_ref());
+    found.retain(|module| Some(module) != module_of(own).as_ref());
     found
 }
 
@@ -223,17 +219,11 @@ fn module_of(path: &[String]) -> Option<Module> {
 /// Who reads one module of a circle has to read all of it.
 #[test]
 fn no_modules_import_one_another() {
-    let path = |source: &Source| {
-        let relative = source.path.strip_prefix(src()).unwrap().with_extension("");
-        let mut names: Vec<_> = relative.iter().map(|name| name.to_str().unwrap().to_owned()).collect();
-        names.pop_if(|name| name == "mod");
-        names
-    };
     let all = sources();
-    let known: BTreeSet<_> = all.iter().map(path).collect();
+    let known: BTreeSet<_> = all.iter().map(|source| source.names.clone()).collect();
     let mut arrows: BTreeMap<Module, BTreeSet<Module>> = BTreeMap::new();
     for source in &all {
-        let module = module_of(&path(source)).unwrap();
+        let module = module_of(&source.names).unwrap();
         arrows.entry(module).or_default().extend(modules_named_in(source, &known));
     }
     // Whatever imports nothing that is left can't be part of a circle.

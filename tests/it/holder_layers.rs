@@ -6,10 +6,10 @@
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
 
-use crate::holders::{SIZE, Undo, kernel_name, mount, refused, shell, text};
+use crate::holders::{SIZE, Undo, add_partition, kernel_name, mount, refused, shell, text};
 use crate::support::disk::{Disk, KINDS, Kind};
 use crate::support::images::{MIB, disk, encode};
-use crate::support::world::{World, tool, wait_until};
+use crate::support::world::{World, tool};
 
 /// A loop device over a device or file, with more options.
 fn loop_over(path: &Path, options: &[&str]) -> (PathBuf, Undo) {
@@ -73,11 +73,7 @@ fn a_loop_device_over_another_and_over_a_part() {
 fn a_loop_device_over_a_partition() {
     let world = World::new();
     let target = Disk::stale(&world, "disk0", Kind::Block, SIZE);
-    let disk = text(target.path()).to_owned();
-    tool("addpart", &[&disk, "1", "2048", "40960"]);
-    let _partition = Undo("delpart", vec![disk.clone(), "1".to_owned()]);
-    let partition = PathBuf::from(format!("{disk}p1"));
-    wait_until("the partition has a node", || partition.exists());
+    let (partition, _undo_partition) = add_partition(&target);
     {
         let (device, _undo) = loop_over(&partition, &[]);
         refused_while_used(&world, &target, &device, "over a partition");
@@ -92,18 +88,14 @@ fn a_loop_device_over_a_partition() {
 fn the_whole_disk_of_a_partition() {
     let world = World::new();
     let whole = Disk::stale(&world, "disk0", Kind::Block, SIZE);
-    let name = text(whole.path()).to_owned();
-    tool("addpart", &[&name, "1", "2048", "40960"]);
-    let _partition = Undo("delpart", vec![name.clone(), "1".to_owned()]);
-    let partition = PathBuf::from(format!("{name}p1"));
-    wait_until("the partition has a node", || partition.exists());
+    let (partition, _undo_partition) = add_partition(&whole);
     let place = world.path("mnt");
     {
         let _mounted = mount(whole.path(), &place);
         let reason = format!("the whole disk {} is mounted on {}", kernel_name(whole.path()), place.display());
         refused(&world, &partition, &world.path("disk0"), &[&reason]);
     }
-    let _watching = shell(&format!("exec 3<>{name}"));
+    let _watching = shell(&format!("exec 3<>{}", text(whole.path())));
     let image = encode(&world, &disk(2 * MIB), "raw");
     world.create(&partition, text(&image), "raw").run().succeeds();
 }

@@ -109,16 +109,21 @@ fn a_disk_mounted_in_another_mount_namespace() {
     refused(&world, target.path(), &world.path("disk0"), &[&reason]);
 }
 
+/// A partition of a loop device, without a partition table: not every kernel reads them.
+pub(crate) fn add_partition(disk: &Disk) -> (PathBuf, Undo) {
+    let device = text(disk.path()).to_owned();
+    tool("addpart", &[&device, "1", "2048", "40960"]);
+    let partition = PathBuf::from(format!("{device}p1"));
+    let undo = Undo("delpart", vec![device, "1".to_owned()]);
+    wait_until("the partition has a node", || partition.exists());
+    (partition, undo)
+}
+
 #[test]
 fn a_disk_with_a_mounted_partition() {
     let world = World::new();
     let target = Disk::stale(&world, "disk0", Kind::Block, SIZE);
-    let device = text(target.path()).to_owned();
-    // Without a partition table: not every kernel reads them.
-    tool("addpart", &[&device, "1", "2048", "40960"]);
-    let _partition = Undo("delpart", vec![device.clone(), "1".to_owned()]);
-    let partition = PathBuf::from(format!("{device}p1"));
-    wait_until("the partition has a node", || partition.exists());
+    let (partition, _undo) = add_partition(&target);
     let place = world.path("mnt");
     let _mounted = mount(&partition, &place);
     let name = partition.file_name().unwrap().to_str().unwrap();

@@ -13,6 +13,8 @@ mod drive;
 mod guest;
 mod image;
 mod machine;
+#[path = "../boot/recipe.rs"]
+mod recipe;
 #[allow(dead_code, reason = "the other tests need the rest of it")]
 #[path = "../it/support/mod.rs"]
 mod support;
