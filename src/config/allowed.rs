@@ -11,7 +11,7 @@ use crate::store::http::UrlPrefix;
 
 /// A place that images may come from: one entry of `allowed_images`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ImagePlace {
+pub(crate) enum ImagePlace {
     /// A URL, and what is below it.
     Url(UrlPrefix),
     /// A folder and what is in it, or a file.
@@ -39,7 +39,7 @@ pub(super) fn place(text: &str) -> Checked<ImagePlace> {
 ///
 /// # Errors
 /// [`ConfigError::Read`] for a list that is there and can't be read.
-pub fn instance_storage(paths: &Paths) -> Result<Vec<PathBuf>, ConfigError> {
+pub(crate) fn instance_storage(paths: &Paths) -> Result<Vec<PathBuf>, ConfigError> {
     let list = &paths.file_storage_paths;
     let text = match fs::read(list) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

@@ -8,11 +8,11 @@ use super::VariantName;
 
 /// What is wrong in the text of a config file. Displays as `LINE:COLUMN: MESSAGE`, one line without values of secrets.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ParseError {
+pub(crate) struct ParseError {
     /// Line and column of the first offending character, counted in characters from 1; none where it is unknown.
-    pub position: Option<(usize, usize)>,
+    pub(crate) position: Option<(usize, usize)>,
     /// What is wrong there, and what to do about it.
-    pub message: String,
+    pub(crate) message: String,
 }
 
 impl ParseError {
@@ -49,7 +49,7 @@ fn position(text: &str, offset: usize) -> (usize, usize) {
 
 /// Why the settings could not be loaded. Every message is one line that names the file.
 #[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
+pub(crate) enum ConfigError {
     /// A file that is there could not be read.
     #[error("reading {}: {reason}", path.display())]
     Read {

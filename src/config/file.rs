@@ -31,7 +31,7 @@ pub(super) fn read(path: &Path) -> Result<Option<String>, ConfigError> {
 /// # Errors
 /// [`ConfigError::Unsafe`] when others than root and the current user could have written it, [`ConfigError::Read`] when
 /// it is not a regular file or can't be opened.
-pub fn open_trusted(path: &Path) -> Result<Option<File>, ConfigError> {
+pub(crate) fn open_trusted(path: &Path) -> Result<Option<File>, ConfigError> {
     let failed = |reason| ConfigError::Read { path: path.to_owned(), reason };
     let Some(file) = open(path).map_err(failed)? else { return Ok(None) };
     trusted(file, path).map(Some)
@@ -42,7 +42,7 @@ pub fn open_trusted(path: &Path) -> Result<Option<File>, ConfigError> {
 ///
 /// # Errors
 /// As of [`open_trusted`]; and when there is no such file. The name is then not repeated: it may be a misplaced secret.
-pub fn open_below(folder: &Path, name: &Path) -> Result<File, ConfigError> {
+pub(crate) fn open_below(folder: &Path, name: &Path) -> Result<File, ConfigError> {
     let failed = |path: &Path, reason| ConfigError::Read { path: path.to_owned(), reason };
     let beginning = File::open(folder).map_err(|reason| failed(folder, reason))?;
     let path = folder.join(name);

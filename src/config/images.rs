@@ -12,22 +12,22 @@ use crate::image::reference::ImageRef;
 use crate::store::http::{ImageUrl, Secret};
 
 /// Images by name.
-pub type Images = BTreeMap<String, ImageAlias>;
+pub(crate) type Images = BTreeMap<String, ImageAlias>;
 
 /// What a name stands for. Each value is well-formed, and as written in the file: URLs may hold a password.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "Raw")]
-pub struct ImageAlias {
+pub(crate) struct ImageAlias {
     /// As the OS parameter `image`: an absolute path or a URL.
-    pub image: Secret,
+    pub(crate) image: Secret,
     /// As the OS parameter `image_type`.
-    pub image_type: Option<String>,
+    pub(crate) image_type: Option<String>,
     /// As the OS parameter `image_checksum`.
-    pub checksum: Option<Secret>,
+    pub(crate) checksum: Option<Secret>,
     /// As the OS parameter `image_signature`.
-    pub signature: Option<Secret>,
+    pub(crate) signature: Option<Secret>,
     /// What people shall know of it.
-    pub note: Option<String>,
+    pub(crate) note: Option<String>,
 }
 
 /// The keys of the table.

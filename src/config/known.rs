@@ -15,11 +15,11 @@ use super::{ConfigError, Paths, VariantName};
 
 /// The variants that there are.
 #[derive(Debug, Default)]
-pub struct Variants {
+pub(crate) struct Variants {
     /// Those that stand in `variants.list`: Ganeti offers them.
-    pub offered: BTreeSet<VariantName>,
+    pub(crate) offered: BTreeSet<VariantName>,
     /// Those that have a folder. Without a line in the list, Ganeti takes them with `--force-variant` only.
-    pub configured: BTreeSet<VariantName>,
+    pub(crate) configured: BTreeSet<VariantName>,
 }
 
 impl Variants {
@@ -28,7 +28,7 @@ impl Variants {
     ///
     /// # Errors
     /// [`ConfigError::Read`].
-    pub fn of(paths: &Paths) -> Result<Self, ConfigError> {
+    pub(crate) fn of(paths: &Paths) -> Result<Self, ConfigError> {
         let list = paths.variants_list();
         let text = match fs::read_to_string(&list) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => "default".to_owned(),
@@ -40,12 +40,12 @@ impl Variants {
     }
 
     /// All of them, in the order of their names.
-    pub fn all(&self) -> impl Iterator<Item = &VariantName> {
+    pub(crate) fn all(&self) -> impl Iterator<Item = &VariantName> {
         self.offered.union(&self.configured)
     }
 
     /// An error that names the nearest of them unless `variant` is one.
-    pub fn check(&self, variant: &VariantName, paths: &Paths) -> Result<(), ConfigError> {
+    pub(crate) fn check(&self, variant: &VariantName, paths: &Paths) -> Result<(), ConfigError> {
         if self.offered.contains(variant) || self.configured.contains(variant) {
             return Ok(());
         }

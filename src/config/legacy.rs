@@ -24,7 +24,7 @@ const CACHE_FOLDER: &str = "ganeti-instance-simpleimage";
 /// # Errors
 /// [`ParseError`] with line and column for what a shell would execute or expand, an unknown key, a wrong value or a
 /// curl option without an equivalent. No value is repeated.
-pub fn parse_legacy(text: &str) -> Result<PartialSettings, ParseError> {
+pub(crate) fn parse_legacy(text: &str) -> Result<PartialSettings, ParseError> {
     let mut set = BTreeMap::new();
     for assignment in assignments(text)? {
         let Some(key) = KEYS.into_iter().find(|key| *key == assignment.key) else {

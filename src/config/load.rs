@@ -15,23 +15,23 @@ const LEGACY: &str = "config";
 
 /// One config file and what it sets.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Layer {
+pub(crate) struct Layer {
     /// The file.
-    pub file: PathBuf,
+    pub(crate) file: PathBuf,
     /// What it sets.
-    pub settings: PartialSettings,
+    pub(crate) settings: PartialSettings,
 }
 
 /// The settings of `variant`: the [`layers`] over the built-in values.
 ///
 /// # Errors
 /// As of [`layers`].
-pub fn load(paths: &Paths, variant: &VariantName) -> Result<Settings, ConfigError> {
+pub(crate) fn load(paths: &Paths, variant: &VariantName) -> Result<Settings, ConfigError> {
     Ok(resolve(paths, &layers(paths, variant)?))
 }
 
 /// The settings that `layers` make over the built-in values.
-pub fn resolve(paths: &Paths, layers: &[Layer]) -> Settings {
+pub(crate) fn resolve(paths: &Paths, layers: &[Layer]) -> Settings {
     let set = layers.iter().map(|layer| layer.settings.clone());
     Settings::resolve(paths, set.fold(PartialSettings::default(), PartialSettings::overlaid_by))
 }
@@ -41,7 +41,7 @@ pub fn resolve(paths: &Paths, layers: &[Layer]) -> Settings {
 ///
 /// # Errors
 /// [`ConfigError`] for a variant that there is not, a file that is unreadable, writable by others or wrong, and for a variant that has both formats.
-pub fn layers(paths: &Paths, variant: &VariantName) -> Result<Vec<Layer>, ConfigError> {
+pub(crate) fn layers(paths: &Paths, variant: &VariantName) -> Result<Vec<Layer>, ConfigError> {
     Variants::of(paths)?.check(variant, paths)?;
     let dir = paths.variant_dir(variant);
     let site = layer(&paths.config_dir.join(TOML), parse_toml)?;
@@ -57,7 +57,7 @@ pub fn layers(paths: &Paths, variant: &VariantName) -> Result<Vec<Layer>, Config
 /// What the messages of a run of `variant` look like; of none for an OS without a variant. A file that is unreadable,
 /// refused or wrong has no say: that is told, in the format that is left, by who needs what else stands there. The
 /// predecessor's format has no such key.
-pub fn log_format(paths: &Paths, variant: Option<&VariantName>) -> LogFormat {
+pub(crate) fn log_format(paths: &Paths, variant: Option<&VariantName>) -> LogFormat {
     let says = |folder: &Path| layer(&folder.join(TOML), parse_toml).ok().flatten()?.settings.log_format;
     let own = variant.and_then(|variant| says(&paths.variant_dir(variant)));
     own.or_else(|| says(&paths.config_dir)).unwrap_or_default()
@@ -65,7 +65,7 @@ pub fn log_format(paths: &Paths, variant: Option<&VariantName>) -> LogFormat {
 
 /// The file that decides about `key` (named as by [`PartialSettings::keys`], or `images.NAME`), none for the built-in
 /// value.
-pub fn source_of<'a>(layers: &'a [Layer], key: &str) -> Option<&'a Path> {
+pub(crate) fn source_of<'a>(layers: &'a [Layer], key: &str) -> Option<&'a Path> {
     let sets = |layer: &&Layer| match key.strip_prefix("images.") {
         Some(name) => layer.settings.images.contains_key(name.trim_matches('"')),
         None => layer.settings.keys().contains(&key),

@@ -25,21 +25,21 @@ mod toml;
 mod values;
 mod variant;
 
-pub use allowed::{ImagePlace, instance_storage};
-pub use error::{ConfigError, ParseError};
-pub use file::{open_below, open_trusted};
-pub use images::{ImageAlias, Images};
-pub use known::Variants;
-pub use legacy::parse_legacy;
-pub use load::{Layer, layers, load, log_format, resolve, source_of};
-pub use nearly::nearly_read;
-pub use partial::{PartialCache, PartialHttp, PartialSettings};
+pub(crate) use allowed::{ImagePlace, instance_storage};
+pub(crate) use error::{ConfigError, ParseError};
+pub(crate) use file::{open_below, open_trusted};
+pub(crate) use images::{ImageAlias, Images};
+pub(crate) use known::Variants;
+pub(crate) use legacy::parse_legacy;
+pub(crate) use load::{layers, load, log_format, resolve, source_of};
+pub(crate) use nearly::nearly_read;
+pub(crate) use partial::{PartialHttp, PartialSettings};
 pub use paths::{HookPhase, Paths};
-pub use seed::SeedDefaults;
-pub use settings::{RequireChecksum, Settings};
-pub use shown::shown;
-pub use toml::parse_toml;
-pub use variant::{VariantName, VariantNameError};
+pub(crate) use seed::SeedDefaults;
+pub(crate) use settings::{RequireChecksum, Settings};
+pub(crate) use shown::shown;
+pub(crate) use toml::parse_toml;
+pub(crate) use variant::{VariantName, VariantNameError};
 
 #[cfg(test)]
 mod tests {

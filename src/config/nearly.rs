@@ -23,7 +23,7 @@ const MISTYPED: usize = 2;
 
 /// The entries of the folder of `variant` that nothing reads though their names are nearly those of what is read, each with
 /// that name; in the order of their names. A folder that can't be read has none.
-pub fn nearly_read(paths: &Paths, variant: &VariantName) -> Vec<(PathBuf, &'static str)> {
+pub(crate) fn nearly_read(paths: &Paths, variant: &VariantName) -> Vec<(PathBuf, &'static str)> {
     let folder = paths.variant_dir(variant);
     let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
     let names = entries.filter_map(|entry| entry.file_name().into_string().ok());

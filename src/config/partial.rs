@@ -23,161 +23,161 @@ const PROXY_PORT: u16 = 80;
 /// What one file says; `None` where it says nothing. Deserializing checks every value.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct PartialSettings {
+pub(crate) struct PartialSettings {
     /// Default of the OS parameter `image`; empty for none.
     #[serde(deserialize_with = "text")]
-    pub image: Option<String>,
+    pub(crate) image: Option<String>,
     /// Default of the OS parameter `image_type`; empty for none.
     #[serde(deserialize_with = "text")]
-    pub image_type: Option<String>,
+    pub(crate) image_type: Option<String>,
     /// Default of the OS parameter `image_checksum`; empty for none.
     #[serde(deserialize_with = "text")]
-    pub image_checksum: Option<String>,
+    pub(crate) image_checksum: Option<String>,
     /// Default of the OS parameter `image_signature`; empty for none.
     #[serde(deserialize_with = "text")]
-    pub image_signature: Option<String>,
+    pub(crate) image_signature: Option<String>,
     /// Default of the OS parameter `cloud_init`; empty for none.
     #[serde(deserialize_with = "text")]
-    pub cloud_init: Option<String>,
+    pub(crate) cloud_init: Option<String>,
     /// Default of the OS parameter `ssh_keys`; empty for none.
     #[serde(deserialize_with = "lines")]
-    pub ssh_keys: Option<Secret>,
+    pub(crate) ssh_keys: Option<Secret>,
     /// Default of the OS parameter `user_data`; empty for none.
     #[serde(deserialize_with = "lines")]
-    pub user_data: Option<Secret>,
+    pub(crate) user_data: Option<Secret>,
     /// Default of the OS parameter `network_config`; empty for none.
     #[serde(deserialize_with = "secret")]
-    pub network_config: Option<Secret>,
+    pub(crate) network_config: Option<Secret>,
     /// Default of the OS parameter `dns_servers`; empty for none.
     #[serde(deserialize_with = "text")]
-    pub dns_servers: Option<String>,
+    pub(crate) dns_servers: Option<String>,
     /// Default of the OS parameter `dns_search`; empty for none.
     #[serde(deserialize_with = "text")]
-    pub dns_search: Option<String>,
+    pub(crate) dns_search: Option<String>,
     /// Default of the OS parameter `seed_persist`.
-    pub seed_persist: Option<bool>,
+    pub(crate) seed_persist: Option<bool>,
     /// Whether a reinstall carries over the keys and the user-data of the seed that the instance had.
-    pub seed_keep: Option<bool>,
+    pub(crate) seed_keep: Option<bool>,
     /// Which images need a checksum.
     #[serde(deserialize_with = "require_checksum")]
-    pub require_checksum: Option<RequireChecksum>,
+    pub(crate) require_checksum: Option<RequireChecksum>,
     /// Whether every image needs a signature.
-    pub require_signature: Option<bool>,
+    pub(crate) require_signature: Option<bool>,
     /// The keys that may sign; empty for the variant's own file.
     #[serde(deserialize_with = "optional_path")]
-    pub keyring: Option<PathBuf>,
+    pub(crate) keyring: Option<PathBuf>,
     /// Write a raw image that looks like nothing known.
-    pub allow_unknown_content: Option<bool>,
+    pub(crate) allow_unknown_content: Option<bool>,
     /// The disk formats that are taken; empty for raw and qcow2.
     #[serde(deserialize_with = "formats")]
-    pub image_formats: Option<Vec<Format>>,
+    pub(crate) image_formats: Option<Vec<Format>>,
     /// How much of an MBR partition may be missing.
     #[serde(deserialize_with = "size")]
-    pub mbr_tolerance: Option<ByteSize>,
+    pub(crate) mbr_tolerance: Option<ByteSize>,
     /// What of the disk behind the image is zeroed.
     #[serde(deserialize_with = "wipe")]
-    pub wipe: Option<Wipe>,
+    pub(crate) wipe: Option<Wipe>,
     /// Whether the disk is read back and compared.
-    pub verify_readback: Option<bool>,
+    pub(crate) verify_readback: Option<bool>,
     /// Whether the other disks of a new instance are zeroed.
-    pub wipe_other_disks: Option<bool>,
+    pub(crate) wipe_other_disks: Option<bool>,
     /// The only places that images may come from; empty for anywhere.
     #[serde(deserialize_with = "places")]
-    pub allowed_images: Option<Vec<ImagePlace>>,
+    pub(crate) allowed_images: Option<Vec<ImagePlace>>,
     /// What the messages of the OS scripts look like.
     #[serde(deserialize_with = "log_format")]
-    pub log_format: Option<LogFormat>,
+    pub(crate) log_format: Option<LogFormat>,
     /// The tables `[images.NAME]`.
     #[serde(deserialize_with = "images::deserialize")]
-    pub images: Images,
+    pub(crate) images: Images,
     /// The table `[http]`.
-    pub http: PartialHttp,
+    pub(crate) http: PartialHttp,
     /// The table `[cache]`.
-    pub cache: PartialCache,
+    pub(crate) cache: PartialCache,
 }
 
 /// The table `[http]` of one file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct PartialHttp {
+pub(crate) struct PartialHttp {
     /// `http://[user:password@]host:port`; empty for none.
     #[serde(deserialize_with = "proxy")]
-    pub proxy: Option<Secret>,
+    pub(crate) proxy: Option<Secret>,
     /// The same for https images alone; empty for the one above.
     #[serde(deserialize_with = "proxy")]
-    pub https_proxy: Option<Secret>,
+    pub(crate) https_proxy: Option<Secret>,
     /// Hosts reached without it.
     #[serde(deserialize_with = "no_proxy")]
-    pub no_proxy: Option<Vec<NoProxy>>,
+    pub(crate) no_proxy: Option<Vec<NoProxy>>,
     /// PEM file of the authorities to trust; empty for the system's.
     #[serde(deserialize_with = "optional_path")]
-    pub ca_file: Option<PathBuf>,
+    pub(crate) ca_file: Option<PathBuf>,
     /// PEM file of the certificate to show; empty for none.
     #[serde(deserialize_with = "optional_path")]
-    pub client_cert: Option<PathBuf>,
+    pub(crate) client_cert: Option<PathBuf>,
     /// PEM file of its key, where it is another.
     #[serde(deserialize_with = "optional_path")]
-    pub client_key: Option<PathBuf>,
+    pub(crate) client_key: Option<PathBuf>,
     /// Accept any server certificate.
-    pub insecure_tls: Option<bool>,
+    pub(crate) insecure_tls: Option<bool>,
     /// Request headers by name.
     #[serde(deserialize_with = "headers")]
-    pub headers: Option<Vec<(String, Secret)>>,
+    pub(crate) headers: Option<Vec<(String, Secret)>>,
     /// User of the basic authentication; empty for none.
     #[serde(deserialize_with = "user")]
-    pub user: Option<Secret>,
+    pub(crate) user: Option<Secret>,
     /// Its password.
     #[serde(deserialize_with = "secret")]
-    pub password: Option<Secret>,
+    pub(crate) password: Option<Secret>,
     /// netrc file; empty for none.
     #[serde(deserialize_with = "optional_path")]
-    pub netrc_file: Option<PathBuf>,
+    pub(crate) netrc_file: Option<PathBuf>,
     /// The User-Agent header.
     #[serde(deserialize_with = "user_agent")]
-    pub user_agent: Option<String>,
+    pub(crate) user_agent: Option<String>,
     /// Longest time to reach the server.
     #[serde(deserialize_with = "timeout")]
-    pub connect_timeout: Option<Duration>,
+    pub(crate) connect_timeout: Option<Duration>,
     /// Longest time without a byte.
     #[serde(deserialize_with = "timeout")]
-    pub stall_timeout: Option<Duration>,
+    pub(crate) stall_timeout: Option<Duration>,
     /// Bytes per second that have to come at least; zero for no such bound.
     #[serde(deserialize_with = "rate")]
-    pub min_speed: Option<ByteSize>,
+    pub(crate) min_speed: Option<ByteSize>,
     /// Longest time for the whole; zero for no bound.
     #[serde(deserialize_with = "max_time")]
-    pub max_time: Option<Duration>,
+    pub(crate) max_time: Option<Duration>,
     /// How often a transient failure is tried again.
-    pub retries: Option<u32>,
+    pub(crate) retries: Option<u32>,
     /// Bytes per second; zero for no limit.
     #[serde(deserialize_with = "rate")]
-    pub limit_rate: Option<ByteSize>,
+    pub(crate) limit_rate: Option<ByteSize>,
 }
 
 /// The table `[cache]` of one file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct PartialCache {
+pub(crate) struct PartialCache {
     /// Where fetched images are kept.
     #[serde(deserialize_with = "absolute_path")]
-    pub dir: Option<PathBuf>,
+    pub(crate) dir: Option<PathBuf>,
     /// How long they serve unasked.
     #[serde(rename = "max_age_days", deserialize_with = "days")]
-    pub max_age: Option<Duration>,
+    pub(crate) max_age: Option<Duration>,
     /// Whether they serve longer when the server is gone.
-    pub stale_if_error: Option<bool>,
+    pub(crate) stale_if_error: Option<bool>,
     /// Bytes that all of them may have together; zero for no limit.
     #[serde(deserialize_with = "size")]
-    pub max_size: Option<ByteSize>,
+    pub(crate) max_size: Option<ByteSize>,
     /// Whether a kept image's content is held against its recorded checksum at every use.
-    pub verify_cached: Option<bool>,
+    pub(crate) verify_cached: Option<bool>,
 }
 
 impl PartialSettings {
     /// These settings with everything that `over` sets in their place. Lists, header tables and images of
     /// the same name are replaced as a whole.
     #[must_use]
-    pub fn overlaid_by(self, over: Self) -> Self {
+    pub(crate) fn overlaid_by(self, over: Self) -> Self {
         PartialSettings {
             image: over.image.or(self.image),
             image_type: over.image_type.or(self.image_type),
@@ -215,7 +215,7 @@ impl PartialSettings {
     }
 
     /// The keys that this file sets, named as in config.toml: `image`, `http.proxy`, `cache.dir`, ...
-    pub fn keys(&self) -> Vec<&'static str> {
+    pub(crate) fn keys(&self) -> Vec<&'static str> {
         let (http, cache) = (&self.http, &self.cache);
         let all = [
             ("image", self.image.is_some()),

@@ -9,12 +9,12 @@ use super::VariantName;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Paths {
     /// The site's `config.toml`, `variants.list` and one folder per variant.
-    pub config_dir: PathBuf,
+    pub(crate) config_dir: PathBuf,
     /// Downloaded images, where no setting names another place.
-    pub cache_dir: PathBuf,
+    pub(crate) cache_dir: PathBuf,
     /// Ganeti's list of folders that may hold instances' disks, one per line
     /// (`pathutils.FILE_STORAGE_PATHS_FILE` in Ganeti).
-    pub file_storage_paths: PathBuf,
+    pub(crate) file_storage_paths: PathBuf,
 }
 
 /// When hooks run: each phase has a folder of its own.
@@ -32,10 +32,10 @@ pub enum HookPhase {
 
 impl HookPhase {
     /// Every phase, in the order of an instance's life.
-    pub const ALL: [HookPhase; 4] = [HookPhase::Pre, HookPhase::Create, HookPhase::Import, HookPhase::Rename];
+    pub(crate) const ALL: [HookPhase; 4] = [HookPhase::Pre, HookPhase::Create, HookPhase::Import, HookPhase::Rename];
 
     /// The name of the phase's folder in a variant's.
-    pub fn dir_name(self) -> &'static str {
+    pub(crate) fn dir_name(self) -> &'static str {
         match self {
             HookPhase::Pre => "hooks.pre",
             HookPhase::Create => "hooks",
@@ -45,7 +45,7 @@ impl HookPhase {
     }
 
     /// What hooks are told that it is.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             HookPhase::Pre => "pre",
             HookPhase::Create => "create",
@@ -66,27 +66,27 @@ impl Paths {
     }
 
     /// The list of the variants that Ganeti offers.
-    pub fn variants_list(&self) -> PathBuf {
+    pub(crate) fn variants_list(&self) -> PathBuf {
         self.config_dir.join("variants.list")
     }
 
     /// The folder of `variant`, which need not exist.
-    pub fn variant_dir(&self, variant: &VariantName) -> PathBuf {
+    pub(crate) fn variant_dir(&self, variant: &VariantName) -> PathBuf {
         self.config_dir.join(variant)
     }
 
     /// The keys that may sign the images of `variant`, where no setting names another file.
-    pub fn keyring(&self, variant: &VariantName) -> PathBuf {
+    pub(crate) fn keyring(&self, variant: &VariantName) -> PathBuf {
         self.variant_dir(variant).join("keyring.gpg")
     }
 
     /// The folder of the documents that `user_data`, `ssh_keys` and `network_config` of `variant` name, which need not exist.
-    pub fn user_data_dir(&self, variant: &VariantName) -> PathBuf {
+    pub(crate) fn user_data_dir(&self, variant: &VariantName) -> PathBuf {
         self.variant_dir(variant).join("user-data")
     }
 
     /// The folder of the hooks that `variant` runs in `phase`, which need not exist.
-    pub fn hooks_dir(&self, variant: &VariantName, phase: HookPhase) -> PathBuf {
+    pub(crate) fn hooks_dir(&self, variant: &VariantName, phase: HookPhase) -> PathBuf {
         self.variant_dir(variant).join(phase.dir_name())
     }
 }

@@ -6,23 +6,23 @@ use crate::store::http::Secret;
 
 /// Defaults of the OS parameters of the first boot, as written in the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct SeedDefaults {
+pub(crate) struct SeedDefaults {
     /// Of `cloud_init`.
-    pub cloud_init: Option<String>,
+    pub(crate) cloud_init: Option<String>,
     /// Of `ssh_keys`.
-    pub ssh_keys: Option<Secret>,
+    pub(crate) ssh_keys: Option<Secret>,
     /// Of `user_data`.
-    pub user_data: Option<Secret>,
+    pub(crate) user_data: Option<Secret>,
     /// Of `network_config`.
-    pub network_config: Option<Secret>,
+    pub(crate) network_config: Option<Secret>,
     /// Of `dns_servers`.
-    pub dns_servers: Option<String>,
+    pub(crate) dns_servers: Option<String>,
     /// Of `dns_search`.
-    pub dns_search: Option<String>,
+    pub(crate) dns_search: Option<String>,
     /// Of `seed_persist`.
-    pub seed_persist: bool,
+    pub(crate) seed_persist: bool,
     /// Whether a reinstall carries over what the old seed has.
-    pub keep: bool,
+    pub(crate) keep: bool,
 }
 
 impl SeedDefaults {

@@ -19,7 +19,7 @@ const DEFAULT_MAX_AGE: Duration = Duration::from_secs(7 * DAY);
 
 /// Which images need a checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RequireChecksum {
+pub(crate) enum RequireChecksum {
     /// None.
     Never,
     /// Those from a URL, http and https alike.
@@ -30,7 +30,7 @@ pub enum RequireChecksum {
 
 impl RequireChecksum {
     /// Its word in config.toml.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             RequireChecksum::Never => "never",
             RequireChecksum::Http => "http",
@@ -41,51 +41,51 @@ impl RequireChecksum {
 
 /// What holds for one variant. `Default` is what a variant without a config gets.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// The image of instances without the OS parameter `image`, as written in the file.
-    pub image: Option<String>,
+    pub(crate) image: Option<String>,
     /// The type of images without the OS parameter `image_type`, as written in the file.
-    pub image_type: Option<String>,
+    pub(crate) image_type: Option<String>,
     /// The checksum of images without the OS parameter `image_checksum`, as written in the file.
-    pub image_checksum: Option<String>,
+    pub(crate) image_checksum: Option<String>,
     /// The signature of images without the OS parameter `image_signature`, as written in the file.
-    pub image_signature: Option<String>,
+    pub(crate) image_signature: Option<String>,
     /// For instances without OS parameters of the first boot.
-    pub seed: SeedDefaults,
+    pub(crate) seed: SeedDefaults,
     /// Which images need a checksum.
-    pub require_checksum: RequireChecksum,
+    pub(crate) require_checksum: RequireChecksum,
     /// Whether every image needs a signature.
-    pub require_signature: bool,
+    pub(crate) require_signature: bool,
     /// The keys that may sign; none means the variant's own `keyring.gpg`.
-    pub keyring: Option<PathBuf>,
+    pub(crate) keyring: Option<PathBuf>,
     /// Write a raw image that looks like nothing known.
-    pub allow_unknown_content: bool,
+    pub(crate) allow_unknown_content: bool,
     /// The disk formats that are taken.
-    pub image_formats: Formats,
+    pub(crate) image_formats: Formats,
     /// How much of an MBR partition without a known file system may be missing at an image's end.
-    pub mbr_tolerance: ByteSize,
+    pub(crate) mbr_tolerance: ByteSize,
     /// How careful the disk is written.
-    pub write: WriteOptions,
+    pub(crate) write: WriteOptions,
     /// Whether the other disks of a new instance are zeroed.
-    pub wipe_other_disks: bool,
+    pub(crate) wipe_other_disks: bool,
     /// The only folders and files that images may come from; none for all. The URLs are in `http`.
-    pub allowed_paths: Option<Vec<PathBuf>>,
+    pub(crate) allowed_paths: Option<Vec<PathBuf>>,
     /// What the messages of the OS scripts look like.
-    pub log_format: LogFormat,
+    pub(crate) log_format: LogFormat,
     /// Images that instances can name in a word.
-    pub images: Images,
+    pub(crate) images: Images,
     /// How images are fetched, and from where.
-    pub http: HttpSettings,
+    pub(crate) http: HttpSettings,
     /// Where fetched images are kept: a folder that is the provider's alone.
-    pub cache_dir: PathBuf,
+    pub(crate) cache_dir: PathBuf,
     /// How long a kept image serves without asking its server again.
-    pub cache_max_age: Duration,
+    pub(crate) cache_max_age: Duration,
     /// Use a kept image past that time when its server can't be reached.
-    pub stale_if_error: bool,
+    pub(crate) stale_if_error: bool,
     /// Bytes that all kept images may have together; none means no limit.
-    pub cache_max_size: Option<ByteSize>,
+    pub(crate) cache_max_size: Option<ByteSize>,
     /// Hold a kept image's content against its recorded checksum at every use.
-    pub verify_cached: bool,
+    pub(crate) verify_cached: bool,
 }
 
 impl Default for Settings {

@@ -22,7 +22,7 @@ type Shown = (&'static str, Value);
 /// All `settings` of `variant`, as keys and values of config.toml; secrets hidden, URLs without user, password and query.
 /// What is not set is what would take it back: an empty text, list or table, or a zero. Each image with a name has a key
 /// of its own.
-pub fn shown(settings: &Settings, paths: &Paths, variant: &VariantName) -> Vec<(String, Value)> {
+pub(crate) fn shown(settings: &Settings, paths: &Paths, variant: &VariantName) -> Vec<(String, Value)> {
     // Not a field may be forgotten.
     let Settings {
         image,

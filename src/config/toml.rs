@@ -8,7 +8,7 @@ use super::{ParseError, PartialSettings};
 /// # Errors
 /// [`ParseError`] with line and column for a syntax error, an unknown key (the allowed ones are named) or a wrong
 /// value, which is never repeated.
-pub fn parse_toml(text: &str) -> Result<PartialSettings, ParseError> {
+pub(crate) fn parse_toml(text: &str) -> Result<PartialSettings, ParseError> {
     let settings: PartialSettings = ::toml::from_str(text).map_err(|error| explain(text, error))?;
     if settings.http.password.is_some() && settings.http.user.is_none() {
         return Err(ParseError::somewhere("http.password needs http.user in the same file"));
@@ -59,7 +59,8 @@ fn plain(kind: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::parse_toml;
-    use crate::config::{ImageAlias, ImagePlace, Images, PartialCache, PartialHttp, PartialSettings, RequireChecksum};
+    use crate::config::partial::PartialCache;
+    use crate::config::{ImageAlias, ImagePlace, Images, PartialHttp, PartialSettings, RequireChecksum};
     use crate::disk::write::Wipe;
     use crate::image::format::Format;
     use crate::node::report::LogFormat;

@@ -14,11 +14,11 @@ const SHOWN_CHARS: usize = 64;
 ///
 /// It starts with an ASCII letter or digit; letters, digits, `.`, `_` and `-` follow, 255 bytes at most.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct VariantName(String);
+pub(crate) struct VariantName(String);
 
 /// Why a text is no [`VariantName`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum VariantNameError {
+pub(crate) enum VariantNameError {
     /// No variant at all: the instance's OS is plain `simpleimage`.
     #[error("OS_VARIANT is empty: use -o simpleimage+default")]
     Empty,
@@ -38,7 +38,7 @@ impl VariantName {
     ///
     /// # Errors
     /// [`VariantNameError`] for an empty, overlong or malformed name.
-    pub fn parse(text: &str) -> Result<Self, VariantNameError> {
+    pub(crate) fn parse(text: &str) -> Result<Self, VariantNameError> {
         let word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
         match text.chars().next() {
             None => Err(VariantNameError::Empty),
@@ -51,12 +51,12 @@ impl VariantName {
     }
 
     /// The names in the text of a `variants.list`, as Ganeti reads it: one per line, `#` begins a comment line.
-    pub fn in_list(text: &str) -> impl Iterator<Item = Result<Self, VariantNameError>> {
+    pub(crate) fn in_list(text: &str) -> impl Iterator<Item = Result<Self, VariantNameError>> {
         text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')).map(Self::parse)
     }
 
     /// The name.
-    pub fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 }

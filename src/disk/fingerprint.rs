@@ -20,7 +20,7 @@ use std::thread::{self, JoinHandle};
 
 /// What is hashed at once, in bytes: BLAKE3 works on many of its chunks at a time. Measured: 4 KiB take 2.4 times as long, and
 /// with the place before the bytes, where no chunk is whole, 7 times.
-pub const BLOCK: usize = 64 << 10;
+pub(crate) const BLOCK: usize = 64 << 10;
 
 /// So much is handed to the thread that notes what a reader gives, in bytes, and so often before the reader waits for it.
 const PIECE: usize = 4 * BLOCK;
@@ -34,7 +34,7 @@ pub struct Fingerprint {
 
 impl Fingerprint {
     /// Of nothing yet, with a key of its own.
-    pub fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         let mut key = [0; blake3::KEY_LEN];
         getrandom::fill(&mut key).map_err(io::Error::other)?;
         Ok(Fingerprint { key, sum: Mutex::default() })
@@ -42,13 +42,13 @@ impl Fingerprint {
 
     /// For the other pass: of nothing yet, with the same key.
     #[must_use]
-    pub fn for_other_pass(&self) -> Self {
+    pub(crate) fn for_other_pass(&self) -> Self {
         Fingerprint { key: self.key, sum: Mutex::default() }
     }
 
     /// `data` was seen at `offset` (bytes), where nothing was noted before. Both are multiples of [`BLOCK`], but for the
     /// file's end: else the sum depends on the pieces.
-    pub fn note(&self, data: &[u8], offset: u64) {
+    pub(crate) fn note(&self, data: &[u8], offset: u64) {
         let sum = sum_of_blocks(data, offset, BLOCK, |place, block| {
             let mut hasher = blake3::Hasher::new_keyed(&self.key);
             let hash = *hasher.update(block).update(&place.to_le_bytes()).finalize().as_bytes();
@@ -60,14 +60,14 @@ impl Fingerprint {
     }
 
     /// Whether both passes saw the same bytes, zeros at the end aside.
-    pub fn agrees_with(&self, other: &Self) -> bool {
+    pub(crate) fn agrees_with(&self, other: &Self) -> bool {
         let sum = |of: &Self| *of.sum.lock().unwrap_or_else(PoisonError::into_inner);
         sum(self) == sum(other)
     }
 
     /// Notes all that is read from `inner`, which begins at the file's start, up to its end, in a thread of its own: who
     /// reads it mostly decodes it, and does not wait.
-    pub fn reader<R: Read>(self: &Arc<Self>, inner: R) -> io::Result<Noting<R>> {
+    pub(crate) fn reader<R: Read>(self: &Arc<Self>, inner: R) -> io::Result<Noting<R>> {
         let (sender, pieces) = sync_channel::<Vec<u8>>(PIECES);
         let fingerprint = Arc::clone(self);
         let thread = thread::Builder::new().spawn(move || {
@@ -82,7 +82,7 @@ impl Fingerprint {
 }
 
 /// A reader that has noted what it gives when it has given all of it.
-pub struct Noting<R> {
+pub(crate) struct Noting<R> {
     inner: R,
     /// What was not handed on yet.
     pending: Vec<u8>,
@@ -123,7 +123,7 @@ impl<R: Read> Read for Noting<R> {
 
 /// The hashes, by `hash` of place and bytes, of all blocks of `len` bytes in `data`, which lies at `offset` (bytes), that
 /// are not zero.
-pub fn sum_of_blocks(data: &[u8], offset: u64, len: usize, hash: impl Fn(u64, &[u8]) -> u128) -> u128 {
+pub(crate) fn sum_of_blocks(data: &[u8], offset: u64, len: usize, hash: impl Fn(u64, &[u8]) -> u128) -> u128 {
     let places = (offset..).step_by(len);
     let blocks = data.chunks(len).zip(places).filter(|(block, _)| !is_zero(block));
     blocks.fold(0, |sum, (block, place)| sum.wrapping_add(hash(place, block)))
@@ -131,7 +131,7 @@ pub fn sum_of_blocks(data: &[u8], offset: u64, len: usize, hash: impl Fn(u64, &[
 
 /// Whether all is zero. Reads every byte once, in pieces that the compiler turns into vector operations, and ends at the
 /// first piece with data.
-pub fn is_zero(block: &[u8]) -> bool {
+pub(crate) fn is_zero(block: &[u8]) -> bool {
     let (pieces, rest) = block.as_chunks::<256>();
     pieces.iter().all(|piece| piece.iter().fold(0, |all, byte| all | byte) == 0) && rest.iter().all(|byte| *byte == 0)
 }

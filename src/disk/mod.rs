@@ -2,6 +2,6 @@
 //! The disks of an instance: holding them, writing them, and their partition tables.
 
 pub mod device;
-pub mod fingerprint;
-pub mod partition;
+pub(crate) mod fingerprint;
+pub(crate) mod partition;
 pub mod write;

@@ -34,10 +34,10 @@ use crate::store::http;
 use crate::store::signature;
 
 /// Takes any bytes, and panics where something does not hold.
-pub type Target = fn(&[u8]);
+pub(crate) type Target = fn(&[u8]);
 
 /// Every function here, by its name.
-pub const TARGETS: [(&str, Target); 31] = [
+pub(crate) const TARGETS: [(&str, Target); 31] = [
     ("adopt", adopt),
     ("archive_size", archive_size),
     ("bzip2", bzip2),
@@ -72,52 +72,52 @@ pub const TARGETS: [(&str, Target); 31] = [
 ];
 
 /// Files of a seed, which becomes another instance's.
-pub fn adopt(data: &[u8]) {
+pub(crate) fn adopt(data: &[u8]) {
     seeds::adopt(data);
 }
 
 /// What an archive says of its size before it is decoded.
-pub fn archive_size(data: &[u8]) {
+pub(crate) fn archive_size(data: &[u8]) {
     image::fuzzing::archive_size(data);
 }
 
 /// The bzip2 decoder gives what the bzip2 crate gives. The first byte says what is made of the others.
-pub fn bzip2(data: &[u8]) {
+pub(crate) fn bzip2(data: &[u8]) {
     image::fuzzing::bzip2(data);
 }
 
 /// What the cache writes beside an image it reads again; anything else is read as something, or as nothing.
-pub fn cache_files(data: &[u8]) {
+pub(crate) fn cache_files(data: &[u8]) {
     cache::fuzzing::files(&text(data));
 }
 
 /// The predecessor's `config`: its assignments and words are data, and curl's options are settings or errors.
-pub fn config_legacy(data: &[u8]) {
+pub(crate) fn config_legacy(data: &[u8]) {
     config::fuzzing::legacy(&text(data));
 }
 
 /// `config.toml`.
-pub fn config_toml(data: &[u8]) {
+pub(crate) fn config_toml(data: &[u8]) {
     config::fuzzing::toml(&text(data));
 }
 
 /// Archives of gzip and Zstandard members, according to the first byte.
-pub fn decode(data: &[u8]) {
+pub(crate) fn decode(data: &[u8]) {
     image::fuzzing::decode(data);
 }
 
 /// A file is one thing, and only its head says which.
-pub fn detect(data: &[u8]) {
+pub(crate) fn detect(data: &[u8]) {
     image::fuzzing::detect(data);
 }
 
 /// The end of a raw image that comes as a stream.
-pub fn ending(data: &[u8]) {
+pub(crate) fn ending(data: &[u8]) {
     image::fuzzing::ending(data);
 }
 
 /// Variables as in /proc/PID/environ, ended by zero bytes: no password in an error, which is one line of ASCII.
-pub fn environment(data: &[u8]) {
+pub(crate) fn environment(data: &[u8]) {
     let env = variables(data);
     let nowhere = Paths::below(Path::new("/nonexistent"));
     let core = env.core();
@@ -146,7 +146,7 @@ pub fn environment(data: &[u8]) {
 }
 
 /// gpgv's status lines: good only with a good signature and without a bad one.
-pub fn gpgv_status(data: &[u8]) {
+pub(crate) fn gpgv_status(data: &[u8]) {
     let text = text(data);
     let says = |word: &str| text.lines().any(|line| line.starts_with(&format!("[GNUPG:] {word}")));
     for succeeded in [true, false] {
@@ -165,102 +165,102 @@ pub fn gpgv_status(data: &[u8]) {
 
 /// The backup GPT moves to the end of a larger disk, and nothing else changes. The first five bytes say how large image
 /// and disk are.
-pub fn gpt(data: &[u8]) {
+pub(crate) fn gpt(data: &[u8]) {
     write::fuzzing::gpt(data);
 }
 
 /// The headers of an answer, one in each line: what may be asked for next, and whether a part is the missing one.
-pub fn http_answer(data: &[u8]) {
+pub(crate) fn http_answer(data: &[u8]) {
     http::fuzzing::answer(data);
 }
 
 /// Image types, references, checksums and sizes, as OS parameters have them.
-pub fn names(data: &[u8]) {
+pub(crate) fn names(data: &[u8]) {
     image::fuzzing::names(&text(data));
 }
 
 /// A netrc file.
-pub fn netrc(data: &[u8]) {
+pub(crate) fn netrc(data: &[u8]) {
     http::fuzzing::netrc(&text(data));
 }
 
 /// The NICs of an instance, in variables as in /proc/PID/environ.
-pub fn nics(data: &[u8]) {
+pub(crate) fn nics(data: &[u8]) {
     seeds::nics(&variables(data));
 }
 
 /// An entry of a no-proxy list, and in the next line a URL.
-pub fn no_proxy(data: &[u8]) {
+pub(crate) fn no_proxy(data: &[u8]) {
     http::fuzzing::no_proxy(&text(data));
 }
 
 /// A disk with any partition table.
-pub fn partitions(data: &[u8]) {
+pub(crate) fn partitions(data: &[u8]) {
     partitions::partitions(data);
 }
 
 /// A qcow2 header that passes names no other file.
-pub fn qcow2(data: &[u8]) {
+pub(crate) fn qcow2(data: &[u8]) {
     image::fuzzing::qcow2(data);
 }
 
 /// A qcow2 file with its tables.
-pub fn qcow2_file(data: &[u8]) {
+pub(crate) fn qcow2_file(data: &[u8]) {
     let _ = container(Format::Qcow2, data);
 }
 
 /// Lists that OS parameters have for a seed: servers, domains, sources.
-pub fn seed_lists(data: &[u8]) {
+pub(crate) fn seed_lists(data: &[u8]) {
     seeds::seed_lists(&text(data));
 }
 
 /// Public SSH keys.
-pub fn ssh_keys(data: &[u8]) {
+pub(crate) fn ssh_keys(data: &[u8]) {
     seeds::ssh_keys(data);
 }
 
 /// A SUMS file, with the name to look for in its first line.
-pub fn sums(data: &[u8]) {
+pub(crate) fn sums(data: &[u8]) {
     image::fuzzing::sums(data);
 }
 
 /// A disk that may have been cut: with any table and any superblocks.
-pub fn truncated(data: &[u8]) {
+pub(crate) fn truncated(data: &[u8]) {
     truncated::truncated(data);
 }
 
 /// A URL, and in the next line where its server redirects to: what is shown has no secrets.
-pub fn url(data: &[u8]) {
+pub(crate) fn url(data: &[u8]) {
     http::fuzzing::url(&text(data));
 }
 
 /// Parts of user-data, with zero bytes between them.
-pub fn user_data(data: &[u8]) {
+pub(crate) fn user_data(data: &[u8]) {
     seeds::user_data(data);
 }
 
 /// A VDI file with its tables.
-pub fn vdi(data: &[u8]) {
+pub(crate) fn vdi(data: &[u8]) {
     let _ = container(Format::Vdi, data);
 }
 
 /// A VHDX file with its tables.
-pub fn vhdx(data: &[u8]) {
+pub(crate) fn vhdx(data: &[u8]) {
     let _ = container(Format::Vhdx, data);
 }
 
 /// A VMDK file with its tables.
-pub fn vmdk(data: &[u8]) {
+pub(crate) fn vmdk(data: &[u8]) {
     let _ = container(Format::Vmdk, data);
 }
 
 /// A disk with any FAT, and that of a seed.
-pub fn volume(data: &[u8]) {
+pub(crate) fn volume(data: &[u8]) {
     volumes::volume(data);
 }
 
 /// Files in a FAT of ours.
-pub fn volume_files(data: &[u8]) {
+pub(crate) fn volume_files(data: &[u8]) {
     volumes::volume_files(data);
 }
 

@@ -9,7 +9,8 @@ use ipnet::IpNet;
 use serde_json::Value;
 
 use crate::ganeti::env::Environment;
-use crate::seed::{self, Dns, File, Held, Identity, Network, SourceName};
+use crate::seed::adopt::File;
+use crate::seed::{self, Dns, Held, Identity, Network, SourceName};
 
 fn identity() -> Identity {
     Identity::new("web1.example.org", "5ae2a4f5-8d24-4a2e-9f6b-0a7b1c2d3e4f").expect("a name and a UUID")

@@ -35,7 +35,7 @@ pub struct UnknownApplet(String);
 
 impl Script {
     /// The name Ganeti calls it by.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Script::Create => "create",
             Script::Export => "export",

@@ -15,7 +15,7 @@ const BUFFER_LEN: usize = 1 << 20;
 
 /// A hash function. MD5 and SHA-1 are not offered: collisions can be made for both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Algorithm {
+pub(crate) enum Algorithm {
     /// SHA-256, FIPS 180-4.
     Sha256,
     /// SHA-512, FIPS 180-4.
@@ -24,7 +24,7 @@ pub enum Algorithm {
 
 /// The hash of a file. Displays as an `image_checksum` parameter.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Digest {
+pub(crate) struct Digest {
     algorithm: Algorithm,
     /// Lower case.
     hex: String,
@@ -32,7 +32,7 @@ pub struct Digest {
 
 /// An `image_checksum` parameter.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Checksum {
+pub(crate) enum Checksum {
     /// `sha256:HEX` or `sha512:HEX`.
     Digest(Digest),
     /// The URL of a SHA256SUMS or SHA512SUMS file.
@@ -41,7 +41,7 @@ pub enum Checksum {
 
 /// Why a text is no checksum. It is not repeated: a URL may hold a password.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum ChecksumSyntax {
+pub(crate) enum ChecksumSyntax {
     /// None of the three.
     #[error("not a checksum (use sha256:HEX, sha512:HEX, or the URL of a SHA256SUMS or SHA512SUMS file)")]
     Unknown,
@@ -74,25 +74,25 @@ impl fmt::Display for Algorithm {
 
 impl Digest {
     /// From hex digits in any case; none when they are not as many as `algorithm` has, or no hex digits.
-    pub fn new(algorithm: Algorithm, hex: &str) -> Option<Self> {
+    pub(crate) fn new(algorithm: Algorithm, hex: &str) -> Option<Self> {
         let valid = hex.len() == algorithm.digits() && hex.bytes().all(|byte| byte.is_ascii_hexdigit());
         valid.then(|| Digest { algorithm, hex: hex.to_ascii_lowercase() })
     }
 
     /// The digest of all of `file`, whose position does not matter and does not move.
-    pub fn of_file(file: &File, algorithm: Algorithm) -> io::Result<Self> {
+    pub(crate) fn of_file(file: &File, algorithm: Algorithm) -> io::Result<Self> {
         let mut hasher = Hasher::new(algorithm);
         each_piece(file, |piece, _| hasher.update(piece))?;
         Ok(hasher.finish())
     }
 
     /// Its hash function.
-    pub fn algorithm(&self) -> Algorithm {
+    pub(crate) fn algorithm(&self) -> Algorithm {
         self.algorithm
     }
 
     /// Its hex digits, in lower case.
-    pub fn hex(&self) -> &str {
+    pub(crate) fn hex(&self) -> &str {
         &self.hex
     }
 }
@@ -105,7 +105,7 @@ impl fmt::Display for Digest {
 
 impl Checksum {
     /// Parses an `image_checksum` parameter, in any case; `none` gives none: it takes back what the configuration says.
-    pub fn parse(text: &str) -> Result<Option<Self>, ChecksumSyntax> {
+    pub(crate) fn parse(text: &str) -> Result<Option<Self>, ChecksumSyntax> {
         if text == "none" {
             return Ok(None);
         }
@@ -125,7 +125,7 @@ impl Checksum {
 
 /// A digest in the making.
 #[derive(Debug)]
-pub enum Hasher {
+pub(crate) enum Hasher {
     /// Of SHA-256.
     Sha256(Sha256),
     /// Of SHA-512.
@@ -134,7 +134,7 @@ pub enum Hasher {
 
 impl Hasher {
     /// Of nothing yet.
-    pub fn new(algorithm: Algorithm) -> Self {
+    pub(crate) fn new(algorithm: Algorithm) -> Self {
         match algorithm {
             Algorithm::Sha256 => Hasher::Sha256(Sha256::new()),
             Algorithm::Sha512 => Hasher::Sha512(Sha512::new()),
@@ -142,7 +142,7 @@ impl Hasher {
     }
 
     /// Takes in the next bytes.
-    pub fn update(&mut self, bytes: &[u8]) {
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
         match self {
             Hasher::Sha256(hash) => hash.update(bytes),
             Hasher::Sha512(hash) => hash.update(bytes),
@@ -150,7 +150,7 @@ impl Hasher {
     }
 
     /// The digest of all that was taken in.
-    pub fn finish(self) -> Digest {
+    pub(crate) fn finish(self) -> Digest {
         let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         match self {
             Hasher::Sha256(hash) => Digest { algorithm: Algorithm::Sha256, hex: hex(&hash.finalize()) },
@@ -161,7 +161,7 @@ impl Hasher {
 
 /// Hands over all of `file` with the place of each piece, in order; its position does not matter and does not move. Each
 /// piece but the last has `BUFFER_LEN` bytes.
-pub fn each_piece(file: &File, mut take: impl FnMut(&[u8], u64)) -> io::Result<()> {
+pub(crate) fn each_piece(file: &File, mut take: impl FnMut(&[u8], u64)) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER_LEN];
     let mut at = 0;
     loop {

@@ -9,14 +9,14 @@ use super::fields::Fields;
 use super::format::{Compression, Format};
 
 /// How many bytes from the start are enough for every test here: btrfs has its magic at 64 KiB + 64.
-pub const HEAD_LEN: usize = 128 << 10;
+pub(crate) const HEAD_LEN: usize = 128 << 10;
 
 /// How many bytes from the end [`ending`] looks at.
-pub const TAIL_LEN: usize = 512;
+pub(crate) const TAIL_LEN: usize = 512;
 
 /// What decoded bytes are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Content {
+pub(crate) enum Content {
     /// A disk in a format that is served. For raw: a partition table, boot sector or known file system was found.
     Disk(Format),
     /// An ISO image with a boot sector: it can be written to a disk and boots from there, but mostly to install a system.
@@ -28,7 +28,7 @@ pub enum Content {
 }
 
 /// The compression that a file with this head is in; none when it is none of ours.
-pub fn compression(head: &[u8]) -> Option<Compression> {
+pub(crate) fn compression(head: &[u8]) -> Option<Compression> {
     match head {
         [0x1f, 0x8b, 8, ..] => Some(Compression::Gzip),
         [b'B', b'Z', b'h', b'1'..=b'9', 0x31, 0x41, 0x59, 0x26, 0x53, 0x59, ..] => Some(Compression::Bzip2),
@@ -43,7 +43,7 @@ pub fn compression(head: &[u8]) -> Option<Compression> {
 }
 
 /// What the decoded bytes that begin with `head` are.
-pub fn content(head: &[u8]) -> Content {
+pub(crate) fn content(head: &[u8]) -> Content {
     let at = |offset: usize, magic: &[u8]| head.get(offset..offset + magic.len()) == Some(magic);
     let known = |magics: &[(usize, &[u8])]| magics.iter().any(|(offset, magic)| at(*offset, magic));
     // VDI's magic is at 64, where an archive may have any bytes.
@@ -61,7 +61,7 @@ pub fn content(head: &[u8]) -> Content {
 }
 
 /// The words for a file that begins like a raw disk, but ends like something else.
-pub fn ending(tail: &[u8]) -> Option<&'static str> {
+pub(crate) fn ending(tail: &[u8]) -> Option<&'static str> {
     let last = tail.len().checked_sub(TAIL_LEN).map(|start| &tail[start..])?;
     if last.starts_with(b"conectix") {
         // Microsoft's VHD specification: a fixed one is the disk with a footer behind it.

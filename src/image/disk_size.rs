@@ -18,7 +18,7 @@ use crate::node::size::ByteSize;
 
 /// The size in bytes of the disk in an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum DiskSize {
+pub(crate) enum DiskSize {
     /// So large, or the image is corrupt.
     Exact(u64),
     /// At least so large, or the image is corrupt.
@@ -50,15 +50,15 @@ impl DiskSize {
 
     /// What an archive of `len` bytes at a server says about what it unpacks to: its beginning is here, at least
     /// [`DiskSize::FIRST`] bytes, and `rest` gives what is behind that, where it can.
-    pub fn at_server(compression: Compression, head: &[u8], rest: &dyn FileExt, len: u64) -> Self {
+    pub(crate) fn at_server(compression: Compression, head: &[u8], rest: &dyn FileExt, len: u64) -> Self {
         Self::in_file(compression, head, &Parts { head, rest }, len)
     }
 
     /// How much of an archive's beginning [`DiskSize::at_server`] needs, in bytes.
-    pub const FIRST: usize = 12;
+    pub(crate) const FIRST: usize = 12;
 
     /// No disk that is smaller can hold it.
-    pub fn least(self) -> Option<u64> {
+    pub(crate) fn least(self) -> Option<u64> {
         match self {
             DiskSize::Exact(size) | DiskSize::AtLeast(size) => Some(size),
             DiskSize::Hint(_) | DiskSize::Unknown => None,

@@ -9,7 +9,7 @@ use super::policy::PolicyError;
 
 /// Why an image can't be used. Each message names the image.
 #[derive(Debug, thiserror::Error)]
-pub enum ImageError {
+pub(crate) enum ImageError {
     /// It can't be opened.
     #[error("opening image {name}")]
     Open {

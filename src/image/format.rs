@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 /// How the disk's bytes are laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
+pub(crate) enum Format {
     /// The disk's bytes as they are.
     Raw,
     /// QEMU's copy-on-write format.
@@ -21,19 +21,19 @@ pub enum Format {
 
 /// The disk formats that a variant takes: raw and qcow2 unless it says otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Formats([bool; Format::ALL.len()]);
+pub(crate) struct Formats([bool; Format::ALL.len()]);
 
 impl Format {
     /// Every format that there is.
-    pub const ALL: [Format; 5] = [Format::Raw, Format::Qcow2, Format::Vmdk, Format::Vdi, Format::Vhdx];
+    pub(crate) const ALL: [Format; 5] = [Format::Raw, Format::Qcow2, Format::Vmdk, Format::Vdi, Format::Vhdx];
 
     /// The format of this name.
-    pub fn named(name: &str) -> Option<Self> {
+    pub(crate) fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|format| format.name() == name)
     }
 
     /// Its name, which is also that of qemu-img's driver.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Format::Raw => "raw",
             Format::Qcow2 => "qcow2",
@@ -46,10 +46,10 @@ impl Format {
 
 impl Formats {
     /// All of them.
-    pub const ALL: Self = Formats([true; Format::ALL.len()]);
+    pub(crate) const ALL: Self = Formats([true; Format::ALL.len()]);
 
     /// Whether `format` is one of them.
-    pub fn has(self, format: Format) -> bool {
+    pub(crate) fn has(self, format: Format) -> bool {
         self.0[format as usize]
     }
 }
@@ -84,14 +84,15 @@ pub enum Compression {
 
 impl Compression {
     /// Every compression.
-    pub const ALL: [Compression; 4] = [Compression::Gzip, Compression::Bzip2, Compression::Xz, Compression::Zstd];
+    pub(crate) const ALL: [Compression; 4] =
+        [Compression::Gzip, Compression::Bzip2, Compression::Xz, Compression::Zstd];
 }
 
 /// A declared image type, such as `raw` or `qcow2+xz`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ImageType {
     /// The disk format.
-    pub format: Format,
+    pub(crate) format: Format,
     /// The compression around it.
     pub compression: Option<Compression>,
 }

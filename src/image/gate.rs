@@ -23,15 +23,15 @@ use crate::disk::partition::MBR_TOLERANCE;
 
 /// What the user says of an image, and what the variant takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Expected {
+pub(crate) struct Expected {
     /// Its declared type, which the content must agree with; none: the content decides.
-    pub image_type: Option<ImageType>,
+    pub(crate) image_type: Option<ImageType>,
     /// Whether a raw disk in which nothing is recognised is taken.
-    pub allow_unknown: bool,
+    pub(crate) allow_unknown: bool,
     /// The formats that are taken.
-    pub formats: Formats,
+    pub(crate) formats: Formats,
     /// How much of an MBR partition without a known file system may be missing, in bytes.
-    pub mbr_tolerance: u64,
+    pub(crate) mbr_tolerance: u64,
 }
 
 impl Default for Expected {
@@ -42,15 +42,15 @@ impl Default for Expected {
 }
 
 /// What an image is, and how to get at its disk.
-pub struct Contents<'f> {
+pub(crate) struct Contents<'f> {
     /// The type, as declared or found.
-    pub image_type: ImageType,
+    pub(crate) image_type: ImageType,
     /// The disk in it.
-    pub body: Body<'f>,
+    pub(crate) body: Body<'f>,
 }
 
 /// An image's disk in the form that is fastest to copy.
-pub enum Body<'f> {
+pub(crate) enum Body<'f> {
     /// The file is the disk: `len` bytes, holes included.
     RawFile(&'f File, u64),
     /// The disk's bytes, decoded as they are read, and what is known of their number.
@@ -62,9 +62,9 @@ pub enum Body<'f> {
 }
 
 /// The bytes of a file in a format of which only the first bytes were checked.
-pub struct Packed<'f> {
+pub(crate) struct Packed<'f> {
     /// All of them, from the start.
-    pub bytes: Box<dyn Read + Send + 'f>,
+    pub(crate) bytes: Box<dyn Read + Send + 'f>,
     format: Format,
     size: Option<u64>,
     name: String,
@@ -72,7 +72,7 @@ pub struct Packed<'f> {
 
 impl Body<'_> {
     /// The size of the disk in the image, as far as it is known before all of it was decoded.
-    pub fn disk_size(&self) -> DiskSize {
+    pub(crate) fn disk_size(&self) -> DiskSize {
         match self {
             Body::RawFile(_, size) | Body::QemuFile(_, size) => DiskSize::Exact(*size),
             Body::RawStream(_, size) => *size,
@@ -83,7 +83,7 @@ impl Body<'_> {
 
 impl Packed<'_> {
     /// Checks the file that the bytes were unpacked to; gives the size in bytes of the disk in it.
-    pub fn check(&self, unpacked: &File) -> Result<u64, ImageError> {
+    pub(crate) fn check(&self, unpacked: &File) -> Result<u64, ImageError> {
         let gate = Gate { name: &self.name, expected: Expected::default() };
         let mut input = unpacked;
         let len = input.seek(io::SeekFrom::End(0)).and_then(|len| input.rewind().map(|()| len));
@@ -140,7 +140,7 @@ pub(super) fn likely_type(mut file: &File) -> Option<ImageType> {
 }
 
 /// The same for an image of which the bytes come one after the other. `length` is their number where it is known.
-pub fn stream_contents<'r>(
+pub(crate) fn stream_contents<'r>(
     name: &str,
     input: impl Read + Send + 'r,
     length: Option<u64>,
@@ -151,7 +151,7 @@ pub fn stream_contents<'r>(
 
 /// The same where `pieces` of the image can be had besides, wherever they lie. What stands at its end is only asked for: it
 /// need not be there.
-pub fn remote_contents<'r>(
+pub(crate) fn remote_contents<'r>(
     name: &str,
     mut input: impl Read + Send + 'r,
     length: Option<u64>,

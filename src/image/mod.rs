@@ -2,11 +2,11 @@
 //! Images: what the user named, what it really is, and its decoded bytes.
 
 mod broken;
-pub mod checksum;
+pub(crate) mod checksum;
 mod container;
 pub mod decode;
-pub mod detect;
-pub mod disk_size;
+pub(crate) mod detect;
+pub(crate) mod disk_size;
 mod ending;
 mod error;
 mod fields;
@@ -14,10 +14,10 @@ pub mod format;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod gate;
-pub mod policy;
-pub mod qcow2;
-pub mod reference;
-pub mod source;
-pub mod spool;
-pub mod sums;
+pub(crate) mod policy;
+pub(crate) mod qcow2;
+pub(crate) mod reference;
+pub(crate) mod source;
+pub(crate) mod spool;
+pub(crate) mod sums;
 mod xz_index;

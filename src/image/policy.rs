@@ -13,16 +13,16 @@ use std::path::{Component, Path, PathBuf};
 
 /// What an administrator allows, and where instances' own disks are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct LocalPolicy {
+pub(crate) struct LocalPolicy {
     /// Folders and files that may be used, as listed; none: all that are not in `storage`.
-    pub allowed: Option<Vec<PathBuf>>,
+    pub(crate) allowed: Option<Vec<PathBuf>>,
     /// Folders of instances' disks. What is in them may be used only if `allowed` names it, or a folder in there.
-    pub storage: Vec<PathBuf>,
+    pub(crate) storage: Vec<PathBuf>,
 }
 
 /// Why a file is not used.
 #[derive(Debug, thiserror::Error)]
-pub enum PolicyError {
+pub(crate) enum PolicyError {
     /// It is in no listed place.
     #[error("image {0} is not in a place that allowed_images lists")]
     NotListed(String),
@@ -62,7 +62,7 @@ pub enum PolicyError {
 
 impl LocalPolicy {
     /// Whether a file of this name may be used, as far as the name says.
-    pub fn check_name(&self, path: &Path) -> Result<(), PolicyError> {
+    pub(crate) fn check_name(&self, path: &Path) -> Result<(), PolicyError> {
         let Some(allowed) = &self.allowed else { return Ok(()) };
         let name = path.display().to_string();
         if path.components().any(|component| component == Component::ParentDir) {

@@ -8,7 +8,7 @@ use crate::store::http::{ImageUrl, UrlError};
 
 /// A file on the node, or a URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ImageRef {
+pub(crate) enum ImageRef {
     /// An absolute path.
     Path(PathBuf),
     /// http or https.
@@ -17,7 +17,7 @@ pub enum ImageRef {
 
 /// Why a text names no image. URLs are not repeated: they may hold a password.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum RefError {
+pub(crate) enum RefError {
     /// Nothing was named.
     #[error(
         "no image is given (use -O image=/path or -O image=https://..., or set image in the variant's config.toml)"
@@ -58,7 +58,7 @@ fn whole_path(text: &str) -> String {
 
 impl ImageRef {
     /// Parses an `image` parameter.
-    pub fn parse(text: &str) -> Result<Self, RefError> {
+    pub(crate) fn parse(text: &str) -> Result<Self, RefError> {
         match text {
             "" => Err(RefError::Missing),
             path if path.starts_with('/') => Ok(ImageRef::Path(PathBuf::from(path))),
@@ -71,13 +71,13 @@ impl ImageRef {
 
     /// Whether `text` could be the name of an image in config.toml: it starts with an ASCII letter or digit; letters, digits,
     /// `.`, `_` and `-` follow. No path and no URL is one.
-    pub fn is_name(text: &str) -> bool {
+    pub(crate) fn is_name(text: &str) -> bool {
         text.starts_with(|c: char| c.is_ascii_alphanumeric())
             && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))
     }
 
     /// The name of the file: the last part of the path or of the URL's path, decoded; none when that ends in a slash.
-    pub fn base_name(&self) -> Option<String> {
+    pub(crate) fn base_name(&self) -> Option<String> {
         match self {
             ImageRef::Path(path) => path.file_name().map(|name| name.to_string_lossy().into_owned()),
             ImageRef::Url(url) => {

@@ -12,7 +12,7 @@ const ALLOWANCE: u64 = 64 * MIB;
 
 /// Why an image was not unpacked.
 #[derive(Debug, thiserror::Error)]
-pub enum SpoolError {
+pub(crate) enum SpoolError {
     /// The folder is full or unusable.
     #[error("unpacking the image into {folder}", folder = .0.display())]
     Folder(PathBuf, #[source] io::Error),
@@ -26,7 +26,7 @@ pub enum SpoolError {
 
 /// Unpacks `packed` into a file without a name in `folder`, which is gone when it is closed, whatever ends us.
 /// An archive that unpacks to more than twice the disk's size (snapshots take room) is refused.
-pub fn unpack(packed: &mut dyn Read, folder: &Path, disk_size: u64) -> Result<File, SpoolError> {
+pub(crate) fn unpack(packed: &mut dyn Read, folder: &Path, disk_size: u64) -> Result<File, SpoolError> {
     let folder_error = |err| SpoolError::Folder(folder.to_owned(), err);
     let file = tempfile::tempfile_in(folder).map_err(folder_error)?;
     let limit = disk_size.saturating_mul(2).saturating_add(ALLOWANCE);

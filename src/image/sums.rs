@@ -16,7 +16,7 @@ const OF_ONE: [&str; 4] = [".sha256", ".sha512", ".sha256sum", ".sha512sum"];
 
 /// Why a SUMS file does not say what an image's checksum is.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum SumsError {
+pub(crate) enum SumsError {
     /// The image is not in it.
     #[error("{sums} has no SHA-256 or SHA-512 checksum of {name}")]
     Missing {
@@ -40,7 +40,7 @@ pub enum SumsError {
 /// The digest of the file with the base name `name`, as the SUMS file with this `text` has it; folders in the file's
 /// names don't count. SHA-256 comes first where both are there: the cache knows it of every image. `sums` is where the
 /// SUMS file is from: a file of this image alone need not repeat its name.
-pub fn find(sums: &ImageRef, text: &[u8], name: &str) -> Result<Digest, SumsError> {
+pub(crate) fn find(sums: &ImageRef, text: &[u8], name: &str) -> Result<Digest, SumsError> {
     let text = text_of(text);
     let entries: Vec<_> = text.lines().filter_map(entry).collect();
     let named = |entry: &str| base_name(entry) == name;

@@ -14,15 +14,15 @@ use crate::store::cache::{Cache, CacheSettings, Cleaning, Leftover};
 
 /// What was left.
 #[derive(Debug)]
-pub struct Cleaned {
+pub(crate) struct Cleaned {
     /// Files that were removed, or would be.
-    pub files: Vec<Leftover>,
+    pub(crate) files: Vec<Leftover>,
     /// Loop devices that only their users can let go.
-    pub devices: Vec<LeftDevice>,
+    pub(crate) devices: Vec<LeftDevice>,
 }
 
 /// Cleans these caches, of which some may not be there, and looks for loop devices.
-pub fn cleanup(caches: &[CacheSettings], now: SystemTime, cleaning: Cleaning) -> anyhow::Result<Cleaned> {
+pub(crate) fn cleanup(caches: &[CacheSettings], now: SystemTime, cleaning: Cleaning) -> anyhow::Result<Cleaned> {
     // Whatever may be wrong shows before anything is removed.
     let devices = device::left_devices().context("looking at the loop devices")?;
     let caches = caches.iter().filter_map(|settings| Cache::existing(settings).transpose());

@@ -38,7 +38,7 @@ use crate::store::http::{HttpSettings, Secret};
 /// confined process's business. Whatever fails after the disk was touched leaves it unbootable: its first
 /// MiB reads zero. `held` is the disk where it is held already: a new instance's is unbootable by then, for it may hold
 /// another tenant's system. A reinstall touches the old system only when the new image is at hand and has passed every check.
-pub fn install(job: &Job, held: Option<Target>, run: &Run) -> anyhow::Result<()> {
+pub(crate) fn install(job: &Job, held: Option<Target>, run: &Run) -> anyhow::Result<()> {
     summary::tell_start(job, &run.report);
     let target = held.map_or_else(|| Target::open(&job.disk), Ok)?;
     summary::tell_plan(job, target.size(), &run.report);

@@ -18,7 +18,7 @@ use crate::node::size::ByteSize;
 use crate::node::sys;
 
 /// Writes the disk to standard output, once Ganeti was told its size. Anything less than the whole disk is an error.
-pub fn export(job: &ExportJob, run: &Run) -> anyhow::Result<()> {
+pub(crate) fn export(job: &ExportJob, run: &Run) -> anyhow::Result<()> {
     ensure!(sys::standard_output_was_open(), "standard output is closed: there is nowhere to write the dump to");
     // First of all, before any file of ours could get a number that Ganeti did not open.
     let told = job.size_descriptor.map(sys::adopt_descriptor).transpose().context("EXP_SIZE_FD")?;

@@ -20,23 +20,23 @@ use crate::store::http::ImageUrl;
 
 /// An image that is in the cache.
 #[derive(Debug)]
-pub struct Fetched {
+pub(crate) struct Fetched {
     /// Whether it was there before.
-    pub hit: bool,
+    pub(crate) hit: bool,
     /// What it is.
-    pub image_type: ImageType,
+    pub(crate) image_type: ImageType,
     /// Its length in bytes, as published.
-    pub len: u64,
+    pub(crate) len: u64,
     /// The SHA-256 of that, as hex digits.
-    pub sha256: String,
+    pub(crate) sha256: String,
     /// The size of the disk in it, as far as that is known before all is decoded.
-    pub disk_size: DiskSize,
+    pub(crate) disk_size: DiskSize,
     /// The file that is kept.
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
 }
 
 /// Gets the image, and holds it against all that create would hold it against.
-pub fn fetch(job: &FetchJob, run: &Run) -> anyhow::Result<Fetched> {
+pub(crate) fn fetch(job: &FetchJob, run: &Run) -> anyhow::Result<Fetched> {
     let FetchJob { url, http, cache, checks, expected } = job;
     tell_what_is_left(url, cache, run);
     let examine = |image: CachedImage, proof: &Proof| {

@@ -23,7 +23,7 @@ use crate::node::sandbox::Needs;
 use crate::node::size::ByteSize;
 
 /// Restores the dump onto `target`, which can't boot yet. Hooks that fail leave the disk as it is: it is the user's own system.
-pub fn import(job: &ImportJob, target: Target, run: &Run) -> anyhow::Result<()> {
+pub(crate) fn import(job: &ImportJob, target: Target, run: &Run) -> anyhow::Result<()> {
     let mut input = unbuffered(io::stdin()).context("opening standard input")?;
     let disk = restore(&mut input, job, target, run)?;
     match &job.hooks {

@@ -34,7 +34,7 @@ use crate::store::http::{Client, Conditions, Content, HttpError, HttpSettings, I
 
 /// An image, judged.
 #[derive(Debug, Serialize, Deserialize)]
-pub enum Judged {
+pub(crate) enum Judged {
     /// What it is.
     Taken(Inspected),
     /// Why create refuses it here, whatever the variant.
@@ -43,26 +43,26 @@ pub enum Judged {
 
 /// What an image is. All sizes and places are in bytes.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Inspected {
+pub(crate) struct Inspected {
     /// Its type, as the OS parameter `image_type`.
-    pub image_type: String,
+    pub(crate) image_type: String,
     /// Size of the file, where its server says it.
-    pub size: Option<u64>,
+    pub(crate) size: Option<u64>,
     /// Size of the disk in it, which is that of the disk it needs.
-    pub disk: DiskSize,
+    pub(crate) disk: DiskSize,
     /// What lies where on that disk.
-    pub layout: Layout,
+    pub(crate) layout: Layout,
     /// The disk format, where a variant takes it only if its `image_formats` lists it.
-    pub to_be_listed: Option<String>,
+    pub(crate) to_be_listed: Option<String>,
     /// Whether create will find out more when it has all of it, and unpacks it.
-    pub partly: bool,
+    pub(crate) partly: bool,
     /// Whether it is the one that the cache keeps; none for a file of the node's.
-    pub kept: Option<bool>,
+    pub(crate) kept: Option<bool>,
 }
 
 /// A disk's partition table, as far as its beginning shows it.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Layout {
+pub(crate) enum Layout {
     /// Its kind (`gpt`, `mbr`) and its partitions.
     Table(String, Vec<Part>),
     /// Neither a GPT nor an MBR.
@@ -87,18 +87,18 @@ impl Layout {
 
 /// A partition.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Part {
+pub(crate) struct Part {
     /// As Linux counts them, from 1.
-    pub number: u32,
+    pub(crate) number: u32,
     /// Its first byte.
-    pub start: u64,
+    pub(crate) start: u64,
     /// Its length in bytes.
-    pub size: u64,
+    pub(crate) size: u64,
     /// As lsblk(8) shows it.
     #[serde(rename = "type")]
-    pub kind: String,
+    pub(crate) kind: String,
     /// In a GPT.
-    pub name: Option<String>,
+    pub(crate) name: Option<String>,
 }
 
 /// Which image is looked at, and what for.
@@ -118,7 +118,7 @@ pub(super) struct Look<'r> {
 
 /// Looks at the image in a confined process: the gate of create decides. Of one at a server no more is fetched than that
 /// needs, and nothing is kept.
-pub fn inspect(job: &InspectJob, run: &Run) -> anyhow::Result<Judged> {
+pub(crate) fn inspect(job: &InspectJob, run: &Run) -> anyhow::Result<Judged> {
     let InspectJob { image, expected, local, http, cache } = job;
     let look = Look {
         image,

@@ -19,60 +19,60 @@ use crate::store::http::{HttpSettings, ImageUrl};
 
 /// A variant's hooks, and the environment they run in.
 #[derive(Debug)]
-pub struct HookPlan {
+pub(crate) struct HookPlan {
     /// Their folder, which may be missing.
-    pub folder: PathBuf,
+    pub(crate) folder: PathBuf,
     /// When they run, in one word.
-    pub phase: &'static str,
+    pub(crate) phase: &'static str,
     /// All variables that Ganeti gave.
-    pub environment: Vec<(OsString, OsString)>,
+    pub(crate) environment: Vec<(OsString, OsString)>,
 }
 
 /// What `create` and the command `install` shall do.
 #[derive(Debug)]
 pub struct Job {
     /// The instance's name.
-    pub instance: String,
+    pub(crate) instance: String,
     /// The variant.
-    pub variant: String,
+    pub(crate) variant: String,
     /// The image.
-    pub image: ImageRef,
+    pub(crate) image: ImageRef,
     /// What is said of it.
-    pub expected: Expected,
+    pub(crate) expected: Expected,
     /// What the image is held against.
-    pub checks: Checks,
+    pub(crate) checks: Checks,
     /// The first disk.
-    pub disk: PathBuf,
+    pub(crate) disk: PathBuf,
     /// Whether the instance was installed before.
-    pub reinstall: bool,
+    pub(crate) reinstall: bool,
     /// How careful writing is.
-    pub write: WriteOptions,
+    pub(crate) write: WriteOptions,
     /// Which files of the node may be the image.
-    pub local: LocalPolicy,
+    pub(crate) local: LocalPolicy,
     /// How images are fetched, and from where.
     pub http: HttpSettings,
     /// Where and how long they are kept.
-    pub cache: CacheSettings,
+    pub(crate) cache: CacheSettings,
     /// What the instance reads at its first boot.
     pub seed: SeedWish,
     /// Who the instance is: of interest to the seed that it had only.
-    pub identity: Result<Identity, IdentityError>,
+    pub(crate) identity: Result<Identity, IdentityError>,
     /// The disk named cidata, if the instance has one besides its first.
-    pub seed_disk: anyhow::Result<Option<PathBuf>>,
+    pub(crate) seed_disk: anyhow::Result<Option<PathBuf>>,
     /// The hooks before anything of the image is fetched; none: they shall not run.
-    pub pre_hooks: Option<HookPlan>,
+    pub(crate) pre_hooks: Option<HookPlan>,
     /// The hooks after the image is on the disk, likewise.
-    pub hooks: Option<HookPlan>,
+    pub(crate) hooks: Option<HookPlan>,
     /// What in the variant's folder nothing reads, each with the name that may be meant.
-    pub nearly_read: Vec<(PathBuf, &'static str)>,
+    pub(crate) nearly_read: Vec<(PathBuf, &'static str)>,
     /// OS parameters without effect, in words.
-    pub no_effect: Vec<String>,
+    pub(crate) no_effect: Vec<String>,
 }
 
 impl Job {
     /// The same without any hooks.
     #[must_use]
-    pub fn without_hooks(self) -> Self {
+    pub(crate) fn without_hooks(self) -> Self {
         Job { pre_hooks: None, hooks: None, ..self }
     }
 }
@@ -100,13 +100,13 @@ impl SeedWish {
 
 /// What an image is held against before its disk can boot.
 #[derive(Debug)]
-pub struct Checks {
+pub(crate) struct Checks {
     /// Its checksum, over the file as published.
-    pub checksum: Option<Checksum>,
+    pub(crate) checksum: Option<Checksum>,
     /// A signature: of the SUMS file if the checksum is one's, else of the image.
-    pub signature: Option<SignatureSource>,
+    pub(crate) signature: Option<SignatureSource>,
     /// Whether a kept image is first held against what was recorded when it was downloaded.
-    pub verify_cached: bool,
+    pub(crate) verify_cached: bool,
 }
 
 impl fmt::Display for Checks {
@@ -126,84 +126,75 @@ impl fmt::Display for Checks {
 
 /// Where a signature is, and whose it has to be.
 #[derive(Debug)]
-pub struct SignatureSource {
+pub(crate) struct SignatureSource {
     /// The detached signature: a file on the node, or a URL.
-    pub location: ImageRef,
+    pub(crate) location: ImageRef,
     /// The keys that may have made it.
-    pub keyring: File,
+    pub(crate) keyring: File,
     /// Where they are.
-    pub keyring_path: PathBuf,
-}
-
-/// The disks of an instance besides its first.
-#[derive(Debug)]
-pub struct OtherDisks {
-    /// Those that shall read zero.
-    pub to_zero: Vec<PathBuf>,
-    /// How careful they are written.
-    pub write: WriteOptions,
+    pub(crate) keyring_path: PathBuf,
 }
 
 /// What `simpleimage fetch` shall do.
 #[derive(Debug)]
-pub struct FetchJob {
+pub(crate) struct FetchJob {
     /// The image.
-    pub url: ImageUrl,
+    pub(crate) url: ImageUrl,
     /// What is said of it.
-    pub expected: Expected,
+    pub(crate) expected: Expected,
     /// What it is held against.
-    pub checks: Checks,
+    pub(crate) checks: Checks,
     /// How images are fetched.
-    pub http: HttpSettings,
+    pub(crate) http: HttpSettings,
     /// Where and how long they are kept.
-    pub cache: CacheSettings,
+    pub(crate) cache: CacheSettings,
 }
 
 /// What `simpleimage inspect` shall look at.
 #[derive(Debug)]
-pub struct InspectJob {
+pub(crate) struct InspectJob {
     /// The image.
-    pub image: ImageRef,
+    pub(crate) image: ImageRef,
     /// What is said of it. It is inspected for any variant, so all formats are taken.
-    pub expected: Expected,
+    pub(crate) expected: Expected,
     /// Which files of the node may be the image; none where no variant has a say.
-    pub local: Option<LocalPolicy>,
+    pub(crate) local: Option<LocalPolicy>,
     /// How images are fetched, and from where.
-    pub http: HttpSettings,
+    pub(crate) http: HttpSettings,
     /// Where they may be kept already.
-    pub cache: Option<CacheSettings>,
+    pub(crate) cache: Option<CacheSettings>,
 }
 
 /// What `export` shall do. No variant and no config: a backup must always be possible.
 #[derive(Debug)]
-pub struct ExportJob {
+pub(crate) struct ExportJob {
     /// The disk, or a snapshot of it.
-    pub device: PathBuf,
+    pub(crate) device: PathBuf,
     /// Where Ganeti wants to be told the size of the dump.
-    pub size_descriptor: Option<RawFd>,
+    pub(crate) size_descriptor: Option<RawFd>,
 }
 
 /// What `import` shall do. No variant and no config: a backup must always be restorable.
 #[derive(Debug)]
-pub struct ImportJob {
+pub(crate) struct ImportJob {
     /// Who the new instance is: of interest to a seed on the disk only.
-    pub identity: Result<Identity, IdentityError>,
+    pub(crate) identity: Result<Identity, IdentityError>,
     /// Its NICs, likewise.
-    pub nics: anyhow::Result<Vec<Nic>>,
+    pub(crate) nics: anyhow::Result<Vec<Nic>>,
     /// The hooks after that; none for an OS without a variant. A wrong name of one only keeps hooks from running.
-    pub hooks: anyhow::Result<Option<HookPlan>>,
+    pub(crate) hooks: anyhow::Result<Option<HookPlan>>,
 }
 
 /// What `rename` shall do.
 #[derive(Debug)]
-pub struct RenameJob {
+pub(crate) struct RenameJob {
     /// The first disk, if the instance has one: for its hooks and its seed.
-    pub disk: anyhow::Result<Option<PathBuf>>,
+    pub(crate) disk: anyhow::Result<Option<PathBuf>>,
     /// The disk named cidata, if the instance has one besides its first.
-    pub seed_disk: anyhow::Result<Option<PathBuf>>,
+    pub(crate) seed_disk: anyhow::Result<Option<PathBuf>>,
     /// Who the instance is now: of interest to its seed only.
-    pub identity: Result<Identity, IdentityError>,
+    pub(crate) identity: Result<Identity, IdentityError>,
     /// The hooks of the rename; none for an OS without a variant. That there is no such variant only keeps them from
     /// running.
-    pub hooks: anyhow::Result<Option<HookPlan>>,
+    pub(crate) hooks: anyhow::Result<Option<HookPlan>>,
 }

@@ -6,7 +6,7 @@ use crate::store::cache::{Cache, CacheError, CachedImage, DownloadId, KeptImage}
 
 /// What became of a kept image.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// Every byte is as it was downloaded.
     Intact,
     /// It is not, and was taken out of the cache; with what its checksum is now.
@@ -16,7 +16,7 @@ pub enum Verdict {
 }
 
 /// Reads all of a kept image. A damaged one is no entry afterwards, so that the next create downloads it again.
-pub fn verify_kept(cache: &Cache, image: &KeptImage) -> anyhow::Result<Verdict> {
+pub(crate) fn verify_kept(cache: &Cache, image: &KeptImage) -> anyhow::Result<Verdict> {
     judge(cache, cache.open_image(image)?)
 }
 

@@ -20,17 +20,17 @@ use crate::seed::{Held, Plan};
 
 /// What was found.
 #[derive(Debug)]
-pub struct Rehearsed {
+pub(crate) struct Rehearsed {
     /// The image's type.
-    pub image_type: String,
+    pub(crate) image_type: String,
     /// Size of the disk in the image.
-    pub needs: DiskSize,
+    pub(crate) needs: DiskSize,
     /// Size of the disk in bytes.
-    pub disk: u64,
+    pub(crate) disk: u64,
     /// Whether create would look at more of the image.
-    pub partly: bool,
+    pub(crate) partly: bool,
     /// The hooks that would run, in that order.
-    pub hooks: Vec<PathBuf>,
+    pub(crate) hooks: Vec<PathBuf>,
 }
 
 /// Opens the disk as create does, looks at the image as inspect does, and fetches what the seed is made of. Nothing is
@@ -38,7 +38,7 @@ pub struct Rehearsed {
 ///
 /// # Errors
 /// What create would refuse before it writes, as far as no more than the image's beginning is needed to know it.
-pub fn rehearse(job: &Job, run: &Run) -> anyhow::Result<Rehearsed> {
+pub(crate) fn rehearse(job: &Job, run: &Run) -> anyhow::Result<Rehearsed> {
     summary::tell_start(job, &run.report);
     let target = Target::open(&job.disk)?;
     summary::tell_plan(job, target.size(), &run.report);

@@ -11,7 +11,7 @@ use crate::node::run::Run;
 /// Changes the name in the seed that `create` gave the instance, if it did. Then runs `hooks.rename`, if the variant has
 /// it. A disk in use is refused where it would be written or hooks would get it. One that can't be looked at is an error
 /// for hooks only: without any, it may even be missing.
-pub fn rename(job: RenameJob, run: &Run) -> anyhow::Result<()> {
+pub(crate) fn rename(job: RenameJob, run: &Run) -> anyhow::Result<()> {
     let plan = job.hooks.unwrap_or_else(|error| {
         run.report.warn(format_args!("no rename hooks were looked for: {error}"));
         None

@@ -22,18 +22,18 @@ const HEAD: usize = 4096;
 
 /// A disk with what cloud-init would find on it.
 #[derive(Debug)]
-pub struct SeedDisk {
+pub(crate) struct SeedDisk {
     /// Its size in bytes.
-    pub size: u64,
+    pub(crate) size: u64,
     /// Each seed, with what is in it as far as it can be read.
-    pub seeds: Vec<(Found, Result<Contents, VolumeError>)>,
+    pub(crate) seeds: Vec<(Found, Result<Contents, VolumeError>)>,
     /// The trace of one that the instance may have removed.
-    pub trace: Option<Trace>,
+    pub(crate) trace: Option<Trace>,
 }
 
 /// What was removed.
 #[derive(Debug)]
-pub enum Removed {
+pub(crate) enum Removed {
     /// A seed.
     Seed(Found),
     /// The trace of one that the instance had removed already.
@@ -41,7 +41,7 @@ pub enum Removed {
 }
 
 /// Looks for seeds on the disk, or in the image file, at `path`. Holds nothing: it may be in use.
-pub fn show_seeds(path: &Path) -> anyhow::Result<SeedDisk> {
+pub(crate) fn show_seeds(path: &Path) -> anyhow::Result<SeedDisk> {
     let disk = SourceDisk::open(path)?;
     let reading = || format!("reading disk {}", path.display());
     let contents = |found: Found| match found.load(&disk).map(|bytes| Contents::read(&bytes)) {
@@ -71,7 +71,7 @@ fn refuse_packed(path: &Path, disk: &impl ReadAt) -> anyhow::Result<()> {
 
 /// Removes the seed from the disk at `path`, and its trace: its bytes read zero, and its partition is free. Only one of ours,
 /// unless `force` is set. A disk in use is refused.
-pub fn remove_seed(path: &Path, force: bool) -> anyhow::Result<Removed> {
+pub(crate) fn remove_seed(path: &Path, force: bool) -> anyhow::Result<Removed> {
     let mut disk = Target::open(path)?;
     let seeds = volume::survey(&disk).with_context(|| format!("reading disk {}", path.display()))?;
     let ours = seeds.iter().find(|found| found.our_serial().is_some());

@@ -13,7 +13,7 @@ use crate::node::sandbox::Needs;
 
 /// What the first bytes of each file say that it is, as the OS parameter `image_type`; none for what is no disk image, or
 /// not there. A confined process looks: strangers wrote those bytes.
-pub fn likely_types(files: &[PathBuf], run: &Run) -> anyhow::Result<Vec<Option<String>>> {
+pub(crate) fn likely_types(files: &[PathBuf], run: &Run) -> anyhow::Result<Vec<Option<String>>> {
     if files.is_empty() {
         return Ok(Vec::new());
     }

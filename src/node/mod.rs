@@ -5,6 +5,6 @@ pub mod process;
 pub mod report;
 pub mod run;
 pub mod sandbox;
-pub mod signals;
+pub(crate) mod signals;
 pub mod size;
 pub(crate) mod sys;

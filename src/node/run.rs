@@ -14,19 +14,19 @@ use super::signals::{self, LastAct, LastWords};
 #[derive(Clone)]
 pub struct Run {
     /// Where messages go.
-    pub report: Report,
+    pub(crate) report: Report,
     /// The children that run.
-    pub children: Children,
+    pub(crate) children: Children,
     /// What a signal still has to do before it ends the run.
-    pub last_act: LastAct,
+    pub(crate) last_act: LastAct,
     /// What a signal still has to say before it ends the run.
-    pub last_words: LastWords,
+    pub(crate) last_words: LastWords,
     /// When the run began, by the clock that files have.
-    pub began: SystemTime,
+    pub(crate) began: SystemTime,
     /// The same, by one that nobody sets.
-    pub started: Instant,
+    pub(crate) started: Instant,
     /// Where it is shown how far the run is, if anybody is there to look.
-    pub progress: Option<Arc<Progress>>,
+    pub(crate) progress: Option<Arc<Progress>>,
 }
 
 impl Run {
@@ -49,7 +49,7 @@ impl Run {
     ///
     /// # Errors
     /// The system's, where signals can't be blocked.
-    pub fn ended_by_signals(report: Report) -> anyhow::Result<Self> {
+    pub(crate) fn ended_by_signals(report: Report) -> anyhow::Result<Self> {
         Run::new(report).ended()
     }
 
@@ -57,7 +57,7 @@ impl Run {
     ///
     /// # Errors
     /// As there.
-    pub fn shown(progress: Progress) -> anyhow::Result<Self> {
+    pub(crate) fn shown(progress: Progress) -> anyhow::Result<Self> {
         let report = progress.report().clone();
         Run { progress: Some(Arc::new(progress)), ..Run::new(report) }.ended()
     }

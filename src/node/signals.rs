@@ -18,7 +18,7 @@ type Act = Box<dyn FnOnce() + Send>;
 
 /// What is to be done before a signal ends the process, the latest first, while there is such a thing. Clones share it.
 #[derive(Clone, Default)]
-pub struct LastAct(Arc<Mutex<Vec<Act>>>);
+pub(crate) struct LastAct(Arc<Mutex<Vec<Act>>>);
 
 impl LastAct {
     fn acts(&self) -> MutexGuard<'_, Vec<Act>> {
@@ -26,7 +26,7 @@ impl LastAct {
     }
 
     /// Does `work`, which `act` undoes from then on. A signal meanwhile waits for `work`, and then has the act done.
-    pub fn after<T>(&self, work: impl FnOnce() -> T, act: impl FnOnce() + Send + 'static) -> T {
+    pub(crate) fn after<T>(&self, work: impl FnOnce() -> T, act: impl FnOnce() + Send + 'static) -> T {
         let mut acts = self.acts();
         let done = work();
         acts.push(Box::new(act));
@@ -34,7 +34,7 @@ impl LastAct {
     }
 
     /// Does `work`. A signal meanwhile has `act` done.
-    pub fn during<T>(&self, work: impl FnOnce() -> T, act: impl FnOnce() + Send + 'static) -> T {
+    pub(crate) fn during<T>(&self, work: impl FnOnce() -> T, act: impl FnOnce() + Send + 'static) -> T {
         self.acts().push(Box::new(act));
         let done = work();
         drop(self.acts().pop());
@@ -42,7 +42,7 @@ impl LastAct {
     }
 
     /// No longer to be done. Waits when it is being done: the process is about to end.
-    pub fn clear(&self) {
+    pub(crate) fn clear(&self) {
         self.acts().clear();
     }
 
@@ -60,11 +60,11 @@ type Words = Box<dyn Fn() -> Option<String> + Send>;
 
 /// What is to be said before a signal ends the process: what it leaves. Clones share it.
 #[derive(Clone, Default)]
-pub struct LastWords(Arc<Mutex<Option<Words>>>);
+pub(crate) struct LastWords(Arc<Mutex<Option<Words>>>);
 
 impl LastWords {
     /// Has `words` asked for them.
-    pub fn set(&self, words: impl Fn() -> Option<String> + Send + 'static) {
+    pub(crate) fn set(&self, words: impl Fn() -> Option<String> + Send + 'static) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(words));
     }
 
@@ -79,7 +79,7 @@ impl LastWords {
 /// The signals are blocked and a thread waits for them, so that nothing has to be safe inside a signal handler. Little
 /// needs undoing: the disk's first MiB is written last, loop devices detach themselves, a partial download is not an
 /// entry. Call this before any other thread starts, for threads inherit the mask.
-pub fn end_on_signal(
+pub(crate) fn end_on_signal(
     children: Children,
     last_act: LastAct,
     last_words: LastWords,

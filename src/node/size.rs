@@ -13,7 +13,7 @@ pub struct ByteSize(pub u64);
 
 impl ByteSize {
     /// For people who want no exact number: `10 GiB`, `1.50 GiB`.
-    pub fn rounded(self) -> String {
+    pub(crate) fn rounded(self) -> String {
         let exact = self.to_string();
         exact.split(" (").next().unwrap_or(&exact).to_owned()
     }

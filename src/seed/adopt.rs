@@ -9,11 +9,11 @@ use super::{Dns, json, vendor_data};
 use crate::seed::Nic;
 
 /// A file of a seed: name and content.
-pub type File = (String, Vec<u8>);
+pub(crate) type File = (String, Vec<u8>);
 
 /// What stayed as it was, and can be wrong for the clone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kept {
+pub(crate) enum Kept {
     /// A meta-data that we did not write: the clone takes itself for the old instance.
     MetaData,
     /// A network-config that we did not write, or for which Ganeti's data is not enough.
@@ -22,7 +22,7 @@ pub enum Kept {
 
 impl Kept {
     /// The file.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Kept::MetaData => "meta-data",
             Kept::Network => "network-config",
@@ -32,7 +32,7 @@ impl Kept {
 
 /// `files` for the instance `identity` with `nics`: another id and name in meta-data, its own NICs in network-config, its
 /// own volume in our vendor-data. Keys and user-data stay, and so does what others wrote.
-pub fn adopted(files: &[File], identity: &Identity, nics: &[Nic]) -> (Vec<File>, Vec<Kept>) {
+pub(crate) fn adopted(files: &[File], identity: &Identity, nics: &[Nic]) -> (Vec<File>, Vec<Kept>) {
     let mut kept = Vec::new();
     let old = files.iter().find(|(name, _)| name == "meta-data").and_then(|(_, content)| parse(content));
     let old = old.and_then(|meta_data| Some((identity_of(&meta_data)?, meta_data)));

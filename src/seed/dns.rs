@@ -16,7 +16,7 @@ const NO_ENTRIES: &str = "none";
 
 /// What an instance's resolver asks, as it stands in a network-config.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Dns {
+pub(crate) struct Dns {
     /// The name servers.
     #[serde(rename = "addresses", skip_serializing_if = "Vec::is_empty")]
     servers: Vec<IpAddr>,
@@ -27,7 +27,7 @@ pub struct Dns {
 
 /// Why a text is no list for a resolver. The text is not repeated: it may be a misplaced secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum DnsError {
+pub(crate) enum DnsError {
     /// Something else than addresses.
     #[error("not a list of IP addresses (use addresses with blanks between them, or none)")]
     Servers,
@@ -44,7 +44,7 @@ impl Dns {
     ///
     /// # Errors
     /// [`DnsError`] for a server that is no address, and for a domain that is no name.
-    pub fn new(servers: Option<&str>, search: Option<&str>) -> Result<Self, (&'static str, DnsError)> {
+    pub(crate) fn new(servers: Option<&str>, search: Option<&str>) -> Result<Self, (&'static str, DnsError)> {
         let servers = list(servers, |text| text.parse().map_err(|_not_an_address| DnsError::Servers));
         let search = list(search, domain);
         Ok(Dns {

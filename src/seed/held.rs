@@ -21,10 +21,10 @@ use crate::node::size::ByteSize;
 pub struct Held {
     /// The SSH keys, each once.
     #[serde(serialize_with = "as_lines", deserialize_with = "from_lines")]
-    pub keys: Vec<Key>,
+    pub(crate) keys: Vec<Key>,
     /// The user-data; empty for none.
     #[serde(serialize_with = "as_base64", deserialize_with = "from_base64")]
-    pub user_data: Vec<u8>,
+    pub(crate) user_data: Vec<u8>,
     network: HeldNetwork,
     persist: bool,
 }
@@ -61,7 +61,7 @@ impl Held {
     ///
     /// # Errors
     /// [`HeldError`] for what is no seed of ours any more.
-    pub fn of<'n, 'c>(
+    pub(crate) fn of<'n, 'c>(
         files: impl IntoIterator<Item = (&'n str, &'c [u8])>,
         identity: &Identity,
     ) -> Result<Self, HeldError> {
@@ -80,7 +80,7 @@ impl Held {
 
     /// This, and of `other` what this has not.
     #[must_use]
-    pub fn with(self, other: Self) -> Self {
+    pub(crate) fn with(self, other: Self) -> Self {
         Held {
             keys: keys::unique(self.keys.into_iter().chain(other.keys)),
             user_data: if self.user_data.is_empty() { other.user_data } else { self.user_data },
@@ -90,7 +90,7 @@ impl Held {
     }
 
     /// The OS parameters to which this seed owes what `new` has not, each with words on it.
-    pub fn lost_in(&self, new: &Held) -> Vec<Lost> {
+    pub(crate) fn lost_in(&self, new: &Held) -> Vec<Lost> {
         let missing = keys::missing(&self.keys, &new.keys);
         let mut lost = Vec::new();
         if missing > 0 {
@@ -113,19 +113,19 @@ impl Held {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lost {
     /// Its name.
-    pub parameter: &'static str,
+    pub(crate) parameter: &'static str,
     words: String,
 }
 
 impl Lost {
     /// `missing` of the `total` keys.
-    pub fn keys(missing: usize, total: usize) -> Self {
+    pub(crate) fn keys(missing: usize, total: usize) -> Self {
         let plural = if total == 1 { "" } else { "s" };
         Lost { parameter: "ssh_keys", words: format!(" ({missing} of {total} key{plural})") }
     }
 
     /// All that the parameter gave.
-    pub fn plain(parameter: &'static str) -> Self {
+    pub(crate) fn plain(parameter: &'static str) -> Self {
         Lost { parameter, words: String::new() }
     }
 }
@@ -206,7 +206,8 @@ mod tests {
     use super::{Held, HeldError};
     use crate::node::size::ByteSize;
     use crate::seed::Nic;
-    use crate::seed::{Dns, Identity, MAX_FILE, MAX_USER_DATA, Network, meta_data, parse_keys, vendor_data};
+    use crate::seed::userdata::MAX_USER_DATA;
+    use crate::seed::{Dns, Identity, MAX_FILE, Network, meta_data, parse_keys, vendor_data};
     use proptest::prelude::{any, prop, proptest};
 
     const KEYS: [&str; 2] = [

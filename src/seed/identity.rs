@@ -13,14 +13,14 @@ const MAX_HOST_NAME: usize = 64;
 
 /// The instance as Ganeti knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Identity {
+pub(crate) struct Identity {
     name: String,
     uuid: String,
 }
 
 /// Why a seed can't say who the instance is.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum IdentityError {
+pub(crate) enum IdentityError {
     /// The name is no host name.
     #[error(
         "the instance's name (INSTANCE_NAME) is not a host name, and its seed needs one (letters, digits, '-' and '.', at most 253; simpleimage install takes another one with --name)"
@@ -36,7 +36,7 @@ impl Identity {
     ///
     /// # Errors
     /// [`IdentityError`] for what is not a host name or a UUID.
-    pub fn new(name: &str, uuid: &str) -> Result<Self, IdentityError> {
+    pub(crate) fn new(name: &str, uuid: &str) -> Result<Self, IdentityError> {
         let label = |label: &str| {
             let inside = label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
             !label.is_empty() && inside && !label.starts_with('-') && !label.ends_with('-')
@@ -52,12 +52,12 @@ impl Identity {
     }
 
     /// The instance's name: what `local-hostname` says.
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
     /// What will become of the name that is no error here, if there is such a thing.
-    pub fn warning(&self) -> Option<String> {
+    pub(crate) fn warning(&self) -> Option<String> {
         let len = self.name.len();
         (len > MAX_HOST_NAME).then(|| {
             format!(
@@ -67,13 +67,13 @@ impl Identity {
     }
 
     /// The instance's UUID: what `instance-id` says.
-    pub fn uuid(&self) -> &str {
+    pub(crate) fn uuid(&self) -> &str {
         &self.uuid
     }
 
     /// The serial number of the FAT volume that holds the instance's seed: the same for the same UUID, so that a
     /// volume is known as the instance's own.
-    pub fn volume_serial(&self) -> u32 {
+    pub(crate) fn volume_serial(&self) -> u32 {
         let digest = Sha256::digest(self.uuid.as_bytes());
         u32::from_le_bytes([digest[0], digest[1], digest[2], digest[3]])
     }

@@ -15,7 +15,7 @@ use super::list;
 
 /// Why a text holds no keys. The text is not repeated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum KeyError {
+pub(crate) enum KeyError {
     /// Not text.
     #[error("it is not UTF-8 text")]
     Encoding,
@@ -34,7 +34,7 @@ pub enum KeyError {
 
 /// One public key, well-formed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Key {
+pub(crate) struct Key {
     /// Type and key, which are what makes two keys the same.
     key: String,
     comment: String,
@@ -58,7 +58,7 @@ pub(super) fn is_key(text: &str) -> bool {
 ///
 /// # Errors
 /// [`KeyError`] for a line that is no key, and for no key at all.
-pub fn parse(text: &[u8]) -> Result<Vec<Key>, KeyError> {
+pub(crate) fn parse(text: &[u8]) -> Result<Vec<Key>, KeyError> {
     let text = str::from_utf8(text).map_err(|_not_text| KeyError::Encoding)?;
     let lines = text.lines().map(str::trim).enumerate();
     let lines = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));

@@ -25,7 +25,7 @@ struct MetaData<'m> {
 
 /// The file `meta-data`. A rename keeps the id, so that cloud-init does not take the instance for a new one; a clone,
 /// which has another UUID, gets a first boot of its own.
-pub fn meta_data(identity: &Identity, keys: impl IntoIterator<Item = Key>) -> Vec<u8> {
+pub(crate) fn meta_data(identity: &Identity, keys: impl IntoIterator<Item = Key>) -> Vec<u8> {
     json::document(&MetaData {
         instance_id: identity.uuid(),
         local_hostname: identity.name(),
@@ -35,7 +35,7 @@ pub fn meta_data(identity: &Identity, keys: impl IntoIterator<Item = Key>) -> Ve
 
 /// `meta_data`, which [`meta_data`] wrote, with the name of `identity` in it and nothing else changed; none when it is
 /// another one's: not of this form, or not for this instance.
-pub fn renamed(meta_data: &[u8], identity: &Identity) -> Option<Vec<u8>> {
+pub(crate) fn renamed(meta_data: &[u8], identity: &Identity) -> Option<Vec<u8>> {
     let mut all: Map<String, Value> = serde_json::from_slice(meta_data).ok()?;
     if all.get("instance-id")? != identity.uuid() || !all.contains_key(HOST_NAME) {
         return None;

@@ -2,7 +2,7 @@
 //! What an instance reads at its first boot: the files of cloud-init's NoCloud seed. Pure content; `ganeti::request`
 //! decides about a [`Plan`], `install` fetches what it names.
 
-mod adopt;
+pub(crate) mod adopt;
 mod dns;
 mod held;
 mod identity;
@@ -18,25 +18,25 @@ mod plan;
 mod source;
 mod userdata;
 mod vendor;
-pub mod volume;
+pub(crate) mod volume;
 
-pub use adopt::{File, Kept, adopted};
-pub use dns::{Dns, DnsError};
+pub(crate) use adopt::adopted;
+pub(crate) use dns::Dns;
 pub use held::{Held, HeldError, Lost};
-pub use identity::{Identity, IdentityError};
-pub use keys::{Key, KeyError, parse as parse_keys};
-pub use metadata::{meta_data, renamed};
-pub use network::{Network, NetworkError};
-pub use nic::Nic;
-pub use plan::{Keep, NetworkPlan, Placement, Plan, Source};
-pub use source::{Entries, SourceError, SourceName};
-pub use userdata::{MAX_USER_DATA, UserData, UserDataError, is_html, user_data};
-pub use vendor::vendor_data;
+pub(crate) use identity::{Identity, IdentityError};
+pub(crate) use keys::parse as parse_keys;
+pub(crate) use metadata::{meta_data, renamed};
+pub(crate) use network::Network;
+pub(crate) use nic::Nic;
+pub(crate) use plan::{Keep, NetworkPlan, Placement, Plan, Source};
+pub(crate) use source::{Entries, SourceError, SourceName};
+pub(crate) use userdata::{UserData, is_html, user_data};
+pub(crate) use vendor::vendor_data;
 
 use std::fmt;
 
 /// What meta-data and network-config may have, in bytes. With the user-data they have to fit into a FAT volume of 4 MiB.
-pub const MAX_FILE: usize = 512 << 10;
+pub(crate) const MAX_FILE: usize = 512 << 10;
 
 /// The files of a NoCloud seed, ready for the volume. `Debug` shows their sizes only.
 #[derive(Clone, PartialEq, Eq)]

@@ -31,13 +31,13 @@ const EUI64_PREFIX: u8 = 64;
 
 /// The network of one instance: the content of its network-config.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Network {
+pub(crate) struct Network {
     interfaces: Vec<Interface>,
 }
 
 /// Why there is no network-config for the NICs that Ganeti gives.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum NetworkError {
+pub(crate) enum NetworkError {
     /// A name that no network interface can have.
     #[error(
         "NIC_{index}_NAME '{name}' can't be the name of a network interface, which has 1 to 15 letters, digits, '-' and '_', and a letter first (give the NIC another name, or use -O network_config=off)",
@@ -123,7 +123,7 @@ impl Network {
     ///
     /// # Errors
     /// [`NetworkError`] for values that no network has.
-    pub fn new(nics: &[Nic], dns: &Dns) -> Result<Self, NetworkError> {
+    pub(crate) fn new(nics: &[Nic], dns: &Dns) -> Result<Self, NetworkError> {
         let names = names(nics)?;
         let mut macs = BTreeSet::new();
         let mut interfaces = Vec::with_capacity(nics.len());
@@ -145,7 +145,7 @@ impl Network {
     }
 
     /// The content of the file `network-config`; none for an instance without NICs.
-    pub fn document(&self) -> Option<Vec<u8>> {
+    pub(crate) fn document(&self) -> Option<Vec<u8>> {
         (!self.interfaces.is_empty()).then(|| json::document(&Document { version: 2, ethernets: &self.interfaces }))
     }
 }

@@ -11,7 +11,7 @@ use crate::store::http::ImageUrl;
 
 /// Where the seed goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Placement {
+pub(crate) enum Placement {
     /// Onto the disk named `cidata` if there is one, else into a partition.
     Auto,
     /// Onto the disk named `cidata`.
@@ -22,35 +22,35 @@ pub enum Placement {
 
 /// What of the old seed a reinstall carries over, if there is one. It stands where no OS parameter says otherwise.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Keep {
+pub(crate) struct Keep {
     /// Its SSH keys, besides those of the variant.
-    pub keys: bool,
+    pub(crate) keys: bool,
     /// Its user-data, instead of the variant's.
-    pub user_data: bool,
+    pub(crate) user_data: bool,
 }
 
 /// All that decides about a seed's content and place. `Debug` shows no secret.
 #[derive(Debug)]
 pub struct Plan {
     /// Where the seed goes.
-    pub placement: Placement,
+    pub(crate) placement: Placement,
     /// Whether the instance shall keep a copy of the seed and remove its partition.
-    pub persist: bool,
+    pub(crate) persist: bool,
     /// What of the old seed is to be in it.
-    pub keep: Keep,
+    pub(crate) keep: Keep,
     /// Who the instance is.
-    pub identity: Identity,
+    pub(crate) identity: Identity,
     /// What holds SSH keys, one a line.
-    pub keys: Vec<Source>,
+    pub(crate) keys: Vec<Source>,
     /// The parts of the user-data.
-    pub user_data: Vec<Source>,
+    pub(crate) user_data: Vec<Source>,
     /// What the network-config says.
-    pub network: NetworkPlan,
+    pub(crate) network: NetworkPlan,
 }
 
 impl Plan {
     /// Whether anything of it has to be fetched.
-    pub fn asks_servers(&self) -> bool {
+    pub(crate) fn asks_servers(&self) -> bool {
         let network = match &self.network {
             NetworkPlan::Given(source) => Some(source),
             NetworkPlan::Ganeti(_) | NetworkPlan::Off => None,
@@ -61,7 +61,7 @@ impl Plan {
 
 /// Where the network-config comes from.
 #[derive(Debug)]
-pub enum NetworkPlan {
+pub(crate) enum NetworkPlan {
     /// From what Ganeti says of the instance's NICs.
     Ganeti(Network),
     /// As it was given.
@@ -71,7 +71,7 @@ pub enum NetworkPlan {
 }
 
 /// Where a part of the seed comes from. `Debug` shows no secret.
-pub enum Source {
+pub(crate) enum Source {
     /// It was given itself.
     Inline(Vec<u8>),
     /// A file in the variant's `user-data` folder.

@@ -21,7 +21,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 
 /// Where a part of the seed comes from, by name. `Debug` shows no secret.
 #[derive(Clone, PartialEq, Eq)]
-pub enum SourceName {
+pub(crate) enum SourceName {
     /// It stands there itself.
     Inline(Vec<u8>),
     /// A file below the variant's `user-data` folder.
@@ -32,7 +32,7 @@ pub enum SourceName {
 
 /// Why a text names nothing for a seed. The text is not repeated: it may be a secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum SourceError {
+pub(crate) enum SourceError {
     /// Wrong after `base64:`.
     #[error("what follows base64: is not base64")]
     Base64,
@@ -50,14 +50,14 @@ pub enum SourceError {
 }
 
 /// The entries of a list; or the number, from 1, of the one that is wrong, and what is wrong with it.
-pub type Entries = Result<Vec<SourceName>, (usize, SourceError)>;
+pub(crate) type Entries = Result<Vec<SourceName>, (usize, SourceError)>;
 
 impl SourceName {
     /// A path, a URL, or `base64:` and the content, in one line or in several.
     ///
     /// # Errors
     /// [`SourceError`] for anything else.
-    pub fn parse(text: &str) -> Result<Self, SourceError> {
+    pub(crate) fn parse(text: &str) -> Result<Self, SourceError> {
         if let Some(encoded) = text.strip_prefix("base64:") {
             let encoded: String = encoded.split_ascii_whitespace().collect();
             return BASE64.decode(&encoded).map(SourceName::Inline).map_err(|_not_base64| SourceError::Base64);
@@ -78,7 +78,7 @@ impl SourceName {
     ///
     /// # Errors
     /// The number of the wrong entry, and what is wrong with it.
-    pub fn documents(text: &str) -> Entries {
+    pub(crate) fn documents(text: &str) -> Entries {
         entries(text, list::documents, SourceName::parse)
     }
 
@@ -86,7 +86,7 @@ impl SourceName {
     ///
     /// # Errors
     /// The number of the wrong entry, and what is wrong with it.
-    pub fn keys(text: &str) -> Entries {
+    pub(crate) fn keys(text: &str) -> Entries {
         entries(text, list::keys_and_places, |entry| {
             let name = if keys::is_key(entry) && !entry.starts_with("base64:") {
                 SourceName::Inline(entry.as_bytes().to_vec())

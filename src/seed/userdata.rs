@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use crate::node::size::ByteSize;
 
 /// What user-data may have at most, in bytes. All files of a seed have to fit into a FAT volume of 4 MiB.
-pub const MAX_USER_DATA: usize = 2 << 20;
+pub(crate) const MAX_USER_DATA: usize = 2 << 20;
 /// What cloud-init tells a part's type by (`INCLUSION_TYPES_MAP` of cloudinit/handlers), the longest first.
 const TYPES: [(&str, &str); 9] = [
     ("#cloud-config-archive", "text/cloud-config-archive"),
@@ -31,7 +31,7 @@ const LINE: usize = 76;
 
 /// Why there is no user-data. The content is not repeated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum UserDataError {
+pub(crate) enum UserDataError {
     /// A part with nothing in it.
     #[error("part {0} of user_data is empty")]
     Empty(usize),
@@ -48,18 +48,18 @@ pub enum UserDataError {
 
 /// The file `user-data`, and which of its parts, from 1, begin with nothing that cloud-init knows.
 #[derive(Clone, PartialEq, Eq)]
-pub struct UserData {
+pub(crate) struct UserData {
     /// The document.
-    pub document: Vec<u8>,
+    pub(crate) document: Vec<u8>,
     /// The parts that cloud-init will pass over.
-    pub unknown: Vec<usize>,
+    pub(crate) unknown: Vec<usize>,
 }
 
 /// One document of `parts`: empty without any, a single one as it is, more as a MIME document, in this order.
 ///
 /// # Errors
 /// [`UserDataError`] for a part that can't be used, and for more than [`MAX_USER_DATA`] in all.
-pub fn user_data(mut parts: Vec<Vec<u8>>) -> Result<UserData, UserDataError> {
+pub(crate) fn user_data(mut parts: Vec<Vec<u8>>) -> Result<UserData, UserDataError> {
     for (number, part) in (1..).zip(&parts) {
         match part {
             part if part.trim_ascii().is_empty() => return Err(UserDataError::Empty(number)),
@@ -112,7 +112,7 @@ fn content_type(part: &[u8]) -> Option<&'static str> {
 }
 
 /// Whether `part` is what a server shows people, and no document of cloud-init's.
-pub fn is_html(part: &[u8]) -> bool {
+pub(crate) fn is_html(part: &[u8]) -> bool {
     ["<!doctype html", "<html"].iter().any(|start| begins(part, start))
 }
 

@@ -13,7 +13,7 @@ use super::identity::Identity;
 const PERSIST: &str = include_str!("persist.sh");
 
 /// The file `vendor-data` of an instance that shall keep its seed without the partition.
-pub fn vendor_data(identity: &Identity) -> Vec<u8> {
+pub(crate) fn vendor_data(identity: &Identity) -> Vec<u8> {
     let serial = identity.volume_serial();
     // As blkid(8) shows the UUID of a FAT volume.
     PERSIST.replace("@SERIAL@", &format!("{:04X}-{:04X}", serial >> 16, serial & 0xffff)).into_bytes()

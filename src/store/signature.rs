@@ -153,7 +153,7 @@ impl Signature {
 }
 
 /// An error unless gpgv can read the keyring that was opened at `path`.
-pub fn check_keyring(keyring: &File, path: &Path) -> Result<(), SignatureError> {
+pub(crate) fn check_keyring(keyring: &File, path: &Path) -> Result<(), SignatureError> {
     let unreadable = |source| SignatureError::Keyring { path: path.to_owned(), source };
     let mut head = [0; ARMOUR.len()];
     let armoured = keyring.read_at(&mut head, 0).map_err(unreadable)? == ARMOUR.len() && head == ARMOUR;

@@ -28,32 +28,32 @@ pub(super) enum Severity {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Finding {
     /// How bad it is.
-    pub severity: Severity,
+    pub(crate) severity: Severity,
     /// What it is about: a file, a program, a variant.
-    pub subject: String,
+    pub(crate) subject: String,
     /// What is wrong with it.
-    pub problem: String,
+    pub(crate) problem: String,
     /// What to do.
-    pub hint: String,
+    pub(crate) hint: String,
 }
 
 /// What was looked at, and what was found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub(super) struct Checkup {
     /// What is as it should be, one line each.
-    pub fine: Vec<String>,
+    pub(crate) fine: Vec<String>,
     /// What is not.
-    pub findings: Vec<Finding>,
+    pub(crate) findings: Vec<Finding>,
 }
 
 /// Where everything is looked for.
 pub(super) struct Node<'n> {
     /// Below it lie Ganeti's folders; `/` but for trials.
-    pub root: &'n Path,
+    pub(crate) root: &'n Path,
     /// The provider's own places.
-    pub paths: &'n Paths,
+    pub(crate) paths: &'n Paths,
     /// Where the programs that are asked for their version are registered.
-    pub children: &'n Children,
+    pub(crate) children: &'n Children,
 }
 
 impl Checkup {

@@ -8,21 +8,16 @@ use std::os::unix::fs::FileExt;
 use super::{HeldDisk, SourceDisk, Target};
 
 /// Something of fixed length that can be read at any offset.
-pub trait ReadAt {
+pub(crate) trait ReadAt {
     /// Its length in bytes.
     fn len(&self) -> u64;
 
     /// Fills `buf` from `offset` on (bytes). Behind the end is an error.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
-
-    /// Whether there is nothing.
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
 }
 
 /// The same, to be written as well.
-pub trait WriteAt: ReadAt {
+pub(crate) trait WriteAt: ReadAt {
     /// Writes all of `data` at `offset` (bytes).
     fn write_at(&mut self, data: &[u8], offset: u64) -> io::Result<()>;
 
@@ -83,14 +78,14 @@ impl ReadAt for SourceDisk {
 
 /// The first `len` bytes of a file.
 #[derive(Debug, Clone, Copy)]
-pub struct FileBytes<'f> {
+pub(crate) struct FileBytes<'f> {
     file: &'f File,
     len: u64,
 }
 
 impl<'f> FileBytes<'f> {
     /// Of a file that is open for reading and has at least `len` bytes.
-    pub fn new(file: &'f File, len: u64) -> Self {
+    pub(crate) fn new(file: &'f File, len: u64) -> Self {
         FileBytes { file, len }
     }
 }

@@ -17,19 +17,19 @@ use crate::node::sys;
 
 /// A loop device that is still attached.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LeftDevice {
+pub(crate) struct LeftDevice {
     /// The device.
-    pub device: PathBuf,
+    pub(crate) device: PathBuf,
     /// The disk's file.
-    pub disk: PathBuf,
+    pub(crate) disk: PathBuf,
     /// Where it is mounted, as far as this process can see.
-    pub mounted_on: Vec<PathBuf>,
+    pub(crate) mounted_on: Vec<PathBuf>,
     /// The devices that lie on it, as the kernel names them.
-    pub held_by: Vec<String>,
+    pub(crate) held_by: Vec<String>,
 }
 
 /// The loop devices that runs attached which are over.
-pub fn left_devices() -> io::Result<Vec<LeftDevice>> {
+pub(crate) fn left_devices() -> io::Result<Vec<LeftDevice>> {
     let mounts = Mounts::now();
     let mut names: Vec<_> =
         fs::read_dir("/sys/block")?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<_>>()?;

@@ -28,7 +28,7 @@ const POLL: Duration = Duration::from_millis(20);
 
 /// What there was on a disk before hooks ran, to tell it from what there is later.
 #[derive(Debug)]
-pub struct Before {
+pub(crate) struct Before {
     disk: File,
     devices: Vec<u64>,
     swaps: Swaps,
@@ -57,7 +57,7 @@ impl Before {
     /// Removes what can be removed of that, and stops swapping to the disk; `keep` is a device of ours, of which only the
     /// partitions go. What somebody uses stays. Tries for so long as `patience` says: udev has a look at each device, also when what lies
     /// on it is gone.
-    pub fn remove(&self, keep: Option<&Path>, patience: Duration) -> io::Result<()> {
+    pub(crate) fn remove(&self, keep: Option<&Path>, patience: Duration) -> io::Result<()> {
         let start = Instant::now();
         loop {
             let mut left = self.made()?;

@@ -31,7 +31,7 @@ const POLL: Duration = Duration::from_millis(20);
 
 /// What can go wrong with the device for hooks.
 #[derive(Debug, thiserror::Error)]
-pub enum HookDeviceError {
+pub(crate) enum HookDeviceError {
     /// None could be attached.
     #[error("attaching a loop device to {path} (is the loop module loaded?)", path = path.display())]
     Attach {
@@ -63,7 +63,7 @@ pub enum HookDeviceError {
 /// A block device over the disk for as long as this value lives. A loop device of ours has autoclear set: the kernel
 /// detaches it when we are gone, whatever ended us. Devices that Ganeti gave are never detached.
 #[derive(Debug)]
-pub struct HookDevice<'d> {
+pub(crate) struct HookDevice<'d> {
     disk: &'d HeldDisk,
     before: Arc<Before>,
     attached: Option<Attached>,
@@ -81,7 +81,7 @@ struct Attached {
 
 impl<'d> HookDevice<'d> {
     /// The disk itself when it is a block device, else a loop device attached to its file.
-    pub fn open(disk: &'d HeldDisk) -> Result<Self, HookDeviceError> {
+    pub(crate) fn open(disk: &'d HeldDisk) -> Result<Self, HookDeviceError> {
         let state = |source| HookDeviceError::State { device: disk.path().to_owned(), source };
         let before = Arc::new(Before::hooks(disk.file()).map_err(state)?);
         let attached = match disk.kind() {
@@ -94,12 +94,12 @@ impl<'d> HookDevice<'d> {
     }
 
     /// The loop device, where there is one of ours.
-    pub fn attached(&self) -> Option<&Path> {
+    pub(crate) fn attached(&self) -> Option<&Path> {
         self.attached.as_ref().map(|attached| attached.path.as_path())
     }
 
     /// The open block device.
-    pub fn as_fd(&self) -> BorrowedFd<'_> {
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.attached {
             Some(attached) => attached.node.as_fd(),
             None => self.disk.file().as_fd(),
@@ -107,18 +107,18 @@ impl<'d> HookDevice<'d> {
     }
 
     /// Tells what hooks made later, and removes it.
-    pub fn before(&self) -> &Arc<Before> {
+    pub(crate) fn before(&self) -> &Arc<Before> {
         &self.before
     }
 
     /// The path of the block device.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.attached().unwrap_or(self.disk.path())
     }
 
     /// Removes what hooks made out of the disk and left, lets go of a loop device of ours, and makes sure that nobody
     /// uses the disk: what is mounted, or has a device of its own on it, would write to it and block its removal.
-    pub fn finish(self) -> Result<(), HookDeviceError> {
+    pub(crate) fn finish(self) -> Result<(), HookDeviceError> {
         let (path, own) = (self.path().to_owned(), self.attached().map(Path::to_owned));
         let start = Instant::now();
         let HookDevice { disk, before, attached } = self;
@@ -134,25 +134,25 @@ impl<'d> HookDevice<'d> {
 
 /// A disk that hooks are not lent while they run: they know its name all the same.
 #[derive(Debug)]
-pub struct UnlentDisk<'d> {
+pub(crate) struct UnlentDisk<'d> {
     disk: &'d HeldDisk,
     before: Arc<Before>,
 }
 
 impl<'d> UnlentDisk<'d> {
     /// Before the hooks run.
-    pub fn before_hooks(disk: &'d HeldDisk) -> Result<Self, HookDeviceError> {
+    pub(crate) fn before_hooks(disk: &'d HeldDisk) -> Result<Self, HookDeviceError> {
         let state = |source| HookDeviceError::State { device: disk.path().to_owned(), source };
         Ok(UnlentDisk { disk, before: Arc::new(Before::hooks(disk.file()).map_err(state)?) })
     }
 
     /// Tells what hooks made later, and removes it.
-    pub fn before(&self) -> &Arc<Before> {
+    pub(crate) fn before(&self) -> &Arc<Before> {
         &self.before
     }
 
     /// Removes what hooks made out of the disk all the same; an error where somebody uses it.
-    pub fn finish(self) -> Result<(), HookDeviceError> {
+    pub(crate) fn finish(self) -> Result<(), HookDeviceError> {
         let path = self.disk.path();
         let state = |source| HookDeviceError::State { device: path.to_owned(), source };
         self.before.remove(None, PATIENCE).map_err(state)?;

@@ -20,12 +20,11 @@ mod zeroing;
 
 pub use buffer::{ALIGNMENT, AlignedBuf};
 pub(crate) use bytes::Memory;
-pub use bytes::{FileBytes, ReadAt, WriteAt};
-pub use left::{LeftDevice, left_devices};
-pub use leftovers::Before;
-pub use loopback::{HookDevice, HookDeviceError, UnlentDisk};
-pub use sentinel::Sentinel;
-pub use source::{DirectReader, SourceDisk};
+pub(crate) use bytes::{FileBytes, ReadAt, WriteAt};
+pub(crate) use left::{LeftDevice, left_devices};
+pub(crate) use loopback::{HookDevice, UnlentDisk};
+pub(crate) use sentinel::Sentinel;
+pub(crate) use source::{DirectReader, SourceDisk};
 pub use target::{HeldDisk, Target};
 pub use writer::writer_of;
 
@@ -40,7 +39,7 @@ use holder::User;
 
 /// What a disk is to the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DiskKind {
+pub(crate) enum DiskKind {
     /// A block device (LVM, DRBD, RBD, external storage).
     Block,
     /// A regular file of the disk's full size (file and sharedfile templates).

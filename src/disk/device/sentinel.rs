@@ -18,7 +18,7 @@ use crate::node::sys;
 /// process, by SIGKILL for instance, and every child that it starts from now on with what those start. So nobody writes
 /// to the disk any more by then. It holds the disk's lock as long.
 #[derive(Debug)]
-pub struct Sentinel {
+pub(crate) struct Sentinel {
     shell: Child,
     _pipe: PipeWriter,
 }
@@ -28,7 +28,7 @@ impl Sentinel {
     const SCRIPT: &str = r#"read -r end; exec dd if=/dev/zero bs="$1" count=1 conv=fsync"#;
 
     /// Over the first `len` bytes of `disk`, whose descriptor nobody moves.
-    pub fn start(disk: &HeldDisk, len: usize) -> io::Result<Self> {
+    pub(crate) fn start(disk: &HeldDisk, len: usize) -> io::Result<Self> {
         let (reader, pipe) = io::pipe()?;
         let mut command = Command::new("/bin/sh");
         command.args(["-c", Self::SCRIPT, "sh", &len.to_string()]).env_clear();

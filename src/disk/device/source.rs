@@ -11,28 +11,28 @@ use crate::node::sys;
 
 /// An open disk and its size. Nothing is held: Ganeti exports snapshots, and the disks of stopped instances.
 #[derive(Debug)]
-pub struct SourceDisk {
+pub(crate) struct SourceDisk {
     file: File,
     /// As Ganeti named it.
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
     /// In bytes.
-    pub size: u64,
+    pub(crate) size: u64,
 }
 
 impl SourceDisk {
     /// Opens a block device or regular file for reading.
-    pub fn open(path: &Path) -> Result<Self, DeviceError> {
+    pub(crate) fn open(path: &Path) -> Result<Self, DeviceError> {
         let (file, _, size) = open_disk(path, OpenOptions::new().read(true), 0)?;
         Ok(SourceDisk { file, path: path.to_owned(), size })
     }
 
     /// The disk, open for reading.
-    pub fn file(&self) -> &File {
+    pub(crate) fn file(&self) -> &File {
         &self.file
     }
 
     /// Its bytes.
-    pub fn reader(&self) -> DirectReader<'_> {
+    pub(crate) fn reader(&self) -> DirectReader<'_> {
         DirectReader::new(&self.file)
     }
 }
@@ -41,25 +41,25 @@ impl SourceDisk {
 /// others out of it, and be copied once more. What the page cache holds already, an image just downloaded for instance,
 /// comes from there: that spares the disk.
 #[derive(Debug)]
-pub struct DirectReader<'f> {
+pub(crate) struct DirectReader<'f> {
     file: &'f File,
     direct: Option<File>,
 }
 
 impl<'f> DirectReader<'f> {
     /// Of a file that is open for reading.
-    pub fn new(file: &'f File) -> Self {
+    pub(crate) fn new(file: &'f File) -> Self {
         let direct = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(descriptor_path(file)).ok();
         DirectReader { file, direct }
     }
 
     /// Whether it is read past the page cache.
-    pub fn is_direct(&self) -> bool {
+    pub(crate) fn is_direct(&self) -> bool {
         self.direct.is_some()
     }
 
     /// Reads `len` bytes at `offset` (both in bytes) into the start of `buffer`; fewer are an error.
-    pub fn read(&self, buffer: &mut AlignedBuf, offset: u64, len: usize) -> io::Result<()> {
+    pub(crate) fn read(&self, buffer: &mut AlignedBuf, offset: u64, len: usize) -> io::Result<()> {
         let mut done = 0;
         let direct = self.direct.as_ref().filter(|_| offset.is_multiple_of(ALIGNMENT as u64));
         if let Some(direct) = direct.filter(|_| !self.is_cached(offset, len)) {
@@ -73,7 +73,7 @@ impl<'f> DirectReader<'f> {
     /// Whether the page cache holds a range, but for an eighth at most: the kernel takes back single pages of a file that
     /// was just read, and for those few it is not worth reading all the rest from the disk again. A kernel that can't
     /// tell counts as no.
-    pub fn is_cached(&self, offset: u64, len: usize) -> bool {
+    pub(crate) fn is_cached(&self, offset: u64, len: usize) -> bool {
         sys::cached_bytes(self.file, offset, len as u64).is_ok_and(|cached| cached >= (len - len / 8) as u64)
     }
 }

@@ -89,12 +89,12 @@ impl Target {
     }
 
     /// Block device or file.
-    pub fn kind(&self) -> DiskKind {
+    pub(crate) fn kind(&self) -> DiskKind {
         self.held.kind
     }
 
     /// The locked disk, not exclusively.
-    pub fn held(&self) -> &Arc<HeldDisk> {
+    pub(crate) fn held(&self) -> &Arc<HeldDisk> {
         &self.held
     }
 
@@ -104,27 +104,27 @@ impl Target {
     }
 
     /// In bytes.
-    pub fn size(&self) -> u64 {
+    pub(crate) fn size(&self) -> u64 {
         self.held.size
     }
 
     /// The open disk, for a child process to inherit.
-    pub fn file(&self) -> &File {
+    pub(crate) fn file(&self) -> &File {
         &self.file
     }
 
     /// Whether `path` leads to this disk itself.
-    pub fn is_same_file(&self, path: &Path) -> bool {
+    pub(crate) fn is_same_file(&self, path: &Path) -> bool {
         self.held().is_same_file(path)
     }
 
     /// Whether it can be written past the page cache.
-    pub fn takes_direct_io(&self) -> bool {
+    pub(crate) fn takes_direct_io(&self) -> bool {
         self.direct.is_some() && self.direct_works.load(Ordering::Relaxed)
     }
 
     /// Writes `data` at `offset` (bytes), past the page cache as far as alignment allows.
-    pub fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
+    pub(crate) fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
         let aligned = data.len() - data.len() % ALIGNMENT;
         let direct_fits = offset.is_multiple_of(ALIGNMENT as u64) && data.as_ptr().align_offset(ALIGNMENT) == 0;
         let Some(direct) = self.direct.as_ref().filter(|_| direct_fits && aligned > 0 && self.takes_direct_io()) else {
@@ -141,13 +141,13 @@ impl Target {
     }
 
     /// Reads `buf.len()` bytes at `offset` of what the disk holds now.
-    pub fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+    pub(crate) fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         self.file.read_exact_at(buf, offset)
     }
 
     /// Reads what the disk itself holds. The page cache lets go of what it has of it, so that what direct I/O does not
     /// offer (an odd end, some file systems) comes from the disk too. What was written has to be synced before.
-    pub fn read_back(&self) -> DirectReader<'_> {
+    pub(crate) fn read_back(&self) -> DirectReader<'_> {
         // Only advice; a page that stays is one that somebody has read, from the disk, since it was synced.
         let _ = posix_fadvise(&self.file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
         DirectReader::new(&self.file)
@@ -155,7 +155,7 @@ impl Target {
 
     /// Makes `len` bytes at `offset` read zero: by range where the disk can (a file keeps its holes, a thin volume its
     /// room), else by writing.
-    pub fn zero(&self, offset: u64, len: u64) -> io::Result<()> {
+    pub(crate) fn zero(&self, offset: u64, len: u64) -> io::Result<()> {
         self.zeroing.zero(self, offset, len)
     }
 
@@ -164,7 +164,7 @@ impl Target {
     }
 
     /// Whether zeroing all of the disk costs next to nothing.
-    pub fn zeroes_cheaply(&self) -> bool {
+    pub(crate) fn zeroes_cheaply(&self) -> bool {
         self.zeroing.is_cheap(self)
     }
 
@@ -174,7 +174,7 @@ impl Target {
     }
 
     /// Checks that writing did not change the size of a file.
-    pub fn check_size(&self) -> io::Result<()> {
+    pub(crate) fn check_size(&self) -> io::Result<()> {
         let now = self.file.metadata()?.len();
         if self.kind() == DiskKind::File && now != self.size() {
             return Err(io::Error::other(format!("its size changed from {} to {now} bytes", self.size())));
@@ -266,27 +266,27 @@ pub(super) fn lock_of(kind: i32, start: i64, len: i64) -> io::Result<libc::flock
 
 impl HeldDisk {
     /// As Ganeti named it.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Block device or file.
-    pub fn kind(&self) -> DiskKind {
+    pub(crate) fn kind(&self) -> DiskKind {
         self.kind
     }
 
     /// In bytes.
-    pub fn size(&self) -> u64 {
+    pub(crate) fn size(&self) -> u64 {
         self.size
     }
 
     /// The disk, open for reading and writing, not exclusively.
-    pub fn file(&self) -> &File {
+    pub(crate) fn file(&self) -> &File {
         &self.lock
     }
 
     /// Whether `path` leads to this disk itself.
-    pub fn is_same_file(&self, path: &Path) -> bool {
+    pub(crate) fn is_same_file(&self, path: &Path) -> bool {
         // One device may have several nodes, with an inode each. A file has no device number.
         let identity = |data: Metadata| match data.rdev() {
             0 => (data.dev(), data.ino(), 0),
@@ -299,23 +299,23 @@ impl HeldDisk {
     }
 
     /// Whether its boot area is known to be zero, on stable storage.
-    pub fn is_unbootable(&self) -> bool {
+    pub(crate) fn is_unbootable(&self) -> bool {
         self.unbootable.load(Ordering::Relaxed)
     }
 
     /// Notes what is known of its boot area.
-    pub fn set_unbootable(&self, unbootable: bool) {
+    pub(crate) fn set_unbootable(&self, unbootable: bool) {
         self.unbootable.store(unbootable, Ordering::Relaxed);
     }
 
     /// Whether a qemu, or a qemu-nbd, has it open.
-    pub fn is_open_in_qemu(&self) -> bool {
+    pub(crate) fn is_open_in_qemu(&self) -> bool {
         // What can't be told is no use.
         are_locked(&self.lock, QEMU.0, QEMU.1).unwrap_or(false)
     }
 
     /// Whether somebody uses the block device: it is mounted, or another device lies on it.
-    pub fn is_claimed(&self) -> io::Result<bool> {
+    pub(crate) fn is_claimed(&self) -> io::Result<bool> {
         if self.kind == DiskKind::File {
             return Ok(false);
         }

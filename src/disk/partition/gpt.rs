@@ -25,7 +25,7 @@ const MAX_ENTRIES: u64 = 512 << 10;
 
 /// An intact primary GPT.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Gpt {
+pub(crate) struct Gpt {
     sector: usize,
     header: Vec<u8>,
     entries: Vec<u8>,
@@ -34,36 +34,36 @@ pub struct Gpt {
 
 /// Bits of an entry that mean something to Windows only, for the type "basic data".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Attributes(pub u64);
+pub(crate) struct Attributes(pub(crate) u64);
 
 impl Attributes {
     /// Gets no drive letter (63) and is hidden (62).
-    pub const HIDDEN: Attributes = Attributes(0b11 << 62);
+    pub(crate) const HIDDEN: Attributes = Attributes(0b11 << 62);
 }
 
 /// A partition to be.
 #[derive(Debug, Clone, Copy)]
-pub struct NewEntry<'n> {
+pub(crate) struct NewEntry<'n> {
     /// Type GUID, as it lies on the disk.
-    pub kind: [u8; 16],
+    pub(crate) kind: [u8; 16],
     /// The partition's own GUID, likewise.
-    pub guid: [u8; 16],
+    pub(crate) guid: [u8; 16],
     /// First byte; on a sector's boundary.
-    pub start: u64,
+    pub(crate) start: u64,
     /// Length in bytes; whole sectors.
-    pub len: u64,
+    pub(crate) len: u64,
     /// Attribute bits.
-    pub attributes: Attributes,
+    pub(crate) attributes: Attributes,
     /// Its name, ASCII, at most 36 characters.
-    pub name: &'n str,
+    pub(crate) name: &'n str,
 }
 
 impl Gpt {
     /// How each of its headers begins.
-    pub const MAGIC: &'static [u8; 8] = b"EFI PART";
+    pub(crate) const MAGIC: &'static [u8; 8] = b"EFI PART";
 
     /// The primary table in `head`, the disk's first bytes; none unless it is there as a whole and its checksums hold.
-    pub fn parse(head: &[u8]) -> Option<Self> {
+    pub(crate) fn parse(head: &[u8]) -> Option<Self> {
         SECTORS.iter().find_map(|sector| Self::parse_with(head, *sector))
     }
 
@@ -107,27 +107,27 @@ impl Gpt {
     }
 
     /// In bytes.
-    pub fn sector(&self) -> u64 {
+    pub(crate) fn sector(&self) -> u64 {
         self.sector as u64
     }
 
     /// The sector of the backup header.
-    pub fn alternate(&self) -> u64 {
+    pub(crate) fn alternate(&self) -> u64 {
         get8(&self.header, 32)
     }
 
     /// The last sector that a partition may have.
-    pub fn last_usable(&self) -> u64 {
+    pub(crate) fn last_usable(&self) -> u64 {
         get8(&self.header, 48)
     }
 
     /// How many sectors the entries take.
-    pub fn entries_sectors(&self) -> u64 {
+    pub(crate) fn entries_sectors(&self) -> u64 {
         (self.entries.len() as u64).div_ceil(self.sector())
     }
 
     /// All entries in use.
-    pub fn partitions(&self) -> Vec<Partition> {
+    pub(crate) fn partitions(&self) -> Vec<Partition> {
         let used = self.entries.chunks_exact(self.entry_len).zip(1..).filter(|(entry, _)| is_used(entry));
         used.map(|(entry, number)| {
             let (first, last) = (get8(entry, 32), get8(entry, 40));
@@ -141,7 +141,7 @@ impl Gpt {
     }
 
     /// The name of a partition, as its entry has it; none without one. What is no UTF-16 is replaced.
-    pub fn name(&self, number: u32) -> Option<String> {
+    pub(crate) fn name(&self, number: u32) -> Option<String> {
         let index = usize::try_from(number.checked_sub(1)?).ok()?;
         let entry = self.entries.chunks_exact(self.entry_len).nth(index)?;
         let units = entry[NAME].chunks_exact(2).map(|unit| get2(unit, 0)).take_while(|unit| *unit != 0);
@@ -150,7 +150,7 @@ impl Gpt {
     }
 
     /// The backup shall lie at the disk's end: its header in sector `last`, its entries before that.
-    pub fn move_backup(&mut self, last: u64) {
+    pub(crate) fn move_backup(&mut self, last: u64) {
         let last_usable = last - self.entries_sectors() - 1;
         put(&mut self.header, 32, last);
         put(&mut self.header, 48, last_usable);
@@ -158,7 +158,7 @@ impl Gpt {
     }
 
     /// Takes the first free entry; gives its number, none when all are in use.
-    pub fn add(&mut self, new: &NewEntry<'_>) -> Option<u32> {
+    pub(crate) fn add(&mut self, new: &NewEntry<'_>) -> Option<u32> {
         let sector = self.sector();
         let mut entries = self.entries.chunks_exact_mut(self.entry_len).zip(1..);
         let (entry, number) = entries.find(|(entry, _)| !is_used(entry))?;
@@ -176,7 +176,7 @@ impl Gpt {
     }
 
     /// Frees an entry. Nothing happens if there is none of that number.
-    pub fn remove(&mut self, number: u32) {
+    pub(crate) fn remove(&mut self, number: u32) {
         let entry = self.entries.chunks_exact_mut(self.entry_len).zip(1..).find(|(_, at)| *at == number);
         if let Some((entry, _)) = entry {
             entry.fill(0);
@@ -185,7 +185,7 @@ impl Gpt {
     }
 
     /// Writes the backup: entries, then header. Whole sectors: what follows in them must be zero, whatever was on the disk.
-    pub fn write_backup(&self, disk: &mut dyn WriteAt) -> io::Result<()> {
+    pub(crate) fn write_backup(&self, disk: &mut dyn WriteAt) -> io::Result<()> {
         let (alternate, entries_at) = (self.alternate(), self.alternate() - self.entries_sectors());
         let mut header = self.header.clone();
         put(&mut header, 24, alternate);
@@ -201,7 +201,7 @@ impl Gpt {
     }
 
     /// Writes the primary table: entries, then header.
-    pub fn write_primary(&self, disk: &mut dyn WriteAt) -> io::Result<()> {
+    pub(crate) fn write_primary(&self, disk: &mut dyn WriteAt) -> io::Result<()> {
         disk.write_at(&self.entries, get8(&self.header, 72) * self.sector())?;
         disk.write_at(&self.header, self.sector())
     }

@@ -19,12 +19,12 @@ const SECTORS_PER_TRACK: u64 = 63;
 
 /// The four entries of a master boot record.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mbr(Vec<u8>);
+pub(crate) struct Mbr(Vec<u8>);
 
 impl Mbr {
     /// The first sector of `head`, if it is one: signed, no entry of impossible status, at least one in use. A boot
     /// sector of a file system is signed too.
-    pub fn parse(head: &[u8]) -> Option<Self> {
+    pub(crate) fn parse(head: &[u8]) -> Option<Self> {
         let entries = head.get(ENTRIES).filter(|_| head.get(510..512) == Some(&[0x55, 0xaa]))?;
         let plausible = entries.chunks_exact(ENTRY).all(|entry| entry[0] & 0x7f == 0);
         let mbr = Mbr(entries.to_vec());
@@ -37,7 +37,7 @@ impl Mbr {
     }
 
     /// All primary entries in use.
-    pub fn partitions(&self) -> Vec<Partition> {
+    pub(crate) fn partitions(&self) -> Vec<Partition> {
         let used = self.0.chunks_exact(ENTRY).zip(1..).filter(|(entry, _)| is_used(entry));
         used.map(|(entry, number)| {
             let (start, len) = (u64::from(get4(entry, 8)) * SECTOR, u64::from(get4(entry, 12)) * SECTOR);
@@ -49,7 +49,7 @@ impl Mbr {
 
     /// Takes the first free entry for `len` bytes at `start`, whole sectors both; gives its number. None when all are
     /// in use, or when 32 bits do not reach there (2 TiB).
-    pub fn add(&mut self, kind: u8, start: u64, len: u64) -> Option<u32> {
+    pub(crate) fn add(&mut self, kind: u8, start: u64, len: u64) -> Option<u32> {
         let (first, sectors) = (u32::try_from(start / SECTOR).ok()?, u32::try_from(len / SECTOR).ok()?);
         first.checked_add(sectors)?;
         let (entry, number) = self.0.chunks_exact_mut(ENTRY).zip(1..).find(|(entry, _)| !is_used(entry))?;
@@ -63,21 +63,21 @@ impl Mbr {
     }
 
     /// Frees an entry. Nothing happens if there is none of that number.
-    pub fn remove(&mut self, number: u32) {
+    pub(crate) fn remove(&mut self, number: u32) {
         if let Some((entry, _)) = self.0.chunks_exact_mut(ENTRY).zip(1..).find(|(_, at)| *at == number) {
             entry.fill(0);
         }
     }
 
     /// The entries, and where they belong on the disk, in bytes.
-    pub fn bytes(&self) -> (&[u8], u64) {
+    pub(crate) fn bytes(&self) -> (&[u8], u64) {
         (&self.0, ENTRIES.start as u64)
     }
 
     /// The protective MBR's entry (type 0xEE) gets the size that table 5.4 of the UEFI specification asks for: that of the
     /// disk less one sector, or all ones when 32 bits can't hold it. In a hybrid MBR, which has other entries too, it ends
     /// where those begin, and then it stays, unless it reached to the old end, `old_last`.
-    pub fn grow_protective(&mut self, old_last: u64, last: u64) {
+    pub(crate) fn grow_protective(&mut self, old_last: u64, last: u64) {
         let sectors = u32::try_from(last).unwrap_or(u32::MAX);
         let alone = self.0.chunks_exact(ENTRY).filter(|entry| is_used(entry)).count() == 1;
         for entry in self.0.chunks_exact_mut(ENTRY) {

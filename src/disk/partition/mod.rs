@@ -10,10 +10,10 @@ mod whole;
 #[cfg(any(test, fuzzing))]
 pub(crate) use gpt::{crc32, seal};
 
-pub use gpt::{Attributes, Gpt, NewEntry};
-pub use mbr::Mbr;
-pub use passing::Passing;
-pub use whole::{Extent, Incomplete, MBR_TOLERANCE, check_whole, doubt};
+pub(crate) use gpt::{Attributes, Gpt, NewEntry};
+pub(crate) use mbr::Mbr;
+pub(crate) use passing::Passing;
+pub(crate) use whole::{Extent, Incomplete, MBR_TOLERANCE, check_whole, doubt};
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -23,7 +23,7 @@ use crate::disk::device::ReadAt;
 use crate::node::size::MIB;
 
 /// Sector size of every disk with an MBR, and of most with a GPT, in bytes.
-pub const SECTOR: u64 = SECTOR_LEN as u64;
+pub(crate) const SECTOR: u64 = SECTOR_LEN as u64;
 const SECTOR_LEN: usize = 512;
 
 /// Linux counts logical partitions from here on, and never as many as this.
@@ -34,22 +34,22 @@ const MAX_RECORDS: usize = 512;
 
 /// A part of the disk that a table gives to somebody.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Partition {
+pub(crate) struct Partition {
     /// As Linux counts them, from 1.
-    pub number: u32,
+    pub(crate) number: u32,
     /// Its first byte.
-    pub start: u64,
+    pub(crate) start: u64,
     /// The byte behind its last one.
-    pub end: u64,
+    pub(crate) end: u64,
     /// Whether it only holds logical partitions of an MBR.
-    pub extended: bool,
+    pub(crate) extended: bool,
     /// What its table says it is for.
-    pub kind: PartitionType,
+    pub(crate) kind: PartitionType,
 }
 
 /// What a partition is for. Its text is that of lsblk(8): `0x83`, `0fc63daf-8483-4772-8e79-3d69d8477de4`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PartitionType {
+pub(crate) enum PartitionType {
     /// The byte of an MBR entry.
     Mbr(u8),
     /// The GUID of a GPT entry, as it lies on the disk: its first three fields are little-endian.
@@ -71,7 +71,7 @@ impl fmt::Display for PartitionType {
 
 /// A disk's partition table.
 #[derive(Debug, Clone)]
-pub enum Table {
+pub(crate) enum Table {
     /// A GUID partition table.
     Gpt(Gpt),
     /// The four primary entries of a master boot record.
@@ -80,7 +80,7 @@ pub enum Table {
 
 /// Why there is no table to work with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum TableError {
+pub(crate) enum TableError {
     /// Neither a GPT nor an MBR.
     #[error("no partition table")]
     None,
@@ -91,7 +91,7 @@ pub enum TableError {
 
 impl Table {
     /// The table in `head`, the disk's first bytes. As Linux does it, a GPT counts only with its protective MBR entry.
-    pub fn parse(head: &[u8]) -> Result<Self, TableError> {
+    pub(crate) fn parse(head: &[u8]) -> Result<Self, TableError> {
         match Mbr::parse(head) {
             None => Err(TableError::None),
             Some(mbr) if mbr.protects_gpt() => Gpt::parse(head).map(Table::Gpt).ok_or(TableError::Damaged),
@@ -100,7 +100,7 @@ impl Table {
     }
 
     /// All entries in use, without logical partitions.
-    pub fn partitions(&self) -> Vec<Partition> {
+    pub(crate) fn partitions(&self) -> Vec<Partition> {
         match self {
             Table::Gpt(gpt) => gpt.partitions(),
             Table::Mbr(mbr) => mbr.partitions(),
@@ -108,7 +108,7 @@ impl Table {
     }
 
     /// The name of a partition; an MBR has none.
-    pub fn name(&self, number: u32) -> Option<String> {
+    pub(crate) fn name(&self, number: u32) -> Option<String> {
         match self {
             Table::Gpt(gpt) => gpt.name(number),
             Table::Mbr(_) => None,
@@ -116,7 +116,7 @@ impl Table {
     }
 
     /// The sector size that it was made for, in bytes.
-    pub fn sector(&self) -> u64 {
+    pub(crate) fn sector(&self) -> u64 {
         match self {
             Table::Gpt(gpt) => gpt.sector(),
             Table::Mbr(_) => SECTOR,
@@ -127,7 +127,7 @@ impl Table {
 /// All entries in use and all logical partitions of the table of `disk`, these numbered as Linux does it
 /// (block/partitions/msdos.c): a boot record without a partition, which stays when the first one is deleted, does not count.
 /// A chain ends where it comes to itself. A logical partition that lies over one before it is left out.
-pub fn everywhere(disk: &dyn ReadAt, table: &Table) -> io::Result<Vec<Partition>> {
+pub(crate) fn everywhere(disk: &dyn ReadAt, table: &Table) -> io::Result<Vec<Partition>> {
     let mut all = table.partitions();
     let (mut logical, mut seen) = (Vec::<Partition>::new(), BTreeSet::new());
     let mut number = FIRST_LOGICAL;
@@ -155,7 +155,7 @@ fn ends_in(disk: &dyn ReadAt, at: u64) -> bool {
 }
 
 /// The disk's first MiB, or all of a smaller one.
-pub fn boot_area<D: ReadAt + ?Sized>(disk: &D) -> io::Result<Vec<u8>> {
+pub(crate) fn boot_area<D: ReadAt + ?Sized>(disk: &D) -> io::Result<Vec<u8>> {
     let mut head = vec![0; usize::try_from(disk.len().min(MIB)).map_err(io::Error::other)?];
     disk.read_at(&mut head, 0)?;
     Ok(head)

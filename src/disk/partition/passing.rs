@@ -10,7 +10,7 @@ use crate::disk::device::ReadAt;
 use crate::node::size::MIB;
 
 /// What was kept: the first MiB, and the beginning of each partition of its table and of a GPT's backup. All else reads as zeros.
-pub struct Passing {
+pub(crate) struct Passing {
     /// Places and bytes, in order; none lies over another.
     kept: Vec<(u64, Vec<u8>)>,
     len: u64,
@@ -18,7 +18,7 @@ pub struct Passing {
 
 impl Passing {
     /// Reads all of `disk`, of which `head` came first: its first MiB, or all of a smaller one.
-    pub fn read(head: Vec<u8>, disk: &mut dyn Read) -> io::Result<Self> {
+    pub(crate) fn read(head: Vec<u8>, disk: &mut dyn Read) -> io::Result<Self> {
         let wanted = wanted(&head);
         let mut passing = Passing { len: head.len() as u64, kept: vec![(0, head)] };
         let mut buffer = vec![0; 1 << 20];

@@ -14,7 +14,7 @@ use crate::node::size::{ByteSize, MIB};
 
 /// How much of an MBR partition without a known file system may be missing where nothing else is said. Tools that round
 /// partitions to cylinders and do not fill the last one (OpenWrt's ptgen: 504 KiB) publish such images.
-pub const MBR_TOLERANCE: u64 = MIB;
+pub(crate) const MBR_TOLERANCE: u64 = MIB;
 
 /// Type of the MBR's entry that stands for a GPT: it says how large a disk was once, or is to be.
 const PROTECTIVE: PartitionType = PartitionType::Mbr(0xee);
@@ -51,18 +51,18 @@ pub enum Incomplete {
 
 /// How much there is, in bytes.
 #[derive(Debug, Clone, Copy)]
-pub struct Extent {
+pub(crate) struct Extent {
     /// The image's end.
-    pub image: u64,
+    pub(crate) image: u64,
     /// The end of the disk that it goes to; none if that is not known.
-    pub disk: Option<u64>,
+    pub(crate) disk: Option<u64>,
     /// How much of an MBR partition without a known file system may be missing.
-    pub mbr_tolerance: u64,
+    pub(crate) mbr_tolerance: u64,
 }
 
 /// An error if the image in `disk` says itself that it is larger than `extent` says. What lies behind the end of `disk`,
 /// which may be only its beginning, can't be looked at and is no evidence.
-pub fn check_whole(disk: &dyn ReadAt, extent: Extent) -> Result<(), Incomplete> {
+pub(crate) fn check_whole(disk: &dyn ReadAt, extent: Extent) -> Result<(), Incomplete> {
     let check = Check { disk, extent };
     let head = boot_area(disk)?;
     match Table::parse(&head) {
@@ -84,7 +84,7 @@ pub fn check_whole(disk: &dyn ReadAt, extent: Extent) -> Result<(), Incomplete> 
 /// What makes one doubt that an image of `len` bytes is all there, though it does not say so itself: its GPT has no backup. A
 /// copy into space that was reserved before is as long as the whole from the start, and its end is zero. Published images
 /// without a backup are known, so that it is no error. What can't be looked at is no reason.
-pub fn doubt(disk: &dyn ReadAt, len: u64) -> io::Result<Option<String>> {
+pub(crate) fn doubt(disk: &dyn ReadAt, len: u64) -> io::Result<Option<String>> {
     let Ok(Table::Gpt(gpt)) = Table::parse(&boot_area(disk)?) else { return Ok(None) };
     let (at, mut magic) = (gpt.alternate().saturating_mul(gpt.sector()), [0; Gpt::MAGIC.len()]);
     if at.saturating_add(gpt.sector()) > disk.len().min(len) {

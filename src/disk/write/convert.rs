@@ -64,7 +64,7 @@ pub struct QemuDisk<'c> {
 
 impl<'c> QemuDisk<'c> {
     /// Of `size` bytes, in `file`, which qemu-img reads with `driver`. The caller has checked it.
-    pub fn open(file: &File, driver: &'static str, size: u64, children: &'c Children) -> io::Result<Self> {
+    pub(crate) fn open(file: &File, driver: &'static str, size: u64, children: &'c Children) -> io::Result<Self> {
         Ok(QemuDisk { image: Image { file: file.try_clone()?, driver }, size, children, beginning: OnceCell::new() })
     }
 

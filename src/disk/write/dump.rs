@@ -24,7 +24,7 @@ const READERS: usize = 2;
 
 /// Why a dump is not whole.
 #[derive(Debug, thiserror::Error)]
-pub enum DumpError {
+pub(crate) enum DumpError {
     /// The disk failed, or ended before its size.
     #[error("reading disk {path} at byte {offset}", path = path.display())]
     Read {
@@ -51,7 +51,7 @@ pub enum DumpError {
 type Piece = (u64, Result<(AlignedBuf, usize), DumpError>);
 
 /// Writes every byte of the disk to `out`.
-pub fn dump(disk: &SourceDisk, out: &mut dyn Write) -> Result<(), DumpError> {
+pub(crate) fn dump(disk: &SourceDisk, out: &mut dyn Write) -> Result<(), DumpError> {
     let (spent, buffers) = sync_channel(PIECES);
     for _ in 0..PIECES {
         // The receiver lives and the channel has room.

@@ -23,7 +23,7 @@ mod zeros;
 pub(crate) use gpt::fuzzing;
 
 pub use convert::{QemuDisk, convert};
-pub use dump::{DumpError, dump};
+pub(crate) use dump::dump;
 pub use sparse::raw_file;
 pub use stream::stream;
 pub use wipe::Wipe;
@@ -138,11 +138,11 @@ enum Expected {
 
 /// How much of a disk was written, in bytes: an image's data, and zeros, those behind the image too.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Written {
+pub(crate) struct Written {
     /// Data.
-    pub data: u64,
+    pub(crate) data: u64,
     /// Zeros, mostly written as ranges.
-    pub zeros: u64,
+    pub(crate) zeros: u64,
 }
 
 /// One image on its way onto one disk. Shared by the threads that write.
@@ -175,12 +175,12 @@ impl<'t> DiskWriter<'t> {
     }
 
     /// How many bytes of the disk are what they are going to be, counted on while it is written: for those who watch.
-    pub fn done(&self) -> Arc<AtomicU64> {
+    pub(crate) fn done(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.done)
     }
 
     /// The disk that is written.
-    pub fn target(&self) -> &'t Target {
+    pub(crate) fn target(&self) -> &'t Target {
         self.target
     }
 
@@ -303,7 +303,7 @@ struct Noted {
 
 impl<'t> Whole<'t> {
     /// How much was written; what qemu-img has written is not in it.
-    pub fn written(&self) -> Written {
+    pub(crate) fn written(&self) -> Written {
         self.written
     }
 
@@ -397,12 +397,12 @@ pub struct BootArea<'t> {
 
 impl<'t> BootArea<'t> {
     /// Its bytes, for the process that commits it.
-    pub fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
     /// What another process wrote all but these bytes of.
-    pub fn handed_over(target: &'t Target, bytes: &[u8], options: WriteOptions) -> Self {
+    pub(crate) fn handed_over(target: &'t Target, bytes: &[u8], options: WriteOptions) -> Self {
         let mut boot = AlignedBuf::new(bytes.len());
         boot.copy_from_slice(bytes);
         BootArea { target, bytes: boot, read_back: options.verify_readback }
@@ -436,12 +436,12 @@ fn disk_error(path: &Path, source: io::Error) -> WriteError {
 }
 
 /// Bytes of the disk that keep it from booting while they are zero.
-pub fn boot_len(disk: &HeldDisk) -> usize {
+pub(crate) fn boot_len(disk: &HeldDisk) -> usize {
     usize::try_from(disk.size()).unwrap_or(BOOT_AREA).min(BOOT_AREA)
 }
 
 /// Makes a disk unbootable: its first MiB reads zero, on stable storage.
-pub fn invalidate(disk: &HeldDisk) -> Result<(), WriteError> {
+pub(crate) fn invalidate(disk: &HeldDisk) -> Result<(), WriteError> {
     if disk.is_unbootable() {
         return Ok(());
     }
@@ -453,14 +453,14 @@ pub fn invalidate(disk: &HeldDisk) -> Result<(), WriteError> {
 }
 
 /// Makes all of a disk read zero, on stable storage; it is read back where that is asked for.
-pub fn zero_all(target: &Target, options: WriteOptions) -> Result<(), WriteError> {
+pub(crate) fn zero_all(target: &Target, options: WriteOptions) -> Result<(), WriteError> {
     let zeroed = target.zero(0, target.size()).and_then(|()| target.sync()).and_then(|()| target.check_size());
     zeroed.map_err(|err| disk_error(target.path(), err))?;
     if options.verify_readback { readback::check_zeros(target, 0..target.size(), "zeros") } else { Ok(()) }
 }
 
 /// An error unless an image of `len` bytes fits onto the disk.
-pub fn check_fits(len: u64, target: &Target) -> Result<(), WriteError> {
+pub(crate) fn check_fits(len: u64, target: &Target) -> Result<(), WriteError> {
     if len > target.size() {
         let (image, disk) = (ByteSize(len), ByteSize(target.size()));
         return Err(WriteError::TooSmall { image, disk, path: target.path().to_owned() });

@@ -33,7 +33,7 @@ pub enum Wipe {
 
 impl Wipe {
     /// Its word in config.toml.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Wipe::Full => "full",
             Wipe::Ends => "ends",
@@ -43,7 +43,7 @@ impl Wipe {
 
     /// How many bytes are written for an image of `image_len` bytes, its own included; none where that is not known before
     /// its end.
-    pub fn total(self, image_len: Option<u64>, disk_len: u64) -> Option<u64> {
+    pub(crate) fn total(self, image_len: Option<u64>, disk_len: u64) -> Option<u64> {
         let behind = |len| self.ranges(len, disk_len).iter().map(|range| range.end - range.start).sum::<u64>();
         if self == Wipe::Full { Some(disk_len) } else { image_len.map(|len| len + behind(len)) }
     }

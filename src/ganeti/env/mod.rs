@@ -10,14 +10,14 @@ use std::ops::Range;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
-pub use params::{OsParams, SeedParams};
+pub(crate) use params::{OsParams, SeedParams};
 
 /// The version of the OS interface that this provider implements.
-pub const API_VERSION: &str = "20";
+pub(crate) const API_VERSION: &str = "20";
 
 /// Why the environment is not one that Ganeti makes.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
-pub enum EnvError {
+pub(crate) enum EnvError {
     /// A variable that must be there is not.
     #[error(
         "the environment variable {0} is missing or empty: this script is run by Ganeti, see ganeti-os-interface(7)"
@@ -47,11 +47,11 @@ pub struct Environment(HashMap<OsString, OsString>);
 
 /// What every script gets.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Core {
+pub(crate) struct Core {
     /// `OS_VARIANT`, unchecked; may be empty.
-    pub variant: String,
+    pub(crate) variant: String,
     /// The OS parameters that were given.
-    pub params: OsParams,
+    pub(crate) params: OsParams,
 }
 
 impl Environment {
@@ -61,19 +61,19 @@ impl Environment {
     }
 
     /// Every variable, as hooks get them.
-    pub fn to_vec(&self) -> Vec<(OsString, OsString)> {
+    pub(crate) fn to_vec(&self) -> Vec<(OsString, OsString)> {
         let mut all: Vec<_> = self.0.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
         all.sort();
         all
     }
 
     /// `DEBUG_LEVEL` above 0.
-    pub fn debug(&self) -> bool {
+    pub(crate) fn debug(&self) -> bool {
         self.get("DEBUG_LEVEL").ok().flatten().and_then(|level| level.parse().ok()).is_some_and(|level: u32| level > 0)
     }
 
     /// The variables that every script gets; an error for another `OS_API_VERSION`.
-    pub fn core(&self) -> Result<Core, EnvError> {
+    pub(crate) fn core(&self) -> Result<Core, EnvError> {
         match self.get("OS_API_VERSION")? {
             None | Some(API_VERSION) => {}
             Some(other) => return Err(EnvError::ApiVersion(other.to_owned())),
@@ -82,23 +82,23 @@ impl Environment {
     }
 
     /// `OS_VARIANT`, unchecked; may be empty.
-    pub fn variant(&self) -> Result<&str, EnvError> {
+    pub(crate) fn variant(&self) -> Result<&str, EnvError> {
         Ok(self.get("OS_VARIANT")?.unwrap_or_default())
     }
 
     /// `INSTANCE_NAME`.
-    pub fn instance_name(&self) -> Result<&str, EnvError> {
+    pub(crate) fn instance_name(&self) -> Result<&str, EnvError> {
         self.required("INSTANCE_NAME")
     }
 
     /// `INSTANCE_UUID`.
-    pub fn instance_uuid(&self) -> Result<&str, EnvError> {
+    pub(crate) fn instance_uuid(&self) -> Result<&str, EnvError> {
         self.required("INSTANCE_UUID")
     }
 
     /// `INSTANCE_REINSTALL`, which Ganeti sets to 1 when the instance was installed before and else leaves out. An error
     /// for any other word: nobody knows what the disk holds.
-    pub fn reinstall(&self) -> Result<bool, EnvError> {
+    pub(crate) fn reinstall(&self) -> Result<bool, EnvError> {
         match self.get("INSTANCE_REINSTALL")? {
             None | Some("0") => Ok(false),
             Some("1") => Ok(true),
@@ -107,7 +107,7 @@ impl Environment {
     }
 
     /// The path of the first disk; none when the instance has no disk.
-    pub fn first_disk(&self) -> Result<Option<PathBuf>, EnvError> {
+    pub(crate) fn first_disk(&self) -> Result<Option<PathBuf>, EnvError> {
         if self.get("DISK_COUNT")? == Some("0") {
             return Ok(None);
         }
@@ -115,7 +115,7 @@ impl Environment {
     }
 
     /// The path of the first of the instance's other disks that is called `name` (`DISK_n_NAME`).
-    pub fn other_disk(&self, name: &str) -> Result<Option<PathBuf>, EnvError> {
+    pub(crate) fn other_disk(&self, name: &str) -> Result<Option<PathBuf>, EnvError> {
         for index in self.other_indexes()? {
             if self.get(&format!("DISK_{index}_NAME"))? == Some(name) {
                 return self.numbered_disk(index).map(Some);
@@ -125,7 +125,7 @@ impl Environment {
     }
 
     /// The paths of all disks but the first. Here a missing number of them is an error: one would be forgotten.
-    pub fn other_disks(&self) -> Result<Vec<PathBuf>, EnvError> {
+    pub(crate) fn other_disks(&self) -> Result<Vec<PathBuf>, EnvError> {
         self.required("DISK_COUNT")?;
         self.other_indexes()?.map(|index| self.numbered_disk(index)).collect()
     }
@@ -141,17 +141,17 @@ impl Environment {
     }
 
     /// The disk to export, which may be a snapshot of the instance's.
-    pub fn export_device(&self) -> Result<PathBuf, EnvError> {
+    pub(crate) fn export_device(&self) -> Result<PathBuf, EnvError> {
         self.disk_path("EXPORT_DEVICE", "EXPORT_DISK_URI")
     }
 
     /// The disk to restore a dump to.
-    pub fn import_device(&self) -> Result<PathBuf, EnvError> {
+    pub(crate) fn import_device(&self) -> Result<PathBuf, EnvError> {
         self.disk_path("IMPORT_DEVICE", "IMPORT_DISK_URI")
     }
 
     /// `EXP_SIZE_FD`: the descriptor that the size of the dump shall be written to.
-    pub fn size_descriptor(&self) -> Result<Option<RawFd>, EnvError> {
+    pub(crate) fn size_descriptor(&self) -> Result<Option<RawFd>, EnvError> {
         let number = self.get("EXP_SIZE_FD")?.map(str::parse).transpose();
         number.map_err(|_not_a_number| EnvError::Invalid("EXP_SIZE_FD".to_owned(), "not a descriptor number"))
     }

@@ -6,7 +6,7 @@ use crate::seed::Nic;
 
 impl Environment {
     /// The NICs in their order; none when the instance has none.
-    pub fn nics(&self) -> Result<Vec<Nic>, EnvError> {
+    pub(crate) fn nics(&self) -> Result<Vec<Nic>, EnvError> {
         let count = self.get("NIC_COUNT")?.unwrap_or("0").parse::<u16>();
         let count = count.map_err(|_not_a_number| EnvError::Invalid("NIC_COUNT".to_owned(), "not a number of NICs"))?;
         (0..count).map(|index| self.nic(index)).collect()

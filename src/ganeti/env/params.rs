@@ -7,36 +7,36 @@ use super::{EnvError, Environment};
 
 /// OS parameters, unchecked; an empty one counts as not given.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct OsParams {
+pub(crate) struct OsParams {
     /// `OSP_IMAGE`.
-    pub image: Option<String>,
+    pub(crate) image: Option<String>,
     /// `OSP_IMAGE_TYPE`.
-    pub image_type: Option<String>,
+    pub(crate) image_type: Option<String>,
     /// `OSP_IMAGE_CHECKSUM`.
-    pub image_checksum: Option<String>,
+    pub(crate) image_checksum: Option<String>,
     /// `OSP_IMAGE_SIGNATURE`.
-    pub image_signature: Option<String>,
+    pub(crate) image_signature: Option<String>,
     /// Those of the first boot.
-    pub seed: SeedParams,
+    pub(crate) seed: SeedParams,
 }
 
 /// The OS parameters of the first boot, unchecked. `Debug` shows none of them: they may be secret ones.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct SeedParams {
+pub(crate) struct SeedParams {
     /// `OSP_CLOUD_INIT`.
-    pub cloud_init: Option<String>,
+    pub(crate) cloud_init: Option<String>,
     /// `OSP_SSH_KEYS`.
-    pub ssh_keys: Option<String>,
+    pub(crate) ssh_keys: Option<String>,
     /// `OSP_USER_DATA`.
-    pub user_data: Option<String>,
+    pub(crate) user_data: Option<String>,
     /// `OSP_NETWORK_CONFIG`.
-    pub network_config: Option<String>,
+    pub(crate) network_config: Option<String>,
     /// `OSP_DNS_SERVERS`.
-    pub dns_servers: Option<String>,
+    pub(crate) dns_servers: Option<String>,
     /// `OSP_DNS_SEARCH`.
-    pub dns_search: Option<String>,
+    pub(crate) dns_search: Option<String>,
     /// `OSP_SEED_PERSIST`.
-    pub seed_persist: Option<String>,
+    pub(crate) seed_persist: Option<String>,
 }
 
 impl fmt::Debug for SeedParams {

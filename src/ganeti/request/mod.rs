@@ -29,7 +29,7 @@ use crate::seed::{Identity, IdentityError, Nic};
 use crate::store::cache::CacheSettings;
 use crate::store::http::{HttpSettings, ImageUrl};
 
-pub use seeds::check_seed_files;
+pub(crate) use seeds::check_seed_files;
 
 use checks::NamedChecks;
 use seeds::NamedSeed;
@@ -41,23 +41,23 @@ const SEED_DISK: &str = "cidata";
 #[derive(Debug)]
 pub struct Asked {
     /// The variant.
-    pub variant: VariantName,
+    pub(crate) variant: VariantName,
     /// The OS parameters, unchecked.
-    pub params: OsParams,
+    pub(crate) params: OsParams,
     /// The instance's name.
-    pub name: String,
+    pub(crate) name: String,
     /// Its UUID: of interest to its seed only, as all that follows but the disk.
-    pub uuid: anyhow::Result<String>,
+    pub(crate) uuid: anyhow::Result<String>,
     /// Whether it was installed before.
-    pub reinstall: bool,
+    pub(crate) reinstall: bool,
     /// Its first disk.
-    pub disk: PathBuf,
+    pub(crate) disk: PathBuf,
     /// The disk named cidata, if it has one besides its first.
-    pub seed_disk: anyhow::Result<Option<PathBuf>>,
+    pub(crate) seed_disk: anyhow::Result<Option<PathBuf>>,
     /// Its NICs.
-    pub nics: anyhow::Result<Vec<Nic>>,
+    pub(crate) nics: anyhow::Result<Vec<Nic>>,
     /// What hooks find in their environment, besides what they are told by this provider.
-    pub hook_environment: Vec<(OsString, OsString)>,
+    pub(crate) hook_environment: Vec<(OsString, OsString)>,
 }
 
 impl Asked {
@@ -148,7 +148,7 @@ fn variant_of(name: &str) -> Result<Option<VariantName>, VariantNameError> {
 }
 
 /// Where and how long images are kept.
-pub fn cache_settings(settings: &Settings) -> CacheSettings {
+pub(crate) fn cache_settings(settings: &Settings) -> CacheSettings {
     CacheSettings {
         dir: settings.cache_dir.clone(),
         max_age: settings.cache_max_age,
@@ -226,7 +226,7 @@ fn check_allowed(image: &ImageRef, settings: &Settings) -> anyhow::Result<()> {
 
 /// What `verify parameters` checks: syntax and policy of what is given, as far as names say; nothing has to be there. A cluster-level OS
 /// parameter is verified without a variant, and without an image.
-pub fn verify(env: &Environment, paths: &Paths) -> anyhow::Result<()> {
+pub(crate) fn verify(env: &Environment, paths: &Paths) -> anyhow::Result<()> {
     let mut core = env.core()?;
     if core.variant.is_empty() {
         // What names there are is each variant's own.
@@ -242,7 +242,7 @@ pub fn verify(env: &Environment, paths: &Paths) -> anyhow::Result<()> {
 }
 
 /// What `simpleimage fetch` shall do: as for a `create` of `variant` with these OS parameters.
-pub fn fetch(params: &OsParams, variant: &VariantName, paths: &Paths) -> anyhow::Result<FetchJob> {
+pub(crate) fn fetch(params: &OsParams, variant: &VariantName, paths: &Paths) -> anyhow::Result<FetchJob> {
     let settings = config::load(paths, variant)?;
     let named = NamedImage::new(params, &settings)?;
     let Some(ImageRef::Url(url)) = named.image else {
@@ -258,7 +258,7 @@ pub fn fetch(params: &OsParams, variant: &VariantName, paths: &Paths) -> anyhow:
 }
 
 /// What `simpleimage inspect` shall look at: a file, whatever any variant allows.
-pub fn inspect_file(path: PathBuf) -> InspectJob {
+pub(crate) fn inspect_file(path: PathBuf) -> InspectJob {
     let expected = Expected { formats: Formats::ALL, ..Expected::default() };
     let image = ImageRef::Path(path);
     InspectJob { image, expected, local: None, http: HttpSettings::default(), cache: None }
@@ -266,7 +266,7 @@ pub fn inspect_file(path: PathBuf) -> InspectJob {
 
 /// The same for a URL, or the name of an image, as a `create` of `variant` would get it. That the variant asks for a checksum or a
 /// signature is no reason not to look.
-pub fn inspect_named(image: String, variant: &VariantName, paths: &Paths) -> anyhow::Result<InspectJob> {
+pub(crate) fn inspect_named(image: String, variant: &VariantName, paths: &Paths) -> anyhow::Result<InspectJob> {
     let settings = config::load(paths, variant)?;
     let params = OsParams { image: Some(image), ..OsParams::default() };
     // What the variant says of its own image is not said of this one.
@@ -288,18 +288,18 @@ pub fn inspect_named(image: String, variant: &VariantName, paths: &Paths) -> any
 }
 
 /// Whether `variant` has an image of this name.
-pub fn has_image(name: &str, variant: &VariantName, paths: &Paths) -> anyhow::Result<bool> {
+pub(crate) fn has_image(name: &str, variant: &VariantName, paths: &Paths) -> anyhow::Result<bool> {
     Ok(config::load(paths, variant)?.images.contains_key(name))
 }
 
 /// How images of `variant` are kept.
-pub fn variant_cache(variant: &VariantName, paths: &Paths) -> anyhow::Result<CacheSettings> {
+pub(crate) fn variant_cache(variant: &VariantName, paths: &Paths) -> anyhow::Result<CacheSettings> {
     Ok(cache_settings(&config::load(paths, variant)?))
 }
 
 /// The names that variants have for images from URLs, with the URLs, of those variants that keep images in `dir`. One whose
 /// settings are wrong has none here: what is kept is told all the same.
-pub fn image_names(dir: &Path, paths: &Paths) -> Vec<(String, ImageUrl)> {
+pub(crate) fn image_names(dir: &Path, paths: &Paths) -> Vec<(String, ImageUrl)> {
     let mut names = Vec::new();
     let Ok(variants) = Variants::of(paths) else { return names };
     for variant in variants.all() {
@@ -315,7 +315,7 @@ pub fn image_names(dir: &Path, paths: &Paths) -> Vec<(String, ImageUrl)> {
 }
 
 /// How images are kept in each of the cache folders that any variant has.
-pub fn all_caches(paths: &Paths) -> anyhow::Result<Vec<CacheSettings>> {
+pub(crate) fn all_caches(paths: &Paths) -> anyhow::Result<Vec<CacheSettings>> {
     let variants = Variants::of(paths)?;
     let mut caches = variants.all().map(|variant| variant_cache(variant, paths)).collect::<Result<Vec<_>, _>>()?;
     caches.sort_by(|a, b| a.dir.cmp(&b.dir));
@@ -324,13 +324,13 @@ pub fn all_caches(paths: &Paths) -> anyhow::Result<Vec<CacheSettings>> {
 }
 
 /// What `export` shall do, from Ganeti's variables.
-pub fn export(env: &Environment) -> anyhow::Result<ExportJob> {
+pub(crate) fn export(env: &Environment) -> anyhow::Result<ExportJob> {
     env.core()?;
     Ok(ExportJob { device: env.export_device()?, size_descriptor: env.size_descriptor()? })
 }
 
 /// What `import` shall do, from Ganeti's variables. Of the variant only the name is looked at: hooks are found by it.
-pub fn import(env: &Environment, paths: &Paths) -> anyhow::Result<ImportJob> {
+pub(crate) fn import(env: &Environment, paths: &Paths) -> anyhow::Result<ImportJob> {
     let plan = |variant| variant_hooks(env, paths, variant, HookPhase::Import);
     let hooks = variant_of(&env.core()?.variant).map_err(Into::into).and_then(plan);
     let (identity, nics) = (identity(env), env.nics().map_err(Into::into));
@@ -343,7 +343,7 @@ fn identity(env: &Environment) -> Result<Identity, IdentityError> {
 }
 
 /// What `rename` shall do, from Ganeti's variables. The variant needs no config, but hooks are found by its name.
-pub fn rename(env: &Environment, paths: &Paths) -> anyhow::Result<RenameJob> {
+pub(crate) fn rename(env: &Environment, paths: &Paths) -> anyhow::Result<RenameJob> {
     let hooks = variant_hooks(env, paths, variant_of(&env.core()?.variant)?, HookPhase::Rename);
     let identity = Identity::new(env.instance_name()?, env.instance_uuid().unwrap_or_default());
     Ok(RenameJob {

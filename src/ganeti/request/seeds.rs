@@ -168,7 +168,7 @@ impl NamedSeed {
 ///
 /// # Errors
 /// The parameter, and what is wrong with its file.
-pub fn check_seed_files(settings: &Settings, paths: &Paths, variant: &VariantName) -> anyhow::Result<()> {
+pub(crate) fn check_seed_files(settings: &Settings, paths: &Paths, variant: &VariantName) -> anyhow::Result<()> {
     let seed = NamedSeed::new(&SeedParams::default(), settings)?;
     if matches!(seed.place, Place::Nowhere) {
         return Ok(());

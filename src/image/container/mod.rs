@@ -23,7 +23,7 @@ const MAX_TABLE: u64 = 32 << 20;
 
 /// Why an image is not handed to qemu-img.
 #[derive(Debug, thiserror::Error)]
-pub enum ContainerError {
+pub(crate) enum ContainerError {
     /// qcow2 has its own reasons.
     #[error(transparent)]
     Qcow2(#[from] Qcow2Error),

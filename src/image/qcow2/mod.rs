@@ -36,7 +36,7 @@ const EXTENSION_DATA_FILE: u32 = 0x4441_5441;
 
 /// Why a qcow2 image is refused.
 #[derive(Debug, thiserror::Error)]
-pub enum Qcow2Error {
+pub(crate) enum Qcow2Error {
     /// Shorter than its header.
     #[error("the qcow2 image is truncated: it ends inside its header")]
     Truncated,
@@ -109,13 +109,13 @@ impl Region {
 }
 
 /// Checks the header that `head` (its first 64 KiB, or the whole file) begins with, and gives the virtual size in bytes.
-pub fn virtual_size(head: &[u8]) -> Result<u64, Qcow2Error> {
+pub(crate) fn virtual_size(head: &[u8]) -> Result<u64, Qcow2Error> {
     Header::parse(head).map(|header| header.size)
 }
 
 /// The same for a `file` of `len` bytes, of which `head` was read. Checks all tables that lead to data too: a file that
 /// was cut is an error, where qemu-img reads zeros.
-pub fn check_file(head: &[u8], file: &File, len: u64) -> Result<u64, Qcow2Error> {
+pub(crate) fn check_file(head: &[u8], file: &File, len: u64) -> Result<u64, Qcow2Error> {
     let header = Header::parse(head)?;
     tables::check(&header, file, len).map(|()| header.size)
 }

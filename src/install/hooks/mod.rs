@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! The variant's hooks, run by run-parts(8), and what they are told.
 
-pub mod variables;
+pub(crate) mod variables;
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -17,7 +17,7 @@ use crate::node::report::Report;
 
 /// Why hooks did not run to their end.
 #[derive(Debug, thiserror::Error)]
-pub enum HookError {
+pub(crate) enum HookError {
     /// run-parts or the folder is unusable.
     #[error("running the hooks in {folder}", folder = folder.display())]
     Start {
@@ -38,7 +38,7 @@ pub enum HookError {
 
 /// Whether `folder` has anything in it. A missing folder is fine. One that can't be read is an error, and so is a link that leads
 /// nowhere, in its place, above it or in it, and what is neither file nor folder in it: somebody wanted those hooks to run.
-pub fn present(folder: &Path) -> Result<bool, HookError> {
+pub(crate) fn present(folder: &Path) -> Result<bool, HookError> {
     let start_error = |source| HookError::Start { folder: folder.to_owned(), source };
     if is_missing(folder).map_err(start_error)? {
         return Ok(false);
@@ -94,7 +94,7 @@ fn is_taken(name: &OsStr) -> bool {
 /// Runs the hooks in `folder` in name order with exactly `environment`, and stops at the first that fails. What they
 /// mount is unmounted when they have ended, and `device` is what they write to. Their output
 /// goes to `report`; names that run-parts would skip in silence are named there in a warning.
-pub fn run(
+pub(crate) fn run(
     folder: &Path,
     environment: &[(OsString, OsString)],
     device: Option<BorrowedFd<'_>>,
@@ -134,7 +134,7 @@ fn is_program(path: &Path) -> bool {
 }
 
 /// The hooks in `folder` that run-parts would run, in that order.
-pub fn list(folder: &Path, children: &Children) -> io::Result<Vec<PathBuf>> {
+pub(crate) fn list(folder: &Path, children: &Children) -> io::Result<Vec<PathBuf>> {
     let mut command = Command::new("run-parts");
     command.args(["--test", "--"]).arg(folder);
     let mut hooks = Vec::new();
@@ -157,7 +157,7 @@ fn warn_of_skipped(folder: &Path, taken: &[PathBuf], report: &Report) -> io::Res
 
 /// What is in `folder` but that run-parts would skip, in name order. It takes only executable files whose names have
 /// letters, digits, `-` and `_`.
-pub fn skipped(folder: &Path, children: &Children) -> io::Result<Vec<PathBuf>> {
+pub(crate) fn skipped(folder: &Path, children: &Children) -> io::Result<Vec<PathBuf>> {
     others(folder, &list(folder, children)?)
 }
 

@@ -15,39 +15,39 @@ use crate::disk::partition::{self, Partition, Table, TableError, boot_area};
 use crate::node::report::Report;
 
 /// Names and values for an environment.
-pub type Variables = Vec<(OsString, OsString)>;
+pub(crate) type Variables = Vec<(OsString, OsString)>;
 
 /// When hooks run.
-pub fn phase(name: &str) -> Variables {
+pub(crate) fn phase(name: &str) -> Variables {
     vec![("SIMPLEIMAGE_PHASE".into(), name.into())]
 }
 
 /// The block device that hooks may change.
-pub fn device(path: &Path) -> Variables {
+pub(crate) fn device(path: &Path) -> Variables {
     vec![("TARGET_DISK_DEVICE".into(), path.into())]
 }
 
 /// What create installs: a path, or a URL without its secrets.
-pub fn image(name: &dyn Display) -> Variables {
+pub(crate) fn image(name: &dyn Display) -> Variables {
     vec![("SIMPLEIMAGE_IMAGE".into(), name.to_string().into())]
 }
 
 /// The proxies of the settings, for http and for https, as the shell provider gave them to its hooks.
-pub fn proxies(http: Option<&str>, https: Option<&str>) -> Variables {
+pub(crate) fn proxies(http: Option<&str>, https: Option<&str>) -> Variables {
     let set = [("http_proxy", http), ("HTTPS_PROXY", https)];
     set.into_iter().filter_map(|(name, proxy)| Some((name.into(), proxy?.into()))).collect()
 }
 
 /// What was installed: a name under which the image can be opened as it was published, and its SHA-256 as hex digits
 /// where that is known.
-pub fn installed(file: &Path, sha256: Option<&str>) -> Variables {
+pub(crate) fn installed(file: &Path, sha256: Option<&str>) -> Variables {
     let sha256 = sha256.map(|hex| ("SIMPLEIMAGE_IMAGE_SHA256".into(), hex.into()));
     [("SIMPLEIMAGE_IMAGE_FILE".into(), file.into())].into_iter().chain(sha256).collect()
 }
 
 /// The disk's partitions in the order of their numbers: the kind of their table, how many they are, and of each its
 /// number, first byte, length in bytes and type. `report` is warned of what is left out.
-pub fn partitions(disk: &dyn ReadAt, report: &Report) -> io::Result<Variables> {
+pub(crate) fn partitions(disk: &dyn ReadAt, report: &Report) -> io::Result<Variables> {
     let table = match Table::parse(&boot_area(disk)?) {
         Ok(table) => Some(table),
         Err(TableError::None) => None,

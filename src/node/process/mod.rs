@@ -4,7 +4,7 @@
 mod namespace;
 mod worker;
 
-pub use namespace::path_in_namespace;
+pub(crate) use namespace::path_in_namespace;
 pub use worker::{Answer, apart};
 
 use std::io::{self, BufRead, BufReader, Read};
@@ -47,7 +47,7 @@ pub struct Children {
 
 impl Children {
     /// Children in this process's own group: who ends that ends them and what they started.
-    pub fn together() -> Self {
+    pub(crate) fn together() -> Self {
         Children { together: true, ..Children::default() }
     }
 
@@ -58,7 +58,7 @@ impl Children {
     /// Ends every running child with its process group: SIGTERM, half a second, SIGKILL. When it returns they have
     /// ended: whoever is asked to clean up has had the time, and nobody writes any more. From now on [`run`] waits for
     /// ever instead of starting another: the caller is about to end this process.
-    pub fn terminate(&self) {
+    pub(crate) fn terminate(&self) {
         let groups = self.groups();
         for (signal, patience) in [(Signal::SIGTERM, TERM_PATIENCE), (Signal::SIGKILL, KILL_PATIENCE)] {
             for group in groups.iter() {
@@ -101,7 +101,7 @@ fn is_alive(group: Pid) -> bool {
 
 /// What must not outlive this process.
 #[derive(Debug, Clone, Copy)]
-pub enum Lifetime<'f> {
+pub(crate) enum Lifetime<'f> {
     /// The command itself; it starts nothing. A carriage return ends its lines too: tools show so how far they are.
     Child,
     /// The command and all that it starts, whatever they do: a PID namespace ends with it. Needs CAP_SYS_ADMIN. Should this
@@ -112,7 +112,7 @@ pub enum Lifetime<'f> {
 /// Runs `command` in a process group of its own, hands each line of its standard output and error to `on_line`, and
 /// gives its exit status. It inherits `keep` under the same numbers and no standard input. It dies with this thread,
 /// and as `lifetime` says; what it leaves running in its group, or its namespace, has ended when this returns.
-pub fn run(
+pub(crate) fn run(
     command: Command,
     keep: &[BorrowedFd<'_>],
     lifetime: Lifetime,
@@ -124,7 +124,7 @@ pub fn run(
 
 /// The same with a standard input, of which this process keeps nothing open: whoever writes to a pipe notices that the
 /// command ended.
-pub fn run_with_input(
+pub(crate) fn run_with_input(
     mut command: Command,
     input: impl Into<Stdio>,
     keep: &[BorrowedFd<'_>],

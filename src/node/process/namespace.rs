@@ -83,7 +83,7 @@ impl Namespace {
 
 /// Under this name a file that is open here can be opened in a namespace, whose first process has a copy of it: programs
 /// that close what they inherit, such as sudo, don't matter.
-pub fn path_in_namespace(file: &File) -> PathBuf {
+pub(crate) fn path_in_namespace(file: &File) -> PathBuf {
     format!("/proc/1/fd/{}", file.as_raw_fd()).into()
 }
 

@@ -10,7 +10,7 @@
 mod json;
 mod progress;
 
-pub use progress::Progress;
+pub(crate) use progress::Progress;
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -38,7 +38,7 @@ pub enum LogFormat {
 
 impl LogFormat {
     /// Its word in config.toml.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             LogFormat::Text => "text",
             LogFormat::Json => "json",
@@ -60,13 +60,13 @@ pub enum Verbosity {
 
 /// What a run is about, as far as that is known.
 #[derive(Debug, Clone, Default, Serialize)]
-pub struct Subject {
+pub(crate) struct Subject {
     /// The instance's name.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub instance: Option<String>,
+    pub(crate) instance: Option<String>,
     /// The variant.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub variant: Option<String>,
+    pub(crate) variant: Option<String>,
 }
 
 /// Where messages go, what they look like, and how much is said. Clones share one output.
@@ -94,13 +94,13 @@ impl Report {
 
     /// The same messages, but as many as `verbosity` lets pass.
     #[must_use]
-    pub fn with_verbosity(self, verbosity: Verbosity) -> Self {
+    pub(crate) fn with_verbosity(self, verbosity: Verbosity) -> Self {
         Report { verbosity, ..self }
     }
 
     /// The same messages in `format`. Only JSON says what the run is about: in text the messages themselves do.
     #[must_use]
-    pub fn formatted(self, format: LogFormat, subject: Subject) -> Self {
+    pub(crate) fn formatted(self, format: LogFormat, subject: Subject) -> Self {
         Report { format, subject, ..self }
     }
 
@@ -110,17 +110,17 @@ impl Report {
     }
 
     /// What is being done, for programs too: the `name` of what happens, and an object with what there is to know of it.
-    pub fn event(&self, name: &str, fields: Value, message: impl Display) {
+    pub(crate) fn event(&self, name: &str, fields: Value, message: impl Display) {
         self.tell_from(Verbosity::Normal, INFO, &message, Some(Event { name, fields }));
     }
 
     /// Detail that only `DEBUG_LEVEL=1` and `--verbose` show.
-    pub fn debug(&self, message: impl Display) {
+    pub(crate) fn debug(&self, message: impl Display) {
         self.tell_from(Verbosity::Detail, "debug", &message, None);
     }
 
     /// Something the administrator should look at, though the run goes on.
-    pub fn warn(&self, message: impl Display) {
+    pub(crate) fn warn(&self, message: impl Display) {
         self.tell_from(Verbosity::Quiet, "warning", &message, None);
     }
 
@@ -158,7 +158,7 @@ impl Report {
 }
 
 /// `text` as one line of printable ASCII: line breaks become `; `, tabs blanks, anything else its `\u{..}` escape.
-pub fn ascii_line(text: &str) -> String {
+pub(crate) fn ascii_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for part in text.split(['\n', '\r']).map(str::trim_end).filter(|part| !part.is_empty()) {
         if !line.is_empty() {

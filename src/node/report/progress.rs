@@ -23,7 +23,7 @@ const COUNTER: &str = "{prefix} {bytes:>11} {bytes_per_sec:>13}";
 const CLEAR_LINE: &[u8] = b"\r\x1b[2K";
 
 /// Shows on stderr how far a run is, one thing after the other.
-pub struct Progress {
+pub(crate) struct Progress {
     terminal: bool,
     bar: ProgressBar,
     report: Report,
@@ -32,7 +32,7 @@ pub struct Progress {
 
 impl Progress {
     /// On stderr, for the tool. Messages like those of `report` come from [`Progress::report`] meanwhile.
-    pub fn stderr(report: &Report) -> Self {
+    pub(crate) fn stderr(report: &Report) -> Self {
         // Nothing is drawn before there is something to show.
         let bar = ProgressBar::hidden();
         let text = report.format == LogFormat::Text && report.verbosity > Verbosity::Quiet;
@@ -45,7 +45,7 @@ impl Progress {
     }
 
     /// Something begins, in one word as `writing`.
-    pub fn begin(&self, doing: &'static str) {
+    pub(crate) fn begin(&self, doing: &'static str) {
         *self.lines.lock().unwrap_or_else(PoisonError::into_inner) = Lines::starting(doing, Instant::now());
         self.bar.set_draw_target(ProgressDrawTarget::hidden());
         self.bar.reset();
@@ -54,12 +54,12 @@ impl Progress {
     }
 
     /// Messages that leave the bar in one piece.
-    pub fn report(&self) -> &Report {
+    pub(crate) fn report(&self) -> &Report {
         &self.report
     }
 
     /// `received` bytes of `expected` are there, or are written.
-    pub fn update(&self, received: u64, expected: Option<u64>) {
+    pub(crate) fn update(&self, received: u64, expected: Option<u64>) {
         if !self.terminal {
             let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(line) = lines.line(Instant::now(), received, expected) {
@@ -85,7 +85,7 @@ impl Progress {
     }
 
     /// Takes the bar away.
-    pub fn finish(&self) {
+    pub(crate) fn finish(&self) {
         self.bar.finish_and_clear();
     }
 }

@@ -58,15 +58,15 @@ pub fn settle() -> io::Result<()> {
 
 /// What a tool works on. Files are those that it opens again, under `/proc/self/fd`.
 #[derive(Debug, Clone, Copy)]
-pub struct ToolWork<'a> {
+pub(crate) struct ToolWork<'a> {
     /// Files that it reads.
-    pub sources: &'a [&'a File],
+    pub(crate) sources: &'a [&'a File],
     /// Disks that it writes.
-    pub disks: &'a [&'a File],
+    pub(crate) disks: &'a [&'a File],
     /// How large a file it may make, in bytes: what it writes can't be larger. Block devices have no such limit.
-    pub file_size: u64,
+    pub(crate) file_size: u64,
     /// How many bytes it has to go through, about.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
 }
 
 /// What our worker needs.
@@ -89,7 +89,7 @@ pub struct Sandbox(Confinement);
 
 impl Sandbox {
     /// For `tool`, whose PATH is set by now if it is to be another than ours.
-    pub fn for_tool(tool: &Command, work: ToolWork<'_>) -> io::Result<Self> {
+    pub(crate) fn for_tool(tool: &Command, work: ToolWork<'_>) -> io::Result<Self> {
         let program = find(tool);
         let read = files::for_program(program.as_deref());
         let allowed = Allowed { read, sources: work.sources, disks: work.disks, ..Allowed::default() };
@@ -121,12 +121,12 @@ impl Sandbox {
     }
 
     /// Whether Landlock is part of it.
-    pub fn has_landlock(&self) -> bool {
+    pub(crate) fn has_landlock(&self) -> bool {
         self.0.files.is_some()
     }
 
     /// Has `tool` run in it.
-    pub fn confine(self, tool: &mut Command) {
+    pub(crate) fn confine(self, tool: &mut Command) {
         sys::confine_child(tool, self.0);
     }
 

@@ -9,7 +9,7 @@ use crate::node::size::ByteSize;
 
 /// Why a volume can't be made or read.
 #[derive(Debug, thiserror::Error)]
-pub enum VolumeError {
+pub(crate) enum VolumeError {
     /// No file system of that size.
     #[error("making the seed's file system")]
     Format {
@@ -36,7 +36,7 @@ pub enum VolumeError {
 
 /// Why there is no place for a seed. Every message names the way out.
 #[derive(Debug, thiserror::Error)]
-pub enum PlaceError {
+pub(crate) enum PlaceError {
     /// Nowhere to note a partition.
     #[error(
         "the image has {reason}, so there is no place for the seed on disk {disk} (give the instance a disk for it: --disk 1:size=16M,name=cidata; or use cloud_init=off)",

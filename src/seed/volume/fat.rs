@@ -11,14 +11,14 @@ use super::{LABEL, MAKER, VolumeError};
 use crate::node::size::{ByteSize, MIB};
 
 /// Length of a seed's file system at most, in bytes.
-pub const LEN: u64 = 4 * MIB;
+pub(crate) const LEN: u64 = 4 * MIB;
 
 /// Length of a cluster in bytes. At 4 MiB this makes a FAT12, as mkfs.fat would.
 const CLUSTER: u32 = 2048;
 
 /// A new file system of `len` bytes (1 to 4 MiB) for sectors of `sector` bytes, with the serial number `serial` and
 /// `files` by name.
-pub fn format<N: AsRef<str>, C: AsRef<[u8]>>(
+pub(crate) fn format<N: AsRef<str>, C: AsRef<[u8]>>(
     len: u64,
     sector: u64,
     serial: u32,

@@ -24,7 +24,7 @@ const ISO_LAST: u64 = 32;
 
 /// A file system that cloud-init takes for a seed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// FAT.
     Fat {
         /// The OEM name in its boot sector: who made it.

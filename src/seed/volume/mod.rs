@@ -18,13 +18,13 @@ mod place;
 mod read;
 mod trace;
 
-pub use crate::disk::partition::boot_area;
-pub use error::{PlaceError, VolumeError};
-pub use fat::{LEN, format};
-pub use label::Kind;
-pub use place::{Space, add_partition, check_removable, find_space, remove_partition};
-pub use read::Contents;
-pub use trace::{Trace, remove_trace};
+pub(crate) use crate::disk::partition::boot_area;
+pub(crate) use error::{PlaceError, VolumeError};
+pub(crate) use fat::{LEN, format};
+pub(crate) use label::Kind;
+pub(crate) use place::{add_partition, check_removable, find_space, remove_partition};
+pub(crate) use read::Contents;
+pub(crate) use trace::{Trace, remove_trace};
 
 use std::fmt;
 use std::io;
@@ -40,7 +40,7 @@ const LABEL: &[u8; 11] = b"CIDATA     ";
 const MAKER: &[u8; 8] = b"SIMPLIMG";
 
 /// Sector size of a volume that is no partition of a table for other sectors, in bytes.
-pub const SECTOR: u64 = partition::SECTOR;
+pub(crate) const SECTOR: u64 = partition::SECTOR;
 
 /// A larger volume is not read into memory, in bytes.
 const MAX_READ: u64 = 64 * MIB;
@@ -50,7 +50,7 @@ const BLOCK: usize = 4096;
 
 /// What can go wrong with a seed on a disk.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// There is no place.
     #[error(transparent)]
     Place(#[from] PlaceError),
@@ -64,18 +64,18 @@ pub enum Error {
 
 /// A volume that cloud-init takes for a seed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Found {
+pub(crate) struct Found {
     /// Its first byte on the disk.
-    pub start: u64,
+    pub(crate) start: u64,
     /// The partition that it is in; none if it is the whole disk.
-    pub partition: Option<u32>,
+    pub(crate) partition: Option<u32>,
     /// What it is.
-    pub kind: Kind,
+    pub(crate) kind: Kind,
 }
 
 impl Found {
     /// Whether it was made by this program, and its serial number if so.
-    pub fn our_serial(&self) -> Option<u32> {
+    pub(crate) fn our_serial(&self) -> Option<u32> {
         match self.kind {
             Kind::Fat { maker, serial, len } if maker == *MAKER && len <= LEN => Some(serial),
             _ => None,
@@ -83,7 +83,7 @@ impl Found {
     }
 
     /// Its bytes.
-    pub fn load(&self, disk: &dyn ReadAt) -> Result<Vec<u8>, Error> {
+    pub(crate) fn load(&self, disk: &dyn ReadAt) -> Result<Vec<u8>, Error> {
         let damaged = |why: &str| VolumeError::Damaged { source: io::Error::other(why.to_owned()) };
         let Kind::Fat { len, .. } = self.kind else { return Err(damaged("it is an ISO 9660").into()) };
         if len > MAX_READ || self.start.saturating_add(len) > disk.len() {
@@ -106,7 +106,7 @@ impl fmt::Display for Found {
 }
 
 /// Every seed on the disk: the disk itself, and each partition.
-pub fn survey(disk: &dyn ReadAt) -> io::Result<Vec<Found>> {
+pub(crate) fn survey(disk: &dyn ReadAt) -> io::Result<Vec<Found>> {
     let mut places = vec![(None, 0)];
     if let Ok(table) = Table::parse(&boot_area(disk)?) {
         let partitions = partition::everywhere(disk, &table)?.into_iter().filter(|partition| !partition.extended);
@@ -121,7 +121,7 @@ pub fn survey(disk: &dyn ReadAt) -> io::Result<Vec<Found>> {
 
 /// The seed of ours that lies where one goes on a disk without anything in its first MiB: what a run was to keep that did not
 /// come to its end.
-pub fn left_by_a_run(disk: &dyn ReadAt) -> io::Result<Option<Found>> {
+pub(crate) fn left_by_a_run(disk: &dyn ReadAt) -> io::Result<Option<Found>> {
     if boot_area(disk)?.iter().any(|byte| *byte != 0) {
         return Ok(None);
     }
@@ -131,7 +131,7 @@ pub fn left_by_a_run(disk: &dyn ReadAt) -> io::Result<Option<Found>> {
 }
 
 /// An error if the disk holds a seed already: with a second one nobody could tell which of them counts.
-pub fn refuse_present(disk: &dyn ReadAt) -> Result<(), Error> {
+pub(crate) fn refuse_present(disk: &dyn ReadAt) -> Result<(), Error> {
     match survey(disk)?.first() {
         Some(found) => Err(PlaceError::Present { at: found.to_string() }.into()),
         None => Ok(()),
@@ -140,7 +140,7 @@ pub fn refuse_present(disk: &dyn ReadAt) -> Result<(), Error> {
 
 /// `old`, a volume with `contents`, made anew for the serial number `serial` with `files`. What would get lost by that is
 /// an error.
-pub fn rebuild(
+pub(crate) fn rebuild(
     old: &[u8],
     contents: &Contents,
     serial: u32,
@@ -155,7 +155,7 @@ pub fn rebuild(
 }
 
 /// Writes the blocks in which `new` differs from `old`, both of them what lies at `start` of the disk.
-pub fn write_changes(disk: &mut dyn WriteAt, start: u64, old: &[u8], new: &[u8]) -> io::Result<()> {
+pub(crate) fn write_changes(disk: &mut dyn WriteAt, start: u64, old: &[u8], new: &[u8]) -> io::Result<()> {
     for (index, (old, new)) in old.chunks(BLOCK).zip(new.chunks(BLOCK)).enumerate() {
         if old != new {
             disk.write_at(new, start + (index * BLOCK) as u64)?;

@@ -31,16 +31,16 @@ const FAT_LBA: u8 = 0x0c;
 
 /// A place for the seed, of [`LEN`] bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Space {
+pub(crate) struct Space {
     /// First byte.
-    pub start: u64,
+    pub(crate) start: u64,
     /// Sector size of the disk's table, in bytes.
-    pub sector: u64,
+    pub(crate) sector: u64,
 }
 
 /// The place for a seed on a disk of `size` bytes, of which an image begins with `head` (its first MiB, or all of it),
 /// once its backup GPT lies at the disk's end. `disk` is for messages.
-pub fn find_space(head: &[u8], size: u64, disk: &Path) -> Result<Space, PlaceError> {
+pub(crate) fn find_space(head: &[u8], size: u64, disk: &Path) -> Result<Space, PlaceError> {
     let table = Table::parse(head).map_err(|reason| PlaceError::Table { disk: disk.to_owned(), reason })?;
     let small = || PlaceError::Small { disk: disk.to_owned(), size: ByteSize(size) };
     let start = match &table {
@@ -109,7 +109,7 @@ fn partition_guid(uuid: &str) -> [u8; 16] {
 
 /// Notes the seed of instance `uuid` at `space` in the disk's table, the backup GPT included; gives its number. On a
 /// whole disk: its backup GPT has to be at its end.
-pub fn add_partition(
+pub(crate) fn add_partition(
     disk: &mut dyn WriteAt,
     space: Space,
     uuid: &str,
@@ -142,12 +142,12 @@ fn table_of(disk: &dyn ReadAt, number: u32) -> io::Result<Table> {
 }
 
 /// An error if partition `number` can't be removed.
-pub fn check_removable(disk: &dyn ReadAt, number: u32) -> io::Result<()> {
+pub(crate) fn check_removable(disk: &dyn ReadAt, number: u32) -> io::Result<()> {
     table_of(disk, number).map(drop)
 }
 
 /// Frees partition `number`.
-pub fn remove_partition(disk: &mut dyn WriteAt, number: u32) -> io::Result<()> {
+pub(crate) fn remove_partition(disk: &mut dyn WriteAt, number: u32) -> io::Result<()> {
     let mut table = table_of(disk, number)?;
     match &mut table {
         Table::Gpt(gpt) => gpt.remove(number),

@@ -26,11 +26,11 @@ const NAME_PIECES: [std::ops::Range<usize>; 3] = [1..11, 14..26, 28..32];
 
 /// What lies in the root directory of a volume. `Debug` shows no content.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Contents {
+pub(crate) struct Contents {
     /// Its files: name and content, in the directory's order.
-    pub files: Vec<(String, Vec<u8>)>,
+    pub(crate) files: Vec<(String, Vec<u8>)>,
     /// The names of its folders, which are not read.
-    pub folders: Vec<String>,
+    pub(crate) folders: Vec<String>,
 }
 
 impl fmt::Debug for Contents {
@@ -41,13 +41,13 @@ impl fmt::Debug for Contents {
 
 impl Contents {
     /// All of the file system in `bytes`.
-    pub fn read(bytes: &[u8]) -> Result<Self, VolumeError> {
+    pub(crate) fn read(bytes: &[u8]) -> Result<Self, VolumeError> {
         let fat = Fat::parse(bytes).ok_or_else(|| damaged("its boot sector is none of FAT12 or FAT16"))?;
         fat.contents()
     }
 
     /// The content of a file; FAT's names have no case.
-    pub fn file(&self, name: &str) -> Option<&[u8]> {
+    pub(crate) fn file(&self, name: &str) -> Option<&[u8]> {
         let found = self.files.iter().find(|(other, _)| other.eq_ignore_ascii_case(name));
         found.map(|(_, content)| content.as_slice())
     }

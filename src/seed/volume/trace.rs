@@ -23,18 +23,18 @@ const LEN: usize = 4096;
 
 /// What was in a seed, without its content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Trace {
+pub(crate) struct Trace {
     /// The serial number of the seed's volume, which says whose it was.
-    pub serial: u32,
+    pub(crate) serial: u32,
     /// How many SSH keys were in it.
-    pub keys: u32,
+    pub(crate) keys: u32,
     /// Whether there was user-data.
-    pub user_data: bool,
+    pub(crate) user_data: bool,
 }
 
 impl Trace {
     /// The trace on `disk`, if there is one.
-    pub fn read(disk: &dyn ReadAt) -> io::Result<Option<Self>> {
+    pub(crate) fn read(disk: &dyn ReadAt) -> io::Result<Option<Self>> {
         if disk.len() < MIB {
             return Ok(None);
         }
@@ -42,7 +42,7 @@ impl Trace {
     }
 
     /// Leaves the trace on `disk`, in the place of an older one; false if something else is there.
-    pub fn write(&self, disk: &mut dyn WriteAt) -> io::Result<bool> {
+    pub(crate) fn write(&self, disk: &mut dyn WriteAt) -> io::Result<bool> {
         if disk.len() < MIB || !is_free(disk)? {
             return Ok(false);
         }
@@ -77,7 +77,7 @@ impl Trace {
 }
 
 /// Removes the trace from `disk`; false if there is none.
-pub fn remove_trace(disk: &mut dyn WriteAt) -> io::Result<bool> {
+pub(crate) fn remove_trace(disk: &mut dyn WriteAt) -> io::Result<bool> {
     let is_there = Trace::read(disk)?.is_some();
     if is_there {
         disk.write_at(&[0; LEN], START)?;

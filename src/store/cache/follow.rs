@@ -10,18 +10,18 @@ use crate::store::http::Validator;
 
 /// One download, as its reader sees it. Both sides share it; each may go away at any time.
 #[derive(Default)]
-pub struct Follow {
+pub(crate) struct Follow {
     state: Mutex<State>,
     changed: Condvar,
 }
 
 /// What a server says of an image before it sends it.
 #[derive(Debug, Clone, Default)]
-pub struct Promise {
+pub(crate) struct Promise {
     /// Its length in bytes.
-    pub length: Option<u64>,
+    pub(crate) length: Option<u64>,
     /// What tells this version of it from every other.
-    pub validator: Option<Validator>,
+    pub(crate) validator: Option<Validator>,
 }
 
 #[derive(Default)]
@@ -44,31 +44,31 @@ struct State {
 impl Follow {
     /// Waits until there is something to read; none when there never will be: the image was kept already, or the
     /// download failed before.
-    pub fn reader(&self) -> io::Result<Option<Growing<'_>>> {
+    pub(crate) fn reader(&self) -> io::Result<Option<Growing<'_>>> {
         let mut state = self.wait_while(|state| state.part.is_none() && state.whole.is_none());
         let Some((file, promise)) = state.part.take() else { return Ok(None) };
         Ok(Some(Growing { follow: self, file, promise, at: 0 }))
     }
 
     /// How many bytes of the image are there, and how many the server promised.
-    pub fn progress(&self) -> (u64, Option<u64>) {
+    pub(crate) fn progress(&self) -> (u64, Option<u64>) {
         let state = self.state();
         (state.available - state.attempt.0, state.attempt.1)
     }
 
     /// Whether it was the download that stopped the reader: what it read says nothing about the image.
-    pub fn lost(&self) -> bool {
+    pub(crate) fn lost(&self) -> bool {
         self.state().lost
     }
 
     /// The reader has no use for the rest: a download that has not ended yet does so with an error.
-    pub fn abandon(&self) {
+    pub(crate) fn abandon(&self) {
         let mut state = self.state();
         state.abandoned = state.whole.is_none();
     }
 
     /// Whether the reader gave up before the download ended.
-    pub fn abandoned(&self) -> bool {
+    pub(crate) fn abandoned(&self) -> bool {
         self.state().abandoned
     }
 
@@ -111,7 +111,7 @@ impl Follow {
 
 /// The bytes of a download in their order; waits for those that have not come yet. Its end is the end of a download
 /// whose length was right; any other end is an error.
-pub struct Growing<'f> {
+pub(crate) struct Growing<'f> {
     follow: &'f Follow,
     file: File,
     promise: Promise,
@@ -120,7 +120,7 @@ pub struct Growing<'f> {
 
 impl Growing<'_> {
     /// What the server said of the image.
-    pub fn promise(&self) -> &Promise {
+    pub(crate) fn promise(&self) -> &Promise {
         &self.promise
     }
 }

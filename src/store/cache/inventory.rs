@@ -17,25 +17,25 @@ const MIN_KEY_DIGITS: usize = 4;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeptImage {
     /// The SHA-256 of its URL, as hex digits: the name of its files.
-    pub key: String,
+    pub(crate) key: String,
     /// Where it came from, without secrets.
     pub url: String,
     /// The file.
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
     /// Its length in bytes.
-    pub len: u64,
+    pub(crate) len: u64,
     /// Its SHA-256 when it was downloaded.
-    pub sha256: String,
+    pub(crate) sha256: String,
     /// The server's ETag.
-    pub etag: Option<String>,
+    pub(crate) etag: Option<String>,
     /// The server's Last-Modified.
-    pub last_modified: Option<String>,
+    pub(crate) last_modified: Option<String>,
     /// When it was downloaded.
-    pub fetched_at: SystemTime,
+    pub(crate) fetched_at: SystemTime,
     /// When its server last said that it is current.
-    pub checked_at: SystemTime,
+    pub(crate) checked_at: SystemTime,
     /// When it was last used.
-    pub used_at: SystemTime,
+    pub(crate) used_at: SystemTime,
     /// Whether somebody is using it.
     pub in_use: bool,
 }
@@ -51,12 +51,12 @@ impl Cache {
     }
 
     /// The image of `url`, if it is whole.
-    pub fn kept(&self, url: &ImageUrl) -> Result<Option<KeptImage>, CacheError> {
+    pub(crate) fn kept(&self, url: &ImageUrl) -> Result<Option<KeptImage>, CacheError> {
         kept(&EntryFiles::of_url(self.dir(), url))
     }
 
     /// The image that `text` names: its URL, or at least 4 digits of its key.
-    pub fn find(&self, text: &str) -> Result<KeptImage, CacheError> {
+    pub(crate) fn find(&self, text: &str) -> Result<KeptImage, CacheError> {
         if let Ok(url) = ImageUrl::parse(text) {
             return self.kept(&url)?.ok_or_else(|| CacheError::NotKept { what: url.to_string() });
         }
@@ -75,7 +75,7 @@ impl Cache {
     }
 
     /// Opens a listed image, which nothing removes while it is open; none when it is gone. That is no use of it.
-    pub fn open_image(&self, image: &KeptImage) -> Result<Option<CachedImage>, CacheError> {
+    pub(crate) fn open_image(&self, image: &KeptImage) -> Result<Option<CachedImage>, CacheError> {
         let files = EntryFiles::of_key(self.dir(), &image.key);
         let Some(lock) = EntryLock::existing(&files.lock).map_err(CacheError::io("opening", &files.lock))? else {
             return Ok(None);
@@ -85,7 +85,7 @@ impl Cache {
     }
 
     /// Removes a listed image, unless it is in use.
-    pub fn remove(&self, image: &KeptImage) -> Result<(), CacheError> {
+    pub(crate) fn remove(&self, image: &KeptImage) -> Result<(), CacheError> {
         let files = EntryFiles::of_key(self.dir(), &image.key);
         let in_use = || CacheError::InUse { url: image.url.clone() };
         let Some(lock) = EntryLock::existing(&files.lock).map_err(CacheError::io("opening", &files.lock))? else {

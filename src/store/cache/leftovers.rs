@@ -20,28 +20,28 @@ const BLOCK: u64 = 512;
 
 /// A file that is left.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Leftover {
+pub(crate) struct Leftover {
     /// The file.
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
     /// The room that it takes, in bytes.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// What it is.
-    pub reason: &'static str,
+    pub(crate) reason: &'static str,
 }
 
 /// Which leftovers go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cleaning {
+pub(crate) struct Cleaning {
     /// Cut downloads too that a later run could go on with.
-    pub all: bool,
+    pub(crate) all: bool,
     /// None: only tell which ones would.
-    pub dry_run: bool,
+    pub(crate) dry_run: bool,
 }
 
 impl Cache {
     /// Removes what is left of processes that were killed before `now`, and says what that was. Whole images stay,
     /// however old they are, and what anybody is at.
-    pub fn clean(&self, now: SystemTime, cleaning: Cleaning) -> Result<Vec<Leftover>, CacheError> {
+    pub(crate) fn clean(&self, now: SystemTime, cleaning: Cleaning) -> Result<Vec<Leftover>, CacheError> {
         let mut found = Vec::new();
         prune::each_idle_entry(self.dir(), |files| {
             found.extend(download(files, seconds(now), cleaning)?);

@@ -35,12 +35,12 @@ use download::{Download, Outcome};
 use entry::{Entry, EntryFiles, Sidecar};
 pub use error::CacheError;
 use follow::EndGuard;
-pub use follow::{Follow, Growing, Promise};
-pub use inventory::KeptImage;
-pub use leftovers::{Cleaning, Leftover};
+pub(crate) use follow::{Follow, Growing, Promise};
+pub(crate) use inventory::KeptImage;
+pub(crate) use leftovers::{Cleaning, Leftover};
 use lock::EntryLock;
 use mark::FoundMark;
-pub use usage::DownloadId;
+pub(crate) use usage::DownloadId;
 
 /// How long an image stays after it has to be asked about again: so long it can serve while its server is down, and
 /// spares a download when the server says that it is still current.
@@ -94,7 +94,7 @@ impl Cache {
     }
 
     /// Opens the cache if its folder is there, and makes nothing.
-    pub fn existing(settings: &CacheSettings) -> Result<Option<Self>, CacheError> {
+    pub(crate) fn existing(settings: &CacheSettings) -> Result<Option<Self>, CacheError> {
         match std::fs::symlink_metadata(&settings.dir) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             _ => Self::open(settings).map(Some),
@@ -102,7 +102,7 @@ impl Cache {
     }
 
     /// The cache's folder: for temporary files too, which no other user may see.
-    pub fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &Path {
         &self.settings.dir
     }
 
@@ -120,7 +120,7 @@ impl Cache {
 
     /// The same, for a thread that reads along through `follow` in case it is downloaded. A kept image stays when the one
     /// that the server has by now is not what `accept` asks for, which is an error.
-    pub fn fetch_followed(
+    pub(crate) fn fetch_followed(
         &self,
         url: &ImageUrl,
         client: &Client,
@@ -142,7 +142,7 @@ impl Cache {
 
     /// What a run that ends in the middle leaves of the image of `url`, in words; nothing where it leaves nothing, and had
     /// nothing.
-    pub fn left_of(&self, url: &ImageUrl) -> Option<String> {
+    pub(crate) fn left_of(&self, url: &ImageUrl) -> Option<String> {
         let files = EntryFiles::of_url(&self.settings.dir, url);
         if let Some(found) = FoundMark::read(&files).filter(FoundMark::is_usable) {
             return Some(download::kept_words(url, found.length()));
@@ -157,7 +157,7 @@ impl Cache {
 
     /// The kept image of `url`, if it would be used now without asking its server. Looking at it is no use of it. There is
     /// none while another process is at the entry.
-    pub fn fresh(
+    pub(crate) fn fresh(
         &self,
         url: &ImageUrl,
         client: &Client,
@@ -179,7 +179,7 @@ impl Cache {
 
     /// Asks the server once for another image than the kept one, however recent that is: none if it has no other. What is
     /// not as `accept` asks for is an error, and the kept image stays.
-    pub fn renew(
+    pub(crate) fn renew(
         &self,
         url: &ImageUrl,
         client: &Client,
@@ -206,7 +206,7 @@ impl Cache {
 }
 
 /// Whether a new image, which is not in its place yet, may take that of a kept one.
-pub type Accept<'a> = &'a (dyn Fn(CachedImage) -> bool + Sync);
+pub(crate) type Accept<'a> = &'a (dyn Fn(CachedImage) -> bool + Sync);
 
 /// The current time, from the time when it was told. Waiting for another download takes long.
 #[derive(Clone, Copy)]

@@ -70,7 +70,7 @@ impl Cache {
     }
 
     /// Opens a download again, which nothing removes while it is open; none when it is gone, or another is in its place.
-    pub fn open_download(&self, id: &DownloadId) -> Result<Option<CachedImage>, CacheError> {
+    pub(crate) fn open_download(&self, id: &DownloadId) -> Result<Option<CachedImage>, CacheError> {
         let files = EntryFiles::of_key(self.dir(), &id.key);
         let Some(lock) = open_lock(&files)? else { return Ok(None) };
         lock.shared(|| ()).map_err(CacheError::io("locking", &files.lock))?;

@@ -37,7 +37,7 @@ impl UrlPrefix {
     }
 
     /// Whether `url` is this one or below it.
-    pub fn covers(&self, url: &ImageUrl) -> bool {
+    pub(crate) fn covers(&self, url: &ImageUrl) -> bool {
         let url = url.as_url();
         let same_server = url.origin() == self.url.origin();
         same_server && (self.segments.is_empty() || segments(url).is_some_and(|path| path.starts_with(&self.segments)))

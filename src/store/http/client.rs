@@ -66,7 +66,7 @@ struct Proxied {
 
 impl Client {
     /// Checks `settings` and reads the files that they name. Nothing is sent.
-    pub fn new(settings: &HttpSettings) -> Result<Self, HttpError> {
+    pub(crate) fn new(settings: &HttpSettings) -> Result<Self, HttpError> {
         Self::with_backoff(settings, Backoff::default())
     }
 
@@ -94,7 +94,7 @@ impl Client {
     }
 
     /// The attempts at `url`, for callers that also try again when the body fails. The time allowed starts now.
-    pub fn attempts<'a>(&'a self, url: &'a ImageUrl, report: &'a Report) -> Attempts<'a> {
+    pub(crate) fn attempts<'a>(&'a self, url: &'a ImageUrl, report: &'a Report) -> Attempts<'a> {
         Attempts::new(self, url, report)
     }
 
@@ -196,7 +196,7 @@ impl Client {
     }
 
     /// Whether an image that came from `url` may be used.
-    pub fn allows(&self, url: &ImageUrl) -> bool {
+    pub(crate) fn allows(&self, url: &ImageUrl) -> bool {
         self.settings.allows(url)
     }
 

@@ -183,7 +183,7 @@ pub enum HttpError {
 
 impl HttpError {
     /// Whether the same request may well succeed a moment later.
-    pub fn is_transient(&self) -> bool {
+    pub(crate) fn is_transient(&self) -> bool {
         match self {
             Self::Connect { .. }
             | Self::NoAnswer { .. }
@@ -199,7 +199,7 @@ impl HttpError {
 
     /// Whether the server is down or out of reach, as opposed to an answer that the image is gone or forbidden, or a
     /// server that cannot be trusted.
-    pub fn is_unavailable(&self) -> bool {
+    pub(crate) fn is_unavailable(&self) -> bool {
         match self {
             Self::Status { status, .. } => status.is_server_error() || is_transient_status(status.as_u16()),
             Self::TooSlow { .. } | Self::NoHost { .. } => true,

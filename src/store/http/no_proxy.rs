@@ -32,7 +32,7 @@ pub struct NoProxyError;
 
 impl NoProxyError {
     /// The message.
-    pub const WORDS: &str = "not a host for the no-proxy list (use host names, .domain, addresses, networks such as \
+    pub(crate) const WORDS: &str = "not a host for the no-proxy list (use host names, .domain, addresses, networks such as \
                              10.0.0.0/8, or *, each with :port where only that is meant)";
 }
 
@@ -57,7 +57,7 @@ impl NoProxy {
 
     /// The same, where it is a name, for everything below it too, as curl takes its entries.
     #[must_use]
-    pub fn with_subdomains(self) -> Self {
+    pub(crate) fn with_subdomains(self) -> Self {
         match self.hosts {
             Hosts::Name(name) => NoProxy { hosts: Hosts::Domain(name), ..self },
             _ => self,

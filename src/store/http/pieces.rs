@@ -20,7 +20,7 @@ const PIECE: u64 = 64 << 10;
 const MAX_REQUESTS: u32 = 64;
 
 /// One version of an image at its server, to be read at any place.
-pub struct Pieces<'c> {
+pub(crate) struct Pieces<'c> {
     client: &'c Client,
     url: &'c ImageUrl,
     report: &'c Report,
@@ -39,12 +39,18 @@ struct State {
 impl<'c> Pieces<'c> {
     /// Of the image that `content` is the answer with; none where its server does not say how long it is, or gives nothing
     /// that tells this version from another.
-    pub fn of(content: &Content, url: &'c ImageUrl, client: &'c Client, report: &'c Report) -> Option<Self> {
+    pub(crate) fn of(content: &Content, url: &'c ImageUrl, client: &'c Client, report: &'c Report) -> Option<Self> {
         Some(Self::new(content.content_length?, content.validator.clone()?, url, client, report))
     }
 
     /// Of the version of `len` bytes that `validator` tells from others.
-    pub fn new(len: u64, validator: Validator, url: &'c ImageUrl, client: &'c Client, report: &'c Report) -> Self {
+    pub(crate) fn new(
+        len: u64,
+        validator: Validator,
+        url: &'c ImageUrl,
+        client: &'c Client,
+        report: &'c Report,
+    ) -> Self {
         Pieces { client, url, report, len, validator, state: Mutex::default() }
     }
 

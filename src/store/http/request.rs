@@ -24,7 +24,7 @@ pub struct Conditions {
 
 impl Conditions {
     /// Whether there is any.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         *self == Conditions::default()
     }
 

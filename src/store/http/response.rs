@@ -27,13 +27,13 @@ pub struct Content {
     /// Where it came from in the end.
     pub url: ImageUrl,
     /// Where the server redirected to until then, this last URL included.
-    pub redirects: Vec<ImageUrl>,
+    pub(crate) redirects: Vec<ImageUrl>,
     /// Its length in bytes, if the server said; that of the whole image also where only a part of it follows.
     pub content_length: Option<u64>,
     /// How many of its bytes are left out, as asked for: 0 but for the rest of a cut download.
-    pub start: u64,
+    pub(crate) start: u64,
     /// What its bytes can be told by from those of any other version, where the server gives something so strong.
-    pub validator: Option<Validator>,
+    pub(crate) validator: Option<Validator>,
     /// Its ETag as sent, quotes and `W/` included.
     pub etag: Option<String>,
     /// Its Last-Modified as sent.
@@ -98,7 +98,7 @@ pub struct Body {
 
 impl Body {
     /// Reads some bytes into `buffer`; 0 at the end. As [`Read::read`], with an error that can be told apart.
-    pub fn receive(&mut self, buffer: &mut [u8]) -> Result<usize, HttpError> {
+    pub(crate) fn receive(&mut self, buffer: &mut [u8]) -> Result<usize, HttpError> {
         let wanted = match &mut self.pace {
             Some(pace) => pace.wait(buffer.len()),
             None => buffer.len(),

@@ -18,7 +18,7 @@ const SETTLED: Duration = Duration::from_secs(60);
 
 /// What tells one version of an image from every other, byte for byte.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Validator {
+pub(crate) struct Validator {
     /// Whose word it is: the URL that the image came from in the end, secrets left out. Another server's tags mean
     /// something else.
     source: String,
@@ -28,13 +28,13 @@ pub struct Validator {
 
 /// What is missing of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rest {
+pub(crate) struct Rest {
     /// How many of its bytes are there; not zero.
-    pub from: u64,
+    pub(crate) from: u64,
     /// Its length in bytes, where it is known.
-    pub total: Option<u64>,
+    pub(crate) total: Option<u64>,
     /// What the bytes that are there belong to.
-    pub validator: Validator,
+    pub(crate) validator: Validator,
 }
 
 impl Validator {

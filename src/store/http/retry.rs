@@ -54,12 +54,12 @@ impl<'a> Attempts<'a> {
     }
 
     /// Asks once, redirects followed: for `rest` where it can be had, else for the whole image.
-    pub fn get(&self, conditions: &Conditions, rest: Option<&Rest>) -> Result<Response, HttpError> {
+    pub(crate) fn get(&self, conditions: &Conditions, rest: Option<&Rest>) -> Result<Response, HttpError> {
         self.client.get_once(self.url, Wanted { conditions, rest }, self.deadline, self.report)
     }
 
     /// Whether to try again after `error`; says so and waits first.
-    pub fn retry(&mut self, error: &HttpError) -> bool {
+    pub(crate) fn retry(&mut self, error: &HttpError) -> bool {
         let retries = self.client.settings().retries;
         if !error.is_transient() || self.failures >= retries {
             return false;

@@ -101,12 +101,12 @@ impl Default for HttpSettings {
 
 impl HttpSettings {
     /// Whether `url` may be asked for.
-    pub fn allows(&self, url: &ImageUrl) -> bool {
+    pub(crate) fn allows(&self, url: &ImageUrl) -> bool {
         self.allowed.as_ref().is_none_or(|allowed| allowed.iter().any(|prefix| prefix.covers(url)))
     }
 
     /// The same with the error that a fetch would give.
-    pub fn check_allowed(&self, url: &ImageUrl) -> Result<(), HttpError> {
+    pub(crate) fn check_allowed(&self, url: &ImageUrl) -> Result<(), HttpError> {
         if self.allows(url) { Ok(()) } else { Err(HttpError::NotAllowed { url: url.to_string(), is_redirect: false }) }
     }
 }

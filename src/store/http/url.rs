@@ -33,13 +33,13 @@ impl ImageUrl {
     }
 
     /// Whether `text` is meant as a URL, a wrong one included: it is no path, and may hold a password.
-    pub fn is_meant(text: &str) -> bool {
+    pub(crate) fn is_meant(text: &str) -> bool {
         let starts = |scheme: &str| text.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme));
         text.contains("://") || starts("http:") || starts("https:")
     }
 
     /// The target of a redirect: `location`, absolute or relative to this URL.
-    pub fn join(&self, location: &str) -> Result<Self, UrlError> {
+    pub(crate) fn join(&self, location: &str) -> Result<Self, UrlError> {
         Self::checked(self.0.join(location).map_err(UrlError::Syntax)?)
     }
 
