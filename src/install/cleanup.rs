@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use anyhow::Context as _;
 
 use crate::disk::device::{self, StaleLoop};
-use crate::store::cache::{Cache, CacheSettings, Cleaning, Leftover};
+use crate::store::cache::{Cache, CacheSettings, CleanupOptions, Leftover};
 
 /// What was left.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ pub(crate) struct Cleaned {
 }
 
 /// Cleans these caches, of which some may not be there, and looks for loop devices.
-pub(crate) fn cleanup(caches: &[CacheSettings], now: SystemTime, cleaning: Cleaning) -> anyhow::Result<Cleaned> {
+pub(crate) fn cleanup(caches: &[CacheSettings], now: SystemTime, cleaning: CleanupOptions) -> anyhow::Result<Cleaned> {
     // Whatever may be wrong shows before anything is removed.
     let devices = device::stale_loops().context("looking at the loop devices")?;
     let caches = caches.iter().filter_map(|settings| Cache::existing(settings).transpose());

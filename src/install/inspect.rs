@@ -30,7 +30,7 @@ use crate::node::sandbox::WorkerAccess;
 use crate::node::size::MIB;
 use crate::seed::volume;
 use crate::store::cache::{Cache, CacheSettings};
-use crate::store::http::{Client, Conditions, Content, HttpError, HttpSettings, ImageUrl, Pieces, Response};
+use crate::store::http::{Client, Conditions, Content, HttpError, HttpSettings, ImageUrl, RangeReader, Response};
 
 /// An image, judged.
 #[derive(Debug, Serialize, Deserialize)]
@@ -192,7 +192,7 @@ impl Look<'_> {
             // The client refuses a 304 that nobody asked for.
             anyhow::bail!("{url}: the server sent no image");
         };
-        let pieces = Pieces::of(&content, url, &client, &run.report);
+        let pieces = RangeReader::of(&content, url, &client, &run.report);
         let pieces = pieces.as_ref().map(|pieces| pieces as &dyn FileExt);
         let Content { content_length, body, .. } = *content;
         let name = url.to_string();
