@@ -44,7 +44,7 @@ pub(crate) fn gpt(data: &[u8]) {
     let target = Target::in_memory(&file).expect("memory is a disk");
     let mut boot = AlignedBuf::new(case.boot_len);
     boot.copy_from_slice(&case.disk[..case.boot_len]);
-    let mut whole = PendingDisk { target: &target, boot, noted: None, written: Written::default() };
+    let mut whole = PendingDisk::new(&target, boot, false, Written::default());
     move_backup(&mut whole, case.image_len as u64).expect("memory does not fail");
     let mut after = vec![0; case.disk.len()];
     target.read_at(&mut after, 0).expect("reading memory");

@@ -10,9 +10,8 @@ use super::PendingDisk;
 use crate::disk::device::{ReadAt, WriteAt};
 use crate::disk::partition::{Gpt, Mbr};
 
-/// Moves the backup GPT to the end of the disk when the primary one is intact and the disk is larger than the image:
-/// changes the primary one, writes the new backup and zeroes the old one. A disk without a GPT, or with a broken one,
-/// stays as it is.
+/// Moves the backup GPT to the end of the disk if the primary one is intact and the disk is larger than the image: changes
+/// the primary one, writes the new backup, and zeroes the old one. A disk with a broken GPT, or without one, stays as it is.
 pub(super) fn move_backup(disk: &mut PendingDisk<'_>, image_len: u64) -> io::Result<()> {
     let Some(mut table) = Gpt::parse(&disk.boot) else { return Ok(()) };
     let (sector, old) = (table.sector(), table.clone());
@@ -20,7 +19,7 @@ pub(super) fn move_backup(disk: &mut PendingDisk<'_>, image_len: u64) -> io::Res
     if image_len >= disk.len() || last <= old.alternate() || old.alternate() >= image_len.div_ceil(sector) {
         return Ok(());
     }
-    // The last partition may end where the old backup begins, but not reach into the new one; nor may the boot area.
+    // The last partition may end where the old backup begins. The new backup must not overlap it, nor the boot area.
     let first_free = old.last_usable().saturating_add(1).max((disk.boot.len() as u64).div_ceil(sector));
     if last.checked_sub(old.entries_sectors()).is_none_or(|entries_at| entries_at < first_free) {
         return Ok(());
@@ -37,7 +36,7 @@ pub(super) fn move_backup(disk: &mut PendingDisk<'_>, image_len: u64) -> io::Res
     Ok(())
 }
 
-/// Only what certainly is the old backup: its header, and the entries before it where no partition may lie.
+/// Zeroes only what is certain to be the old backup: its header, and the entries before it where no partition may lie.
 fn zero_old_backup(table: &Gpt, disk: &mut PendingDisk<'_>) -> io::Result<()> {
     let (sector, alternate) = (table.sector(), table.alternate());
     let mut magic = [0; 8];
