@@ -7,16 +7,14 @@
 //! an image holds a shared lock on the image itself.
 
 mod download;
-mod entry;
+pub(crate) mod entry;
 mod error;
 mod folder;
 mod follow;
-#[cfg(any(test, fuzzing))]
-pub(crate) mod fuzzing;
-mod inventory;
+pub(crate) mod inventory;
 mod leftovers;
 mod lock;
-mod mark;
+pub(crate) mod mark;
 mod part;
 mod prune;
 mod usage;

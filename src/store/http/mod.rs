@@ -6,12 +6,10 @@
 
 mod allow;
 mod certificate;
-mod client;
+pub(crate) mod client;
 mod error;
 mod exchange;
-#[cfg(any(test, fuzzing))]
-pub(crate) mod fuzzing;
-mod netrc;
+pub(crate) mod netrc;
 mod no_proxy;
 mod pem;
 mod pieces;
