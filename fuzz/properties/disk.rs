@@ -11,10 +11,10 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use super::sparse_disk::{Disk, SECTOR};
 use crate::disk::device::{AlignedBuf, ReadAt, Target, WriteAt};
 use crate::disk::partition::{
-    Extent, Incomplete, MBR_TOLERANCE, Partition, Passing, Table, boot_area, check_whole, crc32, everywhere, get4,
-    get8, seal,
+    ImageExtent, Incomplete, MBR_TOLERANCE, Partition, StreamedDisk, Table, all_partitions, check_complete, crc32,
+    get4, get8, read_boot_area, seal,
 };
-use crate::disk::write::Whole;
+use crate::disk::write::PendingDisk;
 use crate::disk::write::gpt::move_backup;
 use crate::node::size::MIB;
 use crate::seed::volume::{self, find_space};
@@ -30,8 +30,8 @@ pub(super) fn partitions(data: &[u8]) {
     if flags & 1 == 1 {
         seal_gpt(&mut disk);
     }
-    let Ok(table) = Table::parse(&boot_area(&disk).expect("memory does not fail")) else { return };
-    let all = everywhere(&disk, &table).expect("memory does not fail");
+    let Ok(table) = Table::parse(&read_boot_area(&disk).expect("memory does not fail")) else { return };
+    let all = all_partitions(&disk, &table).expect("memory does not fail");
     check_partitions(&table, &all);
     add_and_remove(&disk, &table);
     for partition in table.partitions() {
@@ -59,7 +59,7 @@ fn check_partitions(table: &Table, all: &[Partition]) {
 fn add_and_remove(before: &Disk, table: &Table) {
     let path = Path::new("/disk");
     let mut disk = before.clone();
-    let Ok(space) = find_space(&boot_area(&disk).expect("memory does not fail"), disk.len(), path) else { return };
+    let Ok(space) = find_space(&read_boot_area(&disk).expect("memory does not fail"), disk.len(), path) else { return };
     let (start, end) = (space.start, space.start + volume::LEN);
     assert!(start >= 1 << 20 && end <= disk.len() && start.is_multiple_of(1 << 20));
     let old = table.partitions();
@@ -68,14 +68,14 @@ fn add_and_remove(before: &Disk, table: &Table) {
         assert!(disk == *before, "a failure that left something");
         return;
     };
-    let table = Table::parse(&boot_area(&disk).expect("memory does not fail")).expect("a table, as before");
+    let table = Table::parse(&read_boot_area(&disk).expect("memory does not fail")).expect("a table, as before");
     let (new, others): (Vec<_>, Vec<_>) =
         table.partitions().into_iter().partition(|partition| partition.number == number);
     assert_eq!(others, old);
     assert!(matches!(new[..], [partition] if (partition.start, partition.end) == (start, end)), "{new:?}");
     check_changes(before, &disk, &table);
     volume::remove_partition(&mut disk, number).expect("what was added can be removed");
-    let table = Table::parse(&boot_area(&disk).expect("memory does not fail")).expect("a table, as before");
+    let table = Table::parse(&read_boot_area(&disk).expect("memory does not fail")).expect("a table, as before");
     assert_eq!(table.partitions(), old);
     check_changes(before, &disk, &table);
 }
@@ -87,7 +87,7 @@ fn remove(before: &Disk, all: &[Partition], number: u32) {
         assert!(disk == *before, "a failure that left something");
         return;
     }
-    let Ok(table) = Table::parse(&boot_area(&disk).expect("memory does not fail")) else { return };
+    let Ok(table) = Table::parse(&read_boot_area(&disk).expect("memory does not fail")) else { return };
     let others: Vec<_> = all.iter().filter(|partition| partition.number != number && partition.number < 5).collect();
     if let Table::Mbr(_) = table {
         assert_eq!(table.partitions().iter().collect::<Vec<_>>(), others);
@@ -145,8 +145,8 @@ pub(super) fn truncated(data: &[u8]) {
     for (image, room, mbr_tolerance) in
         [(len, None, MBR_TOLERANCE), (len, Some(len), 0), (len / 2, Some(len), u64::MAX), (len + 1, None, 0)]
     {
-        let extent = Extent { image, disk: room, mbr_tolerance };
-        let judged = check_whole(&disk, extent);
+        let extent = ImageExtent { image, disk: room, mbr_tolerance };
+        let judged = check_complete(&disk, extent);
         match &judged {
             Ok(()) | Err(Incomplete::Read(_)) => {}
             Err(Incomplete::Cut { needed, end, .. }) => assert!(needed.0 > image && end.0 == image, "{judged:?}"),
@@ -161,14 +161,14 @@ pub(super) fn truncated(data: &[u8]) {
 }
 
 /// Only logical partitions may be missed.
-fn same_as_a_stream(disk: &Disk, extent: Extent, taken: bool) {
+fn same_as_a_stream(disk: &Disk, extent: ImageExtent, taken: bool) {
     let all = disk.head(disk.len());
     let (head, rest) = all.split_at(all.len().min(usize::try_from(MIB).unwrap_or(usize::MAX)));
-    let passing = Passing::read(head.to_vec(), &mut &*rest).expect("memory does not fail");
+    let passing = StreamedDisk::read(head.to_vec(), &mut &*rest).expect("memory does not fail");
     assert_eq!(passing.len(), disk.len());
-    let table = Table::parse(&boot_area(disk).expect("memory does not fail"));
+    let table = Table::parse(&read_boot_area(disk).expect("memory does not fail"));
     let logical = table.is_ok_and(|table| table.partitions().iter().any(|partition| partition.extended));
-    let passed = check_whole(&passing, extent).is_ok();
+    let passed = check_complete(&passing, extent).is_ok();
     assert!(passed == taken || (logical && passed), "a stream is judged otherwise");
 }
 
@@ -205,7 +205,7 @@ pub(super) fn gpt(data: &[u8]) {
     let target = Target::in_memory(&file).expect("memory is a disk");
     let mut boot = AlignedBuf::new(case.boot_len);
     boot.copy_from_slice(&case.disk[..case.boot_len]);
-    let mut whole = Whole::in_memory(&target, boot);
+    let mut whole = PendingDisk::in_memory(&target, boot);
     move_backup(&mut whole, case.image_len as u64).expect("memory does not fail");
     let mut after = vec![0; case.disk.len()];
     target.read_at(&mut after, 0).expect("reading memory");

@@ -15,7 +15,9 @@ use super::sparse_disk::Disk;
 use super::text;
 use crate::disk::device::{ReadAt, WriteAt};
 use crate::seed::adopt::File;
-use crate::seed::volume::{Contents, Trace, VolumeError, boot_area, find_space, format, rebuild, remove_trace, survey};
+use crate::seed::volume::{
+    Contents, Trace, VolumeError, find_space, format, read_boot_area, rebuild, remove_trace, survey,
+};
 use crate::seed::{self, Dns, Held, Identity, Network, SourceName};
 
 fn identity() -> Identity {
@@ -227,7 +229,7 @@ pub(super) fn volume(data: &[u8]) {
     let trace = Trace::read(&disk).expect("memory does not fail");
     assert_eq!(remove_trace(&mut disk).expect("memory does not fail"), trace.is_some());
     let _ = Contents::read(&disk.head(LEN));
-    let _ = find_space(&boot_area(&disk).expect("memory does not fail"), disk.len(), Path::new("/disk"));
+    let _ = find_space(&read_boot_area(&disk).expect("memory does not fail"), disk.len(), Path::new("/disk"));
 }
 
 /// What was read is written and read again; or it is said what does not fit.

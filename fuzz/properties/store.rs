@@ -7,12 +7,12 @@ use ureq::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use url::Url;
 
 use super::text;
+use crate::store::cache::checkpoint::Checkpoint;
 use crate::store::cache::entry::{EntryFiles, Sidecar};
 use crate::store::cache::inventory::time;
-use crate::store::cache::mark::Mark;
 use crate::store::http::client::{redirect_to, retry_after};
 use crate::store::http::netrc::Netrc;
-use crate::store::http::{Backoff, ImageUrl, NoProxy, Rest, UrlPrefix, Validator};
+use crate::store::http::{Backoff, ImageUrl, NoProxy, RangeRequest, UrlPrefix, Validator};
 use crate::store::signature;
 
 /// A secret shorter than this may stand in a message by chance, in bytes.
@@ -117,7 +117,7 @@ pub(super) fn http_answer(data: &[u8]) {
     let url = ImageUrl::parse("https://host.example/image?token=s3cret").expect("a URL");
     let Some(validator) = Validator::of(&url, &headers) else { return };
     let number = |name| headers.get(name)?.to_str().ok()?.parse::<u64>().ok();
-    let rest = Rest { from: number("x-from").unwrap_or(1).max(1), total: number("x-total"), validator };
+    let rest = RangeRequest { from: number("x-from").unwrap_or(1).max(1), total: number("x-total"), validator };
     assert!(rest.is_at(&url));
     let asked: Vec<_> = rest.headers().collect();
     let sent = |name| asked.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_bytes());
@@ -145,7 +145,7 @@ pub(super) fn cache_files(data: &[u8]) {
         assert_eq!(toml::from_str(&printed).as_ref(), Ok(&sidecar), "{printed}");
         assert!(time(sidecar.fetched_at) >= time(0) && time(sidecar.checked_at) >= time(0));
     }
-    if let Ok(mark) = toml::from_str::<Mark>(&text) {
+    if let Ok(mark) = toml::from_str::<Checkpoint>(&text) {
         let printed = toml::to_string(&mark).expect("what was read can be written");
         assert_eq!(toml::from_str(&printed).as_ref(), Ok(&mark), "{printed}");
     }
