@@ -11,7 +11,6 @@
 //! disk that does not boot. When the last step fails, the first MiB is zeroed again.
 
 mod dump;
-mod gpt;
 mod pending;
 mod qemu_img;
 mod raw_file;
@@ -19,9 +18,6 @@ mod readback;
 mod stream;
 mod wipe;
 mod writer;
-
-#[cfg(any(test, fuzzing))]
-pub(crate) use gpt::fuzzing;
 
 pub(crate) use dump::dump;
 pub use pending::{BootArea, PendingDisk};

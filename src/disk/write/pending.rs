@@ -6,13 +6,14 @@ use std::io;
 use super::writer::Written;
 use super::{WriteError, WriteOptions, disk_error, make_unbootable, readback};
 use crate::disk::device::{ALIGNMENT, AlignedBuf, ReadAt, Target, WriteAt};
+use crate::disk::partition::{Gpt, Mbr};
 
 /// A disk that has all of an image but the boot area, which is still in memory. It is read and changed as the one disk
 /// that it is going to be.
 #[must_use = "without it the disk can't boot"]
 pub struct PendingDisk<'t> {
     target: &'t Target,
-    pub(super) boot: AlignedBuf,
+    boot: AlignedBuf,
     /// What was written after the boot area since the image was complete. Only if the disk is to be read back.
     changes: Option<Vec<Change>>,
     written: Written,
@@ -28,6 +29,11 @@ struct Change {
 impl<'t> PendingDisk<'t> {
     pub(super) fn new(target: &'t Target, boot: AlignedBuf, read_back: bool, written: Written) -> Self {
         PendingDisk { target, boot, changes: read_back.then(Vec::new), written }
+    }
+
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn in_memory(target: &'t Target, boot: AlignedBuf) -> Self {
+        Self::new(target, boot, false, Written::default())
     }
 
     /// How much was written, without what qemu-img has written.
@@ -51,8 +57,47 @@ impl<'t> PendingDisk<'t> {
         Ok(BootArea { target, bytes: boot, read_back })
     }
 
+    /// Fits the GPT of an image of `image_len` bytes to a larger disk: if the primary table is intact, its backup moves from
+    /// the image's end to the disk's end. Changes the primary table, writes the new backup, and zeroes the old one. A disk
+    /// with a broken GPT, or without one, stays as it is.
+    pub(crate) fn move_backup_gpt(&mut self, image_len: u64) -> io::Result<()> {
+        let Some(mut table) = Gpt::parse(&self.boot) else { return Ok(()) };
+        let (sector, old) = (table.sector(), table.clone());
+        let last = self.len() / sector - 1;
+        if image_len >= self.len() || last <= old.alternate() || old.alternate() >= image_len.div_ceil(sector) {
+            return Ok(());
+        }
+        // The last partition may end where the old backup begins. The new backup must not overlap it, nor the boot area.
+        let first_free = old.last_usable().saturating_add(1).max((self.boot.len() as u64).div_ceil(sector));
+        if last.checked_sub(old.entries_sectors()).is_none_or(|entries_at| entries_at < first_free) {
+            return Ok(());
+        }
+        self.zero_old_backup(&old)?;
+        table.move_backup(last);
+        table.write_backup(self)?;
+        table.write_primary(self)?;
+        if let Some(mut mbr) = Mbr::parse(&self.boot) {
+            mbr.grow_protective(old.alternate(), last);
+            let (entries, at) = mbr.bytes();
+            self.write_at(entries, at)?;
+        }
+        Ok(())
+    }
+
+    /// Zeroes only what is certain to be the old backup: its header, and the entries before it where no partition may lie.
+    fn zero_old_backup(&mut self, table: &Gpt) -> io::Result<()> {
+        let (sector, alternate) = (table.sector(), table.alternate());
+        let mut magic = [0; 8];
+        self.read_at(&mut magic, alternate * sector)?;
+        if &magic != Gpt::MAGIC {
+            return Ok(());
+        }
+        let start = alternate.saturating_sub(table.entries_sectors()).max(table.last_usable() + 1).min(alternate);
+        self.zero(start * sector, (alternate + 1 - start) * sector)
+    }
+
     /// Makes `len` bytes at `offset` zero.
-    pub(super) fn zero(&mut self, offset: u64, len: u64) -> io::Result<()> {
+    fn zero(&mut self, offset: u64, len: u64) -> io::Result<()> {
         let len = usize::try_from(len).map_err(io::Error::other)?;
         let (at, in_boot) = self.in_boot(len, offset);
         self.boot[at..at + in_boot].fill(0);

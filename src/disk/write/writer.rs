@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::pending::PendingDisk;
 use super::qemu_img::ConvertedImage;
 use super::readback::{self, RegionSums};
-use super::{BOOT_AREA, Wipe, WriteError, WriteOptions, check_fits, disk_error, gpt, make_unbootable};
+use super::{BOOT_AREA, Wipe, WriteError, WriteOptions, check_fits, disk_error, make_unbootable};
 use crate::disk::device::{AlignedBuf, Target};
 use crate::disk::fingerprint::is_zero;
 
@@ -144,7 +144,7 @@ impl<'t> DiskWriter<'t> {
         let mut pending = PendingDisk::new(target, boot, expected.is_some(), written);
         check(&pending)?;
         // This comes after the comparison: the old backup is a part of the image.
-        gpt::move_backup(&mut pending, image_len).map_err(|err| disk_error(target.path(), err))?;
+        pending.move_backup_gpt(image_len).map_err(|err| disk_error(target.path(), err))?;
         Ok(pending)
     }
 
