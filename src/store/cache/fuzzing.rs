@@ -3,7 +3,7 @@
 
 use super::checkpoint::Checkpoint;
 use super::entry::{EntryFiles, Sidecar};
-use super::inventory::time;
+use super::images::time;
 
 /// A sidecar or a mark; and its first line as the name of a file.
 pub(crate) fn files(text: &str) {

@@ -6,9 +6,9 @@ use std::time::Duration;
 use ureq::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use url::Url;
 
-use super::client::{redirect_to, retry_after};
+use super::client::redirect_to;
 use super::netrc::Netrc;
-use super::retry::Backoff;
+use super::retry::{Backoff, retry_after};
 use super::{ImageUrl, NoProxy, RangeRequest, UrlPrefix, Validator};
 
 /// A secret shorter than this may stand in a message by chance, in bytes.
