@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{read_dir, read_to_string};
 use std::path::{Path, PathBuf};
 
-/// Every room below `src/`, with the rooms that it imports. A room may only import what stands further down: the first line
+/// Every room below `src/`, and `fuzzing` in `fuzz/properties`, with the rooms that it imports. A room may only import what stands further down: the first line
 /// is the top.
 const ROOMS: [(&str, &[&str]); 11] = [
     ("main", &["cli", "ganeti", "node"]),
@@ -21,7 +21,7 @@ const ROOMS: [(&str, &[&str]); 11] = [
     ("node", &[]),
 ];
 
-/// A Rust file below `src/`.
+/// A Rust file of a room.
 struct Source {
     path: PathBuf,
     /// The room that it belongs to: a folder directly below `src/`, or a file.
@@ -34,8 +34,11 @@ struct Source {
 
 impl Source {
     fn read(path: &Path) -> Self {
-        let relative = path.strip_prefix(src()).unwrap().with_extension("");
-        let mut names: Vec<_> = relative.iter().map(|name| name.to_str().unwrap().to_owned()).collect();
+        let inside = path.strip_prefix(src()).map(Path::to_owned);
+        // src/lib.rs has this folder as a module of another name.
+        let inside = inside.unwrap_or_else(|_| Path::new("fuzzing").join(path.strip_prefix(properties()).unwrap()));
+        let mut names: Vec<_> =
+            inside.with_extension("").iter().map(|name| name.to_str().unwrap().to_owned()).collect();
         names.pop_if(|name| name == "mod");
         let text = read_to_string(path).unwrap();
         let code = text.lines().filter(|line| !line.trim_start().starts_with("//")).map(str::to_owned);
@@ -57,11 +60,15 @@ fn src() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
 }
 
+fn properties() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/properties")
+}
+
 fn first_name(text: &str) -> &str {
     text.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default()
 }
 
-/// All Rust files below `src/` but `lib.rs`, which only lists the rooms.
+/// All Rust files of the rooms, so not `lib.rs`, which only lists them.
 fn sources() -> Vec<Source> {
     fn collect(folder: &Path, found: &mut Vec<PathBuf>) {
         for entry in read_dir(folder).unwrap() {
@@ -75,6 +82,7 @@ fn sources() -> Vec<Source> {
     }
     let mut paths = Vec::new();
     collect(&src(), &mut paths);
+    collect(&properties(), &mut paths);
     paths.sort();
     paths.iter().filter(|path| **path != src().join("lib.rs")).map(|path| Source::read(path)).collect()
 }

@@ -165,7 +165,7 @@ fn collect(folder: &Path, found: &mut Vec<String>) {
         let path = entry.unwrap().path();
         let name = path.file_stem().unwrap().to_str().unwrap();
         match path.is_dir() {
-            _ if name == "fuzzing" || name == "tests" || name.ends_with("_tests") => {}
+            _ if name == "tests" || name.ends_with("_tests") => {}
             true => collect(&path, found),
             false if path.extension().is_some_and(|extension| extension == "rs") => {
                 found.push(read_to_string(path).unwrap())

@@ -26,7 +26,7 @@ const NOTE: &str = "[latest]\n";
 
 /// The version of the image that is downloaded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Origin {
+pub(crate) struct Origin {
     /// URLs of the redirects without secrets.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) via: Vec<String>,
@@ -40,7 +40,7 @@ pub(super) struct Origin {
 
 /// The length in bytes and the SHA-256 of the beginning of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct HashedPrefix {
+pub(crate) struct HashedPrefix {
     pub(super) length: u64,
     /// As hex digits.
     pub(super) sha256: String,
@@ -48,7 +48,7 @@ pub(super) struct HashedPrefix {
 
 /// A checkpoint without its note, stored as TOML.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Checkpoint {
+pub(crate) struct Checkpoint {
     /// Bytes that survive a power cut.
     #[serde(flatten)]
     pub(super) safe: HashedPrefix,

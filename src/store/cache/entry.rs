@@ -22,7 +22,7 @@ const MAX_SIDECAR: u64 = 64 << 10;
 
 /// What is known about a cached image, stored as TOML beside it. Times are seconds since 1970.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Sidecar {
+pub(crate) struct Sidecar {
     /// URL of the image without secrets.
     pub(super) url: String,
     /// URLs of its redirects without secrets. A later policy is checked against them too.
@@ -35,9 +35,9 @@ pub(super) struct Sidecar {
     /// SHA-256 as hex digits.
     pub(super) sha256: String,
     /// Time of the download.
-    pub(super) fetched_at: u64,
+    pub(crate) fetched_at: u64,
     /// Time when the server last said that the image is current.
-    pub(super) checked_at: u64,
+    pub(crate) checked_at: u64,
     /// The proof of [`super::Cache::mark_verified`].
     pub(super) verified: Option<String>,
 }
@@ -50,7 +50,7 @@ impl Sidecar {
 }
 
 /// The files of one entry.
-pub(super) struct EntryFiles {
+pub(crate) struct EntryFiles {
     dir: PathBuf,
     /// Created once, never replaced.
     pub(super) lock: PathBuf,
@@ -92,7 +92,7 @@ impl EntryFiles {
     }
 
     /// The key in a file name that the cache may have written.
-    pub(super) fn key_of(name: &str) -> Option<&str> {
+    pub(crate) fn key_of(name: &str) -> Option<&str> {
         let (key, suffix) = name.split_once('.')?;
         let is_key = key.len() == 64 && key.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
         (is_key && matches!(suffix, "lock" | "part" | "mark" | "tmp" | "img" | "toml")).then_some(key)

@@ -159,7 +159,7 @@ fn info(files: &EntryFiles) -> Result<Option<CachedImageInfo>, CacheError> {
 }
 
 /// The time that is `seconds` after 1970.
-pub(super) fn time(seconds: u64) -> SystemTime {
+pub(crate) fn time(seconds: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
 }
 

@@ -6,15 +6,13 @@
 //! downloaded or removed; `KEY.part` and `KEY.tmp`, the first two while they are written; `KEY.mark`, the checkpoint from
 //! which a later run resumes a download. The user of an image holds a shared lock on the image itself.
 
-mod checkpoint;
+pub(crate) mod checkpoint;
 mod download;
-mod entry;
+pub(crate) mod entry;
 mod error;
 mod fetch;
 mod folder;
-#[cfg(any(test, fuzzing))]
-pub(crate) mod fuzzing;
-mod images;
+pub(crate) mod images;
 mod lock;
 mod partial_download;
 mod prune;

@@ -287,7 +287,7 @@ fn redirect_target(url: &ImageUrl, answer: &Answer) -> Result<Option<ImageUrl>, 
 }
 
 /// The URL that `location` means at `url`. A redirect from https to http is an error.
-pub(super) fn redirect_to(url: &ImageUrl, location: &str) -> Result<ImageUrl, &'static str> {
+pub(crate) fn redirect_to(url: &ImageUrl, location: &str) -> Result<ImageUrl, &'static str> {
     // The error of a bad URL is left out, because it may repeat text of the server.
     let next =
         url.join(location).map_err(|_err| "the server redirects to something that is not an http or https URL")?;

@@ -6,11 +6,9 @@
 
 mod agent;
 mod certificate;
-mod client;
+pub(crate) mod client;
 mod error;
-#[cfg(any(test, fuzzing))]
-pub(crate) mod fuzzing;
-mod netrc;
+pub(crate) mod netrc;
 mod no_proxy;
 mod proxy;
 mod range_reader;
@@ -18,7 +16,7 @@ mod request;
 mod resolver;
 mod response;
 mod resume;
-mod retry;
+pub(crate) mod retry;
 mod secret_file;
 mod settings;
 mod tls;

@@ -9,7 +9,7 @@ use super::settings::{Credentials, Secret};
 
 /// The entries of a netrc file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Netrc {
+pub(crate) struct Netrc {
     entries: Vec<Entry>,
 }
 
@@ -31,7 +31,7 @@ impl Netrc {
     }
 
     /// The first entry for `host`, which is a name or an address. `default` stands for every host.
-    pub(super) fn credentials(&self, host: &str) -> Option<Credentials> {
+    pub(crate) fn credentials(&self, host: &str) -> Option<Credentials> {
         let bare = host.trim_matches(['[', ']']);
         let matches = |entry: &&Entry| entry.machine.as_ref().is_none_or(|name| name.eq_ignore_ascii_case(bare));
         let Entry { login, password, .. } = self.entries.iter().find(matches)?;
@@ -40,7 +40,7 @@ impl Netrc {
     }
 
     /// Parses the text of a file. The error names a line, but nothing in it, which may be secret.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let mut entries: Vec<Entry> = Vec::new();
         let mut words = Words { rest: text, line: 1 };
         while let Some(word) = words.next()? {
@@ -68,7 +68,7 @@ impl Netrc {
 
     /// The text of a netrc file with these entries.
     #[cfg(any(test, fuzzing))]
-    pub(super) fn to_text(&self) -> String {
+    pub(crate) fn to_text(&self) -> String {
         let quoted =
             |word: &str| format!("\"{}\"", word.replace('\\', r"\\").replace('"', "\\\"").replace('\n', r"\n"));
         let entry = |Entry { machine, login, password }: &Entry| {

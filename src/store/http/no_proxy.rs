@@ -37,7 +37,7 @@ impl NoProxyError {
 
 impl NoProxy {
     /// Whether the entry covers the host of `url`. Names are not looked up, so a network covers only addresses in URLs.
-    pub(super) fn covers(&self, url: &Url) -> bool {
+    pub(crate) fn covers(&self, url: &Url) -> bool {
         if self.port.is_some_and(|port| url.port_or_known_default() != Some(port)) {
             return false;
         }

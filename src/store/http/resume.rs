@@ -39,7 +39,7 @@ pub(crate) struct RangeRequest {
 impl Validator {
     /// The validator in the answer to a request for `url`, if it is a strong one (RFC 9110, section 13.1.5). That is an
     /// ETag that is not weak. From a server without ETags it is a Last-Modified well before the answer's own date.
-    pub(super) fn of(url: &ImageUrl, headers: &HeaderMap) -> Option<Self> {
+    pub(crate) fn of(url: &ImageUrl, headers: &HeaderMap) -> Option<Self> {
         let text = |name: HeaderName| headers.get(name)?.to_str().ok();
         let if_range = if headers.contains_key(header::ETAG) {
             text(header::ETAG).filter(|tag| is_strong(tag))?
@@ -64,12 +64,12 @@ impl Validator {
 
 impl RangeRequest {
     /// Whether the range can be asked for at `url`, which must be the URL that sent the validator.
-    pub(super) fn is_at(&self, url: &ImageUrl) -> bool {
+    pub(crate) fn is_at(&self, url: &ImageUrl) -> bool {
         self.validator.source == url.to_string()
     }
 
     /// Headers that ask for the range, or for the whole image if it has changed.
-    pub(super) fn headers(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
+    pub(crate) fn headers(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
         let range = format!("bytes={}-", self.from);
         [(header::RANGE, range), (header::IF_RANGE, self.validator.if_range.clone())]
             .into_iter()
@@ -80,7 +80,7 @@ impl RangeRequest {
     ///
     /// # Errors
     /// What is wrong with the answer.
-    pub(super) fn check(&self, headers: &HeaderMap) -> Result<u64, &'static str> {
+    pub(crate) fn check(&self, headers: &HeaderMap) -> Result<u64, &'static str> {
         let mut ranges = headers.get_all(header::CONTENT_RANGE).iter();
         let (Some(range), None) = (ranges.next(), ranges.next()) else {
             return Err("it sent a part without saying which");

@@ -26,7 +26,7 @@ impl Default for Backoff {
 
 impl Backoff {
     /// The pause after `failures` (at least 1) failed attempts. The last answer asked for a pause of `retry_after`.
-    pub(super) fn pause(&self, failures: u32, retry_after: Option<Duration>) -> Duration {
+    pub(crate) fn pause(&self, failures: u32, retry_after: Option<Duration>) -> Duration {
         let doubled = self.first.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1)));
         doubled.min(self.longest).max(retry_after.unwrap_or_default().min(MAX_RETRY_AFTER))
     }
@@ -34,7 +34,7 @@ impl Backoff {
 
 /// The time of a Retry-After header (RFC 9110, section 10.2.3). A date is compared with the Date header, because the
 /// clocks of server and node may differ.
-pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = |name| headers.get(name)?.to_str().ok().map(str::trim);
     let after = text(header::RETRY_AFTER)?;
     if let Ok(seconds) = after.parse() {

@@ -1,22 +1,28 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! What has to hold for any URL, netrc file, no-proxy entry and answer of a server.
+//! Properties of the room `store`: URLs, what servers and proxies say, the files of the cache, and gpgv's status lines.
 
 use std::time::Duration;
 
 use ureq::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use url::Url;
 
-use super::client::redirect_to;
-use super::netrc::Netrc;
-use super::retry::{Backoff, retry_after};
-use super::{ImageUrl, NoProxy, RangeRequest, UrlPrefix, Validator};
+use super::text;
+use crate::store::cache::checkpoint::Checkpoint;
+use crate::store::cache::entry::{EntryFiles, Sidecar};
+use crate::store::cache::images::time;
+use crate::store::http::client::redirect_to;
+use crate::store::http::netrc::Netrc;
+use crate::store::http::retry::retry_after;
+use crate::store::http::{Backoff, ImageUrl, NoProxy, RangeRequest, UrlPrefix, Validator};
+use crate::store::signature;
 
 /// A secret shorter than this may stand in a message by chance, in bytes.
 const SECRET_LEN: usize = 8;
 
-/// A URL and, in the next line, where its server redirects to.
-pub(crate) fn url(text: &str) {
-    let (text, location) = text.split_once('\n').unwrap_or((text, ""));
+/// A URL, and in the next line where its server redirects to: what is shown has no secrets.
+pub(super) fn url(data: &[u8]) {
+    let text = text(data);
+    let (text, location) = text.split_once('\n').unwrap_or((&text, ""));
     let url = match ImageUrl::parse(text) {
         Ok(url) => url,
         Err(error) => {
@@ -52,7 +58,7 @@ fn check(url: &ImageUrl) {
 }
 
 /// Whether `message` has none of the user and password in `text`, if that is a URL.
-pub(crate) fn hides_secrets(text: &str, message: &str) -> bool {
+pub(super) fn hides_secrets(text: &str, message: &str) -> bool {
     let Ok(url) = Url::parse(text) else { return true };
     let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
     let plain = format!("{}://{}{port}{}", url.scheme(), url.host_str().unwrap_or_default(), url.path());
@@ -64,8 +70,9 @@ pub(crate) fn hides_secrets(text: &str, message: &str) -> bool {
 }
 
 /// An entry of a no-proxy list and, in the next line, a URL.
-pub(crate) fn no_proxy(text: &str) {
-    let (entry, url) = text.split_once('\n').unwrap_or((text, text));
+pub(super) fn no_proxy(data: &[u8]) {
+    let text = text(data);
+    let (entry, url) = text.split_once('\n').unwrap_or((&text, &text));
     let Ok(url) = Url::parse(url) else { return };
     if let Ok(entry) = entry.parse::<NoProxy>() {
         assert_eq!(entry.to_string().parse(), Ok(entry.clone()));
@@ -86,8 +93,8 @@ pub(crate) fn no_proxy(text: &str) {
 }
 
 /// A netrc file.
-pub(crate) fn netrc(text: &str) {
-    match Netrc::parse(text) {
+pub(super) fn netrc(data: &[u8]) {
+    match Netrc::parse(&text(data)) {
         Err(reason) => assert!(reason.starts_with("line ") && !reason.contains(char::is_control), "{reason}"),
         Ok(netrc) => {
             assert_eq!(Netrc::parse(&netrc.to_text()), Ok(netrc.clone()));
@@ -97,7 +104,7 @@ pub(crate) fn netrc(text: &str) {
 }
 
 /// The headers of an answer, one in each line. `x-from` and `x-total` say what is missing of an image.
-pub(crate) fn answer(data: &[u8]) {
+pub(super) fn http_answer(data: &[u8]) {
     let mut headers = HeaderMap::new();
     for line in data.split(|byte| *byte == b'\n').take(64) {
         let Some(colon) = line.iter().position(|byte| *byte == b':') else { continue };
@@ -128,5 +135,41 @@ pub(crate) fn answer(data: &[u8]) {
         let numbers: Vec<u64> =
             range.split(|c: char| !c.is_ascii_digit()).filter_map(|text| text.parse().ok()).collect();
         assert!(numbers.starts_with(&[rest.from, total - 1]), "{range}");
+    }
+}
+
+/// A sidecar or a mark; and its first line as the name of a file.
+pub(super) fn cache_files(data: &[u8]) {
+    let text = text(data);
+    if let Ok(sidecar) = toml::from_str::<Sidecar>(&text) {
+        let printed = toml::to_string(&sidecar).expect("what was read can be written");
+        assert_eq!(toml::from_str(&printed).as_ref(), Ok(&sidecar), "{printed}");
+        assert!(time(sidecar.fetched_at) >= time(0) && time(sidecar.checked_at) >= time(0));
+    }
+    if let Ok(mark) = toml::from_str::<Checkpoint>(&text) {
+        let printed = toml::to_string(&mark).expect("what was read can be written");
+        assert_eq!(toml::from_str(&printed).as_ref(), Ok(&mark), "{printed}");
+    }
+    let name = text.lines().next().unwrap_or_default();
+    if let Some(key) = EntryFiles::key_of(name) {
+        assert!(!name.contains('/') && name.starts_with(key) && name.len() <= key.len() + ".lock".len());
+    }
+}
+
+/// gpgv's status lines: good only with a good signature and without a bad one.
+pub(super) fn gpgv_status(data: &[u8]) {
+    let text = text(data);
+    let says = |word: &str| text.lines().any(|line| line.starts_with(&format!("[GNUPG:] {word}")));
+    for succeeded in [true, false] {
+        let verdict = signature::verdict(&text, succeeded);
+        if verdict.is_ok() {
+            assert!(says("GOODSIG") && says("VALIDSIG") && !says("BADSIG ") && !says("REVKEYSIG "));
+            assert!(succeeded || says("ERRSIG"), "gpgv failed, and nobody knows why");
+        }
+        for bad in ["BADSIG", "EXPSIG", "EXPKEYSIG", "REVKEYSIG", "NODATA 1"] {
+            let line = format!("[GNUPG:] {bad} 0123456789ABCDEF x\n");
+            assert!(signature::verdict(&format!("{line}{text}"), succeeded).is_err(), "{bad}");
+            assert!(signature::verdict(&format!("{text}\n{line}"), succeeded).is_err(), "{bad}");
+        }
     }
 }
