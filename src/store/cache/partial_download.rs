@@ -257,10 +257,10 @@ pub(super) fn useless(files: &EntryFiles, now: u64) -> Option<&'static str> {
         (Some(length), Some(saved)) if length >= saved.checkpoint.safe.length => {
             // A time in the future means that the clock was set back.
             let is_old = now.saturating_sub(saved.checkpoint.written_at) >= MAX_AGE;
-            is_old.then_some("a cut download that nobody went on with for a day")
+            is_old.then_some("an interrupted download that nobody resumed for a day")
         }
-        (Some(_), _) => Some("a download that nobody can go on with"),
-        (None, _) => folder::regular_file(&files.mark).map(|_| "a download that is gone"),
+        (Some(_), _) => Some("an interrupted download that can't be resumed"),
+        (None, _) => folder::regular_file(&files.mark).map(|_| "the checkpoint of a download that is gone"),
     }
 }
 

@@ -134,15 +134,15 @@ fn shrink(dir: &Path, max_size: u64) -> Result<usize, CacheError> {
 /// Cleans up a download, and a file that was being written.
 fn clean_download(files: &EntryFiles, now: u64, options: CleanupOptions) -> Result<Vec<Leftover>, CacheError> {
     let mut found = Vec::new();
-    found.extend(leftover(&files.tmp, "a description that was not written to its end"));
+    found.extend(leftover(&files.tmp, "an incomplete sidecar"));
     if !options.dry_run {
         files.discard_tmp()?;
     }
     let is_unwanted = options.all && files.part_length().is_some();
-    let resumable = is_unwanted.then_some("a cut download that could be gone on with");
+    let resumable = is_unwanted.then_some("an interrupted download that could be resumed");
     if let Some(reason) = partial_download::useless(files, now).or(resumable) {
         found.extend(leftover(&files.part, reason));
-        found.extend(leftover(&files.mark, "how much of that download counts"));
+        found.extend(leftover(&files.mark, "the checkpoint of that download"));
         if !options.dry_run {
             files.discard_part()?;
         }
@@ -157,8 +157,8 @@ fn clean_image(files: &EntryFiles, options: CleanupOptions) -> Result<Vec<Leftov
         return Ok(Vec::new());
     }
     let mut found = Vec::new();
-    found.extend(leftover(&files.img, "an image that was not published to its end"));
-    found.extend(leftover(&files.toml, "the description of an image that is not there"));
+    found.extend(leftover(&files.img, "an image without its sidecar"));
+    found.extend(leftover(&files.toml, "a sidecar without its image"));
     if !options.dry_run {
         files.remove_unused()?;
     }

@@ -139,7 +139,7 @@ fn alternative_name(name: &GeneralNameRef) -> Option<String> {
 }
 
 fn name(name: &X509NameRef) -> String {
-    common_name(name).map_or_else(|| "somebody without a name".to_owned(), |text| printable(&text))
+    common_name(name).map_or_else(|| "an unnamed subject".to_owned(), |text| printable(&text))
 }
 
 /// The common name, or else the organisation.

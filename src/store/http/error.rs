@@ -39,7 +39,7 @@ pub enum HttpError {
     NoAnswer { url: String, hint: &'static str },
     #[error("{url}: the connection was cut after {received} bytes{}", of_expected(*expected))]
     Cut { url: String, received: u64, expected: Option<u64> },
-    #[error("{url}: the server can't go on with the download ({reason})")]
+    #[error("{url}: the server can't resume the download ({reason})")]
     ResumeRefused { url: String, reason: &'static str },
     #[error("{url}: no data for {} s", timeout.as_secs_f32())]
     Stalled { url: String, timeout: Duration },

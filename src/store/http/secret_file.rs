@@ -42,7 +42,7 @@ fn access_fault(owner: u32, mode: u32, user: u32) -> Option<String> {
     if owner != 0 && owner != user {
         Some(format!("it belongs to user {owner} and holds secrets (check it, then chown root)"))
     } else if mode & FORBIDDEN != 0 {
-        Some(format!("its mode {mode:04o} lets others at the secrets in it (check it, then chmod 0600)"))
+        Some(format!("its mode {mode:04o} lets others read or change the secrets in it (check it, then chmod 0600)"))
     } else {
         None
     }
@@ -62,7 +62,8 @@ mod tests {
         let foreign = "it belongs to user 1000 and holds secrets (check it, then chown root)";
         assert_eq!(access_fault(1000, 0o100_600, 0).as_deref(), Some(foreign));
         for mode in [0o644_u32, 0o604, 0o660, 0o601, 0o620] {
-            let shown = format!("its mode {mode:04o} lets others at the secrets in it (check it, then chmod 0600)");
+            let shown =
+                format!("its mode {mode:04o} lets others read or change the secrets in it (check it, then chmod 0600)");
             assert_eq!(access_fault(0, 0o100_000 | mode, 0), Some(shown));
         }
     }

@@ -160,7 +160,7 @@ pub(super) mod tests {
         save(&key, &other_key, 0o600);
         assert_eq!(message(&two), format!("client key {}: it is not the key of the client certificate", key.display()));
         save(&key, &own_key, 0o644);
-        let open = "its mode 0644 lets others at the secrets in it (check it, then chmod 0600)";
+        let open = "its mode 0644 lets others read or change the secrets in it (check it, then chmod 0600)";
         assert_eq!(message(&two), format!("client key {}: {open}", key.display()));
         save(&key, &chain, 0o600);
         let none = format!("client key {}: no private key without a passphrase in it", key.display());
