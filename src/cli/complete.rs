@@ -133,7 +133,7 @@ impl Context {
         let names = request::image_names(cache.dir(), &self.paths);
         let mut words: Vec<Word> = Vec::new();
         for image in cache.list().unwrap_or_default() {
-            let kept = |url| matches!(cache.kept(url), Ok(Some(kept)) if kept.key == image.key);
+            let kept = |url| matches!(cache.info(url), Ok(Some(kept)) if kept.key == image.key);
             words.extend(names.iter().filter(|(_, url)| kept(url)).map(|(name, _)| (name.clone(), image.url.clone())));
             words.push((image.key[..output::SHOWN_DIGITS].to_owned(), image.url.clone()));
         }

@@ -70,7 +70,7 @@ fn named(name: String, alias: ImageAlias, cache: Option<&Cache>) -> anyhow::Resu
             (len, None, len.map(|_| path.clone()))
         }
         ImageRef::Url(url) => {
-            let kept = cache.map_or(Ok(None), |cache| cache.kept(url))?;
+            let kept = cache.map_or(Ok(None), |cache| cache.info(url))?;
             let there = kept.is_some();
             let (len, path) = kept.map(|kept| (kept.len, kept.path)).unzip();
             (len, Some(there), path)

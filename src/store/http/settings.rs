@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! What an administrator can set about fetching over HTTP.
+//! The settings of HTTP requests.
 
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::allow::UrlPrefix;
 use super::error::HttpError;
 use super::no_proxy::NoProxy;
-use super::url::ImageUrl;
+use super::url::{ImageUrl, UrlPrefix};
 use crate::node::size::ByteSize;
 
-/// A text that must reach no log: `Debug` hides it.
+/// A text that must not reach a log. `Debug` hides it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(pub String);
 
@@ -21,39 +20,39 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// User name and password for HTTP basic authentication.
+/// HTTP basic authentication.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Credentials {
-    /// The user name.
+    /// User name.
     pub user: Secret,
-    /// The password; may be empty.
+    /// Password, which may be empty.
     pub password: Secret,
 }
 
-/// How images are fetched. `Default` is what a variant without a config gets.
+/// How images are fetched. `Default` holds for a variant without a config.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpSettings {
-    /// The only URLs that may be asked for, redirects included; none: all.
+    /// The URLs that may be requested, also by redirects. None allows all.
     pub allowed: Option<Vec<UrlPrefix>>,
     /// Proxy for http and https images alike: `http://[user:password@]host[:port]`.
     pub proxy: Option<Secret>,
-    /// Proxy for https images, where it is another one.
+    /// Proxy for https images, if it differs.
     pub https_proxy: Option<Secret>,
-    /// Hosts reached without the proxy.
+    /// Hosts that are reached without the proxy.
     pub no_proxy: Vec<NoProxy>,
-    /// PEM file with the only certificate authorities to trust, instead of the system's.
+    /// PEM file with the certificate authorities to trust instead of the system's.
     pub ca_file: Option<PathBuf>,
-    /// PEM file with the certificate to show to the image's server, and those that it was issued with.
+    /// PEM file with the client certificate for the image's server, and its chain.
     pub client_cert: Option<PathBuf>,
-    /// PEM file with its key, where that is not in the same file.
+    /// PEM file with the key of the client certificate, if it is another file.
     pub client_key: Option<PathBuf>,
     /// Accept any server certificate.
     pub insecure_tls: bool,
-    /// Extra request headers, name and value.
+    /// Extra request headers: name and value.
     pub headers: Vec<(String, Secret)>,
-    /// Basic authentication, where the URL carries none of its own.
+    /// Basic authentication, unless the URL has its own.
     pub credentials: Option<Credentials>,
-    /// netrc file with the basic authentication for hosts, where there is no other.
+    /// netrc file with the basic authentication of hosts, used if there is no other.
     pub netrc_file: Option<PathBuf>,
     /// The User-Agent header.
     pub user_agent: String,
@@ -61,17 +60,17 @@ pub struct HttpSettings {
     pub connect_timeout: Duration,
     /// Longest time without a byte from the server.
     pub stall_timeout: Duration,
-    /// Bytes per second that have to come at least, on average over the stall timeout.
+    /// Least bytes per second, on average over the stall timeout.
     pub min_speed: Option<ByteSize>,
-    /// Longest time for the whole download; none means no bound.
+    /// Longest time for the whole download. None means no limit.
     pub max_time: Option<Duration>,
-    /// How often a transient failure is tried again.
+    /// Number of retries after transient failures.
     pub retries: u32,
-    /// Bytes per second that a download may take at most.
+    /// Most bytes per second that a download may take.
     pub limit_rate: Option<ByteSize>,
 }
 
-/// No image worth having comes as slowly as this.
+/// Bytes per second. No image that anybody can use comes more slowly.
 const DEFAULT_MIN_SPEED: ByteSize = ByteSize(1 << 10);
 
 impl Default for HttpSettings {
@@ -100,13 +99,25 @@ impl Default for HttpSettings {
 }
 
 impl HttpSettings {
-    /// Whether `url` may be asked for.
+    /// Whether `url` may be requested.
     pub(crate) fn allows(&self, url: &ImageUrl) -> bool {
         self.allowed.as_ref().is_none_or(|allowed| allowed.iter().any(|prefix| prefix.covers(url)))
     }
 
-    /// The same with the error that a fetch would give.
+    /// Gives the error of a fetch if `url` may not be requested.
     pub(crate) fn check_allowed(&self, url: &ImageUrl) -> Result<(), HttpError> {
         if self.allows(url) { Ok(()) } else { Err(HttpError::NotAllowed { url: url.to_string(), is_redirect: false }) }
     }
+
+    pub(super) fn time_limits(&self) -> TimeLimits {
+        TimeLimits { connect: self.connect_timeout, stall: self.stall_timeout, total: self.max_time }
+    }
+}
+
+/// The limits of one request, as in [`HttpSettings`].
+#[derive(Debug, Clone, Copy)]
+pub(super) struct TimeLimits {
+    pub(super) connect: Duration,
+    pub(super) stall: Duration,
+    pub(super) total: Option<Duration>,
 }
