@@ -17,7 +17,8 @@ use super::Tool;
 use super::output;
 use crate::config::{self, Paths, Settings, VariantName, Variants};
 use crate::ganeti::request;
-use crate::image::format::{Compression, Format, ImageType};
+use crate::image::compression::Compression;
+use crate::image::format::{Format, ImageType};
 use crate::store::cache::Cache;
 
 /// The shells that there is a script for.

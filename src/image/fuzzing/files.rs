@@ -9,13 +9,12 @@ use flate2::Crc;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::{MAX_DECODED, decoded};
+use crate::image::compression::Compression;
 use crate::image::container::{ContainerError, check_file, check_head, seal_vhdx};
-use crate::image::detect::{self, HEAD_LEN};
+use crate::image::detect::{self, FooterCheck, HEAD_LEN};
 use crate::image::disk_size::DiskSize;
-use crate::image::ending::Ending;
-use crate::image::fields::Fields;
-use crate::image::format::{Compression, Format};
-use crate::image::qcow2::Qcow2Error;
+use crate::image::format::Format;
+use crate::image::header_fields::Fields;
 
 /// A file is not made larger than this to see what is behind its end, in bytes.
 const MAX_LEN: u64 = 1 << 40;
@@ -60,7 +59,7 @@ pub(crate) fn container(format: Format, file: &File, len: u64, sealed: bool) -> 
 /// The end of what was missing in a file.
 fn missing(error: &ContainerError) -> Option<u64> {
     match error {
-        ContainerError::Cut { needed, .. } | ContainerError::Qcow2(Qcow2Error::Cut { needed, .. }) => Some(needed.0),
+        ContainerError::Truncated { needed, .. } => Some(needed.0),
         _ => None,
     }
 }
@@ -158,7 +157,7 @@ fn seal_xz(archive: &mut [u8]) {
 /// The end of a stream decides, however it comes: the first byte says in which pieces.
 pub(crate) fn ending(data: &[u8]) {
     let Some((step, data)) = data.split_first() else { return };
-    let mut reader = Ending::new(data);
+    let mut reader = FooterCheck::new(data);
     let (mut all, mut piece) = (Vec::new(), vec![0; usize::from(*step) * 8 + 1]);
     let end = loop {
         match reader.read(&mut piece) {
@@ -171,5 +170,5 @@ pub(crate) fn ending(data: &[u8]) {
     let foreign = data.len().checked_sub(512).map(|start| &data[start..]);
     let foreign = foreign.is_some_and(|last| last.starts_with(b"conectix") || last.starts_with(b"koly\0\0\0\x04"));
     assert_eq!(end.is_some(), foreign);
-    assert_eq!(detect::ending(data).is_some(), foreign);
+    assert_eq!(detect::footer(data).is_some(), foreign);
 }

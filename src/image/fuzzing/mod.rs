@@ -8,12 +8,12 @@ pub(crate) use files::{archive_size, container, ending};
 use std::io::{self, Read, Write};
 
 use super::checksum::{Algorithm, Checksum, Digest};
-use super::decode::reader;
-use super::detect::{Content, HEAD_LEN, compression, content};
-use super::format::{Compression, Format, ImageType};
-use super::qcow2::virtual_size;
+use super::compression::Compression;
+use super::container::qcow2_virtual_size as virtual_size;
+use super::detect::{Content, HEAD_LEN, content};
+use super::format::{Format, ImageType};
 use super::reference::ImageRef;
-use super::sums::{find, text_of};
+use super::sums_file::{find, text_of};
 use crate::node::size::ByteSize;
 use crate::store::http::fuzzing::hides_secrets;
 
@@ -51,7 +51,7 @@ fn encoded(data: &[u8], kind: Compression) -> Vec<u8> {
 
 fn decoded(archive: impl Read + Send, kind: Compression) -> io::Result<Vec<u8>> {
     let mut out = Vec::new();
-    let mut reader = reader(archive, kind).take(MAX_DECODED);
+    let mut reader = kind.reader(archive).take(MAX_DECODED);
     reader.read_to_end(&mut out).map(|_| out)
 }
 
@@ -67,7 +67,7 @@ impl Read for Trickle<'_> {
 
 /// The head of a file.
 pub(crate) fn detect(head: &[u8]) {
-    let (content, compression) = (content(head), compression(head));
+    let (content, compression) = (content(head), Compression::detect(head));
     // Two answers to what the file is would be none.
     match (compression, content) {
         (Some(_), Content::Foreign(words)) => assert!(words.contains("archive")),
@@ -86,7 +86,7 @@ pub(crate) fn detect(head: &[u8]) {
     if longer.len() == HEAD_LEN {
         longer.extend(b"\x55\xaaQFI\xfb");
     }
-    assert_eq!((super::detect::content(&longer), super::detect::compression(&longer)), (content, compression));
+    assert_eq!((super::detect::content(&longer), Compression::detect(&longer)), (content, compression));
 }
 
 /// The head of a qcow2 image.
