@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use super::disk::Disk;
 use crate::disk::device::{ReadAt, WriteAt};
 use crate::seed::volume::{
-    Contents, Trace, VolumeError, find_space, format, read_boot_area, rebuild, remove_trace, survey,
+    Contents, Trace, VolumeError, find_seeds, find_space, format, read_boot_area, rebuild, remove_trace,
 };
 
 /// Length of a volume that is made here, in bytes.
@@ -35,7 +35,7 @@ pub(super) fn volume(data: &[u8]) {
         OURS[usize::from(flags & 2 == 2)].write_onto(&mut disk);
     }
     pieces.write_onto(&mut disk);
-    let found = survey(&disk).expect("memory does not fail");
+    let found = find_seeds(&disk).expect("memory does not fail");
     assert!(found.len() <= 4096);
     for one in &found {
         assert!(one.start < disk.len());

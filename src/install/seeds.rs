@@ -50,7 +50,7 @@ pub(crate) fn show_seeds(path: &Path) -> anyhow::Result<SeedDisk> {
         Err(Error::Volume(error)) => Ok((found, Err(error))),
         Err(error) => Err(error),
     };
-    let seeds = volume::survey(&disk).with_context(reading)?.into_iter().map(contents);
+    let seeds = volume::find_seeds(&disk).with_context(reading)?.into_iter().map(contents);
     let seeds: Vec<_> = seeds.collect::<Result<_, _>>().with_context(reading)?;
     if seeds.is_empty() {
         refuse_packed(path, &disk)?;
@@ -74,7 +74,7 @@ fn refuse_packed(path: &Path, disk: &impl ReadAt) -> anyhow::Result<()> {
 /// unless `force` is set. A disk in use is refused.
 pub(crate) fn remove_seed(path: &Path, force: bool) -> anyhow::Result<Removed> {
     let mut disk = Target::open(path)?;
-    let seeds = volume::survey(&disk).with_context(|| format!("reading disk {}", path.display()))?;
+    let seeds = volume::find_seeds(&disk).with_context(|| format!("reading disk {}", path.display()))?;
     let ours = seeds.iter().find(|found| found.our_serial().is_some());
     if seeds.is_empty() {
         refuse_packed(path, &disk)?;
