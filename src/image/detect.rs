@@ -62,14 +62,14 @@ pub(crate) fn footer(tail: &[u8]) -> Option<&'static str> {
 }
 
 /// Reads a raw image that comes as a stream. At its end it gives an error if the footer of another format was there.
-pub(super) struct FooterCheck<R> {
+pub(crate) struct FooterCheck<R> {
     inner: R,
     /// The last bytes that were read, at most [`FOOTER_LEN`].
     tail: Vec<u8>,
 }
 
 impl<R> FooterCheck<R> {
-    pub(super) fn new(inner: R) -> Self {
+    pub(crate) fn new(inner: R) -> Self {
         FooterCheck { inner, tail: Vec::with_capacity(2 * FOOTER_LEN) }
     }
 }

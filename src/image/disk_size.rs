@@ -38,7 +38,7 @@ pub(crate) enum DiskSize {
 
 impl DiskSize {
     /// The size as far as the first bytes of an archive tell it.
-    pub(super) fn in_head(compression: Compression, head: &[u8]) -> Self {
+    pub(crate) fn in_head(compression: Compression, head: &[u8]) -> Self {
         match compression {
             Compression::Zstd => first_frame(head).map_or(DiskSize::Unknown, DiskSize::AtLeast),
             _ => DiskSize::Unknown,
@@ -46,7 +46,7 @@ impl DiskSize {
     }
 
     /// The size as far as an archive of `len` bytes in `file` tells it; `head` is its beginning.
-    pub(super) fn in_file(compression: Compression, head: &[u8], file: &dyn FileExt, len: u64) -> Self {
+    pub(crate) fn in_file(compression: Compression, head: &[u8], file: &dyn FileExt, len: u64) -> Self {
         match compression {
             Compression::Xz => xz_size(file, len).map_or(DiskSize::Unknown, DiskSize::Exact),
             Compression::Gzip => gzip_isize(file, len).map_or(DiskSize::Unknown, DiskSize::Hint),

@@ -3,16 +3,14 @@
 
 pub(crate) mod checksum;
 pub mod compression;
-mod container;
+pub(crate) mod container;
 mod decode;
 pub(crate) mod detect;
 pub(crate) mod disk_size;
 mod error;
 pub mod format;
-#[cfg(any(test, fuzzing))]
-pub(crate) mod fuzzing;
 mod gate;
-mod header_fields;
+pub(crate) mod header_fields;
 pub(crate) mod policy;
 pub(crate) mod reference;
 pub(crate) mod source;

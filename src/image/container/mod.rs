@@ -8,9 +8,9 @@ mod vhdx;
 mod vmdk;
 
 #[cfg(any(test, fuzzing))]
-pub(super) use qcow2::virtual_size as qcow2_virtual_size;
+pub(crate) use qcow2::virtual_size as qcow2_virtual_size;
 #[cfg(any(test, fuzzing))]
-pub(super) use vhdx::seal as seal_vhdx;
+pub(crate) use vhdx::seal as seal_vhdx;
 
 use std::fs::File;
 use std::io;
@@ -67,7 +67,7 @@ pub(crate) enum ContainerError {
 
 /// Checks the image of `len` bytes in `file`, which begins with `head`, and all tables that lead to its data. Gives the size
 /// in bytes of the disk in it.
-pub(super) fn check_file(format: Format, head: &[u8], file: &File, len: u64) -> Result<u64, ContainerError> {
+pub(crate) fn check_file(format: Format, head: &[u8], file: &File, len: u64) -> Result<u64, ContainerError> {
     let image = Image { format, head, file, len };
     match format {
         Format::Raw => Ok(len),
@@ -79,7 +79,7 @@ pub(super) fn check_file(format: Format, head: &[u8], file: &File, len: u64) -> 
 }
 
 /// Checks an image of which only the beginning was read yet. Gives the size in bytes of the disk in it, if `head` tells it.
-pub(super) fn check_head(format: Format, head: &[u8]) -> Result<Option<u64>, ContainerError> {
+pub(crate) fn check_head(format: Format, head: &[u8]) -> Result<Option<u64>, ContainerError> {
     match format {
         Format::Raw | Format::Vhdx => Ok(None),
         Format::Qcow2 => qcow2::virtual_size(head).map(Some),
