@@ -15,7 +15,6 @@ use crate::disk::partition::{
     get4, get8, read_boot_area, seal,
 };
 use crate::disk::write::PendingDisk;
-use crate::disk::write::gpt::move_backup;
 use crate::node::size::MIB;
 use crate::seed::volume::{self, find_space};
 
@@ -206,7 +205,7 @@ pub(super) fn gpt(data: &[u8]) {
     let mut boot = AlignedBuf::new(case.boot_len);
     boot.copy_from_slice(&case.disk[..case.boot_len]);
     let mut whole = PendingDisk::in_memory(&target, boot);
-    move_backup(&mut whole, case.image_len as u64).expect("memory does not fail");
+    whole.move_backup_gpt(case.image_len as u64).expect("memory does not fail");
     let mut after = vec![0; case.disk.len()];
     target.read_at(&mut after, 0).expect("reading memory");
     assert!(after[..case.boot_len] == boot_zeros, "the boot area was written too early");
