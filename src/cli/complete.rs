@@ -15,7 +15,8 @@ use super::Tool;
 use super::output;
 use crate::config::{self, Paths, Settings, VariantName, Variants};
 use crate::ganeti::request;
-use crate::image::format::{Compression, Format, ImageType};
+use crate::image::compression::Compression;
+use crate::image::format::{Format, ImageType};
 use crate::store::cache::Cache;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
