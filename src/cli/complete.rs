@@ -132,7 +132,7 @@ impl Known {
 
     /// By name or by key: a URL would have to be quoted.
     fn entries(&self) -> Vec<Word> {
-        let cache = self.settings().map(|settings| request::cache_settings(&settings));
+        let cache = self.settings().map(|settings| settings.cache_settings());
         let Some(Ok(Some(cache))) = cache.as_ref().map(Cache::existing) else { return Vec::new() };
         let names = request::image_names(cache.dir(), &self.paths);
         let mut words: Vec<Word> = Vec::new();

@@ -9,7 +9,6 @@ use serde::Serialize;
 
 use super::output::{printable, table, write_json};
 use crate::config::{self, ImageAlias, Paths, VariantName};
-use crate::ganeti::request;
 use crate::image::reference::ImageRef;
 use crate::install;
 use crate::node::report::Report;
@@ -49,7 +48,7 @@ struct Named {
 /// Writes the list to `out`. No server is asked, and nothing is made.
 pub(super) fn images(args: &ImagesArgs, root: &Path, report: &Report, out: &mut dyn Write) -> anyhow::Result<()> {
     let settings = config::load(&Paths::below(root), &args.variant)?;
-    let cache = Cache::existing(&request::cache_settings(&settings))?;
+    let cache = Cache::existing(&settings.cache_settings())?;
     let found = settings.images.into_iter().map(|(name, alias)| named(name, alias, cache.as_ref()));
     let mut images = found.collect::<anyhow::Result<Vec<_>>>()?;
     tell_types(&mut images, report)?;

@@ -10,7 +10,7 @@ use clap::Subcommand;
 use serde::Serialize;
 
 use super::output::{line, write_json};
-use crate::config::{self, Paths, VariantName};
+use crate::config::{self, Paths, ShownSetting, VariantName};
 
 /// The arguments.
 #[derive(Debug, clap::Args)]
@@ -41,16 +41,6 @@ struct Known {
     offered: bool,
     /// Whether it has a folder.
     configured: bool,
-}
-
-/// A setting that holds.
-#[derive(Serialize)]
-struct Setting {
-    key: String,
-    /// As in config.toml; a secret is `<hidden>`.
-    value: toml::Value,
-    /// The file that says so; none for the built-in value.
-    source: Option<String>,
 }
 
 /// Writes the result to `out`.
@@ -91,14 +81,9 @@ fn known(paths: &Paths) -> anyhow::Result<Vec<Known>> {
     Ok(known.collect())
 }
 
-fn settings(paths: &Paths, variant: &VariantName) -> anyhow::Result<Vec<Setting>> {
+fn settings(paths: &Paths, variant: &VariantName) -> anyhow::Result<Vec<ShownSetting>> {
     let layers = config::layers(paths, variant)?;
-    let settings = config::resolve(paths, &layers);
-    let shown = config::shown(&settings, paths, variant).into_iter().map(|(key, value)| {
-        let source = config::source_of(&layers, &key).map(|file| file.display().to_string());
-        Setting { key, value, source }
-    });
-    Ok(shown.collect())
+    Ok(config::show(&config::merge(&layers, paths, variant)?, &layers)?)
 }
 
 fn list_line(variant: &Known) -> String {
@@ -110,6 +95,6 @@ fn list_line(variant: &Known) -> String {
     format!("{}{state}", variant.name)
 }
 
-fn show_line(setting: &Setting) -> String {
+fn show_line(setting: &ShownSetting) -> String {
     format!("{} = {}  # {}", setting.key, setting.value, setting.source.as_deref().unwrap_or("built in"))
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! The node under everything: system calls, the sandbox, children, signals, messages, sizes.
+//! The node under everything: system calls, the sandbox, children, signals, messages, sizes, values of settings.
 
 pub mod process;
 pub mod report;
@@ -8,3 +8,4 @@ pub mod sandbox;
 pub(crate) mod signals;
 pub mod size;
 pub(crate) mod sys;
+pub(crate) mod value;

@@ -27,11 +27,11 @@ mod settings;
 mod small;
 mod tls;
 mod url;
+pub(crate) mod values;
 
 pub use allow::UrlPrefix;
 pub use client::Client;
 pub use error::HttpError;
-pub(crate) use no_proxy::{NoProxy, NoProxyError};
 pub(crate) use pieces::Pieces;
 pub use request::Conditions;
 pub use response::{Body, Content, Response};
