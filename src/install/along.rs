@@ -10,7 +10,7 @@ use anyhow::{Context as _, anyhow};
 use super::remote::Means;
 use super::watch::Watch;
 use crate::node::run::Run;
-use crate::store::cache::{CachedImage, Follow, Growing};
+use crate::store::cache::{CachedImage, DownloadReader, SharedDownload};
 use crate::store::http::ImageUrl;
 
 /// A download that is over.
@@ -29,15 +29,15 @@ pub(super) fn download<T: Send>(
     url: &ImageUrl,
     means: &Means,
     run: &Run,
-    read: impl FnOnce(Growing<'_>) -> anyhow::Result<T> + Send,
+    read: impl FnOnce(DownloadReader<'_>) -> anyhow::Result<T> + Send,
 ) -> anyhow::Result<Along<T>> {
-    let (follow, now) = (Arc::new(Follow::default()), SystemTime::now());
+    let (follow, now) = (Arc::new(SharedDownload::default()), SystemTime::now());
     let shown = Arc::clone(&follow);
     let watch = Watch::start(run, "fetching", move || shown.progress());
     let accept = |image| means.accepts(url, image, run);
     let (fetched, read) = thread::scope(|scope| {
         let reading = scope.spawn(|| read_along(&follow, read));
-        let fetched = means.cache.fetch_followed(url, &means.client, now, &run.report, &follow, &accept);
+        let fetched = means.cache.fetch_shared(url, &means.client, now, &run.report, &follow, &accept);
         (fetched, reading.join().unwrap_or_else(|_panic| Err(anyhow!("the installing thread died"))))
     });
     drop(watch);
@@ -50,7 +50,10 @@ pub(super) fn download<T: Send>(
     }
 }
 
-fn read_along<T>(follow: &Follow, read: impl FnOnce(Growing<'_>) -> anyhow::Result<T>) -> anyhow::Result<Option<T>> {
+fn read_along<T>(
+    follow: &SharedDownload,
+    read: impl FnOnce(DownloadReader<'_>) -> anyhow::Result<T>,
+) -> anyhow::Result<Option<T>> {
     let done = match follow.reader().context("reading along with the download") {
         Ok(Some(growing)) => read(growing).map(Some),
         Ok(None) => Ok(None),

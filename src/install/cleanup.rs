@@ -9,8 +9,8 @@ use std::time::SystemTime;
 
 use anyhow::Context as _;
 
-use crate::disk::device::{self, LeftDevice};
-use crate::store::cache::{Cache, CacheSettings, Cleaning, Leftover};
+use crate::disk::device::{self, StaleLoop};
+use crate::store::cache::{Cache, CacheSettings, CleanupOptions, Leftover};
 
 /// What was left.
 #[derive(Debug)]
@@ -18,13 +18,13 @@ pub(crate) struct Cleaned {
     /// Files that were removed, or would be.
     pub(crate) files: Vec<Leftover>,
     /// Loop devices that only their users can let go.
-    pub(crate) devices: Vec<LeftDevice>,
+    pub(crate) devices: Vec<StaleLoop>,
 }
 
 /// Cleans these caches, of which some may not be there, and looks for loop devices.
-pub(crate) fn cleanup(caches: &[CacheSettings], now: SystemTime, cleaning: Cleaning) -> anyhow::Result<Cleaned> {
+pub(crate) fn cleanup(caches: &[CacheSettings], now: SystemTime, cleaning: CleanupOptions) -> anyhow::Result<Cleaned> {
     // Whatever may be wrong shows before anything is removed.
-    let devices = device::left_devices().context("looking at the loop devices")?;
+    let devices = device::stale_loops().context("looking at the loop devices")?;
     let caches = caches.iter().filter_map(|settings| Cache::existing(settings).transpose());
     let caches: Vec<Cache> = caches.collect::<Result<_, _>>()?;
     let mut files = Vec::new();

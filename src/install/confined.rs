@@ -11,13 +11,13 @@ use anyhow::{Context as _, anyhow};
 
 use crate::node::process::{self, Answer, Children};
 use crate::node::run::Run;
-use crate::node::sandbox::{Needs, Sandbox};
-use crate::node::signals::LastAct;
+use crate::node::sandbox::{Sandbox, WorkerAccess};
+use crate::node::signals::SignalCleanup;
 
 /// Does `work` in a confined copy of this process, and gives its answer. What needs root afterwards, hooks above all,
 /// is up to this process, which sees nothing of what was fetched and decoded but the answer.
 pub(super) fn confined(
-    needs: Needs<'_>,
+    needs: WorkerAccess<'_>,
     run: &Run,
     work: impl FnOnce(&Run) -> anyhow::Result<Answer>,
 ) -> anyhow::Result<Answer> {
@@ -28,8 +28,8 @@ pub(super) fn confined(
     let answer = process::apart(&run.children, || {
         let done = sandbox.enter().context("giving up privileges").and_then(|()| {
             // The first process ends the copy's children, with the group of the copy, and does its last act.
-            let (children, last_act) = (Children::together(), LastAct::default());
-            work(&Run { children, last_act, ..run.clone() })
+            let (children, signal_cleanup) = (Children::in_own_group(), SignalCleanup::default());
+            work(&Run { children, signal_cleanup, ..run.clone() })
         });
         done.map_err(|err| format!("{err:#}"))
     });

@@ -17,9 +17,9 @@ use super::seed_volume::Seed;
 use super::summary::{Origin, Summary, seconds};
 use super::verify_image::{Proof, WrongImage};
 use super::watch::{Counted, Watch};
-use crate::disk::device::{FileBytes, Memory, Sentinel, Target};
+use crate::disk::device::{FileBytes, MemoryDisk, Sentinel, Target};
 use crate::disk::fingerprint::Fingerprint;
-use crate::disk::partition::{self, Extent, Incomplete};
+use crate::disk::partition::{self, ImageExtent, Incomplete};
 use crate::disk::write::{self, BootArea, DiskWriter, QemuDisk, WriteOptions};
 use crate::image::disk_size::DiskSize;
 use crate::image::source::{Body, Contents, ImageFile, Packed};
@@ -85,7 +85,7 @@ pub(super) fn install_checked<'j>(image: &ImageFile, proof: &Proof, work: &Work<
         })?
     };
     let copied = copied.with_context(|| installing(image))?;
-    if passes.is_some_and(|passes| compares && !passes.checked.agrees_with(&passes.written)) {
+    if passes.is_some_and(|passes| compares && !passes.checked.matches(&passes.written)) {
         return Err(WrongImage::Changed(image.name().to_owned()).into());
     }
     copied.finish().with_context(|| installing(image))
@@ -100,7 +100,7 @@ struct Passes {
 impl Passes {
     fn new() -> anyhow::Result<Self> {
         let checked = Fingerprint::new().context("making a key")?;
-        Ok(Passes { written: Arc::new(checked.for_other_pass()), checked })
+        Ok(Passes { written: Arc::new(checked.with_same_key()), checked })
     }
 }
 
@@ -129,7 +129,7 @@ pub(super) fn copy<'j>(
     size.least().map_or(Ok(()), |size| write::check_fits(size, target))?;
     let mut unpacked = None;
     let mut disk = ImageDisk::of(body, image_type.format.name(), &mut unpacked, work)?;
-    disk.check_whole(size, work)?;
+    disk.check_complete(size, work)?;
     seed.map_or(Ok(()), |seed| seed.check(&mut disk, target, &run.children))?;
     let (started, by_qemu) = (Instant::now(), matches!(disk, ImageDisk::Qemu(..)));
     let mut writer = DiskWriter::begin(target, job.write)?;
@@ -172,17 +172,17 @@ impl<'f> ImageDisk<'f> {
 impl ImageDisk<'_> {
     /// An error if the image says itself that it is larger, as far as that shows before anything is written. All of it
     /// is looked at when it is on the disk, which can't boot then; but the system of a reinstalled one is gone.
-    fn check_whole(&mut self, size: DiskSize, work: &Work<'_>) -> anyhow::Result<()> {
+    fn check_complete(&mut self, size: DiskSize, work: &Work<'_>) -> anyhow::Result<()> {
         match (&*self, size) {
             (ImageDisk::RawFile(file, len), _) => {
-                partition::check_whole(&FileBytes::new(file, *len), extent(*len, work))?;
+                partition::check_complete(&FileBytes::new(file, *len), extent(*len, work))?;
             }
             (ImageDisk::Qemu(file, driver, len), _) if work.job.reinstall => {
                 let disk = QemuDisk::open(file, driver, *len, &work.run.children)?;
-                partition::check_whole(&disk, extent(*len, work))?;
+                partition::check_complete(&disk, extent(*len, work))?;
             }
             (ImageDisk::RawStream(_), DiskSize::Exact(len)) if work.job.reinstall => {
-                partition::check_whole(&Memory(self.beginning(&work.run.children)?), extent(len, work))?;
+                partition::check_complete(&MemoryDisk(self.beginning(&work.run.children)?), extent(len, work))?;
             }
             _ => {}
         }
@@ -191,8 +191,8 @@ impl ImageDisk<'_> {
 }
 
 /// What has room: an image of `len` bytes on the job's disk.
-fn extent(len: u64, work: &Work<'_>) -> Extent {
-    Extent { image: len, disk: Some(work.target.size()), mbr_tolerance: work.job.expected.mbr_tolerance }
+fn extent(len: u64, work: &Work<'_>) -> ImageExtent {
+    ImageExtent { image: len, disk: Some(work.target.size()), mbr_tolerance: work.job.expected.mbr_tolerance }
 }
 
 /// Unpacks and checks an image in which qemu-img has to seek; gives it, and the size in bytes of the disk in it. The
@@ -215,8 +215,8 @@ impl<'j> Copied<'j> {
         let Work { target, run, seed, .. } = self.work;
         let extent = extent(self.len, &self.work);
         let mut whole = self.writer.fill(self.len, |whole| {
-            partition::check_whole(whole, extent)?;
-            let doubt = partition::doubt(whole, self.len).map_err(Incomplete::Read)?;
+            partition::check_complete(whole, extent)?;
+            let doubt = partition::missing_backup(whole, self.len).map_err(Incomplete::Read)?;
             doubt.iter().for_each(|doubt| run.report.warn(doubt));
             Ok(())
         })?;
@@ -247,7 +247,7 @@ impl<'j> Installed<'j> {
         let (summary, rest) = Summary::split_from(bytes)?;
         let (sha256, boot) = rest.split_first_chunk::<SHA256_DIGITS>().context("the working process gave no answer")?;
         let sha256 = String::from_utf8_lossy(sha256).trim_end().to_owned();
-        let boot = BootArea::handed_over(target, boot, options);
+        let boot = BootArea::from_bytes(target, boot, options);
         Ok(Installed { boot, summary, sha256: Some(sha256).filter(|digits| !digits.is_empty()) })
     }
 
@@ -277,14 +277,14 @@ impl<'j> Installed<'j> {
         let (disk, report) = (Arc::clone(target.held()), run.report.clone());
         let sentinel = sentinel(work)?;
         let undo = move || {
-            if let Err(err) = write::invalidate(&disk) {
+            if let Err(err) = write::make_unbootable(&disk) {
                 report.warn(format_args!("the disk may boot though its hooks did not run to their end: {err}"));
             }
             drop(sentinel);
         };
-        let committed = run.last_act.after(|| boot.commit(), undo);
+        let committed = run.signal_cleanup.after(|| boot.commit(), undo);
         if committed.is_err() {
-            run.last_act.clear();
+            run.signal_cleanup.clear();
         }
         committed?;
         let len = self.summary.len;

@@ -30,7 +30,7 @@ use crate::install::hooks;
 use crate::install::hooks::variables::{self, Variables};
 use crate::node::process::{self, Answer};
 use crate::node::run::Run;
-use crate::node::sandbox::Needs;
+use crate::node::sandbox::WorkerAccess;
 use crate::store::cache::Cache;
 use crate::store::http::{HttpSettings, Secret};
 
@@ -62,9 +62,9 @@ pub(crate) fn install(job: &Job, held: Option<Target>, run: &Run) -> anyhow::Res
     let hooked = run_hooks(job.hooks.as_ref(), HookDisk::Lent(&disk), [name, told].concat(), run);
     // First of all, so that nothing that ends us comes in between.
     if hooked.is_err() {
-        write::invalidate(&disk).context("making the disk unbootable after its hooks failed")?;
+        write::make_unbootable(&disk).context("making the disk unbootable after its hooks failed")?;
     }
-    run.last_act.clear();
+    run.signal_cleanup.clear();
     hooked?;
     summary::tell_end(job, &done, run.started.elapsed(), &run.report);
     Ok(())
@@ -93,7 +93,7 @@ fn install_apart<'t>(job: &Job, target: &'t Target, run: &Run) -> anyhow::Result
     let disks: Vec<_> = [Some(target), seed_disk.as_ref()].into_iter().flatten().map(Target::file).collect();
     // What the instance had is a guest's bytes, and looked at by a process of its own.
     let old = old_seed::look(job, target, seed_disk.as_ref(), run);
-    let needs = Needs { image, disks: &disks, folder: folder.as_deref(), network: true };
+    let needs = WorkerAccess { image, disks: &disks, folder: folder.as_deref(), network: true };
     let answer = confined(needs, run, |run| {
         // Before a reinstall touches the old system: a seed that can't be had is no reason to lose it.
         let seed = prepare_seed(job, &OldSeed::from_bytes(&old), seed_disk.as_ref(), run)?;

@@ -13,7 +13,7 @@ use crate::disk::device::SourceDisk;
 use crate::disk::write;
 use crate::node::process::Answer;
 use crate::node::run::Run;
-use crate::node::sandbox::Needs;
+use crate::node::sandbox::WorkerAccess;
 use crate::node::size::ByteSize;
 use crate::node::sys;
 
@@ -31,7 +31,7 @@ pub(crate) fn export(job: &ExportJob, run: &Run) -> anyhow::Result<()> {
     let message = format_args!("exporting disk {}, {}", disk.path.display(), ByteSize(disk.size));
     run.report.event("export", fields, message);
     let mut out = unbuffered(io::stdout()).context("opening standard output")?;
-    confined(Needs::default(), run, |_| {
+    confined(WorkerAccess::default(), run, |_| {
         write::dump(&disk, &mut out).with_context(|| format!("exporting disk {}", disk.path.display()))?;
         Ok(Answer::default())
     })

@@ -10,12 +10,12 @@ use super::job::FetchJob;
 use super::remote::{Remote, Used};
 use super::verify_image::Proof;
 use crate::disk::device::FileBytes;
-use crate::disk::partition::{self, Extent};
+use crate::disk::partition::{self, ImageExtent};
 use crate::image::disk_size::DiskSize;
 use crate::image::format::ImageType;
 use crate::image::source::{Body, ImageFile, stream_contents};
 use crate::node::run::Run;
-use crate::store::cache::{Cache, CacheSettings, CachedImage, Growing};
+use crate::store::cache::{Cache, CacheSettings, CachedImage, DownloadReader};
 use crate::store::http::ImageUrl;
 
 /// An image that is in the cache.
@@ -46,8 +46,8 @@ pub(crate) fn fetch(job: &FetchJob, run: &Run) -> anyhow::Result<Fetched> {
         let contents = image.contents(*expected, None)?;
         let (image_type, disk_size) = (contents.image_type, contents.body.disk_size());
         if let Body::RawFile(file, len) = contents.body {
-            let extent = Extent { image: len, disk: None, mbr_tolerance: expected.mbr_tolerance };
-            let checked = partition::check_whole(&FileBytes::new(file, len), extent);
+            let extent = ImageExtent { image: len, disk: None, mbr_tolerance: expected.mbr_tolerance };
+            let checked = partition::check_complete(&FileBytes::new(file, len), extent);
             checked.with_context(|| format!("image {url}"))?;
         }
         anyhow::Ok(Fetched { hit, image_type, len, sha256, disk_size, path })
@@ -56,8 +56,8 @@ pub(crate) fn fetch(job: &FetchJob, run: &Run) -> anyhow::Result<Fetched> {
     remote.with_image(
         |means| {
             // A wrong type shows in the first bytes.
-            let look = |growing: Growing<'_>| {
-                let length = growing.promise().length;
+            let look = |growing: DownloadReader<'_>| {
+                let length = growing.info().length;
                 stream_contents(&url.to_string(), growing, length, *expected).map(drop).map_err(Into::into)
             };
             let image = along::download(url, means, run, look)?.image;
@@ -70,5 +70,5 @@ pub(crate) fn fetch(job: &FetchJob, run: &Run) -> anyhow::Result<Fetched> {
 /// Has a signal say what it leaves of the image.
 pub(super) fn tell_what_is_left(url: &ImageUrl, cache: &CacheSettings, run: &Run) {
     let (url, cache) = (url.clone(), cache.clone());
-    run.last_words.set(move || Cache::existing(&cache).ok()??.left_of(&url));
+    run.final_message.set(move || Cache::existing(&cache).ok()??.describe_partial(&url));
 }

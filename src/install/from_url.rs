@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! An image from its URL onto the disk: from the cache, or in one pass with its first download.
 //!
-//! One thread downloads to the `.part` file, and another reads along (`cache::Follow`) and copies. If the download
+//! One thread downloads to the `.part` file, and another reads along (`cache::SharedDownload`) and copies. If the download
 //! begins again, the install begins again from the cached file; one that goes on where it was cut only makes the
 //! reader wait. A reinstall reads along no further than to see what the image is; so do `fetch`, and plain qcow2, in
 //! which qemu-img has to seek. A wrong type ends the download there. So does a disk that is too small, where the first
@@ -24,8 +24,8 @@ use crate::image::disk_size::DiskSize;
 use crate::image::format::{Compression, Format};
 use crate::image::source::{Body, Contents, ImageFile, stream_contents};
 use crate::node::run::Run;
-use crate::store::cache::{Growing, Promise};
-use crate::store::http::{ImageUrl, Pieces};
+use crate::store::cache::{DownloadInfo, DownloadReader};
+use crate::store::http::{ImageUrl, RangeReader};
 
 /// What became of reading along with a download.
 enum Followed<'j> {
@@ -54,7 +54,7 @@ pub(super) fn install_url<'j>(url: &ImageUrl, work: &Work<'j>) -> anyhow::Result
 fn fetch_first<'j>(url: &ImageUrl, means: &Means, work: &Work<'j>) -> anyhow::Result<Used<(ImageFile, Installed<'j>)>> {
     let started = Instant::now();
     // What the first bytes tell need not wait for the rest.
-    let look = |growing: Growing<'_>| contents_along(url, growing, means, work).map(drop);
+    let look = |growing: DownloadReader<'_>| contents_along(url, growing, means, work).map(drop);
     let image = along::download(url, means, work.run, look)?.image;
     let took = started.elapsed();
     let fields = json!({ "seconds": took.as_secs_f64() });
@@ -83,7 +83,7 @@ fn fetch_along<'j>(url: &ImageUrl, means: &Means, work: &Work<'j>) -> anyhow::Re
 
 fn copy_along<'j>(
     url: &ImageUrl,
-    growing: Growing<'_>,
+    growing: DownloadReader<'_>,
     means: &Means,
     work: &Work<'j>,
 ) -> anyhow::Result<Followed<'j>> {
@@ -98,11 +98,11 @@ fn copy_along<'j>(
 /// What the image is that is being downloaded; an error where it already shows that it is too large.
 fn contents_along<'g>(
     url: &ImageUrl,
-    mut growing: Growing<'g>,
+    mut growing: DownloadReader<'g>,
     means: &Means,
     work: &Work<'_>,
 ) -> anyhow::Result<Contents<'g>> {
-    let promise = growing.promise().clone();
+    let promise = growing.info().clone();
     let mut first = [0; DiskSize::FIRST];
     let read = read_first(&mut growing, &mut first);
     let count = read.with_context(|| format!("reading image {url}"))?;
@@ -120,7 +120,7 @@ fn contents_along<'g>(
 }
 
 /// As many bytes as there are, and fit.
-fn read_first(growing: &mut Growing<'_>, first: &mut [u8]) -> io::Result<usize> {
+fn read_first(growing: &mut DownloadReader<'_>, first: &mut [u8]) -> io::Result<usize> {
     let mut count = 0;
     while count < first.len() {
         match growing.read(&mut first[count..])? {
@@ -137,13 +137,13 @@ fn size_at_the_end(
     url: &ImageUrl,
     compression: Compression,
     first: &[u8],
-    promise: &Promise,
+    promise: &DownloadInfo,
     (means, run): (&Means, &Run),
 ) -> DiskSize {
-    let Promise { length: Some(total), validator: Some(validator) } = promise else { return DiskSize::Unknown };
+    let DownloadInfo { length: Some(total), validator: Some(validator) } = promise else { return DiskSize::Unknown };
     if compression != Compression::Xz {
         return DiskSize::Unknown;
     }
-    let pieces = Pieces::new(*total, validator.clone(), url, &means.client, &run.report);
+    let pieces = RangeReader::new(*total, validator.clone(), url, &means.client, &run.report);
     DiskSize::at_server(compression, first, &pieces, *total)
 }

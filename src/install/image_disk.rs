@@ -24,7 +24,7 @@ impl ImageDisk<'_> {
     /// The disk's first MiB, or all of a smaller one.
     pub(super) fn beginning(&mut self, children: &Children) -> Result<Vec<u8>, WriteError> {
         let read = match self {
-            ImageDisk::RawFile(file, len) => partition::boot_area(&FileBytes::new(file, *len)),
+            ImageDisk::RawFile(file, len) => partition::read_boot_area(&FileBytes::new(file, *len)),
             ImageDisk::RawStream(decoded) => {
                 let mut head = Vec::new();
                 let read = decoded.by_ref().take(MIB).read_to_end(&mut head);
@@ -33,7 +33,7 @@ impl ImageDisk<'_> {
                 read.map(|_| head)
             }
             ImageDisk::Qemu(file, driver, size) => {
-                QemuDisk::open(file, driver, *size, children).and_then(|disk| partition::boot_area(&disk))
+                QemuDisk::open(file, driver, *size, children).and_then(|disk| partition::read_boot_area(&disk))
             }
         };
         read.map_err(WriteError::Image)

@@ -15,11 +15,11 @@ use super::run_hooks::{HookDisk, run_hooks};
 use super::seed_identity::adopt_seeds;
 use super::standard::unbuffered;
 use crate::disk::device::{HeldDisk, Target};
-use crate::disk::partition::{self, Extent, MBR_TOLERANCE};
-use crate::disk::write::{self, BootArea, DiskWriter, Whole, WriteError, WriteOptions};
+use crate::disk::partition::{self, ImageExtent, MBR_TOLERANCE};
+use crate::disk::write::{self, BootArea, DiskWriter, PendingDisk, WriteError, WriteOptions};
 use crate::node::process::Answer;
 use crate::node::run::Run;
-use crate::node::sandbox::Needs;
+use crate::node::sandbox::WorkerAccess;
 use crate::node::size::ByteSize;
 
 /// Restores the dump onto `target`, which can't boot yet. Hooks that fail leave the disk as it is: it is the user's own system.
@@ -40,7 +40,7 @@ fn restore(input: &mut File, job: &ImportJob, target: Target, run: &Run) -> anyh
     let message = format_args!("importing to disk {}, {}", target.path().display(), ByteSize(target.size()));
     run.report.event("import", fields, message);
     let importing = || format!("importing to disk {}", target.path().display());
-    let needs = Needs { disks: &[target.file()], ..Needs::default() };
+    let needs = WorkerAccess { disks: &[target.file()], ..WorkerAccess::default() };
     confined(needs, run, |run| {
         let (mut whole, len) = write_dump(input, &target, run).map_err(in_terms_of_dumps).with_context(importing)?;
         adopt_seeds(&mut whole, job, run).with_context(importing)?;
@@ -52,14 +52,14 @@ fn restore(input: &mut File, job: &ImportJob, target: Target, run: &Run) -> anyh
     Ok(target.release())
 }
 
-fn write_dump<'t>(input: &mut File, target: &'t Target, run: &Run) -> Result<(Whole<'t>, u64), WriteError> {
+fn write_dump<'t>(input: &mut File, target: &'t Target, run: &Run) -> Result<(PendingDisk<'t>, u64), WriteError> {
     let writer = DiskWriter::begin(target, WriteOptions::default())?;
     let len = write::stream(input, &writer)?;
-    let extent = Extent { image: len, disk: Some(target.size()), mbr_tolerance: MBR_TOLERANCE };
+    let extent = ImageExtent { image: len, disk: Some(target.size()), mbr_tolerance: MBR_TOLERANCE };
     // It is the user's own system, which may have been so; but a dump that was cut looks like that.
-    let check = |whole: &Whole<'_>| {
+    let check = |whole: &PendingDisk<'_>| {
         let told = |incomplete| run.report.warn(format_args!("the dump may not be all there: {incomplete}"));
-        partition::check_whole(whole, extent).unwrap_or_else(told);
+        partition::check_complete(whole, extent).unwrap_or_else(told);
         Ok(())
     };
     Ok((writer.fill(len, check)?, len))

@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 use super::confined::confined;
 use super::job::InspectJob;
 use super::unsteady;
-use crate::disk::device::{FileBytes, Memory, ReadAt};
-use crate::disk::partition::{self, Extent, Partition, Passing, Table, TableError};
+use crate::disk::device::{FileBytes, MemoryDisk, ReadAt};
+use crate::disk::partition::{self, ImageExtent, Partition, StreamedDisk, Table, TableError};
 use crate::disk::write::QemuDisk;
 use crate::image::disk_size::DiskSize;
 use crate::image::format::{Format, Formats};
@@ -26,11 +26,11 @@ use crate::image::reference::ImageRef;
 use crate::image::source::{Body, Contents, Expected, ImageError, ImageFile, remote_contents};
 use crate::node::process::Answer;
 use crate::node::run::Run;
-use crate::node::sandbox::Needs;
+use crate::node::sandbox::WorkerAccess;
 use crate::node::size::MIB;
 use crate::seed::volume;
 use crate::store::cache::{Cache, CacheSettings};
-use crate::store::http::{Client, Conditions, Content, HttpError, HttpSettings, ImageUrl, Pieces, Response};
+use crate::store::http::{Client, Conditions, Content, HttpError, HttpSettings, ImageUrl, RangeReader, Response};
 
 /// An image, judged.
 #[derive(Debug, Serialize, Deserialize)]
@@ -151,7 +151,7 @@ pub(super) fn look_apart(
         },
         (None, url) => url.map_or(Ok(None), |url| look.kept(url, run))?,
     };
-    let needs = Needs { image: path, network: url.is_some() || look.servers, ..Needs::default() };
+    let needs = WorkerAccess { image: path, network: url.is_some() || look.servers, ..WorkerAccess::default() };
     let answer = confined(needs, run, |run| {
         first(run)?;
         let judged = match (&image, url) {
@@ -192,7 +192,7 @@ impl Look<'_> {
             // The client refuses a 304 that nobody asked for.
             anyhow::bail!("{url}: the server sent no image");
         };
-        let pieces = Pieces::of(&content, url, &client, &run.report);
+        let pieces = RangeReader::of(&content, url, &client, &run.report);
         let pieces = pieces.as_ref().map(|pieces| pieces as &dyn FileExt);
         let Content { content_length, body, .. } = *content;
         let name = url.to_string();
@@ -258,7 +258,7 @@ impl Look<'_> {
     fn stream(&self, mut decoded: Box<dyn Read + Send + '_>, size: DiskSize) -> anyhow::Result<Examined> {
         let mut head = Vec::new();
         decoded.by_ref().take(MIB).read_to_end(&mut head)?;
-        let beginning = Memory(head);
+        let beginning = MemoryDisk(head);
         if let DiskSize::Exact(len) | DiskSize::AtLeast(len) | DiskSize::Hint(len) = size
             && len >= beginning.len()
         {
@@ -268,7 +268,7 @@ impl Look<'_> {
                 _ => {}
             }
         }
-        let passing = Passing::read(beginning.0, &mut decoded)?;
+        let passing = StreamedDisk::read(beginning.0, &mut decoded)?;
         let len = passing.len();
         Ok(Examined { size: DiskSize::Exact(len), layout: self.whole(&passing, len)?, all: true })
     }
@@ -283,7 +283,7 @@ impl Look<'_> {
     ) -> anyhow::Result<Examined> {
         let mut head = Vec::new();
         decoded.take(MIB).read_to_end(&mut head)?;
-        let head = Memory(head);
+        let head = MemoryDisk(head);
         let layout = match size {
             DiskSize::Exact(len) => self.whole(&head, len)?,
             _ => self.on_disk(&head)?,
@@ -296,21 +296,21 @@ impl Look<'_> {
     /// The same as [`Look::whole`] of a disk of which each byte can be read; what raises doubts is told.
     fn here(&self, disk: &dyn ReadAt, len: u64, run: &Run) -> anyhow::Result<Layout> {
         let layout = self.whole(disk, len)?;
-        partition::doubt(disk, len)?.iter().for_each(|doubt| run.report.warn(doubt));
+        partition::missing_backup(disk, len)?.iter().for_each(|doubt| run.report.warn(doubt));
         Ok(layout)
     }
 
     /// What lies on a disk of `len` bytes, once it is known to be all there as far as `disk` has it.
     fn whole(&self, disk: &dyn ReadAt, len: u64) -> anyhow::Result<Layout> {
         let room = self.room.map(|(_, size)| size);
-        let extent = Extent { image: len, disk: room, mbr_tolerance: self.expected.mbr_tolerance };
-        partition::check_whole(disk, extent)?;
+        let extent = ImageExtent { image: len, disk: room, mbr_tolerance: self.expected.mbr_tolerance };
+        partition::check_complete(disk, extent)?;
         self.on_disk(disk)
     }
 
     /// An error too where a seed would have no place.
     fn on_disk(&self, disk: &dyn ReadAt) -> anyhow::Result<Layout> {
-        let head = partition::boot_area(disk)?;
+        let head = partition::read_boot_area(disk)?;
         self.room.map_or(Ok(()), |(path, size)| volume::find_space(&head, size, path).map(drop))?;
         let table = match Table::parse(&head) {
             Ok(table) => table,
@@ -321,7 +321,7 @@ impl Look<'_> {
             Table::Gpt(_) => "gpt",
             Table::Mbr(_) => "mbr",
         };
-        let mut all = partition::everywhere(disk, &table)?;
+        let mut all = partition::all_partitions(disk, &table)?;
         all.sort_by_key(|partition| partition.number);
         let part = |Partition { number, start, end, kind, .. }: Partition| Part {
             number,

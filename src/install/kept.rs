@@ -2,7 +2,7 @@
 //! Kept images, held against what was downloaded.
 
 use crate::image::checksum::{Algorithm, Digest};
-use crate::store::cache::{Cache, CacheError, CachedImage, DownloadId, KeptImage};
+use crate::store::cache::{Cache, CacheError, CachedImage, CachedImageInfo, DownloadId};
 
 /// What became of a kept image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub(crate) enum Verdict {
 }
 
 /// Reads all of a kept image. A damaged one is no entry afterwards, so that the next create downloads it again.
-pub(crate) fn verify_kept(cache: &Cache, image: &KeptImage) -> anyhow::Result<Verdict> {
+pub(crate) fn verify_kept(cache: &Cache, image: &CachedImageInfo) -> anyhow::Result<Verdict> {
     judge(cache, cache.open_image(image)?)
 }
 

@@ -19,7 +19,7 @@ use crate::disk::device::{ReadAt, Target};
 use crate::node::process::Answer;
 use crate::node::report::Report;
 use crate::node::run::Run;
-use crate::node::sandbox::Needs;
+use crate::node::sandbox::WorkerAccess;
 use crate::seed::volume::{self, Found, Trace};
 use crate::seed::{Held, Identity, Lost};
 
@@ -46,7 +46,7 @@ pub(super) fn look(job: &Job, first: &Target, own: Option<&Target>, run: &Run) -
     if !job.reinstall {
         return Vec::new();
     }
-    let looked = confined(Needs::default(), run, |_| {
+    let looked = confined(WorkerAccess::default(), run, |_| {
         let old = OldSeed::on(first, own, identity);
         Ok(Answer { bytes: serde_json::to_vec(&old)?, file: None })
     });

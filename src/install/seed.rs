@@ -107,7 +107,7 @@ impl Sources<'_> {
         match source {
             Source::Inline(content) => Ok(content.clone()),
             Source::File { file, .. } => Ok(read_file(file)?),
-            Source::Url(url) => Ok(Client::new(self.http)?.get_small(url, &self.run.report)?),
+            Source::Url(url) => Ok(Client::new(self.http)?.fetch_small(url, &self.run.report)?),
         }
     }
 }

@@ -12,7 +12,7 @@ use super::seed::tell_long_name;
 use crate::disk::device::{ReadAt, SourceDisk, Target, WriteAt};
 use crate::node::process::Answer;
 use crate::node::run::Run;
-use crate::node::sandbox::Needs;
+use crate::node::sandbox::WorkerAccess;
 use crate::seed::volume::{self, Contents, Error, Found, Trace};
 use crate::seed::{self, Identity};
 
@@ -20,7 +20,7 @@ use crate::seed::{self, Identity};
 /// What is on the disk is a guest's: a confined process reads it, and gives the volume as it shall be.
 pub(super) fn rename_seed(path: &Path, identity: &Identity, run: &Run) -> anyhow::Result<()> {
     let disk = SourceDisk::open(path)?;
-    let answer = confined(Needs::default(), run, |run| {
+    let answer = confined(WorkerAccess::default(), run, |run| {
         let renamed = renamed(&disk, identity, run)?;
         let bytes = renamed.map(|(start, new)| [&start.to_le_bytes()[..], &new].concat());
         Ok(Answer { bytes: bytes.unwrap_or_default(), file: None })

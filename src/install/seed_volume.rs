@@ -2,7 +2,7 @@
 //! create: the first-boot seed onto its volume, before the image can boot.
 //!
 //! The file system goes to the disk, and its entry into the primary table, which is in memory with the first MiB
-//! (`write::Whole`). So a half-written disk never boots, as without a seed. Whether there is room is asked of the
+//! (`write::PendingDisk`). So a half-written disk never boots, as without a seed. Whether there is room is asked of the
 //! image's first MiB before the disk is touched: of a stream those bytes are read ahead, of a qcow2 they are converted
 //! twice. Whether another CIDATA is there, all of a raw file tells in advance, other images only when they are on the
 //! disk.
@@ -15,7 +15,7 @@ use super::image_disk::ImageDisk;
 use super::job::Job;
 use super::seed::seed_files;
 use crate::disk::device::{FileBytes, ReadAt, Target, WriteAt};
-use crate::disk::write::{self, Whole};
+use crate::disk::write::{self, PendingDisk};
 use crate::image::reference::ImageRef;
 use crate::node::process::Children;
 use crate::node::run::Run;
@@ -74,7 +74,7 @@ impl<'p> Seed<'p> {
     }
 
     /// Writes it: onto its own disk, synced, or to the end of the first disk, which holds the image by now.
-    pub(super) fn write(&self, whole: &mut Whole<'_>, target: &Target, run: &Run) -> anyhow::Result<()> {
+    pub(super) fn write(&self, whole: &mut PendingDisk<'_>, target: &Target, run: &Run) -> anyhow::Result<()> {
         volume::refuse_present(&*whole)?;
         if let Some(disk) = self.disk {
             self.write_disk(disk).with_context(|| format!("writing the seed to disk {}", disk.path().display()))?;
@@ -101,8 +101,8 @@ impl<'p> Seed<'p> {
         Ok(disk.check_size()?)
     }
 
-    fn write_partition(&self, whole: &mut Whole<'_>, path: &Path) -> anyhow::Result<u32> {
-        let space = volume::find_space(&volume::boot_area(whole)?, ReadAt::len(whole), path)?;
+    fn write_partition(&self, whole: &mut PendingDisk<'_>, path: &Path) -> anyhow::Result<u32> {
+        let space = volume::find_space(&volume::read_boot_area(whole)?, ReadAt::len(whole), path)?;
         let bytes = self.format(volume::LEN, space.sector)?;
         whole.write_at(&bytes, space.start)?;
         Ok(volume::add_partition(whole, space, self.identity.uuid(), path)?)
@@ -126,7 +126,7 @@ pub(super) fn own_disk(plan: &Plan, job: &Job) -> anyhow::Result<Option<Target>>
         return Err(PlaceError::SmallDisk { disk: disk.path().to_owned(), size }.into());
     }
     if !job.reinstall {
-        write::invalidate(disk.held())?;
+        write::make_unbootable(disk.held())?;
     }
     Ok(Some(disk))
 }

@@ -9,7 +9,7 @@ use super::confined::confined;
 use crate::image::source::ImageFile;
 use crate::node::process::Answer;
 use crate::node::run::Run;
-use crate::node::sandbox::Needs;
+use crate::node::sandbox::WorkerAccess;
 
 /// What the first bytes of each file say that it is, as the OS parameter `image_type`; none for what is no disk image, or
 /// not there. A confined process looks: strangers wrote those bytes.
@@ -17,7 +17,7 @@ pub(crate) fn likely_types(files: &[PathBuf], run: &Run) -> anyhow::Result<Vec<O
     if files.is_empty() {
         return Ok(Vec::new());
     }
-    let answer = confined(Needs::default(), run, |_| {
+    let answer = confined(WorkerAccess::default(), run, |_| {
         let look = |path: &PathBuf| Some(ImageFile::open(path).ok()?.likely_type()?.to_string());
         let types: Vec<Option<String>> = files.iter().map(look).collect();
         Ok(Answer { bytes: serde_json::to_vec(&types)?, file: None })

@@ -92,7 +92,7 @@ impl<'i> ImageWatch<'i> {
 /// An error if somebody can write to the image.
 fn refuse_writers(image: &ImageFile) -> Result<(), UnsteadyImage> {
     let written = |user| Err(UnsteadyImage::Written { image: image.name().to_owned(), user });
-    device::writer_of(image.file()).map_or(Ok(()), written)
+    device::find_writer(image.file()).map_or(Ok(()), written)
 }
 
 /// What tells of a change. Times are seconds and nanoseconds since 1970.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use simpleimage::disk::device::Target;
-use simpleimage::disk::write::{self, DiskWriter, Whole, Wipe, WriteError, WriteOptions};
+use simpleimage::disk::write::{self, DiskWriter, PendingDisk, Wipe, WriteError, WriteOptions};
 use simpleimage::node::process::Children;
 
 use crate::support::disk::{Disk, KINDS, Kind};
@@ -142,7 +142,7 @@ fn the_zeros_behind_the_image_and_the_boot_area_are_read_back_too() {
                     keep_spoiling(&world.path("disk0"), at, || boot.commit())
                 } else {
                     keep_spoiling(&world.path("disk0"), at, || {
-                        writer.fill(20 * MIB as u64, |_| Ok(())).and_then(Whole::sync).map(drop)
+                        writer.fill(20 * MIB as u64, |_| Ok(())).and_then(PendingDisk::sync).map(drop)
                     })
                 };
                 outcome.err()

@@ -161,7 +161,7 @@ impl<'t> DiskWriter<'t> {
     /// Zeroes the boot area and sees to it that the zeros are on stable storage before anything else is written.
     pub fn begin(target: &'t Target, options: WriteOptions) -> Result<Self, WriteError> {
         let boot = AlignedBuf::new(BOOT_AREA.min(usize::try_from(target.size()).unwrap_or(BOOT_AREA)));
-        invalidate(target.held())?;
+        make_unbootable(target.held())?;
         let expected = options.verify_readback.then(|| Expected::Noted(Sums::new(target.size())));
         Ok(DiskWriter {
             target,
@@ -240,8 +240,8 @@ impl<'t> DiskWriter<'t> {
     pub fn fill(
         self,
         image_len: u64,
-        check: impl FnOnce(&Whole<'t>) -> Result<(), WriteError>,
-    ) -> Result<Whole<'t>, WriteError> {
+        check: impl FnOnce(&PendingDisk<'t>) -> Result<(), WriteError>,
+    ) -> Result<PendingDisk<'t>, WriteError> {
         if image_len == 0 {
             return Err(WriteError::Empty);
         }
@@ -255,7 +255,7 @@ impl<'t> DiskWriter<'t> {
             std::mem::replace(&mut *self.boot.lock().unwrap_or_else(PoisonError::into_inner), AlignedBuf::new(0));
         let written = self.written();
         let noted = self.expected.as_ref().map(|_| Vec::new());
-        let mut whole = Whole { target: self.target, boot, noted, written };
+        let mut whole = PendingDisk { target: self.target, boot, noted, written };
         check(&whole)?;
         // Only now: the old backup is a part of the image, which was just compared.
         gpt::move_backup(&mut whole, image_len).map_err(|err| self.disk_error(err))?;
@@ -286,7 +286,7 @@ impl<'t> DiskWriter<'t> {
 /// A disk with all of an image, of which the boot area is still in memory. It reads and changes as the one disk that it
 /// is going to be.
 #[must_use = "without it the disk can't boot"]
-pub struct Whole<'t> {
+pub struct PendingDisk<'t> {
     target: &'t Target,
     boot: AlignedBuf,
     /// What was written behind the boot area since the image was there; only where the disk is read back.
@@ -301,7 +301,7 @@ struct Noted {
     bytes: Vec<u8>,
 }
 
-impl<'t> Whole<'t> {
+impl<'t> PendingDisk<'t> {
     /// How much was written; what qemu-img has written is not in it.
     pub(crate) fn written(&self) -> Written {
         self.written
@@ -309,7 +309,7 @@ impl<'t> Whole<'t> {
 
     /// Puts all of it but the boot area onto stable storage. Then only that is missing.
     pub fn sync(self) -> Result<BootArea<'t>, WriteError> {
-        let Whole { target, boot, mut noted, written: _ } = self;
+        let PendingDisk { target, boot, mut noted, written: _ } = self;
         target.sync().map_err(|err| disk_error(target.path(), err))?;
         let read_back = noted.is_some();
         // What was written over later has to be there now.
@@ -341,7 +341,7 @@ impl<'t> Whole<'t> {
     }
 }
 
-impl ReadAt for Whole<'_> {
+impl ReadAt for PendingDisk<'_> {
     fn len(&self) -> u64 {
         self.target.size()
     }
@@ -354,7 +354,7 @@ impl ReadAt for Whole<'_> {
     }
 }
 
-impl WriteAt for Whole<'_> {
+impl WriteAt for PendingDisk<'_> {
     fn write_at(&mut self, data: &[u8], offset: u64) -> io::Result<()> {
         let (at, in_boot) = self.in_boot(data.len(), offset);
         let (boot, rest) = data.split_at(in_boot);
@@ -402,7 +402,7 @@ impl<'t> BootArea<'t> {
     }
 
     /// What another process wrote all but these bytes of.
-    pub(crate) fn handed_over(target: &'t Target, bytes: &[u8], options: WriteOptions) -> Self {
+    pub(crate) fn from_bytes(target: &'t Target, bytes: &[u8], options: WriteOptions) -> Self {
         let mut boot = AlignedBuf::new(bytes.len());
         boot.copy_from_slice(bytes);
         BootArea { target, bytes: boot, read_back: options.verify_readback }
@@ -411,7 +411,7 @@ impl<'t> BootArea<'t> {
     /// Writes it, its first block last: that block alone makes a boot sector or a partition table, and it gets onto the
     /// disk as a whole or not at all. From now on the disk can boot. After an error it can't.
     pub fn commit(self) -> Result<(), WriteError> {
-        self.write().and_then(|()| self.check()).map_err(|err| match invalidate(self.target.held()) {
+        self.write().and_then(|()| self.check()).map_err(|err| match make_unbootable(self.target.held()) {
             Ok(()) => err,
             Err(_) => WriteError::MayBoot(Box::new(err)),
         })
@@ -441,7 +441,7 @@ pub(crate) fn boot_len(disk: &HeldDisk) -> usize {
 }
 
 /// Makes a disk unbootable: its first MiB reads zero, on stable storage.
-pub(crate) fn invalidate(disk: &HeldDisk) -> Result<(), WriteError> {
+pub(crate) fn make_unbootable(disk: &HeldDisk) -> Result<(), WriteError> {
     if disk.is_unbootable() {
         return Ok(());
     }

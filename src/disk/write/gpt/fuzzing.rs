@@ -10,7 +10,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use super::move_backup;
 use crate::disk::device::{AlignedBuf, ReadAt as _, Target};
 use crate::disk::partition::{crc32, get4, get8, seal};
-use crate::disk::write::{Whole, Written};
+use crate::disk::write::{PendingDisk, Written};
 
 /// Sectors of the image, and of what the disk has more, at most.
 const MAX_SECTORS: usize = 128;
@@ -44,7 +44,7 @@ pub(crate) fn gpt(data: &[u8]) {
     let target = Target::in_memory(&file).expect("memory is a disk");
     let mut boot = AlignedBuf::new(case.boot_len);
     boot.copy_from_slice(&case.disk[..case.boot_len]);
-    let mut whole = Whole { target: &target, boot, noted: None, written: Written::default() };
+    let mut whole = PendingDisk { target: &target, boot, noted: None, written: Written::default() };
     move_backup(&mut whole, case.image_len as u64).expect("memory does not fail");
     let mut after = vec![0; case.disk.len()];
     target.read_at(&mut after, 0).expect("reading memory");
