@@ -6,7 +6,8 @@ use std::path::Path;
 use toml::Table;
 
 use super::legacy::shell::{assignments, words};
-use super::load::{Layer, lay_over, parse_toml};
+use super::load::{Layer, lay_over};
+use super::parse::parse_toml;
 use super::{ParseError, Paths, VariantName, merge, parse_legacy};
 
 /// A `config.toml`.

@@ -12,8 +12,13 @@ use super::{ConfigError, Paths};
 use crate::image::checksum::Checksum;
 use crate::image::format::ImageType;
 use crate::image::reference::ImageRef;
-use crate::node::value::{Checked, absolute_path};
+use crate::node::value::{Checked, absolute_path, value_kinds};
 use crate::store::http::{ImageUrl, Secret, UrlPrefix};
+
+value_kinds! {
+    PlaceList: Vec<String> => Vec<ImagePlace>, |places| places.iter().map(|text| place(text)).collect(),
+        |places| places.iter().map(ToString::to_string).collect::<Vec<_>>();
+}
 
 /// Images by name.
 pub(crate) type Images = BTreeMap<String, ImageAlias>;
@@ -177,7 +182,7 @@ pub(crate) fn instance_storage(paths: &Paths) -> Result<Vec<PathBuf>, ConfigErro
 mod tests {
     use super::{ImagePlace, instance_storage, place};
     use crate::config::Paths;
-    use crate::config::load::tests::{merged, message};
+    use crate::config::tests::{merged, message};
     use crate::store::http::UrlPrefix;
     use std::path::Path;
 

@@ -11,11 +11,13 @@ pub(crate) mod fuzzing;
 mod images;
 mod legacy;
 mod load;
+mod parse;
 mod paths;
 mod settings;
 mod show;
 mod values;
 mod variant;
+mod variants;
 
 pub(crate) use error::{ConfigError, ParseError};
 pub(crate) use file::{open_below, open_trusted};
@@ -23,18 +25,38 @@ pub(crate) use images::{ImageAlias, instance_storage};
 pub(crate) use legacy::parse_legacy;
 pub(crate) use load::{layers, load, log_format, merge};
 pub use paths::{HookPhase, Paths};
-pub(crate) use settings::{RequireChecksum, Settings};
+pub(crate) use settings::Settings;
 pub(crate) use show::{ShownSetting, show};
-pub(crate) use variant::{VariantName, VariantNameError, Variants, mistyped_names};
+pub(crate) use values::RequireChecksum;
+pub(crate) use variant::{VariantName, VariantNameError};
+pub(crate) use variants::{Variants, mistyped_names};
 
 #[cfg(test)]
 mod tests {
-    use super::load::parse_toml;
-    use super::{Settings, legacy, parse_legacy, show};
+    use super::load::Layer;
+    use super::parse::parse_toml;
+    use super::{Paths, Settings, VariantName, legacy, merge, parse_legacy, show};
     use std::collections::BTreeSet;
+    use std::path::Path;
     use toml::{Table, Value};
 
     const MANUAL: &str = include_str!("../../man/simpleimage.toml.5");
+
+    pub(super) const FULL: &str = include_str!("testdata/full.toml");
+
+    /// The settings of the variant `default` of which each of `texts` is a config.toml.
+    pub(super) fn merged(texts: &[&str]) -> Settings {
+        let layer = |text: &&str| Layer {
+            file: "config.toml".into(),
+            table: parse_toml(text).unwrap_or_else(|error| panic!("{error} in\n{text}")),
+        };
+        let layers: Vec<_> = texts.iter().map(layer).collect();
+        merge(&layers, &Paths::below(Path::new("/")), &VariantName::parse("default").unwrap()).unwrap()
+    }
+
+    pub(super) fn message(text: &str) -> String {
+        parse_toml(text).unwrap_err().to_string()
+    }
 
     /// Every key of config.toml by the fields of the settings, and those of an image with a name.
     fn keys() -> BTreeSet<String> {

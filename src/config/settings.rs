@@ -6,13 +6,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::images::{self, ImagePlace, Images};
+use super::images::{self, ImagePlace, Images, PlaceList};
 use super::values::{
-    AbsolutePath, ChecksumRule, Days, FormatList, Keyring, Lines, LogFormatWord, MbrSize, PlaceList, SecretText, Text,
-    WipeWord,
+    AbsolutePath, ChecksumRule, DAY, Days, FormatList, Keyring, Lines, LogFormatWord, MbrSize, MbrTolerance,
+    RequireChecksum, SecretText, Text, WipeWord,
 };
 use super::{Paths, VariantName};
-use crate::disk::partition::MBR_TOLERANCE;
 use crate::disk::write::{Wipe, WriteOptions};
 use crate::image::format::Formats;
 use crate::node::report::LogFormat;
@@ -20,29 +19,6 @@ use crate::node::size::ByteSize;
 use crate::node::value::OptionalSize;
 use crate::store::cache::CacheSettings;
 use crate::store::http::{HttpSettings, Secret};
-
-/// One day in seconds.
-pub(super) const DAY: u64 = 24 * 60 * 60;
-
-/// Which images need a checksum.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) enum RequireChecksum {
-    #[default]
-    Never,
-    /// Those from a URL, http and https alike.
-    Http,
-    Always,
-}
-
-/// How many bytes of an MBR partition without a known file system may be missing at an image's end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct MbrTolerance(pub(crate) u64);
-
-impl Default for MbrTolerance {
-    fn default() -> Self {
-        MbrTolerance(MBR_TOLERANCE)
-    }
-}
 
 /// What holds for one variant. The fields are the keys of config.toml, in the order of the manual page; `Default` has the
 /// built-in values. Serializing gives what `variants show` prints: no secrets.
@@ -195,10 +171,18 @@ impl Settings {
 
 #[cfg(test)]
 mod tests {
-    use super::Settings;
-    use crate::config::load::tests::merged;
+    use super::{CacheTable, Settings};
+    use crate::config::images::{ImageAlias, ImagePlace, Images};
+    use crate::config::tests::{FULL, merged};
+    use crate::config::values::{MbrTolerance, RequireChecksum};
     use crate::config::{Paths, VariantName};
+    use crate::disk::write::Wipe;
+    use crate::image::format::Format;
+    use crate::node::report::LogFormat;
+    use crate::node::size::ByteSize;
+    use crate::store::http::{HttpSettings, Secret, UrlPrefix};
     use std::path::Path;
+    use std::time::Duration;
 
     fn built_in() -> Settings {
         Settings::default().completed(&Paths::below(Path::new("/")), &VariantName::parse("default").unwrap())
@@ -249,5 +233,108 @@ mod tests {
                        [cache]\nmax_size = '0'\n";
         assert_ne!(merged(&[site]), built_in());
         assert_eq!(merged(&[site, variant]), built_in());
+    }
+    fn secret(text: &str) -> Option<Secret> {
+        Some(Secret(text.to_owned()))
+    }
+
+    fn full_images() -> Images {
+        let debian = ImageAlias {
+            image: Secret("https://images.example/debian-12.qcow2".to_owned()),
+            image_type: Some("qcow2".to_owned()),
+            checksum: secret("https://images.example/SHA512SUMS"),
+            signature: secret("https://images.example/SHA512SUMS.sign"),
+            note: Some("Debian 12, genericcloud".to_owned()),
+        };
+        let golden = Secret("/srv/images/golden.raw".to_owned());
+        let golden = ImageAlias { image: golden, image_type: None, checksum: None, signature: None, note: None };
+        Images::from([("debian-12".to_owned(), debian), ("golden-1.2".to_owned(), golden)])
+    }
+
+    fn full_http() -> HttpSettings {
+        let header = |name: &str, value: &str| (name.to_owned(), Secret(value.to_owned()));
+        HttpSettings {
+            proxy: secret("http://joe:p%40ss@proxy.example:3128"),
+            https_proxy: secret("http://tunnels.example:8443"),
+            allowed: Some(vec![UrlPrefix::parse("https://images.example/debian").unwrap()]),
+            no_proxy: ["localhost", ".example.com", "10.0.0.0/8:8080"].map(|host| host.parse().unwrap()).into(),
+            ca_file: Some("/etc/ssl/site-ca.pem".into()),
+            client_cert: Some("/etc/ssl/node.pem".into()),
+            client_key: Some("/etc/ssl/private/node.key".into()),
+            insecure_tls: false,
+            headers: vec![header("Authorization", "Bearer abc"), header("X-Site", "fra1")],
+            user: secret("images"),
+            password: Secret("s3cret".to_owned()),
+            netrc_file: Some("/etc/ganeti/instance-simpleimage/netrc".into()),
+            user_agent: "our-cluster/1".to_owned(),
+            connect_timeout: Duration::from_secs(10),
+            stall_timeout: Duration::from_secs(20),
+            min_speed: Some(ByteSize(20 << 10)),
+            max_time: Some(Duration::from_secs(3600)),
+            retries: 3,
+            limit_rate: Some(ByteSize(10 << 20)),
+        }
+    }
+
+    fn full_cache() -> CacheTable {
+        CacheTable {
+            dir: "/srv/simpleimage-cache".into(),
+            max_age: Duration::from_secs(14 * 86_400),
+            stale_if_error: false,
+            max_size: Some(ByteSize(50 << 30)),
+            verify_cached: true,
+        }
+    }
+
+    #[test]
+    fn golden_every_key() {
+        let expected = Settings {
+            image: Some("https://images.example/debian.qcow2".to_owned()),
+            image_type: Some("qcow2".to_owned()),
+            image_checksum: Some("https://images.example/SHA256SUMS".to_owned()),
+            image_signature: Some("https://images.example/SHA256SUMS.sign".to_owned()),
+            cloud_init: Some("auto".to_owned()),
+            ssh_keys: secret(
+                "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcH joe\n\
+                 https://images.example/team.keys",
+            ),
+            user_data: secret("base.yaml;web.yaml"),
+            network_config: secret("network.yaml"),
+            dns_servers: Some("192.0.2.53 2001:db8::53".to_owned()),
+            dns_search: Some("example.org".to_owned()),
+            seed_persist: true,
+            seed_keep: true,
+            require_checksum: RequireChecksum::Http,
+            require_signature: true,
+            keyring: "/etc/keys/images.gpg".into(),
+            allow_unknown_content: true,
+            image_formats: [Format::Raw, Format::Qcow2, Format::Vmdk].into_iter().collect(),
+            mbr_tolerance: MbrTolerance(128 << 20),
+            wipe: Wipe::Ends,
+            verify_readback: true,
+            wipe_other_disks: true,
+            allowed_images: vec![
+                ImagePlace::Path("/srv/images".into()),
+                ImagePlace::Url(UrlPrefix::parse("https://images.example/debian").unwrap()),
+            ],
+            log_format: LogFormat::Json,
+            images: full_images(),
+            http: full_http(),
+            cache: full_cache(),
+        };
+        let settings = merged(&[FULL]);
+        assert_eq!(settings, expected);
+        let debug = format!("{settings:?}");
+        assert!(
+            !["s3cret", "p%40ss", "abc", "AAAA", "web.yaml"].into_iter().any(|secret| debug.contains(secret)),
+            "{debug}"
+        );
+    }
+
+    #[test]
+    fn nothing_is_fine() {
+        for text in ["", "# only this\n", "[http]\n[cache]\n", "[http.headers]\r\n"] {
+            assert_eq!(merged(&[text]), merged(&[]), "{text}");
+        }
     }
 }

@@ -46,7 +46,7 @@ pub(crate) fn show(settings: &Settings, layers: &[Layer]) -> Result<Vec<ShownSet
 mod tests {
     use super::show;
     use crate::config::Settings;
-    use crate::config::load::tests::{FULL, merged};
+    use crate::config::tests::{FULL, merged};
     use std::fmt::Write as _;
 
     fn lines(settings: &Settings) -> String {

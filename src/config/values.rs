@@ -4,14 +4,36 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::images::{self, ImagePlace};
-use super::settings::{DAY, MbrTolerance, RequireChecksum};
+use crate::disk::partition::MBR_TOLERANCE;
 use crate::disk::write::Wipe;
 use crate::image::format::{Format, Formats};
 use crate::node::report::LogFormat;
 use crate::node::size::ByteSize;
 use crate::node::value::{Checked, absolute_path, size, text, value_kinds, written_size};
 use crate::store::http::{ImageUrl, Secret};
+
+/// One day in seconds.
+pub(super) const DAY: u64 = 24 * 60 * 60;
+
+/// Which images need a checksum.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum RequireChecksum {
+    #[default]
+    Never,
+    /// Those from a URL, http and https alike.
+    Http,
+    Always,
+}
+
+/// How many bytes of an MBR partition without a known file system may be missing at an image's end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct MbrTolerance(pub(crate) u64);
+
+impl Default for MbrTolerance {
+    fn default() -> Self {
+        MbrTolerance(MBR_TOLERANCE)
+    }
+}
 
 /// A hundred years: far enough, and no clock arithmetic overflows with it.
 const MAX_DAYS: u64 = 36_500;
@@ -53,8 +75,6 @@ value_kinds! {
     /// Names of disk formats; an empty list for those that are taken by default.
     FormatList: Vec<String> => Formats, |names| formats(&names),
         |formats| Format::ALL.into_iter().filter(|format| formats.has(*format)).map(Format::name).collect::<Vec<_>>();
-    PlaceList: Vec<String> => Vec<ImagePlace>, |places| places.iter().map(|place| images::place(place)).collect(),
-        |places| places.iter().map(ToString::to_string).collect::<Vec<_>>();
 }
 
 fn some_secret(text: String) -> Option<Secret> {

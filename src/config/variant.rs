@@ -1,17 +1,9 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Variants: their names, which there are, and mistyped names of files in their folders.
-//!
-//! A name that is no variant's is mistyped, and must not get other settings in silence: create, verify and every command
-//! refuse it, and name the nearest. A variant that is listed but has no folder has the site's settings. A folder without a
-//! line in the list is what Ganeti's `--force-variant` is for, and `check` warns of it. import, export and rename do their
-//! work whatever the variant, for a backup must be restorable: they only warn that no hooks were looked for.
+//! The name of a variant.
 
-use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
-use std::{fmt, fs, io};
-
-use super::{ConfigError, HookPhase, Paths};
 
 /// Linux's NAME_MAX: a longer name could not be a folder's, in bytes.
 const MAX_BYTES: usize = 255;
@@ -94,112 +86,10 @@ impl AsRef<Path> for VariantName {
     }
 }
 
-/// The variants that there are.
-#[derive(Debug, Default)]
-pub(crate) struct Variants {
-    /// Those that stand in `variants.list`: Ganeti offers them.
-    pub(crate) offered: BTreeSet<VariantName>,
-    /// Those that have a folder. Without a line in the list, Ganeti takes them with `--force-variant` only.
-    pub(crate) configured: BTreeSet<VariantName>,
-}
-
-impl Variants {
-    /// Looks at the list and at the folders. Where there is no list, `default` is offered, as in the list that is shipped:
-    /// the tool works on machines without Ganeti. Lines and folders that are no variant's names are left out.
-    ///
-    /// # Errors
-    /// [`ConfigError::Read`].
-    pub(crate) fn of(paths: &Paths) -> Result<Self, ConfigError> {
-        let list = paths.variants_list();
-        let text = match fs::read_to_string(&list) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => "default".to_owned(),
-            text => text.map_err(|reason| ConfigError::Read { path: list, reason })?,
-        };
-        let offered = VariantName::in_list(&text).filter_map(Result::ok).collect();
-        let reading = |reason| ConfigError::Read { path: paths.config_dir.clone(), reason };
-        Ok(Variants { offered, configured: folders(&paths.config_dir).map_err(reading)? })
-    }
-
-    /// All of them, in the order of their names.
-    pub(crate) fn all(&self) -> impl Iterator<Item = &VariantName> {
-        self.offered.union(&self.configured)
-    }
-
-    /// An error that names the nearest of them unless `variant` is one.
-    pub(crate) fn check(&self, variant: &VariantName, paths: &Paths) -> Result<(), ConfigError> {
-        if self.offered.contains(variant) || self.configured.contains(variant) {
-            return Ok(());
-        }
-        let nearest = self.all().min_by_key(|known| misspelt(known.as_str(), variant.as_str())).cloned();
-        Err(ConfigError::UnknownVariant { variant: variant.clone(), dir: paths.config_dir.clone(), nearest })
-    }
-}
-
-/// Counts the letters by which `name` is not `meant`, whatever their case; two that changed their places count as one.
-fn misspelt(meant: &str, name: &str) -> usize {
-    strsim::damerau_levenshtein(&meant.to_ascii_lowercase(), &name.to_ascii_lowercase())
-}
-
-fn folders(dir: &Path) -> io::Result<BTreeSet<VariantName>> {
-    let entries = match fs::read_dir(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
-        entries => entries?,
-    };
-    let mut found = BTreeSet::new();
-    for entry in entries {
-        let entry = entry?;
-        let name = entry.file_name().into_string().ok().and_then(|name| VariantName::parse(&name).ok());
-        found.extend(name.filter(|_| entry.path().is_dir()));
-    }
-    Ok(found)
-}
-
-/// What is read besides the folders of hooks.
-const FILES: [&str; 4] = ["config.toml", "config", "keyring.gpg", "user-data"];
-
-/// What people take for folders of hooks, and what they mean.
-const OTHER_NAMES: [(&str, HookPhase); 4] = [
-    ("hooks.post", HookPhase::Create),
-    ("hooks.create", HookPhase::Create),
-    ("pre-hooks", HookPhase::Pre),
-    ("post-hooks", HookPhase::Create),
-];
-
-/// A name with more letters than these added, lost or changed means something else.
-const MISTYPED: usize = 2;
-
-/// Finds the entries in the folder of `variant` that nothing reads though their names are nearly those of what is read: a
-/// mistyped `hooks.pre` loses a veto, a mistyped `config.toml` a policy. Each comes with the name that is read, in the order
-/// of their own names. A folder that can't be read has none.
-pub(crate) fn mistyped_names(paths: &Paths, variant: &VariantName) -> Vec<(PathBuf, &'static str)> {
-    let folder = paths.variant_dir(variant);
-    let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
-    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-    let mut found: Vec<_> = names.filter_map(|name| Some((folder.join(&name), intended_name(&name)?))).collect();
-    found.sort();
-    found
-}
-
-/// Tells what is meant by `name`, if that is nearly the name of something that is read.
-fn intended_name(name: &str) -> Option<&'static str> {
-    let known = || FILES.into_iter().chain(HookPhase::ALL.map(HookPhase::dir_name));
-    // Editors leave such files, and hidden ones are no mistakes.
-    if known().any(|known| known == name) || name.starts_with(['.', '#']) || name.ends_with('~') {
-        return None;
-    }
-    let lower = name.to_ascii_lowercase();
-    if let Some((_, phase)) = OTHER_NAMES.iter().find(|(name, _)| *name == lower) {
-        return Some(phase.dir_name());
-    }
-    known().min_by_key(|known| misspelt(known, name)).filter(|known| misspelt(known, name) <= MISTYPED)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{VariantName, Variants, intended_name};
-    use crate::config::Paths;
+    use super::VariantName;
     use proptest::prelude::*;
-    use std::fs::{create_dir_all, write};
 
     #[test]
     fn takes_the_names_that_folders_have() {
@@ -248,86 +138,5 @@ mod tests {
                 prop_assert_eq!(path.file_name().and_then(|name| name.to_str()), Some(text.as_str()));
             }
         }
-    }
-    fn site(list: Option<&str>, folders: &[&str]) -> (tempfile::TempDir, Paths) {
-        let dir = tempfile::tempdir().unwrap();
-        let paths = Paths::below(dir.path());
-        create_dir_all(&paths.config_dir).unwrap();
-        if let Some(text) = list {
-            write(paths.variants_list(), text).unwrap();
-        }
-        folders.iter().for_each(|name| create_dir_all(paths.config_dir.join(name)).unwrap());
-        (dir, paths)
-    }
-
-    fn check(list: Option<&str>, folders: &[&str], variant: &str) -> Result<(), String> {
-        let (_dir, paths) = site(list, folders);
-        let known = Variants::of(&paths).unwrap();
-        let told = known.check(&VariantName::parse(variant).unwrap(), &paths).map_err(|err| err.to_string());
-        told.map_err(|text| text.replace(&format!("{}", paths.config_dir.display()), "DIR"))
-    }
-
-    #[test]
-    fn a_variant_is_listed_or_has_a_folder() {
-        let list = Some("# ours\ndefault\n debian-12 \n");
-        for variant in ["default", "debian-12", "unlisted"] {
-            assert_eq!(check(list, &["unlisted"], variant), Ok(()), "{variant}");
-        }
-        assert_eq!(check(None, &[], "default"), Ok(()), "the list that is shipped");
-        let refused = |variant: &str, nearest: &str| {
-            Err(format!(
-                "there is no variant {variant}, neither a folder in DIR nor a line in variants.list there (the nearest is \
-                 {nearest}; simpleimage variants list shows all)"
-            ))
-        };
-        for (variant, nearest) in [
-            ("debain-12", "debian-12"),
-            ("Debian-12", "debian-12"),
-            ("debian12", "debian-12"),
-            ("defualt", "default"),
-            ("unlsited", "unlisted"),
-        ] {
-            assert_eq!(check(list, &["unlisted"], variant), refused(variant, nearest));
-        }
-        assert_eq!(check(Some("web\n"), &[], "default"), refused("default", "web"), "the list does not have it");
-        assert_eq!(check(None, &[], "web"), refused("web", "default"));
-        let none =
-            "there is no variant web, neither a folder in DIR nor a line in variants.list there (there is none at all)";
-        assert_eq!(check(Some("# nothing\n"), &[], "web"), Err(none.to_owned()));
-    }
-
-    #[test]
-    fn what_cannot_be_a_variant_is_left_out() {
-        let (_dir, paths) = site(Some("a b\n-x\nweb\n"), &["ok", ".git", "a b"]);
-        write(paths.config_dir.join("file"), "").unwrap();
-        let known = Variants::of(&paths).unwrap();
-        assert_eq!(known.all().map(VariantName::as_str).collect::<Vec<_>>(), ["ok", "web"]);
-    }
-    #[test]
-    fn only_what_is_mistyped_is_meant() {
-        for (name, known) in [
-            ("Hooks", "hooks"),
-            ("hook", "hooks"),
-            ("hooks.post", "hooks"),
-            ("hooks-pre", "hooks.pre"),
-            ("hooks.imports", "hooks.import"),
-            ("confg.toml", "config.toml"),
-            ("config.yaml", "config.toml"),
-            ("user_data", "user-data"),
-            ("keyring.pgp", "keyring.gpg"),
-        ] {
-            assert_eq!(intended_name(name), Some(known), "{name}");
-        }
-        let own = [
-            "hooks.pre",
-            "config",
-            "guest-root.sh",
-            "README",
-            "hooks.disabled",
-            "config.toml~",
-            ".config.toml.swp",
-            "notes",
-        ];
-        assert!(own.iter().all(|name| intended_name(name).is_none()));
     }
 }

@@ -8,8 +8,9 @@ use url::Url;
 
 use super::client::{redirect_to, retry_after};
 use super::netrc::Netrc;
+use super::no_proxy::NoProxy;
 use super::retry::Backoff;
-use super::{ImageUrl, NoProxy, RangeRequest, UrlPrefix, Validator};
+use super::{ImageUrl, RangeRequest, UrlPrefix, Validator};
 
 /// A secret shorter than this may stand in a message by chance, in bytes.
 const SECRET_LEN: usize = 8;
