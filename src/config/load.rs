@@ -18,9 +18,9 @@ const LEGACY: &str = "config";
 
 /// A config file and what it sets. There is no `Debug`, for the table has secrets.
 pub(crate) struct Layer {
-    pub(super) file: PathBuf,
+    pub(crate) file: PathBuf,
     /// Keys and values as config.toml has them, each checked.
-    pub(super) table: Table,
+    pub(crate) table: Table,
 }
 
 impl Layer {
@@ -69,7 +69,7 @@ pub(crate) fn merge(layers: &[Layer], paths: &Paths, variant: &VariantName) -> R
 }
 
 /// Replaces in `below` whatever `over` sets. Lists, header tables and images are replaced as a whole.
-pub(super) fn lay_over(below: &mut Table, over: &Table) {
+pub(crate) fn lay_over(below: &mut Table, over: &Table) {
     for (key, value) in over {
         let (Some(Value::Table(section)), Value::Table(over)) = (below.get_mut(key), value) else {
             below.insert(key.clone(), value.clone());

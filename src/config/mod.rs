@@ -6,12 +6,10 @@
 
 mod error;
 mod file;
-#[cfg(any(test, fuzzing))]
-pub(crate) mod fuzzing;
 mod images;
-mod legacy;
-mod load;
-mod parse;
+pub(crate) mod legacy;
+pub(crate) mod load;
+pub(crate) mod parse;
 mod paths;
 mod settings;
 mod show;

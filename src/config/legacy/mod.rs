@@ -2,7 +2,7 @@
 //! The shell predecessor's `config`, which its scripts sourced, translated into the keys and values of config.toml.
 
 mod curl;
-pub(super) mod shell;
+pub(crate) mod shell;
 
 use std::collections::BTreeMap;
 

@@ -9,11 +9,11 @@ use crate::node::value::Checked;
 
 /// `KEY=VALUE` with the quotes resolved.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::config) struct Assignment {
-    pub(in crate::config) key: String,
-    pub(in crate::config) value: String,
+pub(crate) struct Assignment {
+    pub(crate) key: String,
+    pub(crate) value: String,
     /// Where the key starts, in bytes.
-    pub(super) offset: usize,
+    pub(crate) offset: usize,
 }
 
 /// The shell gives these characters a meaning outside quotes. Braces have one in arguments of `export` only, but nobody needs
@@ -27,7 +27,7 @@ const ESCAPED_IN_QUOTES: &str = "$`\"\\";
 /// # Errors
 /// [`ParseError`] for anything that a shell would execute or expand, for anything that is no assignment, and for quotes
 /// left open. Only single characters of the text are repeated.
-pub(in crate::config) fn assignments(text: &str) -> Result<Vec<Assignment>, ParseError> {
+pub(crate) fn assignments(text: &str) -> Result<Vec<Assignment>, ParseError> {
     if let Some(at) = text.find(|c: char| c.is_control() && !matches!(c, '\n' | '\t')) {
         let what = if text[at..].starts_with('\r') {
             "a carriage return (save the file with Unix line ends)"
@@ -207,7 +207,7 @@ impl Scanner<'_> {
 ///
 /// # Errors
 /// A quote left open. A backslash outside quotes: the predecessor kept it as it was, a shell would remove it.
-pub(in crate::config) fn words(text: &str) -> Checked<Vec<String>> {
+pub(crate) fn words(text: &str) -> Checked<Vec<String>> {
     let mut scanner = Scanner { text, at: 0 };
     let mut words = Vec::new();
     loop {

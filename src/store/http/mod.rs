@@ -6,12 +6,10 @@
 
 mod allow;
 mod certificate;
-mod client;
+pub(crate) mod client;
 mod error;
-#[cfg(any(test, fuzzing))]
-pub(crate) mod fuzzing;
-mod netrc;
-mod no_proxy;
+pub(crate) mod netrc;
+pub(crate) mod no_proxy;
 mod pem;
 mod proxy;
 mod range_reader;

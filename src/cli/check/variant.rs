@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! The configuration of a variant: its settings, the files that they name, its cache folder and its hooks.
+
+use std::fs;
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use super::node::program;
+use super::{Checkup, Node};
+use crate::config::{self, HookPhase, Settings, VariantName};
+use crate::ganeti::env::Environment;
+use crate::ganeti::request;
+use crate::install::hooks;
+use crate::node::size::ByteSize;
+use crate::store::cache::Cache;
+use crate::store::http::Client;
+use crate::store::signature;
+
+/// Most images do not fit into less free space than this, in bytes.
+const LITTLE_SPACE: u64 = 1 << 30;
+
+/// The kernel reads at most this much of a script's first line, in bytes (execve(2)).
+const FIRST_LINE: u64 = 256;
+
+pub(super) fn check(node: &Node<'_>, variant: &VariantName, checkup: &mut Checkup) {
+    let before = checkup.findings.len();
+    match config::load(node.paths, variant) {
+        Ok(settings) => {
+            verify(node, variant, &settings, checkup);
+            files(variant, &settings, checkup);
+            cache(&settings, checkup);
+        }
+        Err(err) => {
+            let hint = "see simpleimage.toml(5); simpleimage variants show tells what holds";
+            checkup.error(format!("variant {variant}"), err.to_string(), hint);
+        }
+    }
+    for (path, known) in config::mistyped_names(node.paths, variant) {
+        let hint = format!("rename it to {known} if that is meant, else to something else");
+        checkup.warn(path.display(), "nothing reads it", hint);
+    }
+    for phase in HookPhase::ALL {
+        check_hooks(node, &node.paths.hooks_dir(variant, phase), checkup);
+    }
+    if checkup.findings.len() == before {
+        checkup.fine(format!("variant {variant}"));
+    }
+}
+
+/// Does what `verify` does for an instance without OS parameters, and then for each image that has a name.
+fn verify(node: &Node<'_>, variant: &VariantName, settings: &Settings, checkup: &mut Checkup) {
+    let verify = |variables: &[(&str, &str)]| {
+        let variables = variables.iter().map(|(name, value)| (name.into(), value.into()));
+        request::verify(&Environment::new(variables), node.paths)
+    };
+    let plain = ("OS_VARIANT", variant.as_str());
+    if let Err(err) = verify(&[plain]) {
+        let hint = "mend the defaults in its config.toml";
+        return checkup.error(format!("variant {variant}"), format!("{err:#}"), hint);
+    }
+    if let Err(err) = request::check_seed_files(settings, node.paths, variant) {
+        let hint = "put the file there, or mend the setting in its config.toml";
+        checkup.error(format!("variant {variant}"), format!("{err:#}"), hint);
+    }
+    for name in settings.images.keys() {
+        if let Err(err) = verify(&[plain, ("OSP_IMAGE", name)]) {
+            let hint = format!("mend [images.{name}] in config.toml, or what it is refused by");
+            checkup.error(format!("image {name} of variant {variant}"), format!("{err:#}"), hint);
+        }
+    }
+}
+
+/// Warns of folders whose variant Ganeti does not offer.
+pub(super) fn check_offered(node: &Node<'_>, offered: &[VariantName], checkup: &mut Checkup) {
+    let Ok(entries) = fs::read_dir(&node.paths.config_dir) else { return };
+    let mut folders: Vec<_> = entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
+    folders.sort();
+    for folder in folders {
+        let name = folder.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if !offered.iter().any(|variant| variant.as_str() == name) {
+            let problem = "it is the folder of a variant that Ganeti does not offer";
+            let list = node.paths.variants_list();
+            checkup.warn(folder.display(), problem, format!("add '{name}' to {}", list.display()));
+        }
+    }
+}
+
+fn files(variant: &VariantName, settings: &Settings, checkup: &mut Checkup) {
+    // A new client reads the certificates, the key and the netrc file, as a download does.
+    if let Err(err) = Client::new(&settings.http) {
+        let hint = "mend the file, or the setting in [http] of its config.toml";
+        checkup.error(format!("variant {variant}"), err.to_string(), hint);
+    }
+    let named_signature = settings.images.values().any(|image| image.signature.is_some());
+    if settings.require_signature || settings.image_signature.is_some() || named_signature {
+        let keyring = &settings.keyring;
+        let hint = "gpg --export KEY writes one";
+        match config::open_trusted(keyring) {
+            Ok(Some(file)) => {
+                if let Err(err) = signature::check_keyring(&file, keyring) {
+                    checkup.error(keyring.display(), err.to_string(), hint);
+                }
+            }
+            Ok(None) => checkup.error(keyring.display(), format!("variant {variant} needs this keyring"), hint),
+            Err(err) => checkup.error(keyring.display(), err.to_string(), hint),
+        }
+        program("gpgv", "gpgv", checkup);
+    }
+    let own = settings.image.iter().map(|image| (image, "image".to_owned()));
+    let named = settings.images.iter().map(|(name, image)| (&image.image.0, format!("images.{name}")));
+    for (image, key) in own.chain(named).filter(|(image, _)| image.starts_with('/')) {
+        if let Err(err) = fs::File::open(image) {
+            let problem = format!("it is the image of variant {variant}, but can't be read: {err}");
+            checkup.warn(image, problem, format!("put it there, or mend the setting {key}"));
+        }
+    }
+}
+
+/// A missing folder is no problem, because the first download creates it.
+fn cache(settings: &Settings, checkup: &mut Checkup) {
+    let dir = &settings.cache.dir;
+    match dir.symlink_metadata() {
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return,
+        Err(err) => return checkup.error(dir.display(), format!("the cache can't be looked at: {err}"), "run as root"),
+        Ok(_) => {}
+    }
+    if let Err(err) = Cache::open(&settings.cache_settings()) {
+        let hint = match dir.symlink_metadata() {
+            _ if !nix::unistd::geteuid().is_root() => "run it as root",
+            Ok(found) if found.is_dir() => "chown root, chmod 0700, after looking at what is in it",
+            _ => "name a folder in cache.dir",
+        };
+        return checkup.error(dir.display(), err.to_string(), hint);
+    }
+    let free = nix::sys::statvfs::statvfs(dir).map(|stat| stat.blocks_available() * stat.fragment_size());
+    if let Ok(free) = free
+        && free < LITTLE_SPACE
+    {
+        let problem = format!("only {} are free for images", ByteSize(free).rounded());
+        checkup.warn(dir.display(), problem, "simpleimage cache prune, a cache.max_size, or another cache.dir");
+    }
+}
+
+fn check_hooks(node: &Node<'_>, folder: &Path, checkup: &mut Checkup) {
+    match hooks::present(folder) {
+        Ok(false) => return,
+        Ok(true) => {}
+        Err(err) => return checkup.error(folder.display(), format!("{err}"), "make it a folder, or remove it"),
+    }
+    match hooks::skipped(folder, node.children) {
+        Ok(skipped) => {
+            for hook in skipped {
+                let problem = "run-parts skips it in silence";
+                let hint = "give it a name of letters, digits, - and _ only, and chmod +x; or move it elsewhere";
+                checkup.error(hook.display(), problem, hint);
+            }
+        }
+        Err(err) => checkup.error(folder.display(), format!("run-parts can't list it: {err}"), "look at the folder"),
+    }
+    for hook in hooks::list(folder, node.children).unwrap_or_default() {
+        if let Ok(Some(problem)) = why_not_started(&hook) {
+            checkup.error(
+                hook.display(),
+                problem,
+                "mend its first line, such as #!/bin/sh, and save it with Unix line ends",
+            );
+        }
+    }
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    for path in entries.chain([folder.to_owned()]) {
+        if let Ok(metadata) = path.metadata()
+            && (metadata.mode() & 0o022 != 0 || metadata.uid() != 0)
+        {
+            let problem = "others than root can write what runs as root";
+            checkup.error(path.display(), problem, "check it, then chown root and chmod go-w");
+        }
+    }
+}
+
+/// Returns why the kernel can't start the hook, as far as its first line tells (execve(2)).
+fn why_not_started(hook: &Path) -> io::Result<Option<String>> {
+    let mut start = Vec::new();
+    fs::File::open(hook)?.take(FIRST_LINE).read_to_end(&mut start)?;
+    let line = start.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let Some(line) = line.strip_prefix(b"#!") else {
+        let script = "it is neither a program nor a script that begins with #!";
+        return Ok((!start.starts_with(b"\x7fELF")).then(|| script.to_owned()));
+    };
+    let line = String::from_utf8_lossy(line.trim_ascii_start());
+    let interpreter = line.split([' ', '\t']).next().unwrap_or_default();
+    Ok(match interpreter.strip_suffix('\r') {
+        Some(meant) => Some(format!("its lines end as on Windows, so that {meant} is not found")),
+        None if Path::new(interpreter).exists() => None,
+        None => Some(format!("its interpreter {interpreter} does not exist")),
+    })
+}
