@@ -12,6 +12,7 @@ use serde_json::json;
 use super::output::{disk_json, printable, table, write_json};
 use super::{ImageArgs, absolute_place, not_empty};
 use crate::config::{self, ImageAlias, Paths, VariantName};
+use crate::ganeti::request;
 use crate::image::reference::ImageRef;
 use crate::install::{self, Fetched};
 use crate::node::report::{Progress, Report, Subject};
