@@ -32,7 +32,8 @@ pub(super) fn create(env: &Environment, paths: &Paths, run: &Run) -> anyhow::Res
     write::make_unbootable(target.held())?;
     let settings = config::load(paths, &VariantName::parse(env.variant()?)?)?;
     if settings.wipe_other_disks {
-        zero_others(env, settings.write, run).context("zeroing the instance's other disks (wipe_other_disks)")?;
+        zero_others(env, settings.write_options(), run)
+            .context("zeroing the instance's other disks (wipe_other_disks)")?;
     }
     install::install(&request::job(Asked::of(env)?, paths)?, Some(target), run)
 }

@@ -16,7 +16,7 @@ use crate::disk::write;
 use crate::image::disk_size::DiskSize;
 use crate::install::hooks;
 use crate::node::run::Run;
-use crate::seed::{Held, Plan};
+use crate::seed::{Plan, SeedContent};
 
 /// What was found.
 #[derive(Debug)]
@@ -51,7 +51,7 @@ pub(crate) fn rehearse(job: &Job, run: &Run) -> anyhow::Result<Rehearsed> {
     let servers = seed.is_some_and(Plan::asks_servers);
     let look = Look { image, expected: *expected, local: Some(local), http, cache: Some(cache), room, servers };
     let judged = look_apart(&look, run, |run| {
-        seed.map_or(Ok(()), |plan| seed_files(plan, &Held::default(), http, run).map(drop))
+        seed.map_or(Ok(()), |plan| seed_files(plan, &SeedContent::default(), http, run).map(drop))
     })?;
     let Inspected { image_type, disk: needs, partly, .. } = match judged {
         Judged::Taken(found) => found,

@@ -8,7 +8,7 @@ use anyhow::{Context as _, anyhow, bail};
 
 use crate::node::run::Run;
 use crate::node::size::{ByteSize, MIB};
-use crate::seed::{self, Held, Identity, MAX_FILE, NetworkPlan, Plan, SeedFiles, Source, UserData};
+use crate::seed::{self, Identity, MAX_FILE, NetworkPlan, Plan, SeedContent, SeedFiles, Source, UserData};
 use crate::store::http::{Client, HttpSettings};
 
 /// What one source may have, in bytes: as much as a small file from a server.
@@ -19,7 +19,7 @@ const MAX_SOURCE: u64 = MIB;
 ///
 /// # Errors
 /// What can't be had, is no key, or is too large; the content is not repeated.
-pub fn seed_files(plan: &Plan, old: &Held, http: &HttpSettings, run: &Run) -> anyhow::Result<SeedFiles> {
+pub fn seed_files(plan: &Plan, old: &SeedContent, http: &HttpSettings, run: &Run) -> anyhow::Result<SeedFiles> {
     let sources = Sources { http, run };
     tell_long_name(&plan.identity, run);
     let network_config = match &plan.network {
@@ -54,7 +54,7 @@ struct Sources<'s> {
 }
 
 impl Sources<'_> {
-    fn meta_data(&self, plan: &Plan, old: &Held) -> anyhow::Result<Vec<u8>> {
+    fn meta_data(&self, plan: &Plan, old: &SeedContent) -> anyhow::Result<Vec<u8>> {
         let mut keys = Vec::new();
         for (number, source) in (1..).zip(&plan.keys) {
             let entry = || format!("ssh_keys, entry {number}{}", shown(source));
@@ -73,7 +73,7 @@ impl Sources<'_> {
         Ok(seed::meta_data(&plan.identity, keys))
     }
 
-    fn user_data(&self, plan: &Plan, old: &Held) -> anyhow::Result<Vec<u8>> {
+    fn user_data(&self, plan: &Plan, old: &SeedContent) -> anyhow::Result<Vec<u8>> {
         if plan.keep.user_data && !old.user_data.is_empty() {
             let len = old.user_data.len();
             self.run.report.info(format_args!("user-data kept from the old seed: {len} bytes (seed_keep)"));

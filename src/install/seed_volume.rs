@@ -21,7 +21,7 @@ use crate::node::process::Children;
 use crate::node::run::Run;
 use crate::node::size::{ByteSize, MIB};
 use crate::seed::volume::{self, PlaceError, Trace};
-use crate::seed::{Held, Identity, Placement, Plan, SeedFiles};
+use crate::seed::{Identity, Placement, Plan, SeedContent, SeedFiles};
 
 /// A seed that is ready to be written.
 pub(super) struct Seed<'p> {
@@ -37,7 +37,7 @@ impl<'p> Seed<'p> {
     /// Gets all that it says, and of the `old` one what is to be kept. `disk` is its own, from [`own_disk`].
     pub(super) fn prepare(
         plan: &'p Plan,
-        old: &Held,
+        old: &SeedContent,
         disk: Option<&'p Target>,
         job: &Job,
         run: &Run,
@@ -48,7 +48,7 @@ impl<'p> Seed<'p> {
         let len = seed.disk.map_or(volume::LEN, volume_len);
         seed.format(len, volume::SECTOR)?;
         if plan.persist && disk.is_none() {
-            let Held { keys, user_data, .. } = seed.gives();
+            let SeedContent { keys, user_data, .. } = seed.gives();
             let (keys, user_data) = (u32::try_from(keys.len())?, !user_data.is_empty());
             seed.trace = Some(Trace { serial: identity.volume_serial(), keys, user_data });
         }
@@ -56,9 +56,9 @@ impl<'p> Seed<'p> {
     }
 
     /// What it gives to the instance.
-    pub(super) fn gives(&self) -> Held {
+    pub(super) fn gives(&self) -> SeedContent {
         // Our own files are of the form that is asked for.
-        Held::of(self.files.iter(), self.identity).unwrap_or_default()
+        SeedContent::of(self.files.iter(), self.identity).unwrap_or_default()
     }
 
     /// Whether the image leaves room for it, as far as that is known before anything is written to `target`.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! The lowest room, which all others use: system calls, the sandbox, children, signals, messages, sizes.
+//! The node under everything: system calls, the sandbox, children, signals, messages, sizes, values of settings.
 
 pub mod process;
 pub mod report;
@@ -7,3 +7,4 @@ pub mod run;
 pub mod sandbox;
 pub mod size;
 pub(crate) mod sys;
+pub(crate) mod value;

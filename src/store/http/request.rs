@@ -78,7 +78,7 @@ impl RequestHeaders {
         }
         let extra = settings.headers.iter().map(|(name, value)| extra_header(name, value)).collect::<Result<_, _>>()?;
         let netrc = settings.netrc_file.as_deref().map(Netrc::read).transpose()?.unwrap_or_default();
-        Ok(RequestHeaders { extra, credentials: settings.credentials.clone(), netrc })
+        Ok(RequestHeaders { extra, credentials: settings.credentials(), netrc })
     }
 
     /// The headers of a request for `url`. The user asked for `first`, which may have redirected. Only the server of
@@ -147,7 +147,7 @@ pub(super) fn user_info(url: &Url) -> Option<Credentials> {
 #[cfg(test)]
 mod tests {
     use super::{Conditions, RequestHeaders, Wanted};
-    use crate::store::http::{Credentials, HttpSettings, ImageUrl, Secret};
+    use crate::store::http::{HttpSettings, ImageUrl, Secret};
 
     fn sent(settings: &HttpSettings, url: &str, first: &str) -> Vec<String> {
         let (url, first) = (ImageUrl::parse(url).unwrap(), ImageUrl::parse(first).unwrap());
@@ -161,7 +161,8 @@ mod tests {
         let secret = |text: &str| Secret(text.to_owned());
         HttpSettings {
             headers: vec![("X-Token".to_owned(), secret("t0ken"))],
-            credentials: Some(Credentials { user: secret("u"), password: secret("p") }),
+            user: Some(secret("u")),
+            password: secret("p"),
             ..HttpSettings::default()
         }
     }

@@ -5,18 +5,34 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize, Serializer};
+
 use super::error::HttpError;
 use super::no_proxy::NoProxy;
 use super::url::{ImageUrl, UrlPrefix};
+use super::values::{Headers, MaxTime, NoProxyList, Password, Proxy, Rate, Timeout, User, UserAgent};
 use crate::node::size::ByteSize;
+use crate::node::value::OptionalPath;
 
-/// A text that must not reach a log. `Debug` hides it.
-#[derive(Clone, PartialEq, Eq)]
+/// A text that must reach no log and no terminal: `Debug` and `Serialize` hide it.
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Secret(pub String);
+
+impl Secret {
+    /// What is shown in a secret's place.
+    pub(crate) const HIDDEN: &str = "<hidden>";
+}
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("<hidden>")
+        f.write_str(Self::HIDDEN)
+    }
+}
+
+/// That a text is empty is no secret.
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(if self.0.is_empty() { "" } else { Self::HIDDEN })
     }
 }
 
@@ -29,44 +45,64 @@ pub struct Credentials {
     pub password: Secret,
 }
 
-/// How images are fetched. `Default` holds for a variant without a config.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// How images are fetched: the table `[http]` of config.toml. `Default` is what a variant without a config gets.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct HttpSettings {
-    /// The URLs that may be requested, also by redirects. None allows all.
+    /// The only URLs that may be asked for, redirects included; none: all. It is set by `allowed_images`.
+    #[serde(skip)]
     pub allowed: Option<Vec<UrlPrefix>>,
     /// Proxy for http and https images alike: `http://[user:password@]host[:port]`.
+    #[serde(with = "Proxy")]
     pub proxy: Option<Secret>,
-    /// Proxy for https images, if it differs.
+    /// Proxy for https images, where it is another one.
+    #[serde(with = "Proxy")]
     pub https_proxy: Option<Secret>,
-    /// Hosts that are reached without the proxy.
+    /// Hosts reached without the proxy.
+    #[serde(with = "NoProxyList")]
     pub no_proxy: Vec<NoProxy>,
-    /// PEM file with the certificate authorities to trust instead of the system's.
+    /// PEM file with the only certificate authorities to trust, instead of the system's.
+    #[serde(with = "OptionalPath")]
     pub ca_file: Option<PathBuf>,
-    /// PEM file with the client certificate for the image's server, and its chain.
+    /// PEM file with the certificate to show to the image's server, and those that it was issued with.
+    #[serde(with = "OptionalPath")]
     pub client_cert: Option<PathBuf>,
-    /// PEM file with the key of the client certificate, if it is another file.
+    /// PEM file with its key, where that is not in the same file.
+    #[serde(with = "OptionalPath")]
     pub client_key: Option<PathBuf>,
     /// Accept any server certificate.
     pub insecure_tls: bool,
-    /// Extra request headers: name and value.
+    /// Extra request headers, name and value.
+    #[serde(with = "Headers")]
     pub headers: Vec<(String, Secret)>,
-    /// Basic authentication, unless the URL has its own.
-    pub credentials: Option<Credentials>,
-    /// netrc file with the basic authentication of hosts, used if there is no other.
+    /// User of the basic authentication, where the URL carries none of its own.
+    #[serde(with = "User")]
+    pub user: Option<Secret>,
+    /// Its password; may be empty.
+    #[serde(with = "Password")]
+    pub password: Secret,
+    /// netrc file with the basic authentication for hosts, where there is no other.
+    #[serde(with = "OptionalPath")]
     pub netrc_file: Option<PathBuf>,
     /// The User-Agent header.
+    #[serde(with = "UserAgent")]
     pub user_agent: String,
     /// Longest time to reach the server.
+    #[serde(with = "Timeout")]
     pub connect_timeout: Duration,
     /// Longest time without a byte from the server.
+    #[serde(with = "Timeout")]
     pub stall_timeout: Duration,
-    /// Least bytes per second, on average over the stall timeout.
+    /// Bytes per second that have to come at least, on average over the stall timeout.
+    #[serde(with = "Rate")]
     pub min_speed: Option<ByteSize>,
-    /// Longest time for the whole download. None means no limit.
+    /// Longest time for the whole download; none means no bound.
+    #[serde(with = "MaxTime")]
     pub max_time: Option<Duration>,
     /// Number of retries after transient failures.
     pub retries: u32,
-    /// Most bytes per second that a download may take.
+    /// Bytes per second that a download may take at most.
+    #[serde(with = "Rate")]
     pub limit_rate: Option<ByteSize>,
 }
 
@@ -85,7 +121,8 @@ impl Default for HttpSettings {
             client_key: None,
             insecure_tls: false,
             headers: Vec::new(),
-            credentials: None,
+            user: None,
+            password: Secret::default(),
             netrc_file: None,
             user_agent: concat!("simpleimage/", env!("CARGO_PKG_VERSION")).to_owned(),
             connect_timeout: Duration::from_secs(30),
@@ -99,7 +136,12 @@ impl Default for HttpSettings {
 }
 
 impl HttpSettings {
-    /// Whether `url` may be requested.
+    pub(crate) fn credentials(&self) -> Option<Credentials> {
+        let user = self.user.clone()?;
+        Some(Credentials { user, password: self.password.clone() })
+    }
+
+    /// Whether `url` may be asked for.
     pub(crate) fn allows(&self, url: &ImageUrl) -> bool {
         self.allowed.as_ref().is_none_or(|allowed| allowed.iter().any(|prefix| prefix.covers(url)))
     }
