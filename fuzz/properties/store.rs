@@ -12,8 +12,8 @@ use crate::store::cache::entry::{EntryFiles, Sidecar};
 use crate::store::cache::images::time;
 use crate::store::http::client::redirect_to;
 use crate::store::http::netrc::Netrc;
-use crate::store::http::retry::retry_after;
 use crate::store::http::no_proxy::NoProxy;
+use crate::store::http::retry::retry_after;
 use crate::store::http::{Backoff, ImageUrl, RangeRequest, UrlPrefix, Validator};
 use crate::store::signature;
 
