@@ -10,9 +10,8 @@
 use anyhow::{Context as _, anyhow};
 
 use crate::node::process::{self, Answer, Children};
-use crate::node::run::Run;
+use crate::node::run::{Run, SignalCleanup};
 use crate::node::sandbox::{Sandbox, WorkerAccess};
-use crate::node::signals::SignalCleanup;
 
 /// Does `work` in a confined copy of this process, and gives its answer. What needs root afterwards, hooks above all,
 /// is up to this process, which sees nothing of what was fetched and decoded but the answer.
