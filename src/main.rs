@@ -13,7 +13,7 @@ use simpleimage::node::report::Report;
 use simpleimage::node::sandbox;
 
 fn main() -> ExitCode {
-    if let Err(err) = sandbox::settle() {
+    if let Err(err) = sandbox::harden_process() {
         Report::stderr(None, false).error(format_args!("setting limits: {err}"));
         return ExitCode::FAILURE;
     }

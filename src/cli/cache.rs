@@ -17,7 +17,7 @@ use crate::install::{self, Verdict};
 use crate::node::report::Report;
 use crate::node::run::Run;
 use crate::node::size::ByteSize;
-use crate::store::cache::{Cache, CacheError, KeptImage};
+use crate::store::cache::{Cache, CacheError, CachedImageInfo};
 use crate::store::http::ImageUrl;
 
 /// The arguments.
@@ -90,7 +90,7 @@ struct Store {
 
 impl Store {
     /// The image that is called so, or else that the cache knows by this text.
-    fn find(&self, text: &str) -> anyhow::Result<KeptImage> {
+    fn find(&self, text: &str) -> anyhow::Result<CachedImageInfo> {
         let mut urls = self.names.iter().filter(|(name, _)| name == text).map(|(_, url)| url).peekable();
         if urls.peek().is_none() {
             return Ok(self.cache.find(text)?);
@@ -100,11 +100,11 @@ impl Store {
                 return Ok(kept);
             }
         }
-        Err(CacheError::NotKept { what: text.to_owned() }.into())
+        Err(CacheError::NotCached { what: text.to_owned() }.into())
     }
 
-    fn find_all(&self, entries: &[String]) -> anyhow::Result<Vec<KeptImage>> {
-        let mut images: Vec<KeptImage> = Vec::new();
+    fn find_all(&self, entries: &[String]) -> anyhow::Result<Vec<CachedImageInfo>> {
+        let mut images: Vec<CachedImageInfo> = Vec::new();
         for entry in entries {
             let image = self.find(entry)?;
             if images.iter().all(|found| found.key != image.key) {
@@ -117,7 +117,7 @@ impl Store {
 
 /// A kept image, and what is known of it outside the cache.
 struct Listed {
-    image: KeptImage,
+    image: CachedImageInfo,
     /// What config.toml calls it.
     names: Vec<String>,
     /// What its first bytes say that it is.
@@ -125,7 +125,7 @@ struct Listed {
 }
 
 impl Listed {
-    fn all(store: &Store, images: Vec<KeptImage>, report: &Report) -> anyhow::Result<Vec<Self>> {
+    fn all(store: &Store, images: Vec<CachedImageInfo>, report: &Report) -> anyhow::Result<Vec<Self>> {
         let paths: Vec<_> = images.iter().map(|image| image.path.clone()).collect();
         let types = install::likely_types(&paths, &Run::new(report.clone()))?;
         let mut named = Vec::new();
@@ -243,7 +243,7 @@ impl Output<'_> {
     }
 
     fn prune(&mut self, cache: &Cache) -> anyhow::Result<()> {
-        let total = |images: &[KeptImage]| images.iter().map(|image| image.len).sum::<u64>();
+        let total = |images: &[CachedImageInfo]| images.iter().map(|image| image.len).sum::<u64>();
         let before = total(&cache.list()?);
         let removed = cache.prune_expired(self.now)?;
         let left = cache.list()?;
@@ -256,7 +256,7 @@ impl Output<'_> {
     }
 
     /// Those in use stay, and are an error once the others are gone.
-    fn remove(&mut self, cache: &Cache, images: Vec<KeptImage>) -> anyhow::Result<()> {
+    fn remove(&mut self, cache: &Cache, images: Vec<CachedImageInfo>) -> anyhow::Result<()> {
         let (mut removed, mut stay, mut size) = (Vec::new(), Vec::new(), 0);
         for image in images {
             match cache.remove(&image) {

@@ -13,7 +13,7 @@ use crate::config::{Paths, VariantName};
 use crate::ganeti::request;
 use crate::install::{self, Cleaned};
 use crate::node::size::ByteSize;
-use crate::store::cache::Cleaning;
+use crate::store::cache::CleanupOptions;
 
 /// The arguments.
 #[derive(Debug, clap::Args)]
@@ -39,7 +39,7 @@ pub(super) fn cleanup(args: &Cleanup, root: &Path, out: &mut dyn Write) -> anyho
         Some(variant) => vec![request::variant_cache(variant, &paths)?],
         None => request::all_caches(&paths)?,
     };
-    let cleaning = Cleaning { all: args.all, dry_run: args.dry_run };
+    let cleaning = CleanupOptions { all: args.all, dry_run: args.dry_run };
     let cleaned = install::cleanup(&caches, SystemTime::now(), cleaning)?;
     if args.json {
         write_json(out, &as_json(&cleaned, args.dry_run))?

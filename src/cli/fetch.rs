@@ -42,7 +42,7 @@ impl Fetch {
 pub(super) fn fetch(args: Fetch, root: &Path, report: &Report, out: &mut dyn Write) -> anyhow::Result<()> {
     let Fetch { image, said, variant, json } = args;
     let job = request::fetch(&said.params(from_here(&image)?)?, &variant, &Paths::below(root))?;
-    let fetched = install::fetch(&job, &Run::shown(Progress::stderr(report))?)?;
+    let fetched = install::fetch(&job, &Run::with_progress(Progress::stderr(report))?)?;
     let Fetched { hit, image_type, len, sha256, disk_size, path } = fetched;
     let url = job.url;
     if json {

@@ -54,7 +54,8 @@ pub(super) fn inspect(args: Inspect, root: &Path, report: &Report, out: &mut dyn
 /// A URL is one, and a word that the variant has for a name is that name; all else is a file.
 fn job(image: PathBuf, variant: &VariantName, paths: &Paths) -> anyhow::Result<InspectJob> {
     let text = image.to_str().unwrap_or_default();
-    let named = ImageUrl::is_meant(text) || (ImageRef::is_name(text) && request::has_image(text, variant, paths)?);
+    let named =
+        ImageUrl::looks_like_url(text) || (ImageRef::is_name(text) && request::has_image(text, variant, paths)?);
     if named || (ImageRef::is_name(text) && !image.exists()) {
         return request::inspect_named(text.to_owned(), variant, paths);
     }

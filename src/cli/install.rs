@@ -92,7 +92,7 @@ pub(super) fn install(
         let rehearsed = install::rehearse(&job, &Run::ended_by_signals(report.clone())?)?;
         return tell(&job, &rehearsed, out);
     }
-    install::install(&job, None, &Run::shown(Progress::stderr(report))?)
+    install::install(&job, None, &Run::with_progress(Progress::stderr(report))?)
 }
 
 /// Who names no image may have meant the file in this folder.

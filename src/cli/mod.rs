@@ -110,7 +110,7 @@ fn refuse_tilde(text: &str) -> anyhow::Result<()> {
 /// What the scripts are told of a place. Their paths are absolute, while a person may mean one from here: what has a slash
 /// in it and is no URL. Other words are names.
 fn from_here(text: &str) -> anyhow::Result<String> {
-    if !text.contains('/') || ImageUrl::is_meant(text) {
+    if !text.contains('/') || ImageUrl::looks_like_url(text) {
         return Ok(text.to_owned());
     }
     refuse_tilde(text)?;
@@ -219,12 +219,12 @@ fn way_out(err: &anyhow::Error) -> &'static str {
 fn without_urls(arguments: &[OsString]) -> Vec<OsString> {
     const HIDDEN: &str = "<URL>";
     let hidden = |arg: &OsString| match arg.to_string_lossy() {
-        text if !text.starts_with('-') && ImageUrl::is_meant(&text) => HIDDEN.into(),
+        text if !text.starts_with('-') && ImageUrl::looks_like_url(&text) => HIDDEN.into(),
         text => match text.split_once('=') {
-            Some((flag, value)) if ImageUrl::is_meant(value) && !ImageUrl::is_meant(flag) => {
+            Some((flag, value)) if ImageUrl::looks_like_url(value) && !ImageUrl::looks_like_url(flag) => {
                 format!("{flag}={HIDDEN}").into()
             }
-            _ if ImageUrl::is_meant(&text) => HIDDEN.into(),
+            _ if ImageUrl::looks_like_url(&text) => HIDDEN.into(),
             _ => arg.clone(),
         },
     };

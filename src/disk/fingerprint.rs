@@ -42,7 +42,7 @@ impl Fingerprint {
 
     /// For the other pass: of nothing yet, with the same key.
     #[must_use]
-    pub(crate) fn for_other_pass(&self) -> Self {
+    pub(crate) fn with_same_key(&self) -> Self {
         Fingerprint { key: self.key, sum: Mutex::default() }
     }
 
@@ -60,14 +60,14 @@ impl Fingerprint {
     }
 
     /// Whether both passes saw the same bytes, zeros at the end aside.
-    pub(crate) fn agrees_with(&self, other: &Self) -> bool {
+    pub(crate) fn matches(&self, other: &Self) -> bool {
         let sum = |of: &Self| *of.sum.lock().unwrap_or_else(PoisonError::into_inner);
         sum(self) == sum(other)
     }
 
     /// Notes all that is read from `inner`, which begins at the file's start, up to its end, in a thread of its own: who
     /// reads it mostly decodes it, and does not wait.
-    pub(crate) fn reader<R: Read>(self: &Arc<Self>, inner: R) -> io::Result<Noting<R>> {
+    pub(crate) fn reader<R: Read>(self: &Arc<Self>, inner: R) -> io::Result<FingerprintReader<R>> {
         let (sender, pieces) = sync_channel::<Vec<u8>>(PIECES);
         let fingerprint = Arc::clone(self);
         let thread = thread::Builder::new().spawn(move || {
@@ -77,12 +77,12 @@ impl Fingerprint {
                 offset += piece.len() as u64;
             }
         })?;
-        Ok(Noting { inner, pending: Vec::with_capacity(PIECE), noting: Some((sender, thread)) })
+        Ok(FingerprintReader { inner, pending: Vec::with_capacity(PIECE), noting: Some((sender, thread)) })
     }
 }
 
 /// A reader that has noted what it gives when it has given all of it.
-pub(crate) struct Noting<R> {
+pub(crate) struct FingerprintReader<R> {
     inner: R,
     /// What was not handed on yet.
     pending: Vec<u8>,
@@ -90,7 +90,7 @@ pub(crate) struct Noting<R> {
     noting: Option<(SyncSender<Vec<u8>>, JoinHandle<()>)>,
 }
 
-impl<R> Noting<R> {
+impl<R> FingerprintReader<R> {
     fn hand_on(&mut self, data: &[u8]) {
         self.pending.extend_from_slice(data);
         if self.pending.len() >= PIECE
@@ -110,7 +110,7 @@ impl<R> Noting<R> {
     }
 }
 
-impl<R: Read> Read for Noting<R> {
+impl<R: Read> Read for FingerprintReader<R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let len = self.inner.read(buf)?;
         if len == 0 && !buf.is_empty() {
@@ -153,9 +153,9 @@ mod tests {
         let first = Fingerprint::new().unwrap();
         first.note(&before, 0);
         let agrees = |after: &[u8]| {
-            let second = first.for_other_pass();
+            let second = first.with_same_key();
             second.note(after, 0);
-            first.agrees_with(&second)
+            first.matches(&second)
         };
         assert!(agrees(&before));
         for at in [0, 9000, BLOCK * 4 - 1, BLOCK * 4, before.len() - 1] {
@@ -174,7 +174,7 @@ mod tests {
         let (one, other) = (Fingerprint::new().unwrap(), Fingerprint::new().unwrap());
         one.note(&data(20_000), 0);
         other.note(&data(20_000), 0);
-        assert!(!one.agrees_with(&other));
+        assert!(!one.matches(&other));
     }
 
     #[test]
@@ -199,11 +199,11 @@ mod tests {
                 at = end;
             }
             pieces.iter().rev().for_each(|(at, end)| whole.note(&data[*at..*end], *at as u64));
-            let read = Arc::new(whole.for_other_pass());
+            let read = Arc::new(whole.with_same_key());
             let mut reader = read.reader(data.as_slice()).unwrap();
             let mut buffer = vec![0; step];
             while reader.read(&mut buffer).unwrap() > 0 {}
-            prop_assert!(whole.agrees_with(&read));
+            prop_assert!(whole.matches(&read));
         }
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::disk::{Disk, SECTOR};
 use crate::disk::device::ReadAt;
-use crate::disk::partition::{Partition, Table, boot_area, crc32, everywhere, get4, get8, seal};
+use crate::disk::partition::{Partition, Table, all_partitions, crc32, get4, get8, read_boot_area, seal};
 use crate::seed::volume::{self, find_space};
 
 /// No table has more: Linux counts to 255, a GPT is believed up to so many entries.
@@ -19,8 +19,8 @@ pub(super) fn partitions(data: &[u8]) {
     if flags & 1 == 1 {
         seal_gpt(&mut disk);
     }
-    let Ok(table) = Table::parse(&boot_area(&disk).expect("memory does not fail")) else { return };
-    let all = everywhere(&disk, &table).expect("memory does not fail");
+    let Ok(table) = Table::parse(&read_boot_area(&disk).expect("memory does not fail")) else { return };
+    let all = all_partitions(&disk, &table).expect("memory does not fail");
     check_partitions(&table, &all);
     add_and_remove(&disk, &table);
     for partition in table.partitions() {
@@ -48,7 +48,7 @@ fn check_partitions(table: &Table, all: &[Partition]) {
 fn add_and_remove(before: &Disk, table: &Table) {
     let path = Path::new("/disk");
     let mut disk = before.clone();
-    let Ok(space) = find_space(&boot_area(&disk).expect("memory does not fail"), disk.len(), path) else { return };
+    let Ok(space) = find_space(&read_boot_area(&disk).expect("memory does not fail"), disk.len(), path) else { return };
     let (start, end) = (space.start, space.start + volume::LEN);
     assert!(start >= 1 << 20 && end <= disk.len() && start.is_multiple_of(1 << 20));
     let old = table.partitions();
@@ -57,14 +57,14 @@ fn add_and_remove(before: &Disk, table: &Table) {
         assert!(disk == *before, "a failure that left something");
         return;
     };
-    let table = Table::parse(&boot_area(&disk).expect("memory does not fail")).expect("a table, as before");
+    let table = Table::parse(&read_boot_area(&disk).expect("memory does not fail")).expect("a table, as before");
     let (new, others): (Vec<_>, Vec<_>) =
         table.partitions().into_iter().partition(|partition| partition.number == number);
     assert_eq!(others, old);
     assert!(matches!(new[..], [partition] if (partition.start, partition.end) == (start, end)), "{new:?}");
     check_changes(before, &disk, &table);
     volume::remove_partition(&mut disk, number).expect("what was added can be removed");
-    let table = Table::parse(&boot_area(&disk).expect("memory does not fail")).expect("a table, as before");
+    let table = Table::parse(&read_boot_area(&disk).expect("memory does not fail")).expect("a table, as before");
     assert_eq!(table.partitions(), old);
     check_changes(before, &disk, &table);
 }
@@ -76,7 +76,7 @@ fn remove(before: &Disk, all: &[Partition], number: u32) {
         assert!(disk == *before, "a failure that left something");
         return;
     }
-    let Ok(table) = Table::parse(&boot_area(&disk).expect("memory does not fail")) else { return };
+    let Ok(table) = Table::parse(&read_boot_area(&disk).expect("memory does not fail")) else { return };
     let others: Vec<_> = all.iter().filter(|partition| partition.number != number && partition.number < 5).collect();
     if let Table::Mbr(_) = table {
         assert_eq!(table.partitions().iter().collect::<Vec<_>>(), others);

@@ -4,7 +4,9 @@
 use super::disk::Disk;
 use super::partitions::seal_gpt;
 use crate::disk::device::ReadAt;
-use crate::disk::partition::{Extent, Incomplete, MBR_TOLERANCE, Passing, Table, boot_area, check_whole};
+use crate::disk::partition::{
+    ImageExtent, Incomplete, MBR_TOLERANCE, StreamedDisk, Table, check_complete, read_boot_area,
+};
 use crate::node::size::MIB;
 
 /// A longer disk is not read as a stream, in bytes.
@@ -22,8 +24,8 @@ pub(super) fn truncated(data: &[u8]) {
     for (image, room, mbr_tolerance) in
         [(len, None, MBR_TOLERANCE), (len, Some(len), 0), (len / 2, Some(len), u64::MAX), (len + 1, None, 0)]
     {
-        let extent = Extent { image, disk: room, mbr_tolerance };
-        let judged = check_whole(&disk, extent);
+        let extent = ImageExtent { image, disk: room, mbr_tolerance };
+        let judged = check_complete(&disk, extent);
         match &judged {
             Ok(()) | Err(Incomplete::Read(_)) => {}
             Err(Incomplete::Cut { needed, end, .. }) => assert!(needed.0 > image && end.0 == image, "{judged:?}"),
@@ -38,13 +40,13 @@ pub(super) fn truncated(data: &[u8]) {
 }
 
 /// Only logical partitions may be missed.
-fn same_as_a_stream(disk: &Disk, extent: Extent, taken: bool) {
+fn same_as_a_stream(disk: &Disk, extent: ImageExtent, taken: bool) {
     let all = disk.head(disk.len());
     let (head, rest) = all.split_at(all.len().min(usize::try_from(MIB).unwrap_or(usize::MAX)));
-    let passing = Passing::read(head.to_vec(), &mut &*rest).expect("memory does not fail");
+    let passing = StreamedDisk::read(head.to_vec(), &mut &*rest).expect("memory does not fail");
     assert_eq!(passing.len(), disk.len());
-    let table = Table::parse(&boot_area(disk).expect("memory does not fail"));
+    let table = Table::parse(&read_boot_area(disk).expect("memory does not fail"));
     let logical = table.is_ok_and(|table| table.partitions().iter().any(|partition| partition.extended));
-    let passed = check_whole(&passing, extent).is_ok();
+    let passed = check_complete(&passing, extent).is_ok();
     assert!(passed == taken || (logical && passed), "a stream is judged otherwise");
 }

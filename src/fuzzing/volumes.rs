@@ -6,7 +6,9 @@ use std::sync::LazyLock;
 
 use super::disk::Disk;
 use crate::disk::device::{ReadAt, WriteAt};
-use crate::seed::volume::{Contents, Trace, VolumeError, boot_area, find_space, format, rebuild, remove_trace, survey};
+use crate::seed::volume::{
+    Contents, Trace, VolumeError, find_space, format, read_boot_area, rebuild, remove_trace, survey,
+};
 
 /// Length of a volume that is made here, in bytes.
 const LEN: u64 = 1 << 20;
@@ -48,7 +50,7 @@ pub(super) fn volume(data: &[u8]) {
     let trace = Trace::read(&disk).expect("memory does not fail");
     assert_eq!(remove_trace(&mut disk).expect("memory does not fail"), trace.is_some());
     let _ = Contents::read(&disk.head(LEN));
-    let _ = find_space(&boot_area(&disk).expect("memory does not fail"), disk.len(), Path::new("/disk"));
+    let _ = find_space(&read_boot_area(&disk).expect("memory does not fail"), disk.len(), Path::new("/disk"));
 }
 
 /// What was read is written and read again; or it is said what does not fit.

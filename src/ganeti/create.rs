@@ -29,7 +29,7 @@ pub(super) fn create(env: &Environment, paths: &Paths, run: &Run) -> anyhow::Res
         return install::install(&request::job(Asked::of(env)?, paths)?, None, run);
     }
     let target = Target::open(&request::first_disk(env)?)?;
-    write::invalidate(target.held())?;
+    write::make_unbootable(target.held())?;
     let settings = config::load(paths, &VariantName::parse(env.variant()?)?)?;
     if settings.wipe_other_disks {
         zero_others(env, settings.write, run).context("zeroing the instance's other disks (wipe_other_disks)")?;
@@ -43,7 +43,7 @@ pub(super) fn create(env: &Environment, paths: &Paths, run: &Run) -> anyhow::Res
 fn zero_others(env: &Environment, options: WriteOptions, run: &Run) -> anyhow::Result<()> {
     let targets = env.other_disks()?.iter().map(|path| Target::open(path)).collect::<Result<Vec<_>, _>>()?;
     // That takes a moment, all of it may take hours.
-    targets.iter().try_for_each(|target| write::invalidate(target.held()))?;
+    targets.iter().try_for_each(|target| write::make_unbootable(target.held()))?;
     for target in &targets {
         let (path, size) = (target.path().display(), target.size());
         let fields = json!({ "disk": path.to_string(), "disk_bytes": size });

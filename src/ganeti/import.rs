@@ -24,7 +24,7 @@ pub(super) fn import(env: &Environment, paths: &Paths, run: &Run) -> anyhow::Res
 /// The disk is always a new one: it can't boot before anything else is looked at.
 fn restore(env: &Environment, paths: &Paths, run: &Run) -> anyhow::Result<()> {
     let target = Target::open(&env.import_device()?)?;
-    write::invalidate(target.held())?;
+    write::make_unbootable(target.held())?;
     install::import(&request::import(env, paths)?, target, run)
 }
 

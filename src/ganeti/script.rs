@@ -17,7 +17,7 @@ use crate::ganeti::request;
 use crate::install;
 use crate::node::report::{LogFormat, Report, Subject, Verbosity};
 use crate::node::run::Run;
-use crate::node::sandbox::{Needs, Sandbox};
+use crate::node::sandbox::{Sandbox, WorkerAccess};
 
 /// Exit code for arguments that a script does not take.
 const USAGE: u8 = 2;
@@ -89,7 +89,7 @@ fn perform(script: Script, invocation: &Invocation, report: &Report) -> anyhow::
         Script::Verify => {
             // It reads settings and compares words, and leaves nothing behind when a signal ends it. The others have
             // their work done by a confined process.
-            Sandbox::for_worker(Needs::default()).and_then(Sandbox::enter).context("giving up privileges")?;
+            Sandbox::for_worker(WorkerAccess::default()).and_then(Sandbox::enter).context("giving up privileges")?;
             request::verify(env, &paths)
         }
     }

@@ -58,7 +58,7 @@ impl ImageReader<'_> {
             return Ok(head);
         }
         match self.disk(children)? {
-            Some(disk) => partition::boot_area(&*disk),
+            Some(disk) => partition::read_boot_area(&*disk),
             None => Err(io::Error::other("the image is not unpacked yet")),
         }
     }

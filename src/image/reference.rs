@@ -62,7 +62,7 @@ impl ImageRef {
         match text {
             "" => Err(RefError::Missing),
             path if path.starts_with('/') => Ok(ImageRef::Path(PathBuf::from(path))),
-            url if ImageUrl::is_meant(url) => Ok(ImageRef::Url(ImageUrl::parse(url)?)),
+            url if ImageUrl::looks_like_url(url) => Ok(ImageRef::Url(ImageUrl::parse(url)?)),
             // A mistyped URL may hold a password or a token.
             text if text.contains(['@', '?', '=']) => Err(RefError::Neither("...".to_owned())),
             other => Err(RefError::Neither(other.to_owned())),

@@ -10,15 +10,15 @@ use anyhow::Context as _;
 use super::download::{RemoteImage, download, tell_what_is_left};
 use super::job::FetchJob;
 use super::verify::Verification;
-use crate::disk::device::{self, FileBytes, LeftDevice};
-use crate::disk::partition::{self, Extent};
+use crate::disk::device::{self, FileBytes, StaleLoop};
+use crate::disk::partition::{self, ImageExtent};
 use crate::image::disk_size::DiskSize;
 use crate::image::format::ImageType;
 use crate::image::gate::stream_reader;
 use crate::image::reader::ImageBytes;
 use crate::image::stored::{Download, StoredImage};
 use crate::node::run::Run;
-use crate::store::cache::{Cache, CacheSettings, Cleaning, Growing, Leftover};
+use crate::store::cache::{Cache, CacheSettings, CleanupOptions, DownloadReader, Leftover};
 
 /// An image that is in the cache.
 #[derive(Debug)]
@@ -44,8 +44,8 @@ pub(crate) fn fetch(job: &FetchJob, run: &Run) -> anyhow::Result<Fetched> {
         verification.check(image, None, run)?;
         let reader = image.reader(*expected, None)?;
         if let ImageBytes::RawFile(file, len) = reader.bytes {
-            let extent = Extent { image: len, disk: None, mbr_tolerance: expected.mbr_tolerance };
-            let checked = partition::check_whole(&FileBytes::new(file, len), extent);
+            let extent = ImageExtent { image: len, disk: None, mbr_tolerance: expected.mbr_tolerance };
+            let checked = partition::check_complete(&FileBytes::new(file, len), extent);
             checked.with_context(|| format!("image {url}"))?;
         }
         Ok((reader.image_type, reader.size))
@@ -54,8 +54,8 @@ pub(crate) fn fetch(job: &FetchJob, run: &Run) -> anyhow::Result<Fetched> {
     let fetched = remote.with_image(
         |tools| {
             // A wrong type shows in the first bytes.
-            let look = |growing: Growing<'_>| {
-                let length = growing.promise().length;
+            let look = |growing: DownloadReader<'_>| {
+                let length = growing.info().length;
                 stream_reader(&url.to_string(), growing, length, None, *expected).map(drop).map_err(Into::into)
             };
             let (image, _) = download(url, tools, run, look)?;
@@ -75,7 +75,7 @@ pub(crate) struct Cleaned {
     /// Files that were removed, or would be.
     pub(crate) files: Vec<Leftover>,
     /// Loop devices that only their users can let go.
-    pub(crate) devices: Vec<LeftDevice>,
+    pub(crate) devices: Vec<StaleLoop>,
 }
 
 /// Cleans these caches, of which some may not be there, and looks for loop devices.
@@ -83,9 +83,9 @@ pub(crate) struct Cleaned {
 /// It needs no record. What is left is found by the same rules by which the next run would not use it: a lock that
 /// somebody holds is a run that lives, for the kernel ends it with the process. A loop device tells by the name that
 /// we gave it that it is ours, and by the disk's lock that its run is over.
-pub(crate) fn cleanup(caches: &[CacheSettings], now: SystemTime, cleaning: Cleaning) -> anyhow::Result<Cleaned> {
+pub(crate) fn cleanup(caches: &[CacheSettings], now: SystemTime, cleaning: CleanupOptions) -> anyhow::Result<Cleaned> {
     // Whatever may be wrong shows before anything is removed.
-    let devices = device::left_devices().context("looking at the loop devices")?;
+    let devices = device::stale_loops().context("looking at the loop devices")?;
     let caches = caches.iter().filter_map(|settings| Cache::existing(settings).transpose());
     let caches: Vec<Cache> = caches.collect::<Result<_, _>>()?;
     let mut files = Vec::new();

@@ -15,9 +15,9 @@ use super::job::Job;
 use super::progress::{Counted, Origin, Summary, Watch, seconds};
 use super::seed::Seed;
 use super::verify::{Verification, Verified, WrongImage};
-use crate::disk::device::{Memory, Sentinel, Target};
+use crate::disk::device::{MemoryDisk, Sentinel, Target};
 use crate::disk::fingerprint::Fingerprint;
-use crate::disk::partition::{self, Extent, Incomplete};
+use crate::disk::partition::{self, ImageExtent, Incomplete};
 use crate::disk::write::{self, DiskWriter, PendingDisk};
 use crate::image::disk_size::DiskSize;
 use crate::image::format::ImageType;
@@ -73,7 +73,7 @@ pub(super) fn install_stored(
         })?,
     };
     let copied = copied.with_context(|| installing(image.name()))?;
-    if passes.is_some_and(|passes| compares && !passes.checked.agrees_with(&passes.written)) {
+    if passes.is_some_and(|passes| compares && !passes.checked.matches(&passes.written)) {
         return Err(WrongImage::Changed(image.name().to_owned()).into());
     }
     finish(copied, verified, image, installation)
@@ -88,7 +88,7 @@ struct Passes {
 impl Passes {
     fn new() -> anyhow::Result<Self> {
         let checked = Fingerprint::new().context("making a key")?;
-        Ok(Passes { written: Arc::new(checked.for_other_pass()), checked })
+        Ok(Passes { written: Arc::new(checked.with_same_key()), checked })
     }
 }
 
@@ -168,15 +168,15 @@ fn check_whole(image: &mut ImageReader<'_>, installation: &Installation<'_>) -> 
     }
     let extent = extent(len, installation);
     if let Some(disk) = image.disk(children)? {
-        return Ok(partition::check_whole(&*disk, extent)?);
+        return Ok(partition::check_complete(&*disk, extent)?);
     }
-    Ok(partition::check_whole(&Memory(image.beginning(children)?), extent)?)
+    Ok(partition::check_complete(&MemoryDisk(image.beginning(children)?), extent)?)
 }
 
 /// The room that an image of `len` bytes has on the job's disk.
-fn extent(len: u64, installation: &Installation<'_>) -> Extent {
+fn extent(len: u64, installation: &Installation<'_>) -> ImageExtent {
     let Installation { job, target, .. } = installation;
-    Extent { image: len, disk: Some(target.size()), mbr_tolerance: job.expected.mbr_tolerance }
+    ImageExtent { image: len, disk: Some(target.size()), mbr_tolerance: job.expected.mbr_tolerance }
 }
 
 /// Unpacks an image in which qemu-img has to seek. The disk has not been touched yet.
@@ -210,8 +210,8 @@ fn complete<'t>(writer: DiskWriter<'t>, installation: &Installation<'_>) -> anyh
     let Installation { target, run, seed, .. } = *installation;
     let len = writer.image_len();
     let mut pending = writer.fill(|disk| {
-        partition::check_whole(disk, extent(len, installation))?;
-        let doubt = partition::doubt(disk, len).map_err(Incomplete::Read)?;
+        partition::check_complete(disk, extent(len, installation))?;
+        let doubt = partition::missing_backup(disk, len).map_err(Incomplete::Read)?;
         doubt.iter().for_each(|doubt| run.report.warn(doubt));
         Ok(())
     })?;
@@ -230,14 +230,14 @@ pub(super) fn commit(pending: PendingDisk<'_>, _: &Verified, installation: &Inst
     let (disk, report) = (Arc::clone(target.held()), run.report.clone());
     let sentinel = sentinel(installation)?;
     let undo = move || {
-        if let Err(err) = write::invalidate(&disk) {
+        if let Err(err) = write::make_unbootable(&disk) {
             report.warn(format_args!("the disk may boot though its hooks did not run to their end: {err}"));
         }
         drop(sentinel);
     };
-    let committed = run.last_act.after(|| pending.commit(), undo);
+    let committed = run.signal_cleanup.after(|| pending.commit(), undo);
     if committed.is_err() {
-        run.last_act.clear();
+        run.signal_cleanup.clear();
     }
     Ok(committed?)
 }

@@ -32,7 +32,7 @@ use crate::image::reference::ImageRef;
 use crate::image::stored::StoredImage;
 use crate::node::process;
 use crate::node::run::Run;
-use crate::node::sandbox::Needs;
+use crate::node::sandbox::WorkerAccess;
 use crate::node::size::ByteSize;
 use crate::seed::{Held, Plan};
 use crate::store::cache::Cache;
@@ -59,7 +59,7 @@ pub(crate) fn install(job: &Job, held: Option<Target>, run: &Run) -> anyhow::Res
     let InstallAnswer { boot_area, verified, summary } = answer;
     // Under its name there may be another one meanwhile.
     let installed = hook_variables::installed(&process::path_in_namespace(&image), verified.sha256.as_deref());
-    let pending = PendingDisk::from_boot_area(&target, &boot_area, job.write);
+    let pending = PendingDisk::from_boot_area(&target, &boot_area, summary.len, job.write);
     let installation = Installation { job, target: &target, run, seed: None };
     commit(pending, &verified, &installation).with_context(|| installing(&job.image.to_string()))?;
     let message = format_args!("the image is on the disk: {}", ByteSize(summary.len));
@@ -68,9 +68,9 @@ pub(crate) fn install(job: &Job, held: Option<Target>, run: &Run) -> anyhow::Res
     let hooked = run_hooks(job.hooks.as_ref(), HookDisk::Lent(&disk), [name, installed].concat(), run);
     // First of all, so that nothing that ends us comes in between.
     if hooked.is_err() {
-        write::invalidate(&disk).context("making the disk unbootable after its hooks failed")?;
+        write::make_unbootable(&disk).context("making the disk unbootable after its hooks failed")?;
     }
-    run.last_act.clear();
+    run.signal_cleanup.clear();
     hooked?;
     progress::tell_end(job, &summary, run.started.elapsed(), &run.report);
     Ok(())
@@ -103,7 +103,7 @@ fn install_in_worker(job: &Job, target: &Target, run: &Run) -> anyhow::Result<(I
     // What the instance had is a guest's bytes, and read by a worker of its own.
     let old = OldSeed::read_in_worker(job, target, seed_disk.as_ref(), run);
     let image = if let ImageRef::Path(path) = &job.image { Some(path.as_path()) } else { None };
-    let needs = Needs { image, disks: &disks, folder: folder.as_deref(), network: true };
+    let needs = WorkerAccess { image, disks: &disks, folder: folder.as_deref(), network: true };
     let answer = in_worker_with_file(needs, run, |run| {
         // Before a reinstall touches the old system: a seed that can't be had is no reason to lose it.
         let seed = prepare_seed(job, &old, seed_disk.as_ref(), run)?;

@@ -22,7 +22,9 @@ use crate::image::error::ImageError;
 use crate::image::reference::ImageRef;
 use crate::image::stored::{Download, StoredImage};
 use crate::node::run::Run;
-use crate::store::cache::{Cache, CacheError, CacheSettings, CachedImage, DownloadId, Follow, Growing, KeptImage};
+use crate::store::cache::{
+    Cache, CacheError, CacheSettings, CachedImage, CachedImageInfo, DownloadId, DownloadReader, SharedDownload,
+};
 use crate::store::http::{Client, HttpError, HttpSettings, ImageUrl};
 
 /// An image's URL, and all that says how it is fetched, cached and verified.
@@ -200,15 +202,15 @@ pub(super) fn download<T: Send>(
     url: &ImageUrl,
     tools: &FetchTools,
     run: &Run,
-    read: impl FnOnce(Growing<'_>) -> anyhow::Result<T> + Send,
+    read: impl FnOnce(DownloadReader<'_>) -> anyhow::Result<T> + Send,
 ) -> anyhow::Result<(StoredImage, Option<anyhow::Result<T>>)> {
-    let (follow, now) = (Arc::new(Follow::default()), SystemTime::now());
+    let (follow, now) = (Arc::new(SharedDownload::default()), SystemTime::now());
     let shown = Arc::clone(&follow);
     let watch = Watch::start(run, "fetching", move || shown.progress());
     let accept = |image| tools.accepts(url, image, run);
     let (fetched, read) = thread::scope(|scope| {
         let reading = scope.spawn(|| read_along(&follow, read));
-        let fetched = tools.cache.fetch_followed(url, &tools.client, now, &run.report, &follow, &accept);
+        let fetched = tools.cache.fetch_shared(url, &tools.client, now, &run.report, &follow, &accept);
         (fetched, reading.join().unwrap_or_else(|_panic| Err(anyhow!("the installing thread died"))))
     });
     drop(watch);
@@ -224,7 +226,10 @@ pub(super) fn download<T: Send>(
     }
 }
 
-fn read_along<T>(follow: &Follow, read: impl FnOnce(Growing<'_>) -> anyhow::Result<T>) -> anyhow::Result<Option<T>> {
+fn read_along<T>(
+    follow: &SharedDownload,
+    read: impl FnOnce(DownloadReader<'_>) -> anyhow::Result<T>,
+) -> anyhow::Result<Option<T>> {
     let done = match follow.reader().context("reading along with the download") {
         Ok(Some(growing)) => read(growing).map(Some),
         Ok(None) => Ok(None),
@@ -239,7 +244,7 @@ fn read_along<T>(follow: &Follow, read: impl FnOnce(Growing<'_>) -> anyhow::Resu
 /// Has a signal say what it leaves of the image.
 pub(super) fn tell_what_is_left(url: &ImageUrl, cache: &CacheSettings, run: &Run) {
     let (url, cache) = (url.clone(), cache.clone());
-    run.last_words.set(move || Cache::existing(&cache).ok()??.left_of(&url));
+    run.final_message.set(move || Cache::existing(&cache).ok()??.describe_partial(&url));
 }
 
 /// What became of a cached image that was read again.
@@ -254,7 +259,7 @@ pub(crate) enum Verdict {
 }
 
 /// Reads all of a cached image. A damaged one is removed, so that the next create downloads it again.
-pub(crate) fn verify_kept(cache: &Cache, image: &KeptImage) -> anyhow::Result<Verdict> {
+pub(crate) fn verify_kept(cache: &Cache, image: &CachedImageInfo) -> anyhow::Result<Verdict> {
     verify_open(cache, cache.open_image(image)?)
 }
 

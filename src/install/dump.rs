@@ -18,10 +18,10 @@ use super::job::{ExportJob, ImportJob};
 use super::old_seed::read;
 use super::seed::tell_long_name;
 use crate::disk::device::{HeldDisk, SourceDisk, Target, WriteAt};
-use crate::disk::partition::{self, Extent, MBR_TOLERANCE};
+use crate::disk::partition::{self, ImageExtent, MBR_TOLERANCE};
 use crate::disk::write::{self, DiskWriter, PendingDisk, WriteError, WriteOptions};
 use crate::node::run::Run;
-use crate::node::sandbox::Needs;
+use crate::node::sandbox::WorkerAccess;
 use crate::node::size::ByteSize;
 use crate::node::sys;
 use crate::seed;
@@ -45,7 +45,7 @@ pub(crate) fn export(job: &ExportJob, run: &Run) -> anyhow::Result<()> {
     let message = format_args!("exporting disk {}, {}", disk.path.display(), ByteSize(disk.size));
     run.report.event("export", fields, message);
     let mut out = unbuffered(io::stdout()).context("opening standard output")?;
-    in_worker(Needs::default(), run, |_| {
+    in_worker(WorkerAccess::default(), run, |_| {
         write::dump(&disk, &mut out).with_context(|| format!("exporting disk {}", disk.path.display()))
     })
 }
@@ -68,7 +68,7 @@ fn restore(input: &mut File, job: &ImportJob, target: Target, run: &Run) -> anyh
     let message = format_args!("importing to disk {}, {}", target.path().display(), ByteSize(target.size()));
     run.report.event("import", fields, message);
     let importing = || format!("importing to disk {}", target.path().display());
-    let needs = Needs { disks: &[target.file()], ..Needs::default() };
+    let needs = WorkerAccess { disks: &[target.file()], ..WorkerAccess::default() };
     in_worker(needs, run, |run| {
         let mut pending = write_dump(input, &target, run).map_err(in_terms_of_dumps).with_context(importing)?;
         let len = pending.image_len();
@@ -84,10 +84,10 @@ fn restore(input: &mut File, job: &ImportJob, target: Target, run: &Run) -> anyh
 fn write_dump<'t>(input: &mut File, target: &'t Target, run: &Run) -> Result<PendingDisk<'t>, WriteError> {
     let mut writer = DiskWriter::begin(target, WriteOptions::default())?;
     write::stream(input, &mut writer)?;
-    let extent = Extent { image: writer.image_len(), disk: Some(target.size()), mbr_tolerance: MBR_TOLERANCE };
+    let extent = ImageExtent { image: writer.image_len(), disk: Some(target.size()), mbr_tolerance: MBR_TOLERANCE };
     writer.fill(|disk| {
         // It is the user's own system, which may have been so; but a dump that was cut looks like that.
-        if let Err(incomplete) = partition::check_whole(disk, extent) {
+        if let Err(incomplete) = partition::check_complete(disk, extent) {
             run.report.warn(format_args!("the dump may not be all there: {incomplete}"));
         }
         Ok(())

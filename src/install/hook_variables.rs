@@ -11,7 +11,7 @@ use std::io;
 use std::path::Path;
 
 use crate::disk::device::ReadAt;
-use crate::disk::partition::{self, Partition, Table, TableError, boot_area};
+use crate::disk::partition::{self, Partition, Table, TableError, read_boot_area};
 use crate::node::report::Report;
 
 /// Names and values for an environment.
@@ -48,7 +48,7 @@ pub(crate) fn installed(file: &Path, sha256: Option<&str>) -> Variables {
 /// The disk's partitions in the order of their numbers: the kind of their table, how many they are, and of each its
 /// number, first byte, length in bytes and type. `report` is warned of what is left out.
 pub(crate) fn partitions(disk: &dyn ReadAt, report: &Report) -> io::Result<Variables> {
-    let table = match Table::parse(&boot_area(disk)?) {
+    let table = match Table::parse(&read_boot_area(disk)?) {
         Ok(table) => Some(table),
         Err(TableError::None) => None,
         Err(error @ TableError::Damaged) => {
@@ -56,7 +56,7 @@ pub(crate) fn partitions(disk: &dyn ReadAt, report: &Report) -> io::Result<Varia
             None
         }
     };
-    let all = table.as_ref().map_or(Ok(Vec::new()), |table| partition::everywhere(disk, table))?;
+    let all = table.as_ref().map_or(Ok(Vec::new()), |table| partition::all_partitions(disk, table))?;
     let (mut known, outside): (Vec<_>, Vec<_>) =
         all.into_iter().partition(|partition| partition.start < partition.end && partition.end <= disk.len());
     for Partition { number, .. } in outside {

@@ -17,7 +17,7 @@ use serde_json::json;
 use super::hook_variables::{self, Variables};
 use super::job::HookPlan;
 use super::progress::seconds;
-use crate::disk::device::{HeldDisk, HookDevice, UnlentDisk};
+use crate::disk::device::{HeldDisk, HookDevice, WithheldDisk};
 use crate::node::process::{self, Children, Lifetime};
 use crate::node::report::Report;
 use crate::node::run::Run;
@@ -85,9 +85,9 @@ fn run_present(plan: &HookPlan, disk: HookDisk<'_>, told: Variables, run: &Run) 
     match disk {
         HookDisk::None => Ok(without_device()?),
         HookDisk::Unlent(disk) => {
-            let unlent = UnlentDisk::before_hooks(disk)?;
+            let unlent = WithheldDisk::before_hooks(disk)?;
             let before = Arc::clone(unlent.before());
-            let ran = run.last_act.during(without_device, move || drop(before.remove(None, LAST_PATIENCE)));
+            let ran = run.signal_cleanup.during(without_device, move || drop(before.remove(None, LAST_PATIENCE)));
             let removed = unlent.finish();
             ran?;
             Ok(removed?)
@@ -105,7 +105,7 @@ fn run_lent(plan: &HookPlan, disk: &HeldDisk, mut environment: Variables, run: &
     let (before, own) = (Arc::clone(device.before()), device.attached().map(Path::to_owned));
     let written = device.as_fd().try_clone_to_owned().map(File::from);
     let written = written.with_context(|| format!("sharing {}", device.path().display()))?;
-    let ran = run.last_act.during(run_hooks, move || {
+    let ran = run.signal_cleanup.during(run_hooks, move || {
         let _ = before.remove(own.as_deref(), LAST_PATIENCE);
         // What a loop device keeps would else get onto the disk's file when it is let go: after the disk was made unbootable.
         let _ = written.sync_all();

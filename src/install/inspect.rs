@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 use super::in_worker;
 use super::job::InspectJob;
 use super::local_image::{UnsteadyImage, open_local};
-use crate::disk::device::{Memory, ReadAt};
-use crate::disk::partition::{self, Extent, Partition, Passing, Table, TableError};
+use crate::disk::device::{MemoryDisk, ReadAt};
+use crate::disk::partition::{self, ImageExtent, Partition, StreamedDisk, Table, TableError};
 use crate::image::disk_size::DiskSize;
 use crate::image::format::{Format, Formats};
 use crate::image::gate::{Expected, stream_reader};
@@ -26,11 +26,11 @@ use crate::image::reader::{ImageBytes, ImageReader};
 use crate::image::reference::ImageRef;
 use crate::image::stored::StoredImage;
 use crate::node::run::Run;
-use crate::node::sandbox::Needs;
+use crate::node::sandbox::WorkerAccess;
 use crate::node::size::MIB;
 use crate::seed::volume;
 use crate::store::cache::{Cache, CacheSettings};
-use crate::store::http::{Client, Conditions, Content, HttpError, HttpSettings, ImageUrl, Pieces, Response};
+use crate::store::http::{Client, Conditions, Content, HttpError, HttpSettings, ImageUrl, RangeReader, Response};
 
 /// An image, judged.
 #[derive(Debug, Serialize, Deserialize)]
@@ -144,16 +144,14 @@ pub(super) fn inspect_in_worker(
     };
     // Opened here: the worker may write nothing, not even the lock of a kept image, and can't see what others have open.
     let image = match inspection.image {
-        ImageRef::Path(path) => {
-            match open_local(path, inspection.local) {
-                Ok(image) => Some(image),
-                Err(error) if error.is::<UnsteadyImage>() => return Ok(Judged::Refused(format!("{error:#}"))),
-                Err(error) => return Err(error),
-            }
-        }
+        ImageRef::Path(path) => match open_local(path, inspection.local) {
+            Ok(image) => Some(image),
+            Err(error) if error.is::<UnsteadyImage>() => return Ok(Judged::Refused(format!("{error:#}"))),
+            Err(error) => return Err(error),
+        },
         ImageRef::Url(url) => inspection.cached(url, run)?,
     };
-    let needs = Needs { image: path, network: url.is_some() || inspection.servers, ..Needs::default() };
+    let needs = WorkerAccess { image: path, network: url.is_some() || inspection.servers, ..WorkerAccess::default() };
     in_worker(needs, run, |run| {
         first(run)?;
         match (&image, url) {
@@ -188,7 +186,7 @@ impl Inspection<'_> {
             // The client refuses a 304 that nobody asked for.
             bail!("{url}: the server sent no image");
         };
-        let pieces = Pieces::of(&content, url, &client, &run.report);
+        let pieces = RangeReader::of(&content, url, &client, &run.report);
         let pieces = pieces.as_ref().map(|pieces| pieces as &dyn FileExt);
         let Content { content_length, body, .. } = *content;
         let name = url.to_string();
@@ -253,7 +251,7 @@ impl Inspection<'_> {
     fn stream(&self, mut decoded: Box<dyn Read + Send + '_>, size: DiskSize) -> anyhow::Result<Examined> {
         let mut head = Vec::new();
         decoded.by_ref().take(MIB).read_to_end(&mut head)?;
-        let beginning = Memory(head);
+        let beginning = MemoryDisk(head);
         if let DiskSize::Exact(len) | DiskSize::AtLeast(len) | DiskSize::Hint(len) = size
             && len >= beginning.len()
         {
@@ -263,7 +261,7 @@ impl Inspection<'_> {
                 _ => {}
             }
         }
-        let passing = Passing::read(beginning.0, &mut decoded)?;
+        let passing = StreamedDisk::read(beginning.0, &mut decoded)?;
         let len = passing.len();
         Ok(Examined { size: DiskSize::Exact(len), layout: self.whole(&passing, len)?, all: true })
     }
@@ -278,7 +276,7 @@ impl Inspection<'_> {
     ) -> anyhow::Result<Examined> {
         let mut head = Vec::new();
         decoded.take(MIB).read_to_end(&mut head)?;
-        let head = Memory(head);
+        let head = MemoryDisk(head);
         let layout = match size {
             DiskSize::Exact(len) => self.whole(&head, len)?,
             _ => self.on_disk(&head)?,
@@ -291,21 +289,21 @@ impl Inspection<'_> {
     /// The same as [`Inspection::whole`] of a disk of which each byte can be read; what raises doubts is told.
     fn here(&self, disk: &dyn ReadAt, len: u64, run: &Run) -> anyhow::Result<Layout> {
         let layout = self.whole(disk, len)?;
-        partition::doubt(disk, len)?.iter().for_each(|doubt| run.report.warn(doubt));
+        partition::missing_backup(disk, len)?.iter().for_each(|doubt| run.report.warn(doubt));
         Ok(layout)
     }
 
     /// What lies on a disk of `len` bytes, once it is known to be all there as far as `disk` has it.
     fn whole(&self, disk: &dyn ReadAt, len: u64) -> anyhow::Result<Layout> {
         let room = self.room.map(|(_, size)| size);
-        let extent = Extent { image: len, disk: room, mbr_tolerance: self.expected.mbr_tolerance };
-        partition::check_whole(disk, extent)?;
+        let extent = ImageExtent { image: len, disk: room, mbr_tolerance: self.expected.mbr_tolerance };
+        partition::check_complete(disk, extent)?;
         self.on_disk(disk)
     }
 
     /// An error too where a seed would have no place.
     fn on_disk(&self, disk: &dyn ReadAt) -> anyhow::Result<Layout> {
-        let head = partition::boot_area(disk)?;
+        let head = partition::read_boot_area(disk)?;
         if let Some((path, size)) = self.room {
             volume::find_space(&head, size, path)?;
         }
@@ -318,7 +316,7 @@ impl Inspection<'_> {
             Table::Gpt(_) => "gpt",
             Table::Mbr(_) => "mbr",
         };
-        let mut all = partition::everywhere(disk, &table)?;
+        let mut all = partition::all_partitions(disk, &table)?;
         all.sort_by_key(|partition| partition.number);
         let part = |Partition { number, start, end, kind, .. }: Partition| Part {
             number,
@@ -383,5 +381,5 @@ pub(crate) fn likely_types(files: &[PathBuf], run: &Run) -> anyhow::Result<Vec<O
         return Ok(Vec::new());
     }
     let look = |path: &PathBuf| Some(StoredImage::open(path).ok()?.likely_type()?.to_string());
-    in_worker(Needs::default(), run, |_| Ok(files.iter().map(look).collect()))
+    in_worker(WorkerAccess::default(), run, |_| Ok(files.iter().map(look).collect()))
 }

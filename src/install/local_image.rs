@@ -101,7 +101,7 @@ impl<'i> ImageWatch<'i> {
 
 /// An error if somebody can write to the image.
 fn refuse_writers(image: &StoredImage) -> Result<(), UnsteadyImage> {
-    match device::writer_of(image.file()) {
+    match device::find_writer(image.file()) {
         Some(user) => Err(UnsteadyImage::Written { image: image.name().to_owned(), user }),
         None => Ok(()),
     }

@@ -34,8 +34,8 @@ use serde::de::DeserializeOwned;
 
 use crate::node::process::{self, Children};
 use crate::node::run::Run;
-use crate::node::sandbox::{Needs, Sandbox};
-use crate::node::signals::LastAct;
+use crate::node::sandbox::{Sandbox, WorkerAccess};
+use crate::node::signals::SignalCleanup;
 
 pub(crate) use cache::{Cleaned, Fetched, cleanup, fetch};
 pub(crate) use create::{Rehearsed, install, rehearse};
@@ -49,7 +49,7 @@ pub(crate) use seed_command::{Removed, SeedDisk, remove_seed, show_seeds};
 /// Does `work` in a worker, and gives its answer. The script sees nothing else of what was fetched and decoded. What needs
 /// root afterwards, hooks above all, is the script's to do.
 fn in_worker<T: Serialize + DeserializeOwned>(
-    needs: Needs<'_>,
+    needs: WorkerAccess<'_>,
     run: &Run,
     work: impl FnOnce(&Run) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
@@ -58,7 +58,7 @@ fn in_worker<T: Serialize + DeserializeOwned>(
 
 /// As [`in_worker`], for an answer with an open file.
 fn in_worker_with_file<T: Serialize + DeserializeOwned>(
-    needs: Needs<'_>,
+    needs: WorkerAccess<'_>,
     run: &Run,
     work: impl FnOnce(&Run) -> anyhow::Result<(T, Option<File>)>,
 ) -> anyhow::Result<(T, Option<File>)> {
@@ -69,8 +69,8 @@ fn in_worker_with_file<T: Serialize + DeserializeOwned>(
     let answer = process::run_in_worker(&run.children, || {
         let done = sandbox.enter().context("giving up privileges").and_then(|()| {
             // The script ends the worker's children, with the group of the worker, and does its cleanup after a signal.
-            let (children, last_act) = (Children::together(), LastAct::default());
-            work(&Run { children, last_act, ..run.clone() })
+            let (children, signal_cleanup) = (Children::in_own_group(), SignalCleanup::default());
+            work(&Run { children, signal_cleanup, ..run.clone() })
         });
         done.map_err(|err| format!("{err:#}"))
     });

@@ -17,7 +17,7 @@ use super::job::Job;
 use crate::disk::device::{ReadAt, Target};
 use crate::node::report::Report;
 use crate::node::run::Run;
-use crate::node::sandbox::Needs;
+use crate::node::sandbox::WorkerAccess;
 use crate::seed::volume::{self, Contents, Error, Found, Trace};
 use crate::seed::{Held, Identity, Lost};
 
@@ -51,7 +51,7 @@ impl OldSeed {
         if !job.reinstall {
             return OldSeed::default();
         }
-        in_worker(Needs::default(), run, |_| Ok(OldSeed::on(first, own, identity))).unwrap_or_else(|error| {
+        in_worker(WorkerAccess::default(), run, |_| Ok(OldSeed::on(first, own, identity))).unwrap_or_else(|error| {
             warn_unreadable(&format!("{error:#}"), &run.report);
             OldSeed::default()
         })

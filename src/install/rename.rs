@@ -10,9 +10,9 @@ use super::in_worker;
 use super::job::RenameJob;
 use super::old_seed::{own_seed, read};
 use super::seed::tell_long_name;
-use crate::disk::device::{DeviceError, ReadAt, SourceDisk, Target, WriteAt};
+use crate::disk::device::{DeviceError, SourceDisk, Target};
 use crate::node::run::Run;
-use crate::node::sandbox::Needs;
+use crate::node::sandbox::WorkerAccess;
 use crate::seed::volume;
 use crate::seed::{self, Identity};
 
@@ -47,7 +47,9 @@ pub(crate) fn rename(job: RenameJob, run: &Run) -> anyhow::Result<()> {
 /// What is on the disk is a guest's: a confined process reads it, and gives the volume as it shall be.
 fn rename_seed(path: &Path, identity: &Identity, run: &Run) -> anyhow::Result<()> {
     let disk = SourceDisk::open(path)?;
-    let Some((start, new)) = in_worker(Needs::default(), run, |run| renamed(&disk, identity, run))? else { return Ok(()) };
+    let Some((start, new)) = in_worker(WorkerAccess::default(), run, |run| renamed(&disk, identity, run))? else {
+        return Ok(());
+    };
     drop(disk);
     let mut disk = Target::open(path)?;
     let writing = || format!("writing the new name into the seed on disk {}", path.display());

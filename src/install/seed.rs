@@ -122,7 +122,7 @@ impl Sources<'_> {
         match source {
             Source::Inline(content) => Ok(content.clone()),
             Source::File { file, .. } => Ok(read_file(file)?),
-            Source::Url(url) => Ok(Client::new(self.http)?.get_small(url, &self.run.report)?),
+            Source::Url(url) => Ok(Client::new(self.http)?.fetch_small(url, &self.run.report)?),
         }
     }
 }
@@ -236,7 +236,7 @@ impl<'p> Seed<'p> {
     }
 
     fn write_partition(&self, pending: &mut PendingDisk<'_>, path: &Path) -> anyhow::Result<u32> {
-        let space = volume::find_space(&volume::boot_area(pending)?, ReadAt::len(pending), path)?;
+        let space = volume::find_space(&volume::read_boot_area(pending)?, ReadAt::len(pending), path)?;
         let bytes = self.format(volume::LEN, space.sector)?;
         pending.write_at(&bytes, space.start)?;
         Ok(volume::add_partition(pending, space, self.identity.uuid(), path)?)
@@ -260,7 +260,7 @@ pub(super) fn own_disk(plan: &Plan, job: &Job) -> anyhow::Result<Option<Target>>
         return Err(PlaceError::SmallDisk { disk: disk.path().to_owned(), size }.into());
     }
     if !job.reinstall {
-        write::invalidate(disk.held())?;
+        write::make_unbootable(disk.held())?;
     }
     Ok(Some(disk))
 }

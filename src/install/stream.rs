@@ -14,7 +14,7 @@ use anyhow::Context as _;
 use serde_json::json;
 
 use super::copy::{InstallAnswer, Installation, check_size, copy, finish, install_stored, installing};
-use super::download::{Fetched, FetchTools, RemoteImage, download};
+use super::download::{FetchTools, Fetched, RemoteImage, download};
 use super::job::Job;
 use super::progress::{Watch, seconds};
 use crate::disk::write::DiskWriter;
@@ -24,8 +24,8 @@ use crate::image::gate::stream_reader;
 use crate::image::reader::{ImageBytes, ImageReader};
 use crate::image::stored::StoredImage;
 use crate::node::run::Run;
-use crate::store::cache::{Growing, Promise};
-use crate::store::http::{ImageUrl, Pieces};
+use crate::store::cache::{DownloadInfo, DownloadReader};
+use crate::store::http::{ImageUrl, RangeReader};
 
 /// Installs what the URL names. While an image comes over the network for the first time, a new instance's disk is
 /// written at the same time; there is something to make bootable only when the download was whole and is the image that
@@ -53,7 +53,7 @@ fn fetch_first(
 ) -> anyhow::Result<Fetched<InstallAnswer>> {
     let (started, run) = (Instant::now(), installation.run);
     // What the first bytes tell need not wait for the rest.
-    let look = |growing: Growing<'_>| growing_reader(url, growing, tools, installation).map(drop);
+    let look = |growing: DownloadReader<'_>| growing_reader(url, growing, tools, installation).map(drop);
     let (image, _) = download(url, tools, run, look)?;
     let took = started.elapsed();
     let fields = json!({ "seconds": took.as_secs_f64() });
@@ -85,7 +85,7 @@ fn stream_first_download(
 /// Copies an image while it is downloaded; none where it needs a whole file.
 fn stream<'j>(
     url: &ImageUrl,
-    growing: Growing<'_>,
+    growing: DownloadReader<'_>,
     tools: &FetchTools,
     installation: &Installation<'j>,
 ) -> anyhow::Result<Option<(DiskWriter<'j>, Watch)>> {
@@ -100,11 +100,11 @@ fn stream<'j>(
 /// What the image is that is being downloaded; an error where it already shows that it is too large.
 fn growing_reader<'g>(
     url: &ImageUrl,
-    mut growing: Growing<'g>,
+    mut growing: DownloadReader<'g>,
     tools: &FetchTools,
     installation: &Installation<'_>,
 ) -> anyhow::Result<ImageReader<'g>> {
-    let (promise, name) = (growing.promise().clone(), url.to_string());
+    let (promise, name) = (growing.info().clone(), url.to_string());
     let mut first = [0; DiskSize::FIRST];
     let read = read_first(&mut growing, &mut first);
     let count = read.with_context(|| format!("reading image {url}"))?;
@@ -120,7 +120,7 @@ fn growing_reader<'g>(
 }
 
 /// As many bytes as there are, and fit.
-fn read_first(growing: &mut Growing<'_>, first: &mut [u8]) -> io::Result<usize> {
+fn read_first(growing: &mut DownloadReader<'_>, first: &mut [u8]) -> io::Result<usize> {
     let mut count = 0;
     while count < first.len() {
         match growing.read(&mut first[count..])? {
@@ -137,13 +137,13 @@ fn size_at_the_end(
     url: &ImageUrl,
     compression: Compression,
     first: &[u8],
-    promise: &Promise,
+    promise: &DownloadInfo,
     (tools, run): (&FetchTools, &Run),
 ) -> DiskSize {
-    let Promise { length: Some(total), validator: Some(validator) } = promise else { return DiskSize::Unknown };
+    let DownloadInfo { length: Some(total), validator: Some(validator) } = promise else { return DiskSize::Unknown };
     if compression != Compression::Xz {
         return DiskSize::Unknown;
     }
-    let pieces = Pieces::new(*total, validator.clone(), url, &tools.client, &run.report);
+    let pieces = RangeReader::new(*total, validator.clone(), url, &tools.client, &run.report);
     DiskSize::at_server(compression, first, &pieces, *total)
 }

@@ -228,7 +228,7 @@ struct Fetch<'c> {
 
 impl Fetch<'_> {
     fn get(&self, url: &ImageUrl) -> anyhow::Result<Vec<u8>> {
-        Ok(Client::new(self.http)?.get_small(url, &self.run.report)?)
+        Ok(Client::new(self.http)?.fetch_small(url, &self.run.report)?)
     }
 
     fn signature(&self, source: &SignatureSource) -> anyhow::Result<Signature> {

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 
 use super::process::Children;
 use super::report::{Progress, Report};
-use super::signals::{self, LastAct, LastWords};
+use super::signals::{self, FinalMessage, SignalCleanup};
 
 /// What every operation works with.
 #[derive(Clone)]
@@ -18,9 +18,9 @@ pub struct Run {
     /// The children that run.
     pub(crate) children: Children,
     /// What a signal still has to do before it ends the run.
-    pub(crate) last_act: LastAct,
+    pub(crate) signal_cleanup: SignalCleanup,
     /// What a signal still has to say before it ends the run.
-    pub(crate) last_words: LastWords,
+    pub(crate) final_message: FinalMessage,
     /// When the run began, by the clock that files have.
     pub(crate) began: SystemTime,
     /// The same, by one that nobody sets.
@@ -32,12 +32,13 @@ pub struct Run {
 impl Run {
     /// For an operation that no signal has to wait for.
     pub fn new(report: Report) -> Self {
-        let (children, last_act, last_words) = (Children::default(), LastAct::default(), LastWords::default());
+        let (children, signal_cleanup, final_message) =
+            (Children::default(), SignalCleanup::default(), FinalMessage::default());
         Run {
             report,
             children,
-            last_act,
-            last_words,
+            signal_cleanup,
+            final_message,
             began: SystemTime::now(),
             started: Instant::now(),
             progress: None,
@@ -57,14 +58,15 @@ impl Run {
     ///
     /// # Errors
     /// As there.
-    pub(crate) fn shown(progress: Progress) -> anyhow::Result<Self> {
+    pub(crate) fn with_progress(progress: Progress) -> anyhow::Result<Self> {
         let report = progress.report().clone();
         Run { progress: Some(Arc::new(progress)), ..Run::new(report) }.ended()
     }
 
     fn ended(self) -> anyhow::Result<Self> {
-        let Run { children, last_act, last_words, progress, report, .. } = self.clone();
-        signals::end_on_signal(children, last_act, last_words, progress, report).context("setting up signals")?;
+        let Run { children, signal_cleanup, final_message, progress, report, .. } = self.clone();
+        signals::end_on_signal(children, signal_cleanup, final_message, progress, report)
+            .context("setting up signals")?;
         Ok(self)
     }
 }

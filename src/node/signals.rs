@@ -3,7 +3,7 @@
 //!
 //! While the disk is written nothing has to be undone: its first MiB is zero. While hooks run two things have to be
 //! done, in this order: what they made out of the disk is removed, and the disk is made unbootable again. The boot
-//! area is written and that act ([`LastAct`]) is set under one lock, so that no signal falls in between. Children get
+//! area is written and that act ([`SignalCleanup`]) is set under one lock, so that no signal falls in between. Children get
 //! half a second to clean up, and have ended, their mounts gone, before the disk is touched.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,9 +18,9 @@ type Act = Box<dyn FnOnce() + Send>;
 
 /// What is to be done before a signal ends the process, the latest first, while there is such a thing. Clones share it.
 #[derive(Clone, Default)]
-pub(crate) struct LastAct(Arc<Mutex<Vec<Act>>>);
+pub(crate) struct SignalCleanup(Arc<Mutex<Vec<Act>>>);
 
-impl LastAct {
+impl SignalCleanup {
     fn acts(&self) -> MutexGuard<'_, Vec<Act>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -60,9 +60,9 @@ type Words = Box<dyn Fn() -> Option<String> + Send>;
 
 /// What is to be said before a signal ends the process: what it leaves. Clones share it.
 #[derive(Clone, Default)]
-pub(crate) struct LastWords(Arc<Mutex<Option<Words>>>);
+pub(crate) struct FinalMessage(Arc<Mutex<Option<Words>>>);
 
-impl LastWords {
+impl FinalMessage {
     /// Has `words` asked for them.
     pub(crate) fn set(&self, words: impl Fn() -> Option<String> + Send + 'static) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(words));
@@ -81,8 +81,8 @@ impl LastWords {
 /// entry. Call this before any other thread starts, for threads inherit the mask.
 pub(crate) fn end_on_signal(
     children: Children,
-    last_act: LastAct,
-    last_words: LastWords,
+    signal_cleanup: SignalCleanup,
+    final_message: FinalMessage,
     progress: Option<Arc<Progress>>,
     report: Report,
 ) -> nix::Result<()> {
@@ -92,10 +92,10 @@ pub(crate) fn end_on_signal(
     std::thread::spawn(move || {
         if let Ok(signal) = signals.wait() {
             children.terminate();
-            last_act.perform();
+            signal_cleanup.perform();
             // It would be drawn anew below the last words, where the shell goes on.
             progress.iter().for_each(|progress| progress.finish());
-            if let Some(words) = last_words.get() {
+            if let Some(words) = final_message.get() {
                 report.info(words);
             }
             report.error(format_args!("ended by {signal}"));

@@ -15,7 +15,7 @@ use std::thread;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use crate::node::process::{self, Children, Lifetime};
-use crate::node::sandbox::{Sandbox, ToolWork};
+use crate::node::sandbox::{Sandbox, ToolAccess};
 
 /// What gpgv says at most about one signature file, in bytes: a few hundred per signature.
 const MAX_STATUS: u64 = 1 << 20;
@@ -142,7 +142,7 @@ impl Signature {
 
     /// What it says goes to memory of ours.
     fn confine(&self, gpgv: &mut Command, bytes: u64) -> io::Result<()> {
-        let work = ToolWork { sources: &[&self.keyring], disks: &[], file_size: MAX_STATUS, bytes };
+        let work = ToolAccess { sources: &[&self.keyring], disks: &[], file_size: MAX_STATUS, bytes };
         Sandbox::for_tool(gpgv, work)?.confine(gpgv);
         Ok(())
     }

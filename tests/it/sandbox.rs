@@ -11,7 +11,7 @@ use std::process::Command;
 
 use nix::sys::stat::Mode;
 use simpleimage::node::process::{Children, run_in_worker};
-use simpleimage::node::sandbox::{Needs, Sandbox};
+use simpleimage::node::sandbox::{Sandbox, WorkerAccess};
 
 use crate::support::disk::{Disk, KINDS, Kind};
 use crate::support::images::{MIB, disk, encode};
@@ -338,7 +338,7 @@ fn a_worker_writes_its_folder_and_its_disk_only() {
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
     for network in [true, false] {
         let answer = run_in_worker(&Children::default(), || {
-            let needs = Needs { disks: &[&open], folder: Some(&own), network, ..Needs::default() };
+            let needs = WorkerAccess { disks: &[&open], folder: Some(&own), network, ..WorkerAccess::default() };
             Sandbox::for_worker(needs).and_then(Sandbox::enter).map_err(|err| err.to_string())?;
             let words = [
                 fs::write(own.join("a"), "x").and_then(|()| fs::rename(own.join("a"), own.join("b"))),

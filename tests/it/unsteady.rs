@@ -174,7 +174,7 @@ fn no_qemu_begins_to_write_an_image_that_is_read() {
     let world = World::new();
     let image = encode(&world, &disk(2 * MIB), "raw");
     let open = File::open(&image).unwrap();
-    assert_eq!(simpleimage::disk::device::writer_of(&open), None);
+    assert_eq!(simpleimage::disk::device::find_writer(&open), None);
     let qemu = |options: &[&str]| {
         let output = Command::new("qemu-io").args(options).args(["-f", "raw", "-c", "quit", text(&image)]).output();
         output.unwrap()

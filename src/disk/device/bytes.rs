@@ -101,9 +101,9 @@ impl ReadAt for FileBytes<'_> {
 }
 
 /// A disk in memory, or its beginning.
-pub(crate) struct Memory(pub(crate) Vec<u8>);
+pub(crate) struct MemoryDisk(pub(crate) Vec<u8>);
 
-impl Memory {
+impl MemoryDisk {
     /// Where `len` bytes from `offset` on lie; `beyond` if they reach behind the end.
     fn range(&self, len: usize, offset: u64, beyond: io::ErrorKind) -> io::Result<std::ops::Range<usize>> {
         let at = usize::try_from(offset).map_err(io::Error::other)?;
@@ -112,7 +112,7 @@ impl Memory {
     }
 }
 
-impl ReadAt for Memory {
+impl ReadAt for MemoryDisk {
     fn len(&self) -> u64 {
         self.0.len() as u64
     }
@@ -124,7 +124,7 @@ impl ReadAt for Memory {
 }
 
 #[cfg(test)]
-impl WriteAt for Memory {
+impl WriteAt for MemoryDisk {
     fn write_at(&mut self, data: &[u8], offset: u64) -> io::Result<()> {
         let range = self.range(data.len(), offset, io::ErrorKind::StorageFull)?;
         self.0[range].copy_from_slice(data);

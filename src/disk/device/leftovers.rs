@@ -28,17 +28,17 @@ const POLL: Duration = Duration::from_millis(20);
 
 /// What there was on a disk before hooks ran, to tell it from what there is later.
 #[derive(Debug)]
-pub(crate) struct Before {
+pub(crate) struct DeviceSnapshot {
     disk: File,
     devices: Vec<u64>,
     swaps: Swaps,
 }
 
-impl Before {
+impl DeviceSnapshot {
     /// Now.
     pub(super) fn hooks(disk: &File) -> io::Result<Self> {
         let devices = layers::on(disk, &Mounts::now())?.into_iter().map(|device| device.number).collect();
-        Ok(Before { disk: disk.try_clone()?, devices, swaps: Swaps::now() })
+        Ok(DeviceSnapshot { disk: disk.try_clone()?, devices, swaps: Swaps::now() })
     }
 
     /// Devices that lie on the disk and did not then, the uppermost first. Those of the disk's own partition table are the

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use loopdev::LoopControl;
 
-use super::leftovers::Before;
+use super::leftovers::DeviceSnapshot;
 use super::{DiskKind, HeldDisk, holder, target};
 use crate::node::sys;
 
@@ -65,7 +65,7 @@ pub(crate) enum HookDeviceError {
 #[derive(Debug)]
 pub(crate) struct HookDevice<'d> {
     disk: &'d HeldDisk,
-    before: Arc<Before>,
+    before: Arc<DeviceSnapshot>,
     attached: Option<Attached>,
 }
 
@@ -83,7 +83,7 @@ impl<'d> HookDevice<'d> {
     /// The disk itself when it is a block device, else a loop device attached to its file.
     pub(crate) fn open(disk: &'d HeldDisk) -> Result<Self, HookDeviceError> {
         let state = |source| HookDeviceError::State { device: disk.path().to_owned(), source };
-        let before = Arc::new(Before::hooks(disk.file()).map_err(state)?);
+        let before = Arc::new(DeviceSnapshot::hooks(disk.file()).map_err(state)?);
         let attached = match disk.kind() {
             DiskKind::Block => None,
             DiskKind::File => {
@@ -107,7 +107,7 @@ impl<'d> HookDevice<'d> {
     }
 
     /// Tells what hooks made later, and removes it.
-    pub(crate) fn before(&self) -> &Arc<Before> {
+    pub(crate) fn before(&self) -> &Arc<DeviceSnapshot> {
         &self.before
     }
 
@@ -134,20 +134,20 @@ impl<'d> HookDevice<'d> {
 
 /// A disk that hooks are not lent while they run: they know its name all the same.
 #[derive(Debug)]
-pub(crate) struct UnlentDisk<'d> {
+pub(crate) struct WithheldDisk<'d> {
     disk: &'d HeldDisk,
-    before: Arc<Before>,
+    before: Arc<DeviceSnapshot>,
 }
 
-impl<'d> UnlentDisk<'d> {
+impl<'d> WithheldDisk<'d> {
     /// Before the hooks run.
     pub(crate) fn before_hooks(disk: &'d HeldDisk) -> Result<Self, HookDeviceError> {
         let state = |source| HookDeviceError::State { device: disk.path().to_owned(), source };
-        Ok(UnlentDisk { disk, before: Arc::new(Before::hooks(disk.file()).map_err(state)?) })
+        Ok(WithheldDisk { disk, before: Arc::new(DeviceSnapshot::hooks(disk.file()).map_err(state)?) })
     }
 
     /// Tells what hooks made later, and removes it.
-    pub(crate) fn before(&self) -> &Arc<Before> {
+    pub(crate) fn before(&self) -> &Arc<DeviceSnapshot> {
         &self.before
     }
 
@@ -182,7 +182,12 @@ fn attach(disk: &HeldDisk) -> io::Result<Attached> {
 }
 
 /// udev and the like may look at the device for a moment after its last hook.
-fn wait_until_unused(device: &Path, disk: &HeldDisk, before: &Before, start: Instant) -> Result<(), HookDeviceError> {
+fn wait_until_unused(
+    device: &Path,
+    disk: &HeldDisk,
+    before: &DeviceSnapshot,
+    start: Instant,
+) -> Result<(), HookDeviceError> {
     let state = |source| HookDeviceError::State { device: device.to_owned(), source };
     loop {
         let used = match disk.kind() {

@@ -29,7 +29,7 @@ const WE_READ: [i64; 3] = [100, 201, 203];
 
 /// Who can write to the image, and the way out, in words; none when nobody can. As long as `image` is open no qemu starts
 /// to write to it, where the file system has locks.
-pub fn writer_of(image: &File) -> Option<String> {
+pub fn find_writer(image: &File) -> Option<String> {
     let start = Instant::now();
     loop {
         match look(image) {

@@ -12,8 +12,8 @@ pub(crate) use gpt::{crc32, seal};
 
 pub(crate) use gpt::{Attributes, Gpt, NewEntry};
 pub(crate) use mbr::Mbr;
-pub(crate) use passing::Passing;
-pub(crate) use whole::{Extent, Incomplete, MBR_TOLERANCE, check_whole, doubt};
+pub(crate) use passing::StreamedDisk;
+pub(crate) use whole::{ImageExtent, Incomplete, MBR_TOLERANCE, check_complete, missing_backup};
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -127,7 +127,7 @@ impl Table {
 /// All entries in use and all logical partitions of the table of `disk`, these numbered as Linux does it
 /// (block/partitions/msdos.c): a boot record without a partition, which stays when the first one is deleted, does not count.
 /// A chain ends where it comes to itself. A logical partition that lies over one before it is left out.
-pub(crate) fn everywhere(disk: &dyn ReadAt, table: &Table) -> io::Result<Vec<Partition>> {
+pub(crate) fn all_partitions(disk: &dyn ReadAt, table: &Table) -> io::Result<Vec<Partition>> {
     let mut all = table.partitions();
     let (mut logical, mut seen) = (Vec::<Partition>::new(), BTreeSet::new());
     let mut number = FIRST_LOGICAL;
@@ -155,7 +155,7 @@ fn ends_in(disk: &dyn ReadAt, at: u64) -> bool {
 }
 
 /// The disk's first MiB, or all of a smaller one.
-pub(crate) fn boot_area<D: ReadAt + ?Sized>(disk: &D) -> io::Result<Vec<u8>> {
+pub(crate) fn read_boot_area<D: ReadAt + ?Sized>(disk: &D) -> io::Result<Vec<u8>> {
     let mut head = vec![0; usize::try_from(disk.len().min(MIB)).map_err(io::Error::other)?];
     disk.read_at(&mut head, 0)?;
     Ok(head)
@@ -175,14 +175,14 @@ pub(crate) fn get8(bytes: &[u8], at: usize) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{SECTOR_LEN, Table, everywhere};
-    use crate::disk::device::Memory;
+    use super::{SECTOR_LEN, Table, all_partitions};
+    use crate::disk::device::MemoryDisk;
 
     /// The sector where a boot record lies, and its entries: type, start and length.
     type Record<'r> = (usize, &'r [(u8, u8, u8)]);
 
     /// A disk of 100 sectors.
-    fn disk(records: &[Record<'_>]) -> Memory {
+    fn disk(records: &[Record<'_>]) -> MemoryDisk {
         let mut bytes = vec![0; 100 * SECTOR_LEN];
         for (at, entries) in records {
             let record = &mut bytes[at * SECTOR_LEN..][..SECTOR_LEN];
@@ -191,13 +191,13 @@ mod tests {
                 (entry[4], entry[8], entry[12]) = (*kind, *start, *len);
             }
         }
-        Memory(bytes)
+        MemoryDisk(bytes)
     }
 
     /// Numbers and first sectors of all partitions but the extended one.
-    fn found(disk: &Memory) -> Vec<(u32, u64)> {
+    fn found(disk: &MemoryDisk) -> Vec<(u32, u64)> {
         let table = Table::parse(&disk.0[..SECTOR_LEN]).unwrap();
-        let all = everywhere(disk, &table).unwrap();
+        let all = all_partitions(disk, &table).unwrap();
         all.iter().filter(|one| !one.extended).map(|one| (one.number, one.start / SECTOR_LEN as u64)).collect()
     }
 

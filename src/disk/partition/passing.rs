@@ -10,17 +10,17 @@ use crate::disk::device::ReadAt;
 use crate::node::size::MIB;
 
 /// What was kept: the first MiB, and the beginning of each partition of its table and of a GPT's backup. All else reads as zeros.
-pub(crate) struct Passing {
+pub(crate) struct StreamedDisk {
     /// Places and bytes, in order; none lies over another.
     kept: Vec<(u64, Vec<u8>)>,
     len: u64,
 }
 
-impl Passing {
+impl StreamedDisk {
     /// Reads all of `disk`, of which `head` came first: its first MiB, or all of a smaller one.
     pub(crate) fn read(head: Vec<u8>, disk: &mut dyn Read) -> io::Result<Self> {
         let wanted = wanted(&head);
-        let mut passing = Passing { len: head.len() as u64, kept: vec![(0, head)] };
+        let mut passing = StreamedDisk { len: head.len() as u64, kept: vec![(0, head)] };
         let mut buffer = vec![0; 1 << 20];
         loop {
             let read = match disk.read(&mut buffer) {
@@ -68,7 +68,7 @@ fn wanted(head: &[u8]) -> Vec<Range<u64>> {
     ranges
 }
 
-impl ReadAt for Passing {
+impl ReadAt for StreamedDisk {
     fn len(&self) -> u64 {
         self.len
     }

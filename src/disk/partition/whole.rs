@@ -8,7 +8,7 @@
 use std::io;
 
 use super::superblock::{self, Beginning, MAX_LOOKS};
-use super::{Gpt, Partition, PartitionType, Table, TableError, boot_area, everywhere};
+use super::{Gpt, Partition, PartitionType, Table, TableError, all_partitions, read_boot_area};
 use crate::disk::device::ReadAt;
 use crate::node::size::{ByteSize, MIB};
 
@@ -51,7 +51,7 @@ pub enum Incomplete {
 
 /// How much there is, in bytes.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Extent {
+pub(crate) struct ImageExtent {
     /// The image's end.
     pub(crate) image: u64,
     /// The end of the disk that it goes to; none if that is not known.
@@ -62,13 +62,13 @@ pub(crate) struct Extent {
 
 /// An error if the image in `disk` says itself that it is larger than `extent` says. What lies behind the end of `disk`,
 /// which may be only its beginning, can't be looked at and is no evidence.
-pub(crate) fn check_whole(disk: &dyn ReadAt, extent: Extent) -> Result<(), Incomplete> {
+pub(crate) fn check_complete(disk: &dyn ReadAt, extent: ImageExtent) -> Result<(), Incomplete> {
     let check = Check { disk, extent };
-    let head = boot_area(disk)?;
+    let head = read_boot_area(disk)?;
     match Table::parse(&head) {
         Ok(Table::Mbr(_)) if superblock::is_boot_sector(&head) => check.file_system(0, None).map(drop),
         Ok(Table::Gpt(gpt)) => check.gpt(&gpt),
-        Ok(table) => everywhere(disk, &table)?.iter().try_for_each(|partition| check.mbr_partition(partition)),
+        Ok(table) => all_partitions(disk, &table)?.iter().try_for_each(|partition| check.mbr_partition(partition)),
         // Firmware also takes a GPT without a protective MBR. But before a file system it is what was there earlier.
         Err(TableError::None) => match (check.file_system(0, None)?, Gpt::parse(&head)) {
             (Some(false), Some(gpt)) => check.gpt(&gpt),
@@ -84,8 +84,8 @@ pub(crate) fn check_whole(disk: &dyn ReadAt, extent: Extent) -> Result<(), Incom
 /// What makes one doubt that an image of `len` bytes is all there, though it does not say so itself: its GPT has no backup. A
 /// copy into space that was reserved before is as long as the whole from the start, and its end is zero. Published images
 /// without a backup are known, so that it is no error. What can't be looked at is no reason.
-pub(crate) fn doubt(disk: &dyn ReadAt, len: u64) -> io::Result<Option<String>> {
-    let Ok(Table::Gpt(gpt)) = Table::parse(&boot_area(disk)?) else { return Ok(None) };
+pub(crate) fn missing_backup(disk: &dyn ReadAt, len: u64) -> io::Result<Option<String>> {
+    let Ok(Table::Gpt(gpt)) = Table::parse(&read_boot_area(disk)?) else { return Ok(None) };
     let (at, mut magic) = (gpt.alternate().saturating_mul(gpt.sector()), [0; Gpt::MAGIC.len()]);
     if at.saturating_add(gpt.sector()) > disk.len().min(len) {
         return Ok(None);
@@ -100,7 +100,7 @@ pub(crate) fn doubt(disk: &dyn ReadAt, len: u64) -> io::Result<Option<String>> {
 
 struct Check<'d> {
     disk: &'d dyn ReadAt,
-    extent: Extent,
+    extent: ImageExtent,
 }
 
 impl Check<'_> {

@@ -18,7 +18,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use super::{BOOT_AREA, DiskWriter, Expected, WriteError, check_fits, readback};
 use crate::disk::device::{DirectReader, DiskKind, ReadAt, Target, descriptor_path};
 use crate::node::process::{self, Children, Lifetime};
-use crate::node::sandbox::{Sandbox, ToolWork};
+use crate::node::sandbox::{Sandbox, ToolAccess};
 
 /// Requests that qemu-img keeps in flight; measured: 16 is 1.1 times as fast as its default of 8.
 const COROUTINES: &str = "16";
@@ -41,6 +41,7 @@ pub fn convert(
     children: &Children,
 ) -> Result<(), WriteError> {
     check_fits(size, writer.target())?;
+    (writer.image_len, writer.by_qemu) = (size, true);
     let image = Image { file: file.try_clone().map_err(WriteError::Image)?, driver };
     let boot_len = writer.boot_len().min(size);
     if size > boot_len {
@@ -144,7 +145,7 @@ fn convert_rest(
     };
     command.arg(image.source(start, len)).arg(disk(target, start, len));
     let file_size = if target.kind() == DiskKind::File { target.size() } else { 0 };
-    let work = ToolWork { sources: &[&image.file], disks: &[target.file()], file_size, bytes: len };
+    let work = ToolAccess { sources: &[&image.file], disks: &[target.file()], file_size, bytes: len };
     run(command, work, &[&image.file, target.file()], children, progress)
 }
 
@@ -177,7 +178,7 @@ impl Converted {
         command.args(["--image-opts", "-T", cache(is_better_direct(&self.image.file))]);
         let disk = format!("{},cache.direct={}", disk(target, self.start, len), if direct { "on" } else { "off" });
         command.arg(self.image.source(self.start, len)).arg(disk);
-        let work = ToolWork { sources: &[&self.image.file, target.file()], disks: &[], file_size: 0, bytes: 2 * len };
+        let work = ToolAccess { sources: &[&self.image.file, target.file()], disks: &[], file_size: 0, bytes: 2 * len };
         let (status, said) = output(command, work, &[&self.image.file, target.file()], &self.children, |_| ())?;
         match status.code() {
             Some(0) => Ok(()),
@@ -233,7 +234,7 @@ fn part(image: &Image, start: u64, len: u64, children: &Children) -> Result<Vec<
     let target =
         format!("driver=raw,file.driver=file,file.locking=off,file.filename={}", descriptor_path(&memory).display());
     command.arg(image.source(start, len)).arg(target);
-    let work = ToolWork { sources: &[&image.file], disks: &[], file_size: len, bytes: len };
+    let work = ToolAccess { sources: &[&image.file], disks: &[], file_size: len, bytes: len };
     run(command, work, &[&image.file, &memory], children, |_| ())?;
     let mut boot = vec![0; usize::try_from(len).map_err(|err| memory_error(io::Error::other(err)))?];
     memory.read_exact_at(&mut boot, 0).map_err(memory_error)?;
@@ -255,7 +256,7 @@ fn convert_command() -> Command {
 
 fn run(
     command: Command,
-    work: ToolWork<'_>,
+    work: ToolAccess<'_>,
     files: &[&File; 2],
     children: &Children,
     progress: impl Fn(u64),
@@ -267,7 +268,7 @@ fn run(
 /// Exit status and last line of qemu-img, which inherits `files`. How far it says that it is goes to `progress`.
 fn output(
     mut command: Command,
-    work: ToolWork<'_>,
+    work: ToolAccess<'_>,
     files: &[&File; 2],
     children: &Children,
     progress: impl Fn(u64),

@@ -34,6 +34,9 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
 
 use crate::disk::device::{ALIGNMENT, AlignedBuf, HeldDisk, ReadAt, Target, WriteAt};
 use crate::disk::partition::Incomplete;
@@ -137,7 +140,7 @@ enum Expected {
 }
 
 /// How much of a disk was written, in bytes: an image's data, and zeros, those behind the image too.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Written {
     /// Data.
     pub(crate) data: u64,
@@ -155,13 +158,19 @@ pub struct DiskWriter<'t> {
     data_written: AtomicU64,
     zeros_written: AtomicU64,
     done: Arc<AtomicU64>,
+    started: Instant,
+    /// Size of the disk in the image, in bytes, once all of it is written.
+    image_len: u64,
+    /// Whether qemu-img writes, of which nobody knows how much that is.
+    by_qemu: bool,
 }
 
 impl<'t> DiskWriter<'t> {
     /// Zeroes the boot area and sees to it that the zeros are on stable storage before anything else is written.
     pub fn begin(target: &'t Target, options: WriteOptions) -> Result<Self, WriteError> {
+        let started = Instant::now();
         let boot = AlignedBuf::new(BOOT_AREA.min(usize::try_from(target.size()).unwrap_or(BOOT_AREA)));
-        invalidate(target.held())?;
+        make_unbootable(target.held())?;
         let expected = options.verify_readback.then(|| Expected::Noted(Sums::new(target.size())));
         Ok(DiskWriter {
             target,
@@ -171,7 +180,15 @@ impl<'t> DiskWriter<'t> {
             data_written: AtomicU64::new(0),
             zeros_written: AtomicU64::new(0),
             done: Arc::default(),
+            started,
+            image_len: 0,
+            by_qemu: false,
         })
+    }
+
+    /// Size of the disk in the image, in bytes, once all of it is written.
+    pub(crate) fn image_len(&self) -> u64 {
+        self.image_len
     }
 
     /// How many bytes of the disk are what they are going to be, counted on while it is written: for those who watch.
@@ -184,7 +201,7 @@ impl<'t> DiskWriter<'t> {
         self.target
     }
 
-    /// The image's bytes at `offset`. Data for the boot area is kept back until [`BootArea::commit`].
+    /// The image's bytes at `offset`. Data for the boot area is kept back until [`PendingDisk::commit`].
     fn data(&self, data: &[u8], offset: u64) -> Result<(), WriteError> {
         self.data_written.fetch_add(data.len() as u64, Ordering::Relaxed);
         let in_boot = usize::try_from(self.boot_len().saturating_sub(offset)).unwrap_or(BOOT_AREA).min(data.len());
@@ -228,20 +245,13 @@ impl<'t> DiskWriter<'t> {
         Ok(())
     }
 
-    /// What was written so far; what qemu-img has written is not in it.
-    fn written(&self) -> Written {
-        let count = |bytes: &AtomicU64| bytes.load(Ordering::Relaxed);
-        Written { data: count(&self.data_written), zeros: count(&self.zeros_written) }
-    }
-
-    /// The image has ended after `image_len` bytes: zeroes what has to be of the rest of the disk, reads all that back
-    /// where that was asked for, and moves the GPT's backup to the disk's end. Before that, `check` looks at the disk as
-    /// the image has it.
+    /// The image is written: zeroes what has to be of the rest of the disk, reads all that back where that was asked for,
+    /// and moves the GPT's backup to the disk's end. Before that, `check` looks at the disk as the image has it.
     pub fn fill(
         self,
-        image_len: u64,
-        check: impl FnOnce(&Whole<'t>) -> Result<(), WriteError>,
-    ) -> Result<Whole<'t>, WriteError> {
+        check: impl FnOnce(&PendingDisk<'t>) -> Result<(), WriteError>,
+    ) -> Result<PendingDisk<'t>, WriteError> {
+        let DiskWriter { image_len, started, .. } = self;
         if image_len == 0 {
             return Err(WriteError::Empty);
         }
@@ -253,13 +263,15 @@ impl<'t> DiskWriter<'t> {
         }
         let boot =
             std::mem::replace(&mut *self.boot.lock().unwrap_or_else(PoisonError::into_inner), AlignedBuf::new(0));
-        let written = self.written();
+        let count = |bytes: &AtomicU64| bytes.load(Ordering::Relaxed);
+        let written = Written { data: count(&self.data_written), zeros: count(&self.zeros_written) };
+        let written = (!self.by_qemu).then_some(written);
         let noted = self.expected.as_ref().map(|_| Vec::new());
-        let mut whole = Whole { target: self.target, boot, noted, written };
-        check(&whole)?;
+        let mut pending = PendingDisk { target: self.target, boot, noted, image_len, written, started };
+        check(&pending)?;
         // Only now: the old backup is a part of the image, which was just compared.
-        gpt::move_backup(&mut whole, image_len).map_err(|err| self.disk_error(err))?;
-        Ok(whole)
+        gpt::move_backup(&mut pending, image_len).map_err(|err| self.disk_error(err))?;
+        Ok(pending)
     }
 
     /// Compares all behind the boot area that was written so far.
@@ -286,12 +298,14 @@ impl<'t> DiskWriter<'t> {
 /// A disk with all of an image, of which the boot area is still in memory. It reads and changes as the one disk that it
 /// is going to be.
 #[must_use = "without it the disk can't boot"]
-pub struct Whole<'t> {
+pub struct PendingDisk<'t> {
     target: &'t Target,
     boot: AlignedBuf,
     /// What was written behind the boot area since the image was there; only where the disk is read back.
     noted: Option<Vec<Noted>>,
-    written: Written,
+    image_len: u64,
+    written: Option<Written>,
+    started: Instant,
 }
 
 /// Bytes that shall be on the disk.
@@ -301,26 +315,76 @@ struct Noted {
     bytes: Vec<u8>,
 }
 
-impl<'t> Whole<'t> {
-    /// How much was written; what qemu-img has written is not in it.
-    pub(crate) fn written(&self) -> Written {
+impl<'t> PendingDisk<'t> {
+    /// Size of the disk in the image, in bytes.
+    pub(crate) fn image_len(&self) -> u64 {
+        self.image_len
+    }
+
+    /// How much was written; none where qemu-img wrote it.
+    pub(crate) fn written(&self) -> Option<Written> {
         self.written
     }
 
-    /// Puts all of it but the boot area onto stable storage. Then only that is missing.
-    pub fn sync(self) -> Result<BootArea<'t>, WriteError> {
-        let Whole { target, boot, mut noted, written: _ } = self;
+    /// When the first byte was written.
+    pub(crate) fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// The bytes of the boot area, for the process that commits the disk.
+    pub(crate) fn boot_area(&self) -> &[u8] {
+        &self.boot
+    }
+
+    /// A disk of which another process wrote all but the boot area, and put it onto stable storage.
+    pub(crate) fn from_boot_area(target: &'t Target, bytes: &[u8], image_len: u64, options: WriteOptions) -> Self {
+        let mut boot = AlignedBuf::new(bytes.len());
+        boot.copy_from_slice(bytes);
+        let noted = options.verify_readback.then(Vec::new);
+        PendingDisk { target, boot, noted, image_len, written: None, started: Instant::now() }
+    }
+
+    /// Puts all of it but the boot area onto stable storage.
+    pub fn sync(mut self) -> Result<Self, WriteError> {
+        let target = self.target;
         target.sync().map_err(|err| disk_error(target.path(), err))?;
-        let read_back = noted.is_some();
         // What was written over later has to be there now.
-        let noted = noted.get_or_insert_default();
+        let mut noted = self.noted.as_mut().map(std::mem::take).unwrap_or_default();
         for at in 0..noted.len() {
             let (earlier, later) = noted.split_at_mut(at + 1);
             let Noted { offset, bytes } = &mut earlier[at];
             later.iter().for_each(|over| overlay(bytes, *offset, over));
             readback::check_bytes(target, bytes, *offset, "what was added to the image")?;
         }
-        Ok(BootArea { target, bytes: boot, read_back })
+        Ok(self)
+    }
+
+    /// Writes the boot area of a disk that was synced, its first block last: that block alone makes a boot sector or a
+    /// partition table, and it gets onto the disk as a whole or not at all. From now on the disk can boot. After an error
+    /// it can't.
+    pub fn commit(self) -> Result<(), WriteError> {
+        self.write_boot_area().and_then(|()| self.check_boot_area()).map_err(|err| {
+            match make_unbootable(self.target.held()) {
+                Ok(()) => err,
+                Err(_) => WriteError::MayBoot(Box::new(err)),
+            }
+        })
+    }
+
+    fn write_boot_area(&self) -> Result<(), WriteError> {
+        let target = self.target;
+        let (first, rest) = self.boot.split_at(ALIGNMENT.min(self.boot.len()));
+        target.held().set_unbootable(false);
+        let write = |data, offset| target.write_at(data, offset).and_then(|()| target.sync());
+        let written = target.check_size().and_then(|()| write(rest, first.len() as u64)).and_then(|()| write(first, 0));
+        written.map_err(|err| disk_error(target.path(), err))
+    }
+
+    fn check_boot_area(&self) -> Result<(), WriteError> {
+        match self.noted {
+            Some(_) => readback::check_bytes(self.target, &self.boot, 0, "the boot area"),
+            None => Ok(()),
+        }
     }
 
     fn zero(&mut self, offset: u64, len: u64) -> io::Result<()> {
@@ -341,7 +405,7 @@ impl<'t> Whole<'t> {
     }
 }
 
-impl ReadAt for Whole<'_> {
+impl ReadAt for PendingDisk<'_> {
     fn len(&self) -> u64 {
         self.target.size()
     }
@@ -354,7 +418,7 @@ impl ReadAt for Whole<'_> {
     }
 }
 
-impl WriteAt for Whole<'_> {
+impl WriteAt for PendingDisk<'_> {
     fn write_at(&mut self, data: &[u8], offset: u64) -> io::Result<()> {
         let (at, in_boot) = self.in_boot(data.len(), offset);
         let (boot, rest) = data.split_at(in_boot);
@@ -387,50 +451,6 @@ fn overlay(bytes: &mut [u8], offset: u64, over: &Noted) {
     }
 }
 
-/// The last piece of an image.
-#[must_use = "without it the disk can't boot"]
-pub struct BootArea<'t> {
-    target: &'t Target,
-    bytes: AlignedBuf,
-    read_back: bool,
-}
-
-impl<'t> BootArea<'t> {
-    /// Its bytes, for the process that commits it.
-    pub(crate) fn bytes(&self) -> &[u8] {
-        &self.bytes
-    }
-
-    /// What another process wrote all but these bytes of.
-    pub(crate) fn handed_over(target: &'t Target, bytes: &[u8], options: WriteOptions) -> Self {
-        let mut boot = AlignedBuf::new(bytes.len());
-        boot.copy_from_slice(bytes);
-        BootArea { target, bytes: boot, read_back: options.verify_readback }
-    }
-
-    /// Writes it, its first block last: that block alone makes a boot sector or a partition table, and it gets onto the
-    /// disk as a whole or not at all. From now on the disk can boot. After an error it can't.
-    pub fn commit(self) -> Result<(), WriteError> {
-        self.write().and_then(|()| self.check()).map_err(|err| match invalidate(self.target.held()) {
-            Ok(()) => err,
-            Err(_) => WriteError::MayBoot(Box::new(err)),
-        })
-    }
-
-    fn write(&self) -> Result<(), WriteError> {
-        let target = self.target;
-        let (first, rest) = self.bytes.split_at(ALIGNMENT.min(self.bytes.len()));
-        target.held().set_unbootable(false);
-        let write = |data, offset| target.write_at(data, offset).and_then(|()| target.sync());
-        let written = target.check_size().and_then(|()| write(rest, first.len() as u64)).and_then(|()| write(first, 0));
-        written.map_err(|err| disk_error(target.path(), err))
-    }
-
-    fn check(&self) -> Result<(), WriteError> {
-        if self.read_back { readback::check_bytes(self.target, &self.bytes, 0, "the boot area") } else { Ok(()) }
-    }
-}
-
 fn disk_error(path: &Path, source: io::Error) -> WriteError {
     WriteError::Disk { path: path.to_owned(), source }
 }
@@ -441,7 +461,7 @@ pub(crate) fn boot_len(disk: &HeldDisk) -> usize {
 }
 
 /// Makes a disk unbootable: its first MiB reads zero, on stable storage.
-pub(crate) fn invalidate(disk: &HeldDisk) -> Result<(), WriteError> {
+pub(crate) fn make_unbootable(disk: &HeldDisk) -> Result<(), WriteError> {
     if disk.is_unbootable() {
         return Ok(());
     }

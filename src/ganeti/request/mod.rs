@@ -21,9 +21,9 @@ use crate::config::{
 };
 use crate::ganeti::env::{Environment, OsParams};
 use crate::image::format::{Formats, ImageType};
+use crate::image::gate::Expected;
 use crate::image::policy::LocalPolicy;
 use crate::image::reference::{ImageRef, RefError};
-use crate::image::source::Expected;
 use crate::install::job::{ExportJob, FetchJob, HookPlan, ImportJob, InspectJob, Job, RenameJob};
 use crate::seed::{Identity, IdentityError, Nic};
 use crate::store::cache::CacheSettings;

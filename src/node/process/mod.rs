@@ -47,7 +47,7 @@ pub struct Children {
 
 impl Children {
     /// Children in this process's own group: who ends that ends them and what they started.
-    pub(crate) fn together() -> Self {
+    pub(crate) fn in_own_group() -> Self {
         Children { together: true, ..Children::default() }
     }
 

@@ -48,9 +48,9 @@ const TOOL_BYTES_PER_SECOND: u64 = MIB;
 
 /// Makes this process independent of how it was called: a fixed umask, errors where a write would end it by a signal,
 /// and no core dumps, in which secrets would be. For the start of `main`.
-pub fn settle() -> io::Result<()> {
+pub fn harden_process() -> io::Result<()> {
     umask(UMASK);
-    sys::settle_signals();
+    sys::set_own_signals();
     sys::lower_limit(Resource::RLIMIT_CORE, 0)?;
     // A program that takes dumps through a pipe (core_pattern) is not bound by the limit.
     Ok(nix::sys::prctl::set_dumpable(false)?)
@@ -58,7 +58,7 @@ pub fn settle() -> io::Result<()> {
 
 /// What a tool works on. Files are those that it opens again, under `/proc/self/fd`.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct ToolWork<'a> {
+pub(crate) struct ToolAccess<'a> {
     /// Files that it reads.
     pub(crate) sources: &'a [&'a File],
     /// Disks that it writes.
@@ -71,7 +71,7 @@ pub(crate) struct ToolWork<'a> {
 
 /// What our worker needs.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Needs<'a> {
+pub struct WorkerAccess<'a> {
     /// The file or device that is the image, if it is one of the node.
     pub image: Option<&'a Path>,
     /// Disks that it writes.
@@ -89,7 +89,7 @@ pub struct Sandbox(Confinement);
 
 impl Sandbox {
     /// For `tool`, whose PATH is set by now if it is to be another than ours.
-    pub(crate) fn for_tool(tool: &Command, work: ToolWork<'_>) -> io::Result<Self> {
+    pub(crate) fn for_tool(tool: &Command, work: ToolAccess<'_>) -> io::Result<Self> {
         let program = find(tool);
         let read = files::for_program(program.as_deref());
         let allowed = Allowed { read, sources: work.sources, disks: work.disks, ..Allowed::default() };
@@ -106,7 +106,7 @@ impl Sandbox {
     }
 
     /// For this process itself. It may read what root may read: certificates, name services, programs.
-    pub fn for_worker(needs: Needs<'_>) -> io::Result<Self> {
+    pub fn for_worker(needs: WorkerAccess<'_>) -> io::Result<Self> {
         let read = vec![PathBuf::from("/")];
         let own = needs.folder.map(Path::to_owned).into_iter().collect();
         let allowed = Allowed { read, own, image: needs.image, disks: needs.disks, ..Allowed::default() };
@@ -160,7 +160,7 @@ fn find(command: &Command) -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Needs, Sandbox, ToolWork, find};
+    use super::{Sandbox, ToolAccess, WorkerAccess, find};
     use std::path::Path;
     use std::process::Command;
 
@@ -181,7 +181,7 @@ mod tests {
             cat "$0" && echo read; echo x >"$0" && echo written; ulimit -f; ulimit -n; ulimit -c"#;
         let mut command = Command::new("sh");
         command.args(["-c", script]).args([other.path(), source.path()]);
-        let work = ToolWork { sources: &[source.as_file()], disks: &[], file_size: 1024, bytes: 0 };
+        let work = ToolAccess { sources: &[source.as_file()], disks: &[], file_size: 1024, bytes: 0 };
         let sandbox = Sandbox::for_tool(&command, work).unwrap();
         assert!(sandbox.has_landlock(), "this test needs a kernel with Landlock");
         sandbox.confine(&mut command);
@@ -191,6 +191,6 @@ mod tests {
 
     #[test]
     fn a_worker_is_prepared_without_any_need() {
-        assert!(Sandbox::for_worker(Needs::default()).is_ok());
+        assert!(Sandbox::for_worker(WorkerAccess::default()).is_ok());
     }
 }

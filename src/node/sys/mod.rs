@@ -11,7 +11,7 @@ mod streams;
 pub(crate) use confine::{Capabilities, Confinement, confine, lower_limit};
 pub(crate) use look::{Identity, look};
 pub(crate) use mapper::mapper_target;
-pub(crate) use start::{fork, fork_namespace, keep_open, settle_signals, start, tie_child};
+pub(crate) use start::{fork, fork_namespace, keep_open, set_own_signals, start, tie_child};
 pub(crate) use streams::standard_output_was_open;
 
 use std::ffi::CString;

@@ -60,7 +60,7 @@ fn default_signals() -> nix::Result<()> {
 /// What this program itself needs of signals, whoever started it. A write beyond the limit of file sizes (RLIMIT_FSIZE)
 /// fails with EFBIG, and one to a pipe that nobody reads with EPIPE (as `std` has it from the start on), instead of ending
 /// it. And children wait to be reaped, which they don't where SIGCHLD is ignored.
-pub(crate) fn settle_signals() {
+pub(crate) fn set_own_signals() {
     let wanted = [(libc::SIGXFSZ, libc::SIG_IGN), (libc::SIGPIPE, libc::SIG_IGN), (libc::SIGCHLD, libc::SIG_DFL)];
     for (signal, effect) in wanted {
         // SAFETY: no handler is set.
@@ -70,7 +70,7 @@ pub(crate) fn settle_signals() {
 
 /// Runs `work` in a copy of this process, in a process group of its own, which dies with the calling thread. Its exit
 /// code is what `work` gives, or 101 for a panic; no destructor of the copied frames runs. Signals have their default
-/// effect in it, less those that [`settle_signals`] names.
+/// effect in it, less those that [`set_own_signals`] names.
 ///
 /// Of the other threads only what they did to memory is copied, so none of them may hold a lock that `work` takes:
 /// the caller sees to that. The allocator's own locks are the C library's business, which holds them over a fork.
@@ -78,7 +78,7 @@ pub(crate) fn fork(work: impl FnOnce() -> i32) -> io::Result<Pid> {
     let parent = std::process::id();
     let begin = move || {
         default_signals()?;
-        settle_signals();
+        set_own_signals();
         die_with(parent)
     };
     // SAFETY: no lock that the child needs is held by another thread, as said above.
@@ -109,7 +109,7 @@ pub(crate) fn fork_namespace(
         let begin = move || {
             default_signals()?;
             sigprocmask(SigmaskHow::SIG_SETMASK, Some(&waited_for), None)?;
-            settle_signals();
+            set_own_signals();
             nix::sys::prctl::set_pdeathsig(orphaned)?;
             // The parent may have died before that call took effect.
             if is_closed(watch.as_fd())? { Err(Errno::ESRCH.into()) } else { Ok(()) }

@@ -18,7 +18,7 @@ mod place;
 mod read;
 mod trace;
 
-pub(crate) use crate::disk::partition::boot_area;
+pub(crate) use crate::disk::partition::read_boot_area;
 pub(crate) use error::{PlaceError, VolumeError};
 pub(crate) use fat::{LEN, format};
 pub(crate) use label::Kind;
@@ -108,8 +108,8 @@ impl fmt::Display for Found {
 /// Every seed on the disk: the disk itself, and each partition.
 pub(crate) fn survey(disk: &dyn ReadAt) -> io::Result<Vec<Found>> {
     let mut places = vec![(None, 0)];
-    if let Ok(table) = Table::parse(&boot_area(disk)?) {
-        let partitions = partition::everywhere(disk, &table)?.into_iter().filter(|partition| !partition.extended);
+    if let Ok(table) = Table::parse(&read_boot_area(disk)?) {
+        let partitions = partition::all_partitions(disk, &table)?.into_iter().filter(|partition| !partition.extended);
         places.extend(partitions.map(|partition| (Some(partition.number), partition.start)));
     }
     let mut found = Vec::new();
@@ -122,7 +122,7 @@ pub(crate) fn survey(disk: &dyn ReadAt) -> io::Result<Vec<Found>> {
 /// The seed of ours that lies where one goes on a disk without anything in its first MiB: what a run was to keep that did not
 /// come to its end.
 pub(crate) fn left_by_a_run(disk: &dyn ReadAt) -> io::Result<Option<Found>> {
-    if boot_area(disk)?.iter().any(|byte| *byte != 0) {
+    if read_boot_area(disk)?.iter().any(|byte| *byte != 0) {
         return Ok(None);
     }
     let Some(start) = place::start_without_table(disk.len()) else { return Ok(None) };

@@ -14,7 +14,7 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 
 use super::fat::LEN;
-use super::{PlaceError, boot_area};
+use super::{PlaceError, read_boot_area};
 use crate::disk::device::{ReadAt, WriteAt};
 use crate::disk::partition::{Attributes, Gpt, Mbr, NewEntry, SECTOR, Table, TableError};
 use crate::node::size::{ByteSize, MIB};
@@ -116,7 +116,7 @@ pub(crate) fn add_partition(
     path: &Path,
 ) -> Result<u32, crate::seed::volume::Error> {
     let damaged = |reason| PlaceError::Table { disk: path.to_owned(), reason };
-    let table = Table::parse(&boot_area(disk)?).map_err(damaged)?;
+    let table = Table::parse(&read_boot_area(disk)?).map_err(damaged)?;
     if let Table::Gpt(gpt) = &table
         && !ends_the_disk(gpt, disk.len())
     {
@@ -129,7 +129,7 @@ pub(crate) fn add_partition(
 
 /// The disk's table, in which partition `number` is one that can be removed.
 fn table_of(disk: &dyn ReadAt, number: u32) -> io::Result<Table> {
-    let table = Table::parse(&boot_area(disk)?).map_err(io::Error::other)?;
+    let table = Table::parse(&read_boot_area(disk)?).map_err(io::Error::other)?;
     match &table {
         Table::Gpt(gpt) if !ends_the_disk(gpt, disk.len()) => {
             Err(io::Error::other("the backup of its GPT is not at the disk's end (sgdisk -e moves it there)"))
@@ -182,7 +182,7 @@ fn store_mbr(mbr: &Mbr, disk: &mut dyn WriteAt) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::{add_partition, ends_the_disk, find_space, remove_partition};
-    use crate::disk::device::Memory;
+    use crate::disk::device::MemoryDisk;
     use crate::disk::partition::{Table, TableError};
     use crate::node::size::MIB;
     use crate::seed::volume::{PlaceError, survey};
@@ -197,7 +197,7 @@ mod tests {
     }
 
     /// A disk whose GPT has right checksums and any numbers: alternate and last usable sector, and one partition.
-    fn with_gpt(len: usize, alternate: u64, last_usable: u64, first: u64, last: u64) -> Memory {
+    fn with_gpt(len: usize, alternate: u64, last_usable: u64, first: u64, last: u64) -> MemoryDisk {
         let mut disk = vec![0; len];
         disk[450] = 0xee;
         disk[454] = 1;
@@ -218,7 +218,7 @@ mod tests {
         header[88..92].copy_from_slice(&entries_crc);
         let header_crc = crc(header);
         header[16..20].copy_from_slice(&header_crc);
-        Memory(disk)
+        MemoryDisk(disk)
     }
 
     const LEN: usize = 12 << 20;
@@ -280,7 +280,7 @@ mod tests {
             // A small start, so that the chain of logical partitions is on the disk.
             disk[446 + 16 * extended + 9..446 + 16 * extended + 12].fill(0);
             disk[510..512].copy_from_slice(&[0x55, 0xaa]);
-            let mut disk = Memory(disk);
+            let mut disk = MemoryDisk(disk);
             let _ = survey(&disk);
             let _ = find_space(&disk.0[..1 << 20], 8 << 20, Path::new("/disk"));
             let _ = remove_partition(&mut disk, 1);

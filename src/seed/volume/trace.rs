@@ -12,7 +12,7 @@
 use std::io;
 
 use crate::disk::device::{ReadAt, WriteAt};
-use crate::disk::partition::{self, Table, boot_area};
+use crate::disk::partition::{self, Table, read_boot_area};
 use crate::node::size::MIB;
 
 /// Where it is, in bytes.
@@ -87,7 +87,7 @@ pub(crate) fn remove_trace(disk: &mut dyn WriteAt) -> io::Result<bool> {
 
 /// Whether no partition has the place, and nothing is in it but an older trace.
 fn is_free(disk: &dyn ReadAt) -> io::Result<bool> {
-    let Ok(table) = Table::parse(&boot_area(disk)?) else { return Ok(false) };
+    let Ok(table) = Table::parse(&read_boot_area(disk)?) else { return Ok(false) };
     let block = block(disk)?;
     let apart = |partition: &partition::Partition| partition.start >= MIB || partition.end <= START;
     let is_empty = block.iter().all(|byte| *byte == 0) || Trace::parse(&block).is_some();
@@ -103,20 +103,20 @@ fn block(disk: &dyn ReadAt) -> io::Result<[u8; LEN]> {
 #[cfg(test)]
 mod tests {
     use super::{LEN, Trace, remove_trace};
-    use crate::disk::device::Memory;
+    use crate::disk::device::MemoryDisk;
     use proptest::prelude::{any, prop, proptest};
 
     const AT: usize = (1 << 20) - LEN;
     const TRACE: Trace = Trace { serial: 0x00ab_cdef, keys: 2, user_data: true };
 
     /// A disk of 2 MiB with an MBR and one partition, in sectors.
-    fn disk(start: u32, len: u32) -> Memory {
+    fn disk(start: u32, len: u32) -> MemoryDisk {
         let mut bytes = vec![0; 2 << 20];
         bytes[450] = 0x83;
         bytes[454..458].copy_from_slice(&start.to_le_bytes());
         bytes[458..462].copy_from_slice(&len.to_le_bytes());
         bytes[510..512].copy_from_slice(&[0x55, 0xaa]);
-        Memory(bytes)
+        MemoryDisk(bytes)
     }
 
     #[test]
@@ -137,7 +137,9 @@ mod tests {
     fn what_is_in_the_place_stays() {
         let mut content = disk(2048, 2048);
         content.0[AT + LEN - 1] = 1;
-        for mut disk in [content, disk(63, 4000), disk(2047, 2), Memory(vec![0; 4 << 20]), Memory(vec![0; 4096])] {
+        for mut disk in
+            [content, disk(63, 4000), disk(2047, 2), MemoryDisk(vec![0; 4 << 20]), MemoryDisk(vec![0; 4096])]
+        {
             let before = disk.0.clone();
             assert!(!TRACE.write(&mut disk).unwrap());
             assert!(disk.0 == before && Trace::read(&disk).unwrap().is_none());

@@ -6,8 +6,8 @@ use serde_json::json;
 use super::Clock;
 use super::entry::{EntryFiles, Sidecar};
 use super::error::CacheError;
-use super::follow::Follow;
-use super::part::Part;
+use super::partial_download::PartialDownload;
+use super::shared_download::SharedDownload;
 use crate::node::report::Report;
 use crate::node::size::ByteSize;
 use crate::store::http::{Attempts, Client, Conditions, Content, HttpError, ImageUrl, Response};
@@ -27,19 +27,19 @@ pub(super) struct Download<'a> {
     pub(super) client: &'a Client,
     pub(super) report: &'a Report,
     pub(super) clock: Clock,
-    pub(super) follow: &'a Follow,
+    pub(super) follow: &'a SharedDownload,
 }
 
 impl<'a> Download<'a> {
     /// Downloads the image if `conditions` hold, going on with what an earlier run left, and again after transient
     /// failures. What can be gone on from stays when it fails.
     pub(super) fn run(&self, conditions: &Conditions) -> Result<Outcome, CacheError> {
-        let mut part = Part::left_by_earlier_run(self.files, self.clock, self.report);
+        let mut part = PartialDownload::left_by_earlier_run(self.files, self.clock, self.report);
         let mut attempts = self.client.attempts(self.url, self.report);
         loop {
             match self.attempt(&mut part, &attempts, conditions) {
                 Err(CacheError::Http(error)) if attempts.retry(&error) => {
-                    part = part.filter(|_| !matches!(error, HttpError::OtherPart { .. }));
+                    part = part.filter(|_| !matches!(error, HttpError::ResumeRefused { .. }));
                 }
                 Err(error) => {
                     // The failure of the download is what has to be told.
@@ -57,11 +57,11 @@ impl<'a> Download<'a> {
 
     fn attempt(
         &self,
-        part: &mut Option<Part<'a>>,
+        part: &mut Option<PartialDownload<'a>>,
         attempts: &Attempts,
         conditions: &Conditions,
     ) -> Result<Outcome, CacheError> {
-        let rest = part.as_ref().and_then(Part::rest);
+        let rest = part.as_ref().and_then(PartialDownload::rest);
         let mut content = match attempts.get(conditions, rest.as_ref())? {
             Response::NotModified => {
                 self.files.discard_part()?;
@@ -78,13 +78,17 @@ impl<'a> Download<'a> {
     }
 
     /// Takes in the body, behind what is there where it is the rest of that; gives the whole image.
-    fn receive(&self, part: &mut Option<Part<'a>>, content: &mut Content) -> Result<Part<'a>, CacheError> {
+    fn receive(
+        &self,
+        part: &mut Option<PartialDownload<'a>>,
+        content: &mut Content,
+    ) -> Result<PartialDownload<'a>, CacheError> {
         let mut current = match part.take() {
             Some(mut cut) if content.start > 0 => {
                 cut.go_on(content);
                 cut
             }
-            _ => Part::begin(self.files, self.clock, content)?,
+            _ => PartialDownload::begin(self.files, self.clock, content)?,
         };
         self.tell(content);
         let received = current.reserve().and_then(|()| current.receive(content, self.follow));
@@ -129,7 +133,7 @@ pub(super) fn kept_words(url: &ImageUrl, bytes: u64) -> String {
 /// or the reader.
 fn can_go_on_after(error: &CacheError) -> bool {
     match error {
-        CacheError::Http(HttpError::OtherPart { .. }) => false,
+        CacheError::Http(HttpError::ResumeRefused { .. }) => false,
         CacheError::Http(error) => error.is_unavailable(),
         _ => false,
     }

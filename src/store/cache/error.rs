@@ -55,7 +55,7 @@ pub enum CacheError {
     },
     /// There is no such image.
     #[error("no image of {what} is in the cache")]
-    NotKept {
+    NotCached {
         /// The URL, secrets left out, or digits of a key.
         what: String,
     },
@@ -77,7 +77,7 @@ pub enum CacheError {
     #[error(
         "'{what}' is not an entry of the cache (give the image's name, its URL, or at least 4 digits of its key; simpleimage cache list shows them)"
     )]
-    NoKey {
+    InvalidKey {
         /// What was given, unless it may hold a password.
         what: String,
     },

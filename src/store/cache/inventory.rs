@@ -15,7 +15,7 @@ const MIN_KEY_DIGITS: usize = 4;
 
 /// A kept image, as its sidecar describes it. Times are to the second.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeptImage {
+pub struct CachedImageInfo {
     /// The SHA-256 of its URL, as hex digits: the name of its files.
     pub(crate) key: String,
     /// Where it came from, without secrets.
@@ -42,7 +42,7 @@ pub struct KeptImage {
 
 impl Cache {
     /// All images that are whole, the one used last first.
-    pub fn list(&self) -> Result<Vec<KeptImage>, CacheError> {
+    pub fn list(&self) -> Result<Vec<CachedImageInfo>, CacheError> {
         let keys = prune::own_keys(self.dir())?;
         let kept = keys.iter().map(|key| kept(&EntryFiles::of_key(self.dir(), key)));
         let mut images: Vec<_> = kept.filter_map(Result::transpose).collect::<Result<_, _>>()?;
@@ -51,31 +51,31 @@ impl Cache {
     }
 
     /// The image of `url`, if it is whole.
-    pub(crate) fn kept(&self, url: &ImageUrl) -> Result<Option<KeptImage>, CacheError> {
+    pub(crate) fn kept(&self, url: &ImageUrl) -> Result<Option<CachedImageInfo>, CacheError> {
         kept(&EntryFiles::of_url(self.dir(), url))
     }
 
     /// The image that `text` names: its URL, or at least 4 digits of its key.
-    pub(crate) fn find(&self, text: &str) -> Result<KeptImage, CacheError> {
+    pub(crate) fn find(&self, text: &str) -> Result<CachedImageInfo, CacheError> {
         if let Ok(url) = ImageUrl::parse(text) {
-            return self.kept(&url)?.ok_or_else(|| CacheError::NotKept { what: url.to_string() });
+            return self.kept(&url)?.ok_or_else(|| CacheError::NotCached { what: url.to_string() });
         }
         let digits = text.len() >= MIN_KEY_DIGITS && text.bytes().all(|byte| byte.is_ascii_hexdigit());
         if !digits {
-            let what = if ImageUrl::is_meant(text) || text.contains(['@', '?', '=']) { "..." } else { text };
-            return Err(CacheError::NoKey { what: what.to_owned() });
+            let what = if ImageUrl::looks_like_url(text) || text.contains(['@', '?', '=']) { "..." } else { text };
+            return Err(CacheError::InvalidKey { what: what.to_owned() });
         }
         let mut images = self.list()?;
         images.retain(|image| image.key.starts_with(&text.to_ascii_lowercase()));
         match images.len() {
-            0 => Err(CacheError::NotKept { what: text.to_owned() }),
+            0 => Err(CacheError::NotCached { what: text.to_owned() }),
             1 => Ok(images.remove(0)),
             count => Err(CacheError::AmbiguousKey { key: text.to_owned(), count }),
         }
     }
 
     /// Opens a listed image, which nothing removes while it is open; none when it is gone. That is no use of it.
-    pub(crate) fn open_image(&self, image: &KeptImage) -> Result<Option<CachedImage>, CacheError> {
+    pub(crate) fn open_image(&self, image: &CachedImageInfo) -> Result<Option<CachedImage>, CacheError> {
         let files = EntryFiles::of_key(self.dir(), &image.key);
         let Some(lock) = EntryLock::existing(&files.lock).map_err(CacheError::io("opening", &files.lock))? else {
             return Ok(None);
@@ -85,7 +85,7 @@ impl Cache {
     }
 
     /// Removes a listed image, unless it is in use.
-    pub(crate) fn remove(&self, image: &KeptImage) -> Result<(), CacheError> {
+    pub(crate) fn remove(&self, image: &CachedImageInfo) -> Result<(), CacheError> {
         let files = EntryFiles::of_key(self.dir(), &image.key);
         let in_use = || CacheError::InUse { url: image.url.clone() };
         let Some(lock) = EntryLock::existing(&files.lock).map_err(CacheError::io("opening", &files.lock))? else {
@@ -103,7 +103,7 @@ impl Cache {
 
 /// What is known about an entry, if it is whole. Publishing takes the sidecar away before it touches the image, so that
 /// this needs no lock.
-fn kept(files: &EntryFiles) -> Result<Option<KeptImage>, CacheError> {
+fn kept(files: &EntryFiles) -> Result<Option<CachedImageInfo>, CacheError> {
     if ![&files.lock, &files.toml, &files.img].into_iter().all(|path| is_regular(path)) {
         return Ok(None);
     }
@@ -112,7 +112,7 @@ fn kept(files: &EntryFiles) -> Result<Option<KeptImage>, CacheError> {
     if len != sidecar.length {
         return Ok(None);
     }
-    Ok(Some(KeptImage {
+    Ok(Some(CachedImageInfo {
         key: files.key().to_owned(),
         url: sidecar.url,
         path: files.img.clone(),

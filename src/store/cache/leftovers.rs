@@ -13,7 +13,7 @@ use std::time::SystemTime;
 use super::entry::{EntryFiles, is_regular, open_if_there};
 use super::error::CacheError;
 use super::lock;
-use super::{Cache, part, prune, seconds};
+use super::{Cache, partial_download, prune, seconds};
 
 /// `st_blocks` counts in these (stat(2)), in bytes.
 const BLOCK: u64 = 512;
@@ -31,7 +31,7 @@ pub(crate) struct Leftover {
 
 /// Which leftovers go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Cleaning {
+pub(crate) struct CleanupOptions {
     /// Cut downloads too that a later run could go on with.
     pub(crate) all: bool,
     /// None: only tell which ones would.
@@ -41,7 +41,7 @@ pub(crate) struct Cleaning {
 impl Cache {
     /// Removes what is left of processes that were killed before `now`, and says what that was. Whole images stay,
     /// however old they are, and what anybody is at.
-    pub(crate) fn clean(&self, now: SystemTime, cleaning: Cleaning) -> Result<Vec<Leftover>, CacheError> {
+    pub(crate) fn clean(&self, now: SystemTime, cleaning: CleanupOptions) -> Result<Vec<Leftover>, CacheError> {
         let mut found = Vec::new();
         prune::each_idle_entry(self.dir(), |files| {
             found.extend(download(files, seconds(now), cleaning)?);
@@ -53,14 +53,14 @@ impl Cache {
 }
 
 /// What there is of a download, and of a file that was being written.
-fn download(files: &EntryFiles, now: u64, cleaning: Cleaning) -> Result<Vec<Leftover>, CacheError> {
+fn download(files: &EntryFiles, now: u64, cleaning: CleanupOptions) -> Result<Vec<Leftover>, CacheError> {
     let mut found = leftover(&files.tmp, "a description that was not written to its end");
     if !cleaning.dry_run {
         files.discard_tmp()?;
     }
     let resumable =
         || (cleaning.all && files.part_length().is_some()).then_some("a cut download that could be gone on with");
-    if let Some(reason) = part::useless(files, now).or_else(resumable) {
+    if let Some(reason) = partial_download::useless(files, now).or_else(resumable) {
         found.extend(leftover(&files.part, reason));
         found.extend(leftover(&files.mark, "how much of that download counts"));
         if !cleaning.dry_run {
@@ -71,7 +71,7 @@ fn download(files: &EntryFiles, now: u64, cleaning: Cleaning) -> Result<Vec<Left
 }
 
 /// An image or a description that was not published with its other half.
-fn image(files: &EntryFiles, cleaning: Cleaning) -> Result<Vec<Leftover>, CacheError> {
+fn image(files: &EntryFiles, cleaning: CleanupOptions) -> Result<Vec<Leftover>, CacheError> {
     let len = fs::symlink_metadata(&files.img).ok().filter(fs::Metadata::is_file).map(|image| image.len());
     let sidecar = if is_regular(&files.toml) { files.sidecar()? } else { None };
     if sidecar.is_some_and(|sidecar| Some(sidecar.length) == len) || !is_unused(files)? {

@@ -6,19 +6,19 @@
 //! and `KEY.tmp`, on their way to the first two; `KEY.mark`, from where a later run goes on with a cut download. Who uses
 //! an image holds a shared lock on the image itself.
 
+mod checkpoint;
 mod download;
 mod entry;
 mod error;
 mod folder;
-mod follow;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod inventory;
 mod leftovers;
 mod lock;
-mod mark;
-mod part;
+mod partial_download;
 mod prune;
+mod shared_download;
 mod usage;
 
 use std::fmt::Display;
@@ -31,20 +31,20 @@ use serde_json::json;
 use crate::node::report::Report;
 use crate::node::size::ByteSize;
 use crate::store::http::{Client, HttpError, ImageUrl};
+use checkpoint::SavedCheckpoint;
 use download::{Download, Outcome};
 use entry::{Entry, EntryFiles, Sidecar};
 pub use error::CacheError;
-use follow::EndGuard;
-pub(crate) use follow::{Follow, Growing, Promise};
-pub(crate) use inventory::KeptImage;
-pub(crate) use leftovers::{Cleaning, Leftover};
+pub(crate) use inventory::CachedImageInfo;
+pub(crate) use leftovers::{CleanupOptions, Leftover};
 use lock::EntryLock;
-use mark::FoundMark;
+use shared_download::EndOnDrop;
+pub(crate) use shared_download::{DownloadInfo, DownloadReader, SharedDownload};
 pub(crate) use usage::DownloadId;
 
 /// How long an image stays after it has to be asked about again: so long it can serve while its server is down, and
 /// spares a download when the server says that it is still current.
-pub const KEPT_BEYOND: Duration = Duration::from_secs(30 * 86400);
+pub const STALE_RETENTION: Duration = Duration::from_secs(30 * 86400);
 
 /// How images are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,21 +115,21 @@ impl Cache {
         now: SystemTime,
         report: &Report,
     ) -> Result<CachedImage, CacheError> {
-        self.fetch_followed(url, client, now, report, &Follow::default(), &|_| true)
+        self.fetch_shared(url, client, now, report, &SharedDownload::default(), &|_| true)
     }
 
     /// The same, for a thread that reads along through `follow` in case it is downloaded. A kept image stays when the one
     /// that the server has by now is not what `accept` asks for, which is an error.
-    pub(crate) fn fetch_followed(
+    pub(crate) fn fetch_shared(
         &self,
         url: &ImageUrl,
         client: &Client,
         now: SystemTime,
         report: &Report,
-        follow: &Follow,
+        follow: &SharedDownload,
         accept: Accept<'_>,
     ) -> Result<CachedImage, CacheError> {
-        let _end = EndGuard(follow);
+        let _end = EndOnDrop(follow);
         let clock = Clock { now, read_at: Instant::now() };
         let files = EntryFiles::of_url(&self.settings.dir, url);
         let image = Fetch { settings: &self.settings, url, client, report, clock, files, follow, accept }.run()?;
@@ -142,9 +142,9 @@ impl Cache {
 
     /// What a run that ends in the middle leaves of the image of `url`, in words; nothing where it leaves nothing, and had
     /// nothing.
-    pub(crate) fn left_of(&self, url: &ImageUrl) -> Option<String> {
+    pub(crate) fn describe_partial(&self, url: &ImageUrl) -> Option<String> {
         let files = EntryFiles::of_url(&self.settings.dir, url);
-        if let Some(found) = FoundMark::read(&files).filter(FoundMark::is_usable) {
+        if let Some(found) = SavedCheckpoint::read(&files).filter(SavedCheckpoint::is_usable) {
             return Some(download::kept_words(url, found.length()));
         }
         if files.part_length().is_some_and(|bytes| bytes > 0) {
@@ -171,7 +171,7 @@ impl Cache {
         if !lock.try_shared().map_err(CacheError::io("locking", &files.lock))? {
             return Ok(None);
         }
-        let (clock, follow) = (Clock { now, read_at: Instant::now() }, &Follow::default());
+        let (clock, follow) = (Clock { now, read_at: Instant::now() }, &SharedDownload::default());
         let fetch = Fetch { settings: &self.settings, url, client, report, clock, files, follow, accept: &|_| true };
         let entry = fetch.usable_entry()?.filter(|entry| fetch.is_fresh(&entry.sidecar, false));
         Ok(entry.map(|entry| CachedImage::of_entry(&fetch.files, entry, true)))
@@ -189,16 +189,16 @@ impl Cache {
     ) -> Result<Option<CachedImage>, CacheError> {
         let clock = Clock { now, read_at: Instant::now() };
         let files = EntryFiles::of_url(&self.settings.dir, url);
-        let follow = &Follow::default();
+        let follow = &SharedDownload::default();
         Fetch { settings: &self.settings, url, client, report, clock, files, follow, accept }.renew()
     }
 
-    /// Removes images that the server was last asked about more than `max_age` and [`KEPT_BEYOND`] before `now` and
+    /// Removes images that the server was last asked about more than `max_age` and [`STALE_RETENTION`] before `now` and
     /// that nobody uses, and what killed downloads left, but for a day what one can go on from; then, of those that nobody
     /// uses, the ones used longest ago until the rest keeps within `max_size`. Gives the number of images removed. Files that are not of the
     /// cache's own naming, or without its lock file beside them, are never touched.
     pub fn prune_expired(&self, now: SystemTime) -> Result<usize, CacheError> {
-        let kept_for = self.settings.max_age.saturating_add(KEPT_BEYOND);
+        let kept_for = self.settings.max_age.saturating_add(STALE_RETENTION);
         let expired = prune::prune(&self.settings.dir, kept_for, seconds(now))?;
         let surplus = self.settings.max_size.map_or(Ok(0), |max| usage::shrink(&self.settings.dir, max.0))?;
         Ok(expired + surplus)
@@ -234,7 +234,7 @@ struct Fetch<'a> {
     report: &'a Report,
     clock: Clock,
     files: EntryFiles,
-    follow: &'a Follow,
+    follow: &'a SharedDownload,
     accept: Accept<'a>,
 }
 

@@ -9,13 +9,13 @@ use std::time::Duration;
 use super::entry::{EntryFiles, is_regular, open_if_there, remove_if_regular, remove_if_there};
 use super::error::CacheError;
 use super::lock::{self, EntryLock};
-use super::part;
+use super::partial_download;
 
 /// Removes what [`super::Cache::prune_expired`] says, and gives the number of images removed.
 pub(super) fn prune(dir: &Path, kept_for: Duration, now: u64) -> Result<usize, CacheError> {
     let mut removed = 0;
     each_idle_entry(dir, |files| {
-        part::remove_leftovers(files, now)?;
+        partial_download::remove_leftovers(files, now)?;
         removed += usize::from(prune_image(files, kept_for, now)?);
         Ok(())
     })?;

@@ -11,16 +11,16 @@ use ureq::http::{HeaderMap, StatusCode};
 use ureq::unversioned::transport::{ConnectProxyConnector, Connector, TcpConnector};
 
 use super::error::HttpError;
-use super::exchange::Exchange;
 use super::no_proxy::NoProxy;
 use super::proxy::Proxy;
 use super::request::{Conditions, RequestHeaders, Wanted, request_target};
 use super::resolver::SystemResolver;
-use super::response::{Content, Part, Response};
+use super::response::{Content, ReceivedRange, Response};
 use super::retry::{Attempts, Backoff};
-use super::secure::Security;
 use super::settings::{HttpSettings, Secret};
 use super::tls::{security, showing_certificate};
+use super::tls_transport::TlsConnector;
+use super::transport_error::RequestContext;
 use super::url::ImageUrl;
 use crate::node::report::Report;
 
@@ -42,24 +42,24 @@ pub struct Client {
     headers: RequestHeaders,
     backoff: Backoff,
     /// To the server that was asked for; with the client certificate, if there is one.
-    own: Ways,
+    own: Agents,
     /// To any other, which sees no certificate of ours, where that makes a difference.
-    foreign: Option<Ways>,
+    foreign: Option<Agents>,
 }
 
 /// The ways to a server.
 #[derive(Debug)]
-struct Ways {
+struct Agents {
     direct: Agent,
     /// For http through a proxy: absolute-form requests.
-    requests: Option<Proxied>,
+    requests: Option<ProxyAgent>,
     /// For https through a proxy: CONNECT.
-    tunnels: Option<Proxied>,
+    tunnels: Option<ProxyAgent>,
 }
 
 /// A way through a proxy.
 #[derive(Debug)]
-struct Proxied {
+struct ProxyAgent {
     proxy: Proxy,
     agent: Agent,
 }
@@ -73,9 +73,9 @@ impl Client {
     /// The same with other pauses between attempts.
     pub fn with_backoff(settings: &HttpSettings, backoff: Backoff) -> Result<Self, HttpError> {
         let headers = RequestHeaders::new(settings)?;
-        let plain = Ways::new(settings, &security(settings)?)?;
+        let plain = Agents::new(settings, &security(settings)?)?;
         let (own, foreign) = match showing_certificate(settings)? {
-            Some(security) => (Ways::new(settings, &security)?, Some(plain)),
+            Some(security) => (Agents::new(settings, &security)?, Some(plain)),
             None => (plain, None),
         };
         Ok(Client { settings: settings.clone(), headers, backoff, own, foreign })
@@ -149,9 +149,9 @@ impl Client {
         request.call().map_err(|error| self.exchange(url, &peer).failure(error))
     }
 
-    fn exchange<'a>(&self, url: &'a ImageUrl, peer: &'a str) -> Exchange<'a> {
+    fn exchange<'a>(&self, url: &'a ImageUrl, peer: &'a str) -> RequestContext<'a> {
         let HttpSettings { connect_timeout, stall_timeout, max_time, .. } = self.settings;
-        Exchange { url, peer, connect_timeout, stall_timeout, max_time }
+        RequestContext { url, peer, connect_timeout, stall_timeout, max_time }
     }
 
     /// What `answer` of the last of the `visited` URLs means.
@@ -164,13 +164,13 @@ impl Client {
     ) -> Result<Response, HttpError> {
         let url = &visited[visited.len() - 1];
         let status = answer.status();
-        let other_part = |reason| HttpError::OtherPart { url: url.to_string(), reason };
+        let other_part = |reason| HttpError::ResumeRefused { url: url.to_string(), reason };
         let part = match (status, wanted.rest_at(url)) {
             (StatusCode::OK, _) => None,
             (StatusCode::NOT_MODIFIED, _) if !wanted.conditions.is_empty() => return Ok(Response::NotModified),
             (StatusCode::PARTIAL_CONTENT, Some(rest)) => {
                 let total = rest.check(answer.headers()).map_err(other_part)?;
-                Some(Part { from: rest.from, total })
+                Some(ReceivedRange { from: rest.from, total })
             }
             (StatusCode::RANGE_NOT_SATISFIABLE, Some(_)) => {
                 return Err(other_part("it answered 416 Range Not Satisfiable"));
@@ -209,13 +209,13 @@ impl Client {
     }
 }
 
-impl Ways {
-    fn new(settings: &HttpSettings, security: &Security) -> Result<Self, HttpError> {
+impl Agents {
+    fn new(settings: &HttpSettings, security: &TlsConnector) -> Result<Self, HttpError> {
         let https_proxy = settings.https_proxy.as_ref().or(settings.proxy.as_ref());
         let direct = agent(settings, security, None);
-        let requests = settings.proxy.as_ref().map(|proxy| Proxied::by_requests(proxy, settings, security));
-        let tunnels = https_proxy.map(|proxy| Proxied::by_tunnels(proxy, settings, security));
-        Ok(Ways { direct, requests: requests.transpose()?, tunnels: tunnels.transpose()? })
+        let requests = settings.proxy.as_ref().map(|proxy| ProxyAgent::by_requests(proxy, settings, security));
+        let tunnels = https_proxy.map(|proxy| ProxyAgent::by_tunnels(proxy, settings, security));
+        Ok(Agents { direct, requests: requests.transpose()?, tunnels: tunnels.transpose()? })
     }
 
     /// Who carries a request to `url`, and whom a failure to connect is about.
@@ -230,22 +230,22 @@ impl Ways {
     }
 }
 
-impl Proxied {
-    fn by_requests(proxy: &Secret, settings: &HttpSettings, security: &Security) -> Result<Self, HttpError> {
+impl ProxyAgent {
+    fn by_requests(proxy: &Secret, settings: &HttpSettings, security: &TlsConnector) -> Result<Self, HttpError> {
         let proxy = Proxy::parse(proxy)?;
         let (absolute_form, resolver) = proxy.for_requests()?;
         let connector = ().chain(TcpConnector::default()).chain(security.clone()).chain(absolute_form);
-        Ok(Proxied { proxy, agent: Agent::with_parts(agent_config(settings, None), connector, resolver) })
+        Ok(ProxyAgent { proxy, agent: Agent::with_parts(agent_config(settings, None), connector, resolver) })
     }
 
-    fn by_tunnels(proxy: &Secret, settings: &HttpSettings, security: &Security) -> Result<Self, HttpError> {
+    fn by_tunnels(proxy: &Secret, settings: &HttpSettings, security: &TlsConnector) -> Result<Self, HttpError> {
         let proxy = Proxy::parse(proxy)?;
         let agent = agent(settings, security, Some(proxy.for_tunnels()?));
-        Ok(Proxied { proxy, agent })
+        Ok(ProxyAgent { proxy, agent })
     }
 }
 
-fn agent(settings: &HttpSettings, security: &Security, proxy: Option<ureq::Proxy>) -> Agent {
+fn agent(settings: &HttpSettings, security: &TlsConnector, proxy: Option<ureq::Proxy>) -> Agent {
     let connector = ().chain(ConnectProxyConnector::default()).chain(TcpConnector::default()).chain(security.clone());
     Agent::with_parts(agent_config(settings, proxy), connector, SystemResolver)
 }

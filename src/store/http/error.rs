@@ -131,7 +131,7 @@ pub enum HttpError {
     },
     /// The server did not send the rest of the image, but something else. All of it may still be had.
     #[error("{url}: the server can't go on with the download ({reason})")]
-    OtherPart {
+    ResumeRefused {
         /// The image.
         url: String,
         /// What it did instead.
@@ -188,7 +188,7 @@ impl HttpError {
             Self::Connect { .. }
             | Self::NoAnswer { .. }
             | Self::Cut { .. }
-            | Self::OtherPart { .. }
+            | Self::ResumeRefused { .. }
             | Self::Stalled { .. }
             | Self::Slow { .. } => true,
             Self::Status { status, .. } => is_transient_status(status.as_u16()),

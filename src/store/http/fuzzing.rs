@@ -9,7 +9,7 @@ use url::Url;
 use super::client::{redirect_to, retry_after};
 use super::netrc::Netrc;
 use super::retry::Backoff;
-use super::{ImageUrl, NoProxy, Rest, UrlPrefix, Validator};
+use super::{ImageUrl, NoProxy, RangeRequest, UrlPrefix, Validator};
 
 /// A secret shorter than this may stand in a message by chance, in bytes.
 const SECRET_LEN: usize = 8;
@@ -111,7 +111,7 @@ pub(crate) fn answer(data: &[u8]) {
     let url = ImageUrl::parse("https://host.example/image?token=s3cret").expect("a URL");
     let Some(validator) = Validator::of(&url, &headers) else { return };
     let number = |name| headers.get(name)?.to_str().ok()?.parse::<u64>().ok();
-    let rest = Rest { from: number("x-from").unwrap_or(1).max(1), total: number("x-total"), validator };
+    let rest = RangeRequest { from: number("x-from").unwrap_or(1).max(1), total: number("x-total"), validator };
     assert!(rest.is_at(&url));
     let asked: Vec<_> = rest.headers().collect();
     let sent = |name| asked.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_bytes());

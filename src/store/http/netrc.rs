@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use super::error::HttpError;
-use super::private;
+use super::secret_file;
 use super::settings::{Credentials, Secret};
 
 /// A netrc file's entries.
@@ -25,7 +25,7 @@ impl Netrc {
     /// Reads a file that nobody else can read.
     pub(super) fn read(path: &Path) -> Result<Self, HttpError> {
         const WHAT: &str = "netrc file";
-        let content = private::read(WHAT, path)?;
+        let content = secret_file::read(WHAT, path)?;
         let fault = |reason| HttpError::File { what: WHAT, path: path.to_owned(), reason };
         let text = String::from_utf8(content).ok().ok_or_else(|| fault("not UTF-8 text".to_owned()))?;
         Self::parse(&text).map_err(fault)

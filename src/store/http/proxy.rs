@@ -11,10 +11,10 @@ use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, NextTi
 use url::Url;
 
 use super::error::HttpError;
-use super::exchange::PROXY;
 use super::request::{basic_authorization, user_info};
 use super::resolver::SystemResolver;
 use super::settings::{Credentials, Secret};
+use super::transport_error::PROXY;
 
 /// An HTTP proxy.
 #[derive(Debug, Clone)]

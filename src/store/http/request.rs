@@ -9,7 +9,7 @@ use url::Url;
 
 use super::error::HttpError;
 use super::netrc::Netrc;
-use super::rest::Rest;
+use super::resume::RangeRequest;
 use super::settings::{Credentials, HttpSettings, Secret};
 use super::url::ImageUrl;
 
@@ -41,12 +41,12 @@ pub(super) struct Wanted<'a> {
     /// When to send it at all.
     pub(super) conditions: &'a Conditions,
     /// The part that is missing, if not all of it is.
-    pub(super) rest: Option<&'a Rest>,
+    pub(super) rest: Option<&'a RangeRequest>,
 }
 
 impl<'a> Wanted<'a> {
     /// The part to ask for at `url`.
-    pub(super) fn rest_at(&self, url: &ImageUrl) -> Option<&'a Rest> {
+    pub(super) fn rest_at(&self, url: &ImageUrl) -> Option<&'a RangeRequest> {
         self.rest.filter(|rest| rest.is_at(url))
     }
 }
@@ -88,7 +88,7 @@ impl RequestHeaders {
     pub(super) fn build(&self, url: &ImageUrl, first: &ImageUrl, wanted: Wanted) -> Vec<(HeaderName, HeaderValue)> {
         let mut headers = vec![(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"))];
         headers.extend(wanted.conditions.headers());
-        headers.extend(wanted.rest_at(url).into_iter().flat_map(Rest::headers));
+        headers.extend(wanted.rest_at(url).into_iter().flat_map(RangeRequest::headers));
         let same_server = url.as_url().origin() == first.as_url().origin();
         if same_server {
             headers.extend(self.extra.iter().cloned());

@@ -11,7 +11,7 @@ use ureq::http::Uri;
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::NextTimeout;
 
-use super::secure::Fault;
+use super::tls_transport::TransportError;
 
 /// As many addresses as ureq's array holds.
 const MAX_ADDRESSES: usize = 16;
@@ -37,11 +37,11 @@ impl Resolver for SystemResolver {
         for address in found.into_iter().take(MAX_ADDRESSES) {
             addresses.push(address);
         }
-        if addresses.is_empty() { Err(Fault::NoHost.into()) } else { Ok(addresses) }
+        if addresses.is_empty() { Err(TransportError::NoHost.into()) } else { Ok(addresses) }
     }
 }
 
-fn look_up(host: &str, port: u16) -> Result<Vec<SocketAddr>, Fault> {
+fn look_up(host: &str, port: u16) -> Result<Vec<SocketAddr>, TransportError> {
     let hints = AddrInfoHints { socktype: SockType::Stream.into(), ..AddrInfoHints::default() };
     match getaddrinfo(Some(host), Some(&port.to_string()), Some(hints)) {
         Ok(found) => Ok(found.filter_map(Result::ok).map(|info| info.sockaddr).collect()),
@@ -49,9 +49,9 @@ fn look_up(host: &str, port: u16) -> Result<Vec<SocketAddr>, Fault> {
     }
 }
 
-fn fault(kind: LookupErrorKind, words: &str) -> Fault {
+fn fault(kind: LookupErrorKind, words: &str) -> TransportError {
     match kind {
-        LookupErrorKind::NoName | LookupErrorKind::NoData => Fault::NoHost,
-        _ => Fault::Unresolved(words.to_owned()),
+        LookupErrorKind::NoName | LookupErrorKind::NoData => TransportError::NoHost,
+        _ => TransportError::Unresolved(words.to_owned()),
     }
 }

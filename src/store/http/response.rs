@@ -8,9 +8,9 @@ use ureq::BodyReader;
 use ureq::http::header::{self, HeaderMap, HeaderName};
 
 use super::error::HttpError;
-use super::exchange::Exchange;
-use super::rest::Validator;
+use super::resume::Validator;
 use super::settings::HttpSettings;
+use super::transport_error::RequestContext;
 use super::url::ImageUrl;
 use crate::node::size::ByteSize;
 
@@ -47,7 +47,7 @@ impl Content {
     pub(super) fn new(
         visited: &[ImageUrl],
         answer: ureq::http::Response<ureq::Body>,
-        part: Option<Part>,
+        part: Option<ReceivedRange>,
         settings: &HttpSettings,
     ) -> Self {
         let (url, redirects) = (visited[visited.len() - 1].clone(), visited[1..].to_vec());
@@ -61,8 +61,8 @@ impl Content {
             expected: content_length,
             stall_timeout: settings.stall_timeout,
             max_time: settings.max_time,
-            drip: settings.min_speed.map(|minimum| Drip { minimum, waited: Duration::ZERO, received: 0 }),
-            pace: settings.limit_rate.map(Pace::new),
+            drip: settings.min_speed.map(|minimum| MinSpeed { minimum, waited: Duration::ZERO, received: 0 }),
+            pace: settings.limit_rate.map(RateLimit::new),
         };
         let etag = text_of(&head.headers, &header::ETAG);
         let last_modified = text_of(&head.headers, &header::LAST_MODIFIED);
@@ -73,7 +73,7 @@ impl Content {
 
 /// Which bytes a 206 brings, once that was checked: all from `from` on.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Part {
+pub(super) struct ReceivedRange {
     pub(super) from: u64,
     pub(super) total: u64,
 }
@@ -92,8 +92,8 @@ pub struct Body {
     expected: Option<u64>,
     stall_timeout: Duration,
     max_time: Option<Duration>,
-    drip: Option<Drip>,
-    pace: Option<Pace>,
+    drip: Option<MinSpeed>,
+    pace: Option<RateLimit>,
 }
 
 impl Body {
@@ -135,7 +135,7 @@ impl Body {
     }
 
     fn failure(&self, error: io::Error) -> HttpError {
-        let exchange = Exchange {
+        let exchange = RequestContext {
             url: &self.url,
             // The connection stands: neither of these is ever named here.
             peer: "the server",
@@ -169,14 +169,14 @@ impl Read for Body {
 
 /// Notices a server that never falls silent, but never gets anywhere either. Only the time spent waiting for it counts:
 /// a slow disk or a rate limit of our own is no fault of its.
-struct Drip {
+struct MinSpeed {
     minimum: ByteSize,
     /// Time waited and bytes received since the last time enough had come.
     waited: Duration,
     received: u64,
 }
 
-impl Drip {
+impl MinSpeed {
     fn is_too_slow(&mut self, count: usize, waited: Duration, window: Duration) -> bool {
         self.waited += waited;
         self.received += count as u64;
@@ -191,17 +191,17 @@ impl Drip {
 }
 
 /// Keeps a download below a rate. Time lost is not made up for by going faster later.
-struct Pace {
+struct RateLimit {
     rate: u64,
     free_at: Instant,
 }
 
-impl Pace {
+impl RateLimit {
     /// Longest pause at once, as a fraction of a second: the time limit is looked at between pauses.
     const PAUSES_PER_SECOND: u64 = 8;
 
     fn new(rate: ByteSize) -> Self {
-        Pace { rate: rate.0.max(1), free_at: Instant::now() }
+        RateLimit { rate: rate.0.max(1), free_at: Instant::now() }
     }
 
     /// Waits until the next bytes are due and says how many, of `wanted`.

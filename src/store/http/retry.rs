@@ -7,7 +7,7 @@ use super::client::Client;
 use super::error::HttpError;
 use super::request::{Conditions, Wanted};
 use super::response::Response;
-use super::rest::Rest;
+use super::resume::RangeRequest;
 use super::url::ImageUrl;
 use crate::node::report::Report;
 
@@ -54,7 +54,7 @@ impl<'a> Attempts<'a> {
     }
 
     /// Asks once, redirects followed: for `rest` where it can be had, else for the whole image.
-    pub(crate) fn get(&self, conditions: &Conditions, rest: Option<&Rest>) -> Result<Response, HttpError> {
+    pub(crate) fn get(&self, conditions: &Conditions, rest: Option<&RangeRequest>) -> Result<Response, HttpError> {
         self.client.get_once(self.url, Wanted { conditions, rest }, self.deadline, self.report)
     }
 

@@ -16,7 +16,7 @@ const LIMIT: u64 = MIB;
 
 impl Client {
     /// All of a file of at most 1 MiB, asked for again after transient failures. It is never kept.
-    pub(crate) fn get_small(&self, url: &ImageUrl, report: &Report) -> Result<Vec<u8>, HttpError> {
+    pub(crate) fn fetch_small(&self, url: &ImageUrl, report: &Report) -> Result<Vec<u8>, HttpError> {
         let mut attempts = self.attempts(url, report);
         loop {
             match receive(&attempts, url) {

@@ -16,9 +16,9 @@ use openssl::x509::verify::X509VerifyFlags;
 
 use super::error::HttpError;
 use super::pem::{certificates, fault, private_key};
-use super::private;
-use super::secure::Security;
+use super::secret_file;
 use super::settings::HttpSettings;
+use super::tls_transport::TlsConnector;
 
 /// What files are called in errors.
 const CA_FILE: &str = "CA file";
@@ -30,7 +30,7 @@ const CLIENT_KEY: &str = "client key";
 ///
 /// # Errors
 /// A CA file that cannot be read or that holds no certificate: trusting nobody would only show as a failing download.
-pub(super) fn security(settings: &HttpSettings) -> Result<Security, HttpError> {
+pub(super) fn security(settings: &HttpSettings) -> Result<TlsConnector, HttpError> {
     Ok(finished(builder(settings)?, settings))
 }
 
@@ -39,7 +39,7 @@ pub(super) fn security(settings: &HttpSettings) -> Result<Security, HttpError> {
 /// # Errors
 /// Those of [`security`], files that cannot be used, a key that others can read, and a key that is not the
 /// certificate's.
-pub(super) fn showing_certificate(settings: &HttpSettings) -> Result<Option<Security>, HttpError> {
+pub(super) fn showing_certificate(settings: &HttpSettings) -> Result<Option<TlsConnector>, HttpError> {
     let setting = |reason: &str| HttpError::Setting { setting: "client key", reason: reason.to_owned() };
     let Some(path) = &settings.client_cert else {
         let alone = settings.client_key.is_some();
@@ -48,7 +48,7 @@ pub(super) fn showing_certificate(settings: &HttpSettings) -> Result<Option<Secu
     let key_path = settings.client_key.as_ref().unwrap_or(path);
     let content = std::fs::read(path).map_err(|err| fault(CLIENT_CERT, path, &err.to_string()))?;
     let chain = certificates(CLIENT_CERT, path, &content)?;
-    let key = private_key(CLIENT_KEY, key_path, &private::read(CLIENT_KEY, key_path)?)?;
+    let key = private_key(CLIENT_KEY, key_path, &secret_file::read(CLIENT_KEY, key_path)?)?;
     let mut builder = builder(settings)?;
     for (place, certificate) in chain.into_iter().enumerate() {
         let added =
@@ -79,11 +79,11 @@ fn builder(settings: &HttpSettings) -> Result<SslConnectorBuilder, HttpError> {
     Ok(builder)
 }
 
-fn finished(mut builder: SslConnectorBuilder, settings: &HttpSettings) -> Security {
+fn finished(mut builder: SslConnectorBuilder, settings: &HttpSettings) -> TlsConnector {
     if settings.insecure_tls {
         builder.set_verify(SslVerifyMode::NONE);
     }
-    Security::new(builder.build(), !settings.insecure_tls)
+    TlsConnector::new(builder.build(), !settings.insecure_tls)
 }
 
 /// What OpenSSL says of its last error.

@@ -33,7 +33,7 @@ impl ImageUrl {
     }
 
     /// Whether `text` is meant as a URL, a wrong one included: it is no path, and may hold a password.
-    pub(crate) fn is_meant(text: &str) -> bool {
+    pub(crate) fn looks_like_url(text: &str) -> bool {
         let starts = |scheme: &str| text.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme));
         text.contains("://") || starts("http:") || starts("https:")
     }

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::time::SystemTime;
 
-use simpleimage::store::cache::KEPT_BEYOND;
+use simpleimage::store::cache::STALE_RETENTION;
 
 use super::{Fixture, HOUR, files, noon, read};
 use crate::support::server::{Reply, Server};
@@ -22,14 +22,14 @@ fn make_old(path: &Path) {
 #[test]
 fn expired_images_go_and_recent_ones_stay() {
     let (test, server) = (Fixture::new(), server());
-    test.fetch(&server.url("/old"), noon() - KEPT_BEYOND - HOUR * 2).unwrap();
+    test.fetch(&server.url("/old"), noon() - STALE_RETENTION - HOUR * 2).unwrap();
     test.fetch(&server.url("/stale"), noon() - HOUR * 2).unwrap();
     test.fetch(&server.url("/recent"), noon()).unwrap();
     assert_eq!(test.cache().prune_expired(noon()).unwrap(), 0, "pruned by the fetch already");
     assert_eq!(test.suffixes(), ["img", "img", "lock", "lock", "lock", "toml", "toml"]);
-    assert_eq!(test.cache().prune_expired(noon() + KEPT_BEYOND).unwrap(), 1);
+    assert_eq!(test.cache().prune_expired(noon() + STALE_RETENTION).unwrap(), 1);
     assert_eq!(fs::read(test.file("img")).unwrap(), b"/recent");
-    assert_eq!(test.cache().prune_expired(noon() + KEPT_BEYOND + HOUR * 2).unwrap(), 1);
+    assert_eq!(test.cache().prune_expired(noon() + STALE_RETENTION + HOUR * 2).unwrap(), 1);
     assert_eq!(test.suffixes(), ["lock", "lock", "lock"]);
 }
 
@@ -37,11 +37,11 @@ fn expired_images_go_and_recent_ones_stay() {
 fn an_image_in_use_stays_until_it_is_not() {
     let (test, server) = (Fixture::new(), server());
     let mut used = test.fetch(&server.url("/x"), noon()).unwrap();
-    assert_eq!(test.cache().prune_expired(noon() + KEPT_BEYOND + HOUR * 9).unwrap(), 0);
+    assert_eq!(test.cache().prune_expired(noon() + STALE_RETENTION + HOUR * 9).unwrap(), 0);
     assert_eq!(test.suffixes(), ["img", "lock", "toml"]);
     assert_eq!(read(&mut used), b"/x");
     drop(used);
-    assert_eq!(test.cache().prune_expired(noon() + KEPT_BEYOND + HOUR * 9).unwrap(), 1);
+    assert_eq!(test.cache().prune_expired(noon() + STALE_RETENTION + HOUR * 9).unwrap(), 1);
     assert_eq!(test.suffixes(), ["lock"]);
 }
 
@@ -92,7 +92,7 @@ fn foreign_files_are_never_touched() {
     }
     let before = files(dir).len();
 
-    test.fetch(&server.url("/x"), noon() - KEPT_BEYOND - HOUR * 5).unwrap();
+    test.fetch(&server.url("/x"), noon() - STALE_RETENTION - HOUR * 5).unwrap();
     assert_eq!(test.cache().prune_expired(noon()).unwrap(), 1);
     for path in names.map(|name| dir.join(name)).iter().chain([&golden]) {
         assert_eq!(fs::read(path).unwrap(), b"golden", "{}", path.display());

@@ -8,9 +8,9 @@ use std::os::unix::fs::FileExt;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::move_backup;
-use crate::disk::device::{AlignedBuf, ReadAt as _, Target};
+use crate::disk::device::{ReadAt as _, Target};
 use crate::disk::partition::{crc32, get4, get8, seal};
-use crate::disk::write::{Whole, Written};
+use crate::disk::write::{PendingDisk, WriteOptions};
 
 /// Sectors of the image, and of what the disk has more, at most.
 const MAX_SECTORS: usize = 128;
@@ -42,14 +42,13 @@ pub(crate) fn gpt(data: &[u8]) {
     file.write_all_at(&boot_zeros, 0).expect("writing to memory");
     file.write_all_at(&case.disk[case.boot_len..], case.boot_len as u64).expect("writing to memory");
     let target = Target::in_memory(&file).expect("memory is a disk");
-    let mut boot = AlignedBuf::new(case.boot_len);
-    boot.copy_from_slice(&case.disk[..case.boot_len]);
-    let mut whole = Whole { target: &target, boot, noted: None, written: Written::default() };
-    move_backup(&mut whole, case.image_len as u64).expect("memory does not fail");
+    let boot = &case.disk[..case.boot_len];
+    let mut pending = PendingDisk::from_boot_area(&target, boot, case.image_len as u64, WriteOptions::default());
+    move_backup(&mut pending, case.image_len as u64).expect("memory does not fail");
     let mut after = vec![0; case.disk.len()];
     target.read_at(&mut after, 0).expect("reading memory");
     assert!(after[..case.boot_len] == boot_zeros, "the boot area was written too early");
-    whole.read_at(&mut after, 0).expect("reading memory");
+    pending.read_at(&mut after, 0).expect("reading memory");
     if after != case.disk {
         case.check_moved(&after);
     }

@@ -6,14 +6,14 @@ pub(crate) mod fuzzing;
 
 use std::io;
 
-use super::Whole;
+use super::PendingDisk;
 use crate::disk::device::{ReadAt, WriteAt};
 use crate::disk::partition::{Gpt, Mbr};
 
 /// Moves the backup GPT to the end of the disk when the primary one is intact and the disk is larger than the image:
 /// changes the primary one, writes the new backup and zeroes the old one. A disk without a GPT, or with a broken one,
 /// stays as it is.
-pub(super) fn move_backup(disk: &mut Whole<'_>, image_len: u64) -> io::Result<()> {
+pub(super) fn move_backup(disk: &mut PendingDisk<'_>, image_len: u64) -> io::Result<()> {
     let Some(mut table) = Gpt::parse(&disk.boot) else { return Ok(()) };
     let (sector, old) = (table.sector(), table.clone());
     let last = disk.len() / sector - 1;
@@ -38,7 +38,7 @@ pub(super) fn move_backup(disk: &mut Whole<'_>, image_len: u64) -> io::Result<()
 }
 
 /// Only what certainly is the old backup: its header, and the entries before it where no partition may lie.
-fn zero_old_backup(table: &Gpt, disk: &mut Whole<'_>) -> io::Result<()> {
+fn zero_old_backup(table: &Gpt, disk: &mut PendingDisk<'_>) -> io::Result<()> {
     let (sector, alternate) = (table.sector(), table.alternate());
     let mut magic = [0; 8];
     disk.read_at(&mut magic, alternate * sector)?;

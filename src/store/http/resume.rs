@@ -28,7 +28,7 @@ pub(crate) struct Validator {
 
 /// What is missing of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Rest {
+pub(crate) struct RangeRequest {
     /// How many of its bytes are there; not zero.
     pub(crate) from: u64,
     /// Its length in bytes, where it is known.
@@ -63,7 +63,7 @@ impl Validator {
     }
 }
 
-impl Rest {
+impl RangeRequest {
     /// Whether it can be asked for at `url`: only there the validator means anything.
     pub(super) fn is_at(&self, url: &ImageUrl) -> bool {
         self.validator.source == url.to_string()
@@ -124,7 +124,7 @@ fn is_strong(tag: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{Rest, Validator};
+    use super::{RangeRequest, Validator};
     use crate::store::http::ImageUrl;
     use proptest::prelude::*;
     use ureq::http::header::{HeaderMap, HeaderName, HeaderValue};
@@ -169,9 +169,9 @@ mod tests {
         }
     }
 
-    fn rest(from: u64, total: Option<u64>) -> Rest {
+    fn rest(from: u64, total: Option<u64>) -> RangeRequest {
         let url = ImageUrl::parse(URL).unwrap();
-        Rest { from, total, validator: Validator::of(&url, &headers(&[("etag", "\"a\"")])).unwrap() }
+        RangeRequest { from, total, validator: Validator::of(&url, &headers(&[("etag", "\"a\"")])).unwrap() }
     }
 
     #[test]

@@ -10,14 +10,14 @@ use crate::store::http::Validator;
 
 /// One download, as its reader sees it. Both sides share it; each may go away at any time.
 #[derive(Default)]
-pub(crate) struct Follow {
+pub(crate) struct SharedDownload {
     state: Mutex<State>,
     changed: Condvar,
 }
 
 /// What a server says of an image before it sends it.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Promise {
+pub(crate) struct DownloadInfo {
     /// Its length in bytes.
     pub(crate) length: Option<u64>,
     /// What tells this version of it from every other.
@@ -27,7 +27,7 @@ pub(crate) struct Promise {
 #[derive(Default)]
 struct State {
     /// The download's file and what the server said of it, once the first bytes may come.
-    part: Option<(File, Promise)>,
+    part: Option<(File, DownloadInfo)>,
     /// Bytes of it that are there.
     available: u64,
     /// How many of them belong to earlier files, and what the server promised for this one.
@@ -41,13 +41,13 @@ struct State {
     lost: bool,
 }
 
-impl Follow {
+impl SharedDownload {
     /// Waits until there is something to read; none when there never will be: the image was kept already, or the
     /// download failed before.
-    pub(crate) fn reader(&self) -> io::Result<Option<Growing<'_>>> {
+    pub(crate) fn reader(&self) -> io::Result<Option<DownloadReader<'_>>> {
         let mut state = self.wait_while(|state| state.part.is_none() && state.whole.is_none());
         let Some((file, promise)) = state.part.take() else { return Ok(None) };
-        Ok(Some(Growing { follow: self, file, promise, at: 0 }))
+        Ok(Some(DownloadReader { follow: self, file, promise, at: 0 }))
     }
 
     /// How many bytes of the image are there, and how many the server promised.
@@ -73,7 +73,7 @@ impl Follow {
     }
 
     /// An attempt begins; its bytes come to be in `part`, and `available` of them are there already.
-    pub(super) fn begin(&self, part: &File, promise: Promise, available: u64) -> io::Result<()> {
+    pub(super) fn begin(&self, part: &File, promise: DownloadInfo, available: u64) -> io::Result<()> {
         let (part, length) = (part.try_clone()?, promise.length);
         let mut state = self.state();
         state.attempts += 1;
@@ -111,21 +111,21 @@ impl Follow {
 
 /// The bytes of a download in their order; waits for those that have not come yet. Its end is the end of a download
 /// whose length was right; any other end is an error.
-pub(crate) struct Growing<'f> {
-    follow: &'f Follow,
+pub(crate) struct DownloadReader<'f> {
+    follow: &'f SharedDownload,
     file: File,
-    promise: Promise,
+    promise: DownloadInfo,
     at: u64,
 }
 
-impl Growing<'_> {
+impl DownloadReader<'_> {
     /// What the server said of the image.
-    pub(crate) fn promise(&self) -> &Promise {
+    pub(crate) fn info(&self) -> &DownloadInfo {
         &self.promise
     }
 }
 
-impl Read for Growing<'_> {
+impl Read for DownloadReader<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let at = self.at;
         let mut state =
@@ -145,9 +145,9 @@ impl Read for Growing<'_> {
 }
 
 /// Ends the download for its reader, however the downloading side leaves.
-pub(super) struct EndGuard<'f>(pub(super) &'f Follow);
+pub(super) struct EndOnDrop<'f>(pub(super) &'f SharedDownload);
 
-impl Drop for EndGuard<'_> {
+impl Drop for EndOnDrop<'_> {
     fn drop(&mut self) {
         self.0.end(false);
     }
@@ -155,26 +155,26 @@ impl Drop for EndGuard<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::{EndGuard, Follow, Promise};
+    use super::{DownloadInfo, EndOnDrop, SharedDownload};
     use std::io::{Read, Write};
     use std::thread;
 
     #[test]
     fn every_byte_arrives_in_order() {
         let data: Vec<u8> = (0..200_000_u32).flat_map(u32::to_le_bytes).collect();
-        let follow = Follow::default();
+        let follow = SharedDownload::default();
         let mut part = tempfile::tempfile().unwrap();
         thread::scope(|scope| {
             let reading = scope.spawn(|| {
                 let mut all = Vec::new();
                 let mut reader = follow.reader().unwrap().unwrap();
-                assert_eq!(reader.promise().length, Some(data.len() as u64));
+                assert_eq!(reader.info().length, Some(data.len() as u64));
                 reader.read_to_end(&mut all).map(|_| all)
             });
             // An earlier run left the first bytes.
             let (early, late) = data.split_at(100_000);
             part.write_all(early).unwrap();
-            let promise = Promise { length: Some(data.len() as u64), validator: None };
+            let promise = DownloadInfo { length: Some(data.len() as u64), validator: None };
             follow.begin(&part, promise, 100_000).unwrap();
             for piece in late.chunks(7777) {
                 part.write_all(piece).unwrap();
@@ -188,21 +188,22 @@ mod tests {
     #[test]
     fn a_download_that_fails_or_restarts_is_an_error_and_one_that_never_begins_is_nothing() {
         let file = tempfile::tempfile().unwrap();
-        let read = |follow: &Follow| follow.reader().unwrap().unwrap().read(&mut [0; 8]).unwrap_err().to_string();
-        let failed = Follow::default();
-        failed.begin(&file, Promise::default(), 0).unwrap();
-        drop(EndGuard(&failed));
+        let read =
+            |follow: &SharedDownload| follow.reader().unwrap().unwrap().read(&mut [0; 8]).unwrap_err().to_string();
+        let failed = SharedDownload::default();
+        failed.begin(&file, DownloadInfo::default(), 0).unwrap();
+        drop(EndOnDrop(&failed));
         assert_eq!(read(&failed), "the download failed or began again");
         assert!(failed.lost());
-        let restarted = Follow::default();
-        restarted.begin(&file, Promise::default(), 0).unwrap();
-        restarted.begin(&file, Promise::default(), 0).unwrap();
+        let restarted = SharedDownload::default();
+        restarted.begin(&file, DownloadInfo::default(), 0).unwrap();
+        restarted.begin(&file, DownloadInfo::default(), 0).unwrap();
         assert_eq!(read(&restarted), "the download failed or began again");
         assert!(restarted.lost());
-        let kept = Follow::default();
+        let kept = SharedDownload::default();
         kept.end(true);
         assert!(kept.reader().unwrap().is_none());
-        let left = Follow::default();
+        let left = SharedDownload::default();
         left.abandon();
         assert!(!left.advance(1));
     }

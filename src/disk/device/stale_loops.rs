@@ -17,7 +17,7 @@ use crate::node::sys;
 
 /// A loop device that is still attached.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct LeftDevice {
+pub(crate) struct StaleLoop {
     /// The device.
     pub(crate) device: PathBuf,
     /// The disk's file.
@@ -29,7 +29,7 @@ pub(crate) struct LeftDevice {
 }
 
 /// The loop devices that runs attached which are over.
-pub(crate) fn left_devices() -> io::Result<Vec<LeftDevice>> {
+pub(crate) fn stale_loops() -> io::Result<Vec<StaleLoop>> {
     let mounts = Mounts::now();
     let mut names: Vec<_> =
         fs::read_dir("/sys/block")?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<_>>()?;
@@ -39,7 +39,7 @@ pub(crate) fn left_devices() -> io::Result<Vec<LeftDevice>> {
     found.flatten().collect()
 }
 
-fn left_device(name: &str, mounts: &Mounts) -> io::Result<Option<LeftDevice>> {
+fn left_device(name: &str, mounts: &Mounts) -> io::Result<Option<StaleLoop>> {
     let folder = Path::new("/sys/block").join(name);
     // Bound to nothing, or not any more.
     let Ok(disk) = fs::read_to_string(folder.join("loop/backing_file")) else { return Ok(None) };
@@ -55,7 +55,7 @@ fn left_device(name: &str, mounts: &Mounts) -> io::Result<Option<LeftDevice>> {
     let held_by = layers::made_of(number).into_iter().map(|made| made.name).collect();
     let parts = layers::partitions(number).into_iter().map(|part| part.number);
     let mounted_on = [number].into_iter().chain(parts).flat_map(|number| mounts.own_places(number)).collect();
-    Ok(Some(LeftDevice { device, disk, mounted_on, held_by }))
+    Ok(Some(StaleLoop { device, disk, mounted_on, held_by }))
 }
 
 /// Device and inode number of the file behind a loop device that this program attached.

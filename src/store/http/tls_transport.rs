@@ -22,7 +22,7 @@ const TLS_RECORDS: [[u8; 2]; 2] = [[0x15, 3], [0x16, 3]];
 
 /// Why there is no connection of the kind that the URL asks for. Each text is one that a person can read.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Fault {
+pub(super) enum TransportError {
     /// The server's certificate.
     #[error("{0}")]
     Certificate(String),
@@ -49,30 +49,30 @@ pub(super) enum Fault {
     Unresolved(String),
 }
 
-impl From<Fault> for ureq::Error {
-    fn from(fault: Fault) -> Self {
+impl From<TransportError> for ureq::Error {
+    fn from(fault: TransportError) -> Self {
         ureq::Error::Other(Box::new(fault))
     }
 }
 
 /// Secures connections for https, and looks at the first bytes on the others.
 #[derive(Debug, Clone)]
-pub(super) struct Security {
+pub(super) struct TlsConnector {
     connector: SslConnector,
     verify: bool,
 }
 
-impl Security {
+impl TlsConnector {
     /// With a `connector` that is settled but for the server's name; without `verify` any certificate is taken.
     pub(super) fn new(connector: SslConnector, verify: bool) -> Self {
-        Security { connector, verify }
+        TlsConnector { connector, verify }
     }
 
-    fn handshake(&self, details: &ConnectionDetails, inner: Box<dyn Transport>) -> Result<Secured, ureq::Error> {
-        let internal = |err: &openssl::error::ErrorStack| Fault::Tls(told(err));
+    fn handshake(&self, details: &ConnectionDetails, inner: Box<dyn Transport>) -> Result<TlsTransport, ureq::Error> {
+        let internal = |err: &openssl::error::ErrorStack| TransportError::Tls(told(err));
         let host = details.uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
         let mut configuration = self.connector.configure().map_err(|err| internal(&err))?;
-        let blamed = Blamed::default();
+        let blamed = CertificateCheck::default();
         if self.verify {
             blamed.watch(&mut configuration, &host);
         } else {
@@ -80,12 +80,12 @@ impl Security {
         }
         let mut adapter = TransportAdapter::new(inner, Arc::clone(&details.current_time));
         adapter.set_timeout(details.timeout);
-        let opening = Opening { inner: adapter, first: Vec::new() };
+        let opening = RecordingStream { inner: adapter, first: Vec::new() };
         match configuration.connect(&host, opening) {
             Ok(stream) => {
                 let config = details.config;
                 let buffers = LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size());
-                Ok(Secured { buffers, stream })
+                Ok(TlsTransport { buffers, stream })
             }
             Err(HandshakeError::SetupFailure(err)) => Err(internal(&err).into()),
             Err(HandshakeError::Failure(failed) | HandshakeError::WouldBlock(failed)) => {
@@ -99,9 +99,9 @@ impl Security {
 
 /// What the check of the certificate found wrong.
 #[derive(Clone, Default)]
-struct Blamed(Arc<Mutex<Option<String>>>);
+struct CertificateCheck(Arc<Mutex<Option<String>>>);
 
-impl Blamed {
+impl CertificateCheck {
     /// Notes what is wrong, while it is known which certificate of the chain it is.
     fn watch(&self, configuration: &mut ConnectConfiguration, host: &str) {
         let (slot, host) = (Arc::clone(&self.0), host.to_owned());
@@ -119,25 +119,25 @@ impl Blamed {
         });
     }
 
-    fn take(&self) -> Option<Fault> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take().map(Fault::Certificate)
+    fn take(&self) -> Option<TransportError> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take().map(TransportError::Certificate)
     }
 }
 
-impl<In: Transport> Connector<In> for Security {
-    type Out = Connection<In>;
+impl<In: Transport> Connector<In> for TlsConnector {
+    type Out = TransportStream<In>;
 
     fn connect(&self, details: &ConnectionDetails, chained: Option<In>) -> Result<Option<Self::Out>, ureq::Error> {
         let Some(inner) = chained else { return Ok(None) };
         if !details.needs_tls() || inner.is_tls() {
-            return Ok(Some(Connection::Plain { inner, looked: false }));
+            return Ok(Some(TransportStream::Plain { inner, looked: false }));
         }
-        self.handshake(details, Box::new(inner)).map(|secured| Some(Connection::Secured(Box::new(secured))))
+        self.handshake(details, Box::new(inner)).map(|secured| Some(TransportStream::TlsTransport(Box::new(secured))))
     }
 }
 
 /// A connection as the URL asks for.
-pub(super) enum Connection<In> {
+pub(super) enum TransportStream<In> {
     /// Not secured.
     Plain {
         /// It.
@@ -145,65 +145,65 @@ pub(super) enum Connection<In> {
         /// Whether its first bytes were looked at.
         looked: bool,
     },
-    /// Secured.
-    Secured(Box<Secured>),
+    /// TlsTransport.
+    TlsTransport(Box<TlsTransport>),
 }
 
-impl<In: Transport> Transport for Connection<In> {
+impl<In: Transport> Transport for TransportStream<In> {
     fn buffers(&mut self) -> &mut dyn Buffers {
         match self {
-            Connection::Plain { inner, .. } => inner.buffers(),
-            Connection::Secured(secured) => &mut secured.buffers,
+            TransportStream::Plain { inner, .. } => inner.buffers(),
+            TransportStream::TlsTransport(secured) => &mut secured.buffers,
         }
     }
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
         match self {
-            Connection::Plain { inner, .. } => inner.transmit_output(amount, timeout),
-            Connection::Secured(secured) => secured.transmit_output(amount, timeout),
+            TransportStream::Plain { inner, .. } => inner.transmit_output(amount, timeout),
+            TransportStream::TlsTransport(secured) => secured.transmit_output(amount, timeout),
         }
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
         match self {
-            Connection::Plain { inner, looked } => {
+            TransportStream::Plain { inner, looked } => {
                 let progress = inner.await_input(timeout).map_err(torn)?;
                 let first = inner.buffers().input();
                 if !*looked && TLS_RECORDS.iter().any(|record| first.starts_with(record)) {
-                    return Err(Fault::SpeaksTls.into());
+                    return Err(TransportError::SpeaksTls.into());
                 }
                 *looked |= first.len() > 1;
                 Ok(progress)
             }
-            Connection::Secured(secured) => secured.await_input(timeout).map_err(torn),
+            TransportStream::TlsTransport(secured) => secured.await_input(timeout).map_err(torn),
         }
     }
 
     fn is_open(&mut self) -> bool {
         match self {
-            Connection::Plain { inner, .. } => inner.is_open(),
-            Connection::Secured(secured) => secured.stream.get_mut().inner.get_mut().is_open(),
+            TransportStream::Plain { inner, .. } => inner.is_open(),
+            TransportStream::TlsTransport(secured) => secured.stream.get_mut().inner.get_mut().is_open(),
         }
     }
 
     fn is_tls(&self) -> bool {
-        matches!(self, Connection::Secured(_))
+        matches!(self, TransportStream::TlsTransport(_))
     }
 }
 
-impl<In> fmt::Debug for Connection<In> {
+impl<In> fmt::Debug for TransportStream<In> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Connection")
     }
 }
 
 /// A connection over TLS.
-pub(super) struct Secured {
+pub(super) struct TlsTransport {
     buffers: LazyBuffers,
-    stream: SslStream<Opening>,
+    stream: SslStream<RecordingStream>,
 }
 
-impl Secured {
+impl TlsTransport {
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
         self.stream.get_mut().inner.set_timeout(timeout);
         let mut rest = &self.buffers.output()[..amount];
@@ -228,24 +228,24 @@ impl Secured {
 }
 
 /// The connection below, of which the first bytes are noted: they tell what the other side speaks.
-struct Opening {
+struct RecordingStream {
     inner: TransportAdapter,
     first: Vec<u8>,
 }
 
-impl Opening {
+impl RecordingStream {
     /// Enough to tell HTTP.
     const NOTED: usize = 5;
 
     /// What is spoken if it is not TLS.
-    fn no_tls(&self) -> Option<Fault> {
+    fn no_tls(&self) -> Option<TransportError> {
         let tls = self.first.is_empty() || TLS_RECORDS.iter().any(|record| self.first.starts_with(record));
         // Some servers answer a request that they can't read with a page and no head.
-        (!tls).then(|| Fault::NoTls { http: self.first.starts_with(b"HTTP/") || self.first.starts_with(b"<") })
+        (!tls).then(|| TransportError::NoTls { http: self.first.starts_with(b"HTTP/") || self.first.starts_with(b"<") })
     }
 }
 
-impl Read for Opening {
+impl Read for RecordingStream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.inner.read(buffer)?;
         let missing = Self::NOTED - self.first.len();
@@ -254,7 +254,7 @@ impl Read for Opening {
     }
 }
 
-impl Write for Opening {
+impl Write for RecordingStream {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
         self.inner.write(buffer)
     }
@@ -269,7 +269,7 @@ fn torn(error: ureq::Error) -> ureq::Error {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, UnexpectedEof};
     match error {
         ureq::Error::Io(error) if matches!(error.kind(), ConnectionAborted | ConnectionReset | UnexpectedEof) => {
-            Fault::Torn.into()
+            TransportError::Torn.into()
         }
         other => other,
     }
@@ -288,7 +288,7 @@ fn translated(error: openssl::ssl::Error) -> ureq::Error {
     if reason.contains("unexpected eof") {
         return io::Error::from(io::ErrorKind::UnexpectedEof).into();
     }
-    Fault::Tls(words(&reason)).into()
+    TransportError::Tls(words(&reason)).into()
 }
 
 /// What the words of OpenSSL (ssl/ssl_err.c) mean for an administrator; those that say enough stay.

@@ -39,7 +39,7 @@ pub(super) struct Origin {
 
 /// So many bytes, and their hash.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Checkpoint {
+pub(super) struct HashedPrefix {
     pub(super) length: u64,
     /// As hex digits.
     pub(super) sha256: String,
@@ -47,55 +47,55 @@ pub(super) struct Checkpoint {
 
 /// What a mark says that waited for the disk, as TOML.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Mark {
+pub(super) struct Checkpoint {
     /// What is there even after a power cut.
     #[serde(flatten)]
-    pub(super) safe: Checkpoint,
+    pub(super) safe: HashedPrefix,
     /// When it was written, in seconds since 1970.
     pub(super) written_at: u64,
     pub(super) origin: Origin,
 }
 
-impl Mark {
+impl Checkpoint {
     /// Puts it onto the disk; gives where notes go.
-    pub(super) fn write(&self, files: &EntryFiles) -> Result<Journal, CacheError> {
+    pub(super) fn write(&self, files: &EntryFiles) -> Result<CheckpointFile, CacheError> {
         let failed = CacheError::io("writing", &files.mark);
         let text = toml::to_string(self).map_err(io::Error::other).map_err(&failed)?;
         files.replace(&files.mark, &text)?;
         let file = files.open_mark()?.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
-        Ok(Journal { file, at: text.len() as u64 })
+        Ok(CheckpointFile { file, at: text.len() as u64 })
     }
 }
 
 /// A mark that notes are added to.
-pub(super) struct Journal {
+pub(super) struct CheckpointFile {
     file: File,
     at: u64,
 }
 
-impl Journal {
+impl CheckpointFile {
     /// Replaces the note. Each has the same length, in one page of the file: it is there as a whole or not at all.
-    pub(super) fn note(&self, latest: &Checkpoint) -> io::Result<()> {
-        let Checkpoint { length, sha256 } = latest;
+    pub(super) fn note(&self, latest: &HashedPrefix) -> io::Result<()> {
+        let HashedPrefix { length, sha256 } = latest;
         self.file.write_all_at(format!("{NOTE}length = {length:<20}\nsha256 = \"{sha256}\"\n").as_bytes(), self.at)
     }
 }
 
 /// A mark as an earlier run left it.
-pub(super) struct FoundMark {
-    pub(super) mark: Mark,
-    latest: Option<Checkpoint>,
+pub(super) struct SavedCheckpoint {
+    pub(super) mark: Checkpoint,
+    latest: Option<HashedPrefix>,
 }
 
-impl FoundMark {
+impl SavedCheckpoint {
     /// The mark, if there is one.
     pub(super) fn read(files: &EntryFiles) -> Option<Self> {
         let text = files.mark_text().ok()??;
         let (safe, note) = text.split_once(NOTE).unwrap_or((&text, ""));
-        let mark: Mark = toml::from_str(safe).ok()?;
-        let latest: Option<Checkpoint> = toml::from_str(note).ok();
+        let mark: Checkpoint = toml::from_str(safe).ok()?;
+        let latest: Option<HashedPrefix> = toml::from_str(note).ok();
         let latest = latest.filter(|latest| latest.length > mark.safe.length);
-        Some(FoundMark { mark, latest })
+        Some(SavedCheckpoint { mark, latest })
     }
 
     /// How many bytes it speaks of.
@@ -111,7 +111,7 @@ impl FoundMark {
 
     /// How many bytes of `part` it vouches for, and their hash; none where what was safe is not.
     pub(super) fn intact(&self, part: &File) -> Option<(u64, Sha256)> {
-        let FoundMark { mark: Mark { safe, .. }, latest } = self;
+        let SavedCheckpoint { mark: Checkpoint { safe, .. }, latest } = self;
         let mut reader = part;
         let mut hash = Sha256::new();
         extend(&mut hash, &mut reader, safe.length).ok()?;

@@ -8,7 +8,7 @@ use ureq::http::StatusCode;
 
 use super::client::server_of;
 use super::error::{HttpError, status_text};
-use super::secure::Fault;
+use super::tls_transport::TransportError;
 use super::url::ImageUrl;
 
 /// How the name of a proxy begins in messages.
@@ -21,7 +21,7 @@ const TLS: &str = "speaks TLS, not plain HTTP (use https://, or the port for htt
 const TLS_PROXY: &str = "speaks TLS (proxies are asked in plain HTTP: use its port for that)";
 
 /// What has to be known to say what an error of ureq means.
-pub(super) struct Exchange<'a> {
+pub(super) struct RequestContext<'a> {
     /// The URL of this request.
     pub(super) url: &'a ImageUrl,
     /// Who is connected to: `host:port`, or `the proxy host:port`.
@@ -34,7 +34,7 @@ pub(super) struct Exchange<'a> {
     pub(super) max_time: Option<Duration>,
 }
 
-impl Exchange<'_> {
+impl RequestContext<'_> {
     /// What `error`, met before the answer was complete, means. ureq's own messages may hold URLs, so they are only
     /// repeated where they cannot.
     pub(super) fn failure(&self, error: ureq::Error) -> HttpError {
@@ -86,16 +86,18 @@ impl Exchange<'_> {
         HttpError::Connect { url: self.url.to_string(), peer: self.peer.to_owned(), reason }
     }
 
-    fn fault(&self, fault: Option<&Fault>) -> HttpError {
+    fn fault(&self, fault: Option<&TransportError>) -> HttpError {
         let url = self.url.to_string();
         match fault {
-            Some(Fault::Certificate(reason)) => HttpError::Certificate { url, reason: reason.clone() },
-            Some(Fault::Tls(reason)) => HttpError::Tls { url, reason: reason.clone() },
-            Some(Fault::NoTls { http }) => self.other_protocol(server_of(self.url), if *http { PLAIN } else { NO_TLS }),
-            Some(Fault::SpeaksTls) => self.speaks_tls(),
-            Some(Fault::Torn) => HttpError::NoAnswer { url, hint: unusual_port(self.url) },
-            Some(Fault::NoHost) => HttpError::NoHost { url, host: self.peer_host().to_owned() },
-            Some(Fault::Unresolved(reason)) => self.connect(reason.clone()),
+            Some(TransportError::Certificate(reason)) => HttpError::Certificate { url, reason: reason.clone() },
+            Some(TransportError::Tls(reason)) => HttpError::Tls { url, reason: reason.clone() },
+            Some(TransportError::NoTls { http }) => {
+                self.other_protocol(server_of(self.url), if *http { PLAIN } else { NO_TLS })
+            }
+            Some(TransportError::SpeaksTls) => self.speaks_tls(),
+            Some(TransportError::Torn) => HttpError::NoAnswer { url, hint: unusual_port(self.url) },
+            Some(TransportError::NoHost) => HttpError::NoHost { url, host: self.peer_host().to_owned() },
+            Some(TransportError::Unresolved(reason)) => self.connect(reason.clone()),
             None => HttpError::Protocol { url, reason: "unexpected failure".to_owned() },
         }
     }
@@ -137,13 +139,13 @@ fn unusual_port(url: &ImageUrl) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use super::Exchange;
+    use super::RequestContext;
     use crate::store::http::ImageUrl;
     use std::time::Duration;
 
     fn message(error: ureq::Error) -> String {
         let url = ImageUrl::parse("https://joe:hunter2@host.example/x?token=s3cret").unwrap();
-        let exchange = Exchange {
+        let exchange = RequestContext {
             url: &url,
             peer: "host.example:443",
             connect_timeout: Duration::from_secs(30),

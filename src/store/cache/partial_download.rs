@@ -13,15 +13,15 @@ use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use sha2::{Digest, Sha256};
 
+use super::checkpoint::{Checkpoint, CheckpointFile, HashedPrefix, Origin, SavedCheckpoint};
 use super::entry::{EntryFiles, Sidecar, hex};
 use super::error::CacheError;
-use super::follow::{Follow, Promise};
-use super::mark::{Checkpoint, FoundMark, Journal, Mark, Origin};
+use super::shared_download::{DownloadInfo, SharedDownload};
 use super::{Clock, folder, seconds};
 use crate::node::report::Report;
 use crate::node::size::{ByteSize, MIB};
 use crate::node::sys;
-use crate::store::http::{Content, Rest};
+use crate::store::http::{Content, RangeRequest};
 
 /// Bytes taken from the network, and read back from the disk, at once, at most.
 const BUFFER: usize = 256 << 10;
@@ -41,7 +41,7 @@ const NOTE_STEP: u64 = 512 << 10;
 const KEPT_FOR: u64 = 86_400;
 
 /// A download going on. The caller holds the entry's lock alone.
-pub(super) struct Part<'a> {
+pub(super) struct PartialDownload<'a> {
     files: &'a EntryFiles,
     clock: Clock,
     origin: Origin,
@@ -53,13 +53,13 @@ pub(super) struct Part<'a> {
     flushed: u64,
     marked: Instant,
     /// The mark, once this run has written one, and how many bytes it vouches for.
-    journal: Option<Journal>,
+    journal: Option<CheckpointFile>,
     noted: u64,
     /// Whether the reader of the download knows this file.
     followed: bool,
 }
 
-impl<'a> Part<'a> {
+impl<'a> PartialDownload<'a> {
     /// An empty one for the image of which `content` follows.
     pub(super) fn begin(files: &'a EntryFiles, clock: Clock, content: &Content) -> Result<Self, CacheError> {
         files.discard_part()?;
@@ -73,7 +73,7 @@ impl<'a> Part<'a> {
 
     /// What an earlier run left, as far as its mark holds; none when there is nothing to go on from.
     pub(super) fn left_by_earlier_run(files: &'a EntryFiles, clock: Clock, report: &Report) -> Option<Self> {
-        let found = FoundMark::read(files).filter(FoundMark::is_usable)?;
+        let found = SavedCheckpoint::read(files).filter(SavedCheckpoint::is_usable)?;
         let mut file = files.open_part().ok()??;
         // Reading it back takes its time.
         report.info(format_args!("checking what an earlier run has downloaded: {}", ByteSize(found.length())));
@@ -85,7 +85,7 @@ impl<'a> Part<'a> {
 
     fn new(files: &'a EntryFiles, clock: Clock, origin: Origin, file: File, (length, hash): (u64, Sha256)) -> Self {
         let marked = Instant::now();
-        Part {
+        PartialDownload {
             files,
             clock,
             origin,
@@ -101,9 +101,9 @@ impl<'a> Part<'a> {
     }
 
     /// What to ask the server for; none when that is all of the image.
-    pub(super) fn rest(&self) -> Option<Rest> {
+    pub(super) fn rest(&self) -> Option<RangeRequest> {
         let validator = self.origin.validator.clone().filter(|_| self.length > 0)?;
-        Some(Rest { from: self.length, total: self.origin.total, validator })
+        Some(RangeRequest { from: self.length, total: self.origin.total, validator })
     }
 
     /// Takes in what is new in the answer that brings the rest.
@@ -139,9 +139,9 @@ impl<'a> Part<'a> {
     }
 
     /// Writes the body behind what is there, and tells `follow`.
-    pub(super) fn receive(&mut self, content: &mut Content, follow: &Follow) -> Result<(), CacheError> {
+    pub(super) fn receive(&mut self, content: &mut Content, follow: &SharedDownload) -> Result<(), CacheError> {
         if !self.followed {
-            let promise = Promise { length: self.origin.total, validator: self.origin.validator.clone() };
+            let promise = DownloadInfo { length: self.origin.total, validator: self.origin.validator.clone() };
             let begun = follow.begin(&self.file, promise, self.length);
             begun.map_err(CacheError::io("opening", &self.files.part))?;
             self.followed = true;
@@ -195,8 +195,8 @@ impl<'a> Part<'a> {
         }
     }
 
-    fn checkpoint(&self) -> Checkpoint {
-        Checkpoint { length: self.length, sha256: hex(&self.hash.clone().finalize()) }
+    fn checkpoint(&self) -> HashedPrefix {
+        HashedPrefix { length: self.length, sha256: hex(&self.hash.clone().finalize()) }
     }
 
     /// Makes the bytes that are there something to go on from after a crash. It is no reason to fail when that can't be
@@ -211,10 +211,10 @@ impl<'a> Part<'a> {
         (self.marked, self.noted) = (Instant::now(), self.length);
     }
 
-    fn try_mark(&self) -> Result<Journal, CacheError> {
+    fn try_mark(&self) -> Result<CheckpointFile, CacheError> {
         self.file.sync_data().map_err(CacheError::io("syncing", &self.files.part))?;
         let written_at = seconds(self.clock.time());
-        Mark { safe: self.checkpoint(), written_at, origin: self.origin.clone() }.write(self.files)
+        Checkpoint { safe: self.checkpoint(), written_at, origin: self.origin.clone() }.write(self.files)
     }
 
     /// Puts the whole image onto the disk, and says what it is. Its times are not set yet.
@@ -263,7 +263,8 @@ pub(super) fn remove_leftovers(files: &EntryFiles, now: u64) -> Result<(), Cache
 /// nothing, and where somebody can. Whether its bytes are still right is found out when they do.
 pub(super) fn useless(files: &EntryFiles, now: u64) -> Option<&'static str> {
     let part = files.part_length();
-    let Some(found) = FoundMark::read(files).filter(|found| found.is_usable() && part >= Some(found.mark.safe.length))
+    let Some(found) =
+        SavedCheckpoint::read(files).filter(|found| found.is_usable() && part >= Some(found.mark.safe.length))
     else {
         return part
             .is_some()
@@ -277,7 +278,7 @@ pub(super) fn useless(files: &EntryFiles, now: u64) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Checkpoint, Mark, Origin, Part, remove_leftovers};
+    use super::{Checkpoint, HashedPrefix, Origin, PartialDownload, remove_leftovers};
     use crate::node::report::Report;
     use crate::store::cache::Clock;
     use crate::store::cache::entry::{EntryFiles, hex};
@@ -306,9 +307,9 @@ mod tests {
         }
     }
 
-    fn mark(content: &[u8]) -> Mark {
-        let safe = Checkpoint { length: content.len() as u64, sha256: hex(&Sha256::digest(content)) };
-        Mark { safe, written_at: NOW, origin: origin() }
+    fn mark(content: &[u8]) -> Checkpoint {
+        let safe = HashedPrefix { length: content.len() as u64, sha256: hex(&Sha256::digest(content)) };
+        Checkpoint { safe, written_at: NOW, origin: origin() }
     }
 
     /// How much of `part` another run would go on from.
@@ -317,13 +318,13 @@ mod tests {
         let files = EntryFiles::of_key(dir.path(), "k");
         fs::write(&files.part, part).unwrap();
         fs::write(&files.mark, mark).unwrap();
-        let found = Part::left_by_earlier_run(&files, clock(), &report())?;
+        let found = PartialDownload::left_by_earlier_run(&files, clock(), &report())?;
         assert_eq!(found.rest().unwrap().from, found.length());
         assert_eq!(fs::metadata(&files.part).unwrap().len(), found.length());
         Some(found.length())
     }
 
-    fn text(mark: &Mark) -> String {
+    fn text(mark: &Checkpoint) -> String {
         toml::to_string(mark).unwrap()
     }
 
@@ -369,11 +370,11 @@ mod tests {
             assert_eq!(usable(b"01234", &good[..cut]), None, "{}", &good[..cut]);
         }
         assert_eq!(usable(b"01234", &"\0".repeat(good.len())), None);
-        let without = Mark { origin: Origin { validator: None, ..origin() }, ..mark(b"01234") };
+        let without = Checkpoint { origin: Origin { validator: None, ..origin() }, ..mark(b"01234") };
         assert_eq!(usable(b"01234", &text(&without)), None);
         assert_eq!(usable(b"0123456789", &text(&mark(b"0123456789"))), None, "nothing is missing");
         assert_eq!(usable(b"", &text(&mark(b""))), None, "there is nothing");
-        let unknown = Mark { origin: Origin { total: None, ..origin() }, ..mark(b"0123456789") };
+        let unknown = Checkpoint { origin: Origin { total: None, ..origin() }, ..mark(b"0123456789") };
         assert_eq!(usable(b"0123456789", &text(&unknown)), Some(10));
     }
 
@@ -385,7 +386,7 @@ mod tests {
         fs::write(&golden, "01234").unwrap();
         fs::write(&files.mark, text(&mark(b"0123"))).unwrap();
         std::os::unix::fs::symlink(&golden, &files.part).unwrap();
-        assert!(Part::left_by_earlier_run(&files, clock(), &report()).is_none());
+        assert!(PartialDownload::left_by_earlier_run(&files, clock(), &report()).is_none());
         assert_eq!(fs::read(&golden).unwrap(), b"01234");
     }
 

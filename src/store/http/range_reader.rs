@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Pieces of an image at its server, wherever they lie: what stands at an archive's end can be read without the rest.
+//! RangeReader of an image at its server, wherever they lie: what stands at an archive's end can be read without the rest.
 
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt;
@@ -9,7 +9,7 @@ use super::client::Client;
 use super::error::HttpError;
 use super::request::Conditions;
 use super::response::{Content, Response};
-use super::rest::{Rest, Validator};
+use super::resume::{RangeRequest, Validator};
 use super::url::ImageUrl;
 use crate::node::report::Report;
 
@@ -20,7 +20,7 @@ const PIECE: u64 = 64 << 10;
 const MAX_REQUESTS: u32 = 64;
 
 /// One version of an image at its server, to be read at any place.
-pub(crate) struct Pieces<'c> {
+pub(crate) struct RangeReader<'c> {
     client: &'c Client,
     url: &'c ImageUrl,
     report: &'c Report,
@@ -36,7 +36,7 @@ struct State {
     last: Option<(u64, Vec<u8>)>,
 }
 
-impl<'c> Pieces<'c> {
+impl<'c> RangeReader<'c> {
     /// Of the image that `content` is the answer with; none where its server does not say how long it is, or gives nothing
     /// that tells this version from another.
     pub(crate) fn of(content: &Content, url: &'c ImageUrl, client: &'c Client, report: &'c Report) -> Option<Self> {
@@ -51,7 +51,7 @@ impl<'c> Pieces<'c> {
         client: &'c Client,
         report: &'c Report,
     ) -> Self {
-        Pieces { client, url, report, len, validator, state: Mutex::default() }
+        RangeReader { client, url, report, len, validator, state: Mutex::default() }
     }
 
     /// The piece that `offset` lies in, and where it begins. Nothing begins at 0: that would be the whole image. It is asked
@@ -59,7 +59,7 @@ impl<'c> Pieces<'c> {
     fn piece(&self, offset: u64) -> Result<(u64, Vec<u8>), HttpError> {
         let last = self.len.saturating_sub(PIECE);
         let from = if offset < last { offset - offset % PIECE } else { last }.max(1);
-        let rest = Rest { from, total: Some(self.len), validator: self.validator.clone() };
+        let rest = RangeRequest { from, total: Some(self.len), validator: self.validator.clone() };
         let answer = self.client.attempts(self.url, self.report).get(&Conditions::default(), Some(&rest))?;
         Ok((from, self.receive(answer, from)?))
     }
@@ -69,7 +69,7 @@ impl<'c> Pieces<'c> {
         let reason = "it sent the whole image instead of a part";
         let mut content = match answer {
             Response::Content(content) if content.start == from => content,
-            _ => return Err(HttpError::OtherPart { url: self.url.to_string(), reason }),
+            _ => return Err(HttpError::ResumeRefused { url: self.url.to_string(), reason }),
         };
         let wanted = PIECE.min(self.len - from);
         let mut piece = vec![0; usize::try_from(wanted).unwrap_or_default()];
@@ -86,7 +86,7 @@ impl<'c> Pieces<'c> {
     }
 }
 
-impl FileExt for Pieces<'_> {
+impl FileExt for RangeReader<'_> {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         if offset == 0 || offset >= self.len || buf.is_empty() {
             return if offset == 0 { Err(ErrorKind::Unsupported.into()) } else { Ok(0) };
