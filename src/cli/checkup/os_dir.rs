@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use super::{Checkup, Node};
 use crate::config::VariantName;
-use crate::ganeti::applet::Script;
 use crate::ganeti::env::API_VERSION;
+use crate::ganeti::script::Script;
 
 /// Where Ganeti looks, the first folder that has it wins (`--with-os-search-path` of its Debian package).
 const SEARCH_PATH: [&str; 4] = ["srv/ganeti/os", "usr/local/lib/ganeti/os", "usr/lib/ganeti/os", "usr/share/ganeti/os"];
