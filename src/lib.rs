@@ -12,6 +12,7 @@ pub mod cli;
 pub mod config;
 pub mod disk;
 #[cfg(any(test, fuzzing))]
+#[path = "../fuzz/properties/mod.rs"]
 pub mod fuzzing;
 pub mod ganeti;
 pub mod image;

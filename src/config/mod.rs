@@ -8,8 +8,6 @@ mod allowed;
 mod curl;
 mod error;
 mod file;
-#[cfg(any(test, fuzzing))]
-pub(crate) mod fuzzing;
 mod images;
 mod known;
 mod legacy;
@@ -19,7 +17,7 @@ mod partial;
 mod paths;
 mod seed;
 mod settings;
-mod shell;
+pub(crate) mod shell;
 mod shown;
 mod toml;
 mod values;

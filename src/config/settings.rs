@@ -120,7 +120,7 @@ impl Default for Settings {
 impl Settings {
     /// `set`, and the built-in value where it says nothing. An empty text and a zero take back what a lower file set,
     /// where "none" is a value.
-    pub(super) fn resolve(paths: &Paths, set: PartialSettings) -> Self {
+    pub(crate) fn resolve(paths: &Paths, set: PartialSettings) -> Self {
         let built_in = Settings { cache_dir: paths.cache_dir.clone(), ..Settings::default() };
         let seed = SeedDefaults::resolve(&set);
         let (allowed, allowed_paths) = resolve_places(set.allowed_images.unwrap_or_default());

@@ -9,13 +9,13 @@ use super::values::Checked;
 
 /// `KEY=VALUE` with the quotes resolved.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Assignment {
+pub(crate) struct Assignment {
     /// The name: letters, digits and underscores.
-    pub(super) key: String,
+    pub(crate) key: String,
     /// The value.
-    pub(super) value: String,
+    pub(crate) value: String,
     /// Where the key starts, in bytes.
-    pub(super) offset: usize,
+    pub(crate) offset: usize,
 }
 
 /// What the shell treats specially outside quotes. Braces only in arguments of `export`, but nobody needs them bare.
@@ -28,7 +28,7 @@ const ESCAPED_IN_QUOTES: &str = "$`\"\\";
 /// # Errors
 /// [`ParseError`] for anything that a shell would execute or expand, for anything that is no assignment, and for quotes
 /// left open. Only single characters of the text are repeated.
-pub(super) fn assignments(text: &str) -> Result<Vec<Assignment>, ParseError> {
+pub(crate) fn assignments(text: &str) -> Result<Vec<Assignment>, ParseError> {
     if let Some(at) = text.find(|c: char| c.is_control() && !matches!(c, '\n' | '\t')) {
         let what = if text[at..].starts_with('\r') {
             "a carriage return (save the file with Unix line ends)"
@@ -208,7 +208,7 @@ impl Scanner<'_> {
 ///
 /// # Errors
 /// A quote left open. A backslash outside quotes: the predecessor kept it as it was, a shell would remove it.
-pub(super) fn words(text: &str) -> Checked<Vec<String>> {
+pub(crate) fn words(text: &str) -> Checked<Vec<String>> {
     let mut scanner = Scanner { text, at: 0 };
     let mut words = Vec::new();
     loop {

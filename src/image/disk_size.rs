@@ -32,7 +32,7 @@ pub(crate) enum DiskSize {
 
 impl DiskSize {
     /// What an archive's first bytes say about what it unpacks to.
-    pub(super) fn in_head(compression: Compression, head: &[u8]) -> Self {
+    pub(crate) fn in_head(compression: Compression, head: &[u8]) -> Self {
         match compression {
             Compression::Zstd => first_frame(head).map_or(DiskSize::Unknown, DiskSize::AtLeast),
             Compression::Gzip | Compression::Bzip2 | Compression::Xz => DiskSize::Unknown,
@@ -40,7 +40,7 @@ impl DiskSize {
     }
 
     /// What an archive of `len` bytes says about what it unpacks to, of which `head` was read.
-    pub(super) fn in_file(compression: Compression, head: &[u8], file: &dyn FileExt, len: u64) -> Self {
+    pub(crate) fn in_file(compression: Compression, head: &[u8], file: &dyn FileExt, len: u64) -> Self {
         match compression {
             Compression::Xz => xz_index::unpacked_size(file, len).map_or(DiskSize::Unknown, DiskSize::Exact),
             Compression::Gzip => last_word(file, len).map_or(DiskSize::Unknown, DiskSize::Hint),

@@ -6,14 +6,14 @@ use std::io::{self, Read};
 use super::detect::{self, TAIL_LEN};
 
 /// Gives `inner`'s bytes, and an error in place of their end when that is another format's.
-pub(super) struct Ending<R> {
+pub(crate) struct Ending<R> {
     inner: R,
     /// The last bytes so far.
     tail: Vec<u8>,
 }
 
 impl<R> Ending<R> {
-    pub(super) fn new(inner: R) -> Self {
+    pub(crate) fn new(inner: R) -> Self {
         Ending { inner, tail: Vec::with_capacity(2 * TAIL_LEN) }
     }
 

@@ -3,16 +3,14 @@
 
 mod broken;
 pub(crate) mod checksum;
-mod container;
+pub(crate) mod container;
 pub mod decode;
 pub(crate) mod detect;
 pub(crate) mod disk_size;
-mod ending;
+pub(crate) mod ending;
 pub(crate) mod error;
-mod fields;
+pub(crate) mod fields;
 pub mod format;
-#[cfg(any(test, fuzzing))]
-pub(crate) mod fuzzing;
 pub(crate) mod gate;
 pub(crate) mod policy;
 pub(crate) mod qcow2;

@@ -59,7 +59,7 @@ pub(crate) fn find(sums: &ImageRef, text: &[u8], name: &str) -> Result<Digest, S
 }
 
 /// The text, also where PowerShell wrote it: in UTF-16, or with a byte order mark.
-pub(super) fn text_of(bytes: &[u8]) -> String {
+pub(crate) fn text_of(bytes: &[u8]) -> String {
     let wide = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
         let units: Vec<_> = bytes.chunks_exact(2).map(|pair| unit([pair[0], pair[1]])).collect();
         String::from_utf16_lossy(&units)

@@ -12,15 +12,12 @@
 
 mod convert;
 mod dump;
-mod gpt;
+pub(crate) mod gpt;
 mod readback;
 mod sparse;
 mod stream;
 mod wipe;
 mod zeros;
-
-#[cfg(any(test, fuzzing))]
-pub(crate) use gpt::fuzzing;
 
 pub use convert::{QemuDisk, convert};
 pub(crate) use dump::dump;

@@ -8,7 +8,7 @@ mod vhdx;
 mod vmdk;
 
 #[cfg(any(test, fuzzing))]
-pub(super) use vhdx::seal as seal_vhdx;
+pub(crate) use vhdx::seal as seal_vhdx;
 
 use std::fs::File;
 use std::io;
@@ -79,7 +79,7 @@ pub(crate) enum ContainerError {
 
 /// Checks the image of `len` bytes in `file`, of which `head` was read, with all tables that lead to its data, and gives
 /// the size in bytes of the disk in it. Raw images have nothing to check.
-pub(super) fn check_file(format: Format, head: &[u8], file: &File, len: u64) -> Result<u64, ContainerError> {
+pub(crate) fn check_file(format: Format, head: &[u8], file: &File, len: u64) -> Result<u64, ContainerError> {
     let image = Image { format, head, file, len };
     match format {
         Format::Raw => Ok(len),
@@ -91,7 +91,7 @@ pub(super) fn check_file(format: Format, head: &[u8], file: &File, len: u64) -> 
 }
 
 /// The same as far as the first bytes tell, where the file is not at hand yet; none where they don't tell the size.
-pub(super) fn check_head(format: Format, head: &[u8]) -> Result<Option<u64>, ContainerError> {
+pub(crate) fn check_head(format: Format, head: &[u8]) -> Result<Option<u64>, ContainerError> {
     match format {
         Format::Raw | Format::Vhdx => Ok(None),
         Format::Qcow2 => Ok(Some(qcow2::virtual_size(head)?)),

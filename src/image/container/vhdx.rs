@@ -95,7 +95,7 @@ fn checksum(block: &[u8]) -> u32 {
 
 /// Gives the headers and the table of regions in `file` the checksums of what they say, where they are.
 #[cfg(any(test, fuzzing))]
-pub(in crate::image) fn seal(file: &std::fs::File, len: u64) -> std::io::Result<()> {
+pub(crate) fn seal(file: &std::fs::File, len: u64) -> std::io::Result<()> {
     use std::os::unix::fs::FileExt;
     let tables =
         [(HEADERS[0], HEADER_LEN, b"head"), (HEADERS[1], HEADER_LEN, b"head"), (REGIONS, REGIONS_LEN, b"regi")];

@@ -25,40 +25,40 @@ const NOTE: &str = "[latest]\n";
 
 /// What is known of the image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Origin {
+pub(crate) struct Origin {
     /// Where its server redirected to, secrets left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) via: Vec<String>,
-    pub(super) etag: Option<String>,
-    pub(super) last_modified: Option<String>,
+    pub(crate) via: Vec<String>,
+    pub(crate) etag: Option<String>,
+    pub(crate) last_modified: Option<String>,
     /// Its length in bytes.
-    pub(super) total: Option<u64>,
+    pub(crate) total: Option<u64>,
     /// Without it nobody can go on.
-    pub(super) validator: Option<Validator>,
+    pub(crate) validator: Option<Validator>,
 }
 
 /// So many bytes, and their hash.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct HashedPrefix {
-    pub(super) length: u64,
+pub(crate) struct HashedPrefix {
+    pub(crate) length: u64,
     /// As hex digits.
-    pub(super) sha256: String,
+    pub(crate) sha256: String,
 }
 
 /// What a mark says that waited for the disk, as TOML.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Checkpoint {
+pub(crate) struct Checkpoint {
     /// What is there even after a power cut.
     #[serde(flatten)]
-    pub(super) safe: HashedPrefix,
+    pub(crate) safe: HashedPrefix,
     /// When it was written, in seconds since 1970.
-    pub(super) written_at: u64,
-    pub(super) origin: Origin,
+    pub(crate) written_at: u64,
+    pub(crate) origin: Origin,
 }
 
 impl Checkpoint {
     /// Puts it onto the disk; gives where notes go.
-    pub(super) fn write(&self, files: &EntryFiles) -> Result<CheckpointFile, CacheError> {
+    pub(crate) fn write(&self, files: &EntryFiles) -> Result<CheckpointFile, CacheError> {
         let failed = CacheError::io("writing", &files.mark);
         let text = toml::to_string(self).map_err(io::Error::other).map_err(&failed)?;
         files.replace(&files.mark, &text)?;
@@ -68,28 +68,28 @@ impl Checkpoint {
 }
 
 /// A mark that notes are added to.
-pub(super) struct CheckpointFile {
+pub(crate) struct CheckpointFile {
     file: File,
     at: u64,
 }
 
 impl CheckpointFile {
     /// Replaces the note. Each has the same length, in one page of the file: it is there as a whole or not at all.
-    pub(super) fn note(&self, latest: &HashedPrefix) -> io::Result<()> {
+    pub(crate) fn note(&self, latest: &HashedPrefix) -> io::Result<()> {
         let HashedPrefix { length, sha256 } = latest;
         self.file.write_all_at(format!("{NOTE}length = {length:<20}\nsha256 = \"{sha256}\"\n").as_bytes(), self.at)
     }
 }
 
 /// A mark as an earlier run left it.
-pub(super) struct SavedCheckpoint {
-    pub(super) mark: Checkpoint,
+pub(crate) struct SavedCheckpoint {
+    pub(crate) mark: Checkpoint,
     latest: Option<HashedPrefix>,
 }
 
 impl SavedCheckpoint {
     /// The mark, if there is one.
-    pub(super) fn read(files: &EntryFiles) -> Option<Self> {
+    pub(crate) fn read(files: &EntryFiles) -> Option<Self> {
         let text = files.mark_text().ok()??;
         let (safe, note) = text.split_once(NOTE).unwrap_or((&text, ""));
         let mark: Checkpoint = toml::from_str(safe).ok()?;
@@ -99,18 +99,18 @@ impl SavedCheckpoint {
     }
 
     /// How many bytes it speaks of.
-    pub(super) fn length(&self) -> u64 {
+    pub(crate) fn length(&self) -> u64 {
         self.latest.as_ref().map_or(self.mark.safe.length, |latest| latest.length)
     }
 
     /// Whether there is something to go on from, something missing, and a way to ask for it.
-    pub(super) fn is_usable(&self) -> bool {
+    pub(crate) fn is_usable(&self) -> bool {
         let missing = self.mark.origin.total.is_none_or(|total| self.length() < total);
         self.mark.origin.validator.is_some() && self.length() > 0 && missing
     }
 
     /// How many bytes of `part` it vouches for, and their hash; none where what was safe is not.
-    pub(super) fn intact(&self, part: &File) -> Option<(u64, Sha256)> {
+    pub(crate) fn intact(&self, part: &File) -> Option<(u64, Sha256)> {
         let SavedCheckpoint { mark: Checkpoint { safe, .. }, latest } = self;
         let mut reader = part;
         let mut hash = Sha256::new();

@@ -23,66 +23,66 @@ const MAX_SIDECAR: u64 = 64 << 10;
 
 /// What is known about a kept image, as TOML beside it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Sidecar {
+pub(crate) struct Sidecar {
     /// Where it came from, secrets left out.
-    pub(super) url: String,
+    pub(crate) url: String,
     /// Where its server redirected to, secrets left out: a policy that comes later holds for these too.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) via: Vec<String>,
+    pub(crate) via: Vec<String>,
     /// The server's ETag.
-    pub(super) etag: Option<String>,
+    pub(crate) etag: Option<String>,
     /// The server's Last-Modified.
-    pub(super) last_modified: Option<String>,
+    pub(crate) last_modified: Option<String>,
     /// Its bytes.
-    pub(super) length: u64,
+    pub(crate) length: u64,
     /// Its SHA-256 as hex digits.
-    pub(super) sha256: String,
+    pub(crate) sha256: String,
     /// When it was downloaded, in seconds since 1970.
-    pub(super) fetched_at: u64,
+    pub(crate) fetched_at: u64,
     /// When the server last said that it is current, in seconds since 1970.
-    pub(super) checked_at: u64,
+    pub(crate) checked_at: u64,
     /// What it was last found to agree with, where that had to be fetched: see [`super::Cache::mark_verified`].
-    pub(super) verified: Option<String>,
+    pub(crate) verified: Option<String>,
 }
 
 impl Sidecar {
     /// What to ask the server for to learn whether the image changed.
-    pub(super) fn conditions(&self) -> Conditions {
+    pub(crate) fn conditions(&self) -> Conditions {
         Conditions { if_none_match: self.etag.clone(), if_modified_since: self.last_modified.clone() }
     }
 }
 
 /// The files of one entry.
-pub(super) struct EntryFiles {
+pub(crate) struct EntryFiles {
     dir: PathBuf,
     /// Created once, never replaced.
-    pub(super) lock: PathBuf,
+    pub(crate) lock: PathBuf,
     /// A download going on, or left by a killed one.
-    pub(super) part: PathBuf,
+    pub(crate) part: PathBuf,
     /// How much of `part` counts.
-    pub(super) mark: PathBuf,
+    pub(crate) mark: PathBuf,
     /// A sidecar or a mark being written.
-    pub(super) tmp: PathBuf,
+    pub(crate) tmp: PathBuf,
     /// The image.
-    pub(super) img: PathBuf,
+    pub(crate) img: PathBuf,
     /// The sidecar.
-    pub(super) toml: PathBuf,
+    pub(crate) toml: PathBuf,
 }
 
 /// An entry that is whole, its image marked as in use.
-pub(super) struct Entry {
-    pub(super) file: File,
-    pub(super) sidecar: Sidecar,
+pub(crate) struct Entry {
+    pub(crate) file: File,
+    pub(crate) sidecar: Sidecar,
 }
 
 impl EntryFiles {
     /// The files for `url`: the key is the SHA-256 of all of it, secrets included.
-    pub(super) fn of_url(dir: &Path, url: &ImageUrl) -> Self {
+    pub(crate) fn of_url(dir: &Path, url: &ImageUrl) -> Self {
         Self::of_key(dir, &hex(&Sha256::digest(url.as_url().as_str())))
     }
 
     /// The files for a key.
-    pub(super) fn of_key(dir: &Path, key: &str) -> Self {
+    pub(crate) fn of_key(dir: &Path, key: &str) -> Self {
         let file = |suffix: &str| dir.join(format!("{key}.{suffix}"));
         EntryFiles {
             dir: dir.to_owned(),
@@ -96,24 +96,24 @@ impl EntryFiles {
     }
 
     /// The key in the name of a file, if it is one that the cache may have written.
-    pub(super) fn key_of(name: &str) -> Option<&str> {
+    pub(crate) fn key_of(name: &str) -> Option<&str> {
         let (key, suffix) = name.split_once('.')?;
         let own = key.len() == 64 && key.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
         (own && matches!(suffix, "lock" | "part" | "mark" | "tmp" | "img" | "toml")).then_some(key)
     }
 
     /// The key.
-    pub(super) fn key(&self) -> &str {
+    pub(crate) fn key(&self) -> &str {
         self.img.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default()
     }
 
     /// The folder they are in.
-    pub(super) fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }
 
     /// The entry, if it is whole. The caller holds the entry's lock.
-    pub(super) fn entry(&self) -> Result<Option<Entry>, CacheError> {
+    pub(crate) fn entry(&self) -> Result<Option<Entry>, CacheError> {
         let Some(sidecar) = self.sidecar()? else { return Ok(None) };
         let Some(file) = open_if_there(&self.img)? else { return Ok(None) };
         let metadata = file.metadata().map_err(CacheError::io("looking at", &self.img))?;
@@ -123,61 +123,61 @@ impl EntryFiles {
     }
 
     /// The sidecar, if there is a valid one.
-    pub(super) fn sidecar(&self) -> Result<Option<Sidecar>, CacheError> {
+    pub(crate) fn sidecar(&self) -> Result<Option<Sidecar>, CacheError> {
         Ok(read_text(&self.toml)?.and_then(|text| toml::from_str(&text).ok()))
     }
 
     /// The text of the mark, if there is one.
-    pub(super) fn mark_text(&self) -> Result<Option<String>, CacheError> {
+    pub(crate) fn mark_text(&self) -> Result<Option<String>, CacheError> {
         read_text(&self.mark)
     }
 
     /// The empty file that a download goes to: another one each time, for somebody may still read the last.
-    pub(super) fn create_part(&self) -> Result<File, CacheError> {
+    pub(crate) fn create_part(&self) -> Result<File, CacheError> {
         remove_if_there(&self.part)?;
         create(&self.part)
     }
 
     /// The file that a download went to, for reading and writing, if there is one.
-    pub(super) fn open_part(&self) -> Result<Option<File>, CacheError> {
+    pub(crate) fn open_part(&self) -> Result<Option<File>, CacheError> {
         let opened = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOFOLLOW).open(&self.part);
         if_there(opened).map_err(CacheError::io("opening", &self.part))
     }
 
     /// The mark, for writing, if there is one.
-    pub(super) fn open_mark(&self) -> Result<Option<File>, CacheError> {
+    pub(crate) fn open_mark(&self) -> Result<Option<File>, CacheError> {
         let opened = OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW).open(&self.mark);
         if_there(opened).map_err(CacheError::io("opening", &self.mark))
     }
 
     /// The length in bytes of the file that a download went to, if there is one.
-    pub(super) fn part_length(&self) -> Option<u64> {
+    pub(crate) fn part_length(&self) -> Option<u64> {
         fs::symlink_metadata(&self.part).ok().filter(fs::Metadata::is_file).map(|metadata| metadata.len())
     }
 
     /// Whether there is a mark.
-    pub(super) fn has_mark(&self) -> bool {
+    pub(crate) fn has_mark(&self) -> bool {
         is_regular(&self.mark)
     }
 
     /// Removes what there is of a download; the mark first, which means nothing without the file.
-    pub(super) fn discard_part(&self) -> Result<(), CacheError> {
+    pub(crate) fn discard_part(&self) -> Result<(), CacheError> {
         self.discard_mark()?;
         remove_if_regular(&self.part)
     }
 
     /// Removes the mark.
-    pub(super) fn discard_mark(&self) -> Result<(), CacheError> {
+    pub(crate) fn discard_mark(&self) -> Result<(), CacheError> {
         remove_if_regular(&self.mark)
     }
 
     /// Removes what was being written.
-    pub(super) fn discard_tmp(&self) -> Result<(), CacheError> {
+    pub(crate) fn discard_tmp(&self) -> Result<(), CacheError> {
         remove_if_regular(&self.tmp)
     }
 
     /// Makes the complete `.part` file the image that `sidecar` describes. The caller holds the entry's lock alone.
-    pub(super) fn publish(&self, sidecar: &Sidecar) -> Result<(), CacheError> {
+    pub(crate) fn publish(&self, sidecar: &Sidecar) -> Result<(), CacheError> {
         self.discard_mark()?;
         remove_if_there(&self.toml)?;
         folder::sync(&self.dir)?;
@@ -187,14 +187,14 @@ impl EntryFiles {
     }
 
     /// Replaces the sidecar. The caller holds the entry's lock alone.
-    pub(super) fn write_sidecar(&self, sidecar: &Sidecar) -> Result<(), CacheError> {
+    pub(crate) fn write_sidecar(&self, sidecar: &Sidecar) -> Result<(), CacheError> {
         let text = toml::to_string(sidecar).map_err(io::Error::other).map_err(CacheError::io("writing", &self.toml))?;
         self.replace(&self.toml, &text)?;
         folder::sync(&self.dir)
     }
 
     /// Makes `text` all that is in the file at `path`, or leaves it as it is.
-    pub(super) fn replace(&self, path: &Path, text: &str) -> Result<(), CacheError> {
+    pub(crate) fn replace(&self, path: &Path, text: &str) -> Result<(), CacheError> {
         let mut file = create(&self.tmp)?;
         file.write_all(text.as_bytes())
             .and_then(|()| file.sync_all())
@@ -204,7 +204,7 @@ impl EntryFiles {
 }
 
 /// Hex digits of a hash.
-pub(super) fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
         // Writing to a String cannot fail.
         let _ = write!(text, "{byte:02x}");
@@ -213,7 +213,7 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 }
 
 /// Removes a file, or finds that it is gone.
-pub(super) fn remove_if_there(path: &Path) -> Result<(), CacheError> {
+pub(crate) fn remove_if_there(path: &Path) -> Result<(), CacheError> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(CacheError::io("removing", path)(error)),
         _ => Ok(()),
@@ -221,7 +221,7 @@ pub(super) fn remove_if_there(path: &Path) -> Result<(), CacheError> {
 }
 
 /// Opens a file for reading, if there is one.
-pub(super) fn open_if_there(path: &Path) -> Result<Option<File>, CacheError> {
+pub(crate) fn open_if_there(path: &Path) -> Result<Option<File>, CacheError> {
     let opened = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path);
     if_there(opened).map_err(CacheError::io("opening", path))
 }
@@ -243,12 +243,12 @@ fn read_text(path: &Path) -> Result<Option<String>, CacheError> {
 }
 
 /// Whether there is a file as the cache makes them: never a link or a folder.
-pub(super) fn is_regular(path: &Path) -> bool {
+pub(crate) fn is_regular(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file())
 }
 
 /// Removes a file as the cache makes them, if there is one.
-pub(super) fn remove_if_regular(path: &Path) -> Result<(), CacheError> {
+pub(crate) fn remove_if_regular(path: &Path) -> Result<(), CacheError> {
     if is_regular(path) { remove_if_there(path) } else { Ok(()) }
 }
 

@@ -128,7 +128,7 @@ fn kept(files: &EntryFiles) -> Result<Option<CachedImageInfo>, CacheError> {
 }
 
 /// So many seconds after 1970.
-pub(super) fn time(seconds: u64) -> SystemTime {
+pub(crate) fn time(seconds: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
 }
 

@@ -6,14 +6,12 @@
 //! and `KEY.tmp`, on their way to the first two; `KEY.mark`, from where a later run goes on with a cut download. Who uses
 //! an image holds a shared lock on the image itself.
 
-mod checkpoint;
+pub(crate) mod checkpoint;
 mod download;
-mod entry;
+pub(crate) mod entry;
 mod error;
 mod folder;
-#[cfg(any(test, fuzzing))]
-pub(crate) mod fuzzing;
-mod inventory;
+pub(crate) mod inventory;
 mod leftovers;
 mod lock;
 mod partial_download;

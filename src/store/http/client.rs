@@ -200,11 +200,11 @@ impl Client {
         self.settings.allows(url)
     }
 
-    pub(super) fn settings(&self) -> &HttpSettings {
+    pub(crate) fn settings(&self) -> &HttpSettings {
         &self.settings
     }
 
-    pub(super) fn backoff(&self) -> Backoff {
+    pub(crate) fn backoff(&self) -> Backoff {
         self.backoff
     }
 }
@@ -283,7 +283,7 @@ fn check_framing(url: &ImageUrl, headers: &HeaderMap) -> Result<bool, HttpError>
 }
 
 /// `host:port` of the URL.
-pub(super) fn server_of(url: &ImageUrl) -> String {
+pub(crate) fn server_of(url: &ImageUrl) -> String {
     let url = url.as_url();
     format!("{}:{}", url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or_default())
 }
@@ -310,7 +310,7 @@ fn redirect_target(url: &ImageUrl, answer: &Answer) -> Result<Option<ImageUrl>, 
 }
 
 /// Where `location` leads from `url`, or what is wrong with that.
-pub(super) fn redirect_to(url: &ImageUrl, location: &str) -> Result<ImageUrl, &'static str> {
+pub(crate) fn redirect_to(url: &ImageUrl, location: &str) -> Result<ImageUrl, &'static str> {
     // The reason for a bad URL is left out: where it is a scheme, it is the server's text.
     let next =
         url.join(location).map_err(|_err| "the server redirects to something that is not an http or https URL")?;
@@ -322,7 +322,7 @@ pub(super) fn redirect_to(url: &ImageUrl, location: &str) -> Result<ImageUrl, &'
 
 /// The time of a Retry-After header (RFC 9110, section 10.2.3). A date is compared with the server's own, so that nobody
 /// has to trust two clocks.
-pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = |name| headers.get(name)?.to_str().ok().map(str::trim);
     let after = text(header::RETRY_AFTER)?;
     if let Ok(seconds) = after.parse() {

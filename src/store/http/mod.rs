@@ -6,11 +6,9 @@
 
 mod allow;
 mod certificate;
-mod client;
+pub(crate) mod client;
 mod error;
-#[cfg(any(test, fuzzing))]
-pub(crate) mod fuzzing;
-mod netrc;
+pub(crate) mod netrc;
 mod no_proxy;
 mod pem;
 mod proxy;

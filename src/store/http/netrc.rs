@@ -9,7 +9,7 @@ use super::settings::{Credentials, Secret};
 
 /// A netrc file's entries.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Netrc {
+pub(crate) struct Netrc {
     entries: Vec<Entry>,
 }
 
@@ -23,7 +23,7 @@ struct Entry {
 
 impl Netrc {
     /// Reads a file that nobody else can read.
-    pub(super) fn read(path: &Path) -> Result<Self, HttpError> {
+    pub(crate) fn read(path: &Path) -> Result<Self, HttpError> {
         const WHAT: &str = "netrc file";
         let content = secret_file::read(WHAT, path)?;
         let fault = |reason| HttpError::File { what: WHAT, path: path.to_owned(), reason };
@@ -32,7 +32,7 @@ impl Netrc {
     }
 
     /// The entry for `host` (a name, or an address without brackets), or else the default one behind it.
-    pub(super) fn credentials(&self, host: &str) -> Option<Credentials> {
+    pub(crate) fn credentials(&self, host: &str) -> Option<Credentials> {
         let bare = host.trim_matches(['[', ']']);
         let matches = |entry: &&Entry| entry.machine.as_ref().is_none_or(|name| name.eq_ignore_ascii_case(bare));
         let Entry { login, password, .. } = self.entries.iter().find(matches)?;
@@ -41,7 +41,7 @@ impl Netrc {
     }
 
     /// Reads the text of a file. The error names a line, and nothing that stands there.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let mut entries: Vec<Entry> = Vec::new();
         let mut words = Words { rest: text, line: 1 };
         while let Some(word) = words.next()? {
@@ -69,7 +69,7 @@ impl Netrc {
 
     /// The text of a file with these entries.
     #[cfg(any(test, fuzzing))]
-    pub(super) fn to_text(&self) -> String {
+    pub(crate) fn to_text(&self) -> String {
         let quoted =
             |word: &str| format!("\"{}\"", word.replace('\\', r"\\").replace('"', "\\\"").replace('\n', r"\n"));
         let entry = |Entry { machine, login, password }: &Entry| {

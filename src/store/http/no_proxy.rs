@@ -38,7 +38,7 @@ impl NoProxyError {
 
 impl NoProxy {
     /// Whether `url` is for one of these hosts. Names are not looked up: a network only covers addresses in URLs.
-    pub(super) fn covers(&self, url: &Url) -> bool {
+    pub(crate) fn covers(&self, url: &Url) -> bool {
         if self.port.is_some_and(|port| url.port_or_known_default() != Some(port)) {
             return false;
         }

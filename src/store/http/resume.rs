@@ -40,7 +40,7 @@ pub(crate) struct RangeRequest {
 impl Validator {
     /// The validator in the answer to a request for `url`, if it is a strong one (RFC 9110, section 13.1.5): an ETag that is
     /// not weak or, from a server that knows no ETags, a Last-Modified long enough before the answer's own date.
-    pub(super) fn of(url: &ImageUrl, headers: &HeaderMap) -> Option<Self> {
+    pub(crate) fn of(url: &ImageUrl, headers: &HeaderMap) -> Option<Self> {
         let text = |name: HeaderName| headers.get(name)?.to_str().ok();
         let if_range = if headers.contains_key(header::ETAG) {
             text(header::ETAG).filter(|tag| is_strong(tag))?
@@ -65,12 +65,12 @@ impl Validator {
 
 impl RangeRequest {
     /// Whether it can be asked for at `url`: only there the validator means anything.
-    pub(super) fn is_at(&self, url: &ImageUrl) -> bool {
+    pub(crate) fn is_at(&self, url: &ImageUrl) -> bool {
         self.validator.source == url.to_string()
     }
 
     /// The headers that ask for it, or for all of the image if that has changed.
-    pub(super) fn headers(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
+    pub(crate) fn headers(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
         let range = format!("bytes={}-", self.from);
         [(header::RANGE, range.as_str()), (header::IF_RANGE, self.validator.if_range.as_str())]
             .map(|(name, value)| HeaderValue::from_str(value).map(|value| (name, value)))
@@ -79,7 +79,7 @@ impl RangeRequest {
     }
 
     /// The image's length, if `headers` of a 206 are those of exactly the missing bytes; else what is wrong.
-    pub(super) fn check(&self, headers: &HeaderMap) -> Result<u64, &'static str> {
+    pub(crate) fn check(&self, headers: &HeaderMap) -> Result<u64, &'static str> {
         let mut ranges = headers.get_all(header::CONTENT_RANGE).iter();
         let (Some(range), None) = (ranges.next(), ranges.next()) else {
             return Err("it sent a part without saying which");

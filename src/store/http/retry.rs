@@ -31,7 +31,7 @@ impl Default for Backoff {
 
 impl Backoff {
     /// The pause after `failures` (at least 1) of which the last asked for `retry_after`.
-    pub(super) fn pause(&self, failures: u32, retry_after: Option<Duration>) -> Duration {
+    pub(crate) fn pause(&self, failures: u32, retry_after: Option<Duration>) -> Duration {
         let doubled = self.first.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1)));
         doubled.min(self.longest).max(retry_after.unwrap_or_default().min(MAX_RETRY_AFTER))
     }
@@ -48,7 +48,7 @@ pub struct Attempts<'a> {
 }
 
 impl<'a> Attempts<'a> {
-    pub(super) fn new(client: &'a Client, url: &'a ImageUrl, report: &'a Report) -> Self {
+    pub(crate) fn new(client: &'a Client, url: &'a ImageUrl, report: &'a Report) -> Self {
         let deadline = client.settings().max_time.and_then(|time| Instant::now().checked_add(time));
         Attempts { client, url, report, deadline, failures: 0 }
     }

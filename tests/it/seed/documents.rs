@@ -10,7 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::{KEY, UUID, cloud_init, files, save, schema};
-use crate::checks::Published;
+use crate::install::checks::Published;
 use crate::support::world::{World, tool};
 
 fn gzip(text: &[u8]) -> Vec<u8> {

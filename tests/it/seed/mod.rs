@@ -5,6 +5,7 @@ mod documents;
 mod network;
 mod refusals;
 mod schema;
+mod volume;
 
 use std::ffi::OsStr;
 use std::fs;

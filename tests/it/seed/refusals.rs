@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 
 use super::{KEY, UUID, files};
-use crate::checks::Published;
+use crate::install::checks::Published;
 use crate::support::disk::{Disk, Kind};
 use crate::support::images::{MIB, disk};
 use crate::support::server::Reply;

@@ -1,0 +1,5 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! Settings of a variant.
+
+mod allowed_images;
+mod image_names;
