@@ -132,7 +132,7 @@ lint-inside:
 	cargo fmt --all --check
 	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	cargo clippy --locked --all-targets -- --deny warnings
-	RUSTDOCFLAGS="--deny warnings" cargo doc --locked --quiet --no-deps --workspace
+	RUSTDOCFLAGS="--deny warnings" cargo doc --locked --quiet --no-deps --workspace --document-private-items
 	$(if $(SHELL_SCRIPTS),shellcheck $(SHELL_SCRIPTS))
 	$(if $(MAN_PAGES),mandoc -T lint -W warning $(MAN_PAGES))
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! `simpleimage cache`: what is kept, for people and, as JSON, for programs.
+//! `simpleimage cache`: the cached images, for people and, as JSON, for programs.
 
 use std::io::Write;
 use std::path::Path;
@@ -20,7 +20,6 @@ use crate::node::size::ByteSize;
 use crate::store::cache::{Cache, CacheError, CachedImageInfo};
 use crate::store::http::ImageUrl;
 
-/// The arguments.
 #[derive(Debug, clap::Args)]
 pub(super) struct CacheArgs {
     /// The variant whose cache folder is meant.
@@ -63,17 +62,16 @@ enum Verb {
     },
 }
 
-/// Does it; results go to `out`.
 pub(super) fn cache(args: CacheArgs, root: &Path, report: &Report, out: &mut dyn Write) -> anyhow::Result<()> {
     let paths = Paths::below(root);
     let settings = request::variant_cache(&args.variant, &paths)?;
-    let store = Store { cache: Cache::open(&settings)?, names: request::image_names(&settings.dir, &paths) };
+    let store = NamedCache { cache: Cache::open(&settings)?, names: request::image_names(&settings.dir, &paths) };
     let mut result = Output { out, json: args.json, now: SystemTime::now(), report };
     match args.verb {
         Verb::List => result.list(&store, settings.max_size),
         Verb::Show { entry } => {
             let image = store.find(&entry)?;
-            result.show(&Listed::all(&store, vec![image], report)?.remove(0))
+            result.show(&ListedImage::all(&store, vec![image], report)?.remove(0))
         }
         Verb::Verify { entries } => result.verify(&store, &entries),
         Verb::Prune => result.prune(&store.cache),
@@ -83,13 +81,13 @@ pub(super) fn cache(args: CacheArgs, root: &Path, report: &Report, out: &mut dyn
 }
 
 /// A cache, and the names that config.toml has for images from URLs.
-struct Store {
+struct NamedCache {
     cache: Cache,
     names: Vec<(String, ImageUrl)>,
 }
 
-impl Store {
-    /// The image that is called so, or else that the cache knows by this text.
+impl NamedCache {
+    /// The image with this name in config.toml, or else with this URL or key in the cache.
     fn find(&self, text: &str) -> anyhow::Result<CachedImageInfo> {
         let mut urls = self.names.iter().filter(|(name, _)| name == text).map(|(_, url)| url).peekable();
         if urls.peek().is_none() {
@@ -115,17 +113,17 @@ impl Store {
     }
 }
 
-/// A kept image, and what is known of it outside the cache.
-struct Listed {
+/// A cached image with its names and its type.
+struct ListedImage {
     image: CachedImageInfo,
-    /// What config.toml calls it.
+    /// Its names in config.toml.
     names: Vec<String>,
-    /// What its first bytes say that it is.
+    /// The type that its first bytes show.
     image_type: Option<String>,
 }
 
-impl Listed {
-    fn all(store: &Store, images: Vec<CachedImageInfo>, report: &Report) -> anyhow::Result<Vec<Self>> {
+impl ListedImage {
+    fn all(store: &NamedCache, images: Vec<CachedImageInfo>, report: &Report) -> anyhow::Result<Vec<Self>> {
         let paths: Vec<_> = images.iter().map(|image| image.path.clone()).collect();
         let types = install::likely_types(&paths, &Run::new(report.clone()))?;
         let mut named = Vec::new();
@@ -134,7 +132,7 @@ impl Listed {
         }
         let listed = images.into_iter().zip(types).map(|(image, image_type)| {
             let names = named.iter().filter(|(key, _)| *key == image.key).map(|(_, name)| (*name).clone());
-            Listed { names: names.collect(), image, image_type }
+            ListedImage { names: names.collect(), image, image_type }
         });
         Ok(listed.collect())
     }
@@ -147,9 +145,9 @@ struct Output<'o> {
     report: &'o Report,
 }
 
-/// A kept image in JSON. Times in seconds since 1970.
+/// A cached image in JSON, with times in seconds since 1970.
 #[derive(Serialize)]
-struct Entry<'i> {
+struct EntryJson<'i> {
     key: &'i str,
     names: &'i [String],
     url: &'i str,
@@ -167,8 +165,8 @@ struct Entry<'i> {
 }
 
 impl Output<'_> {
-    fn list(&mut self, store: &Store, max_size: Option<ByteSize>) -> anyhow::Result<()> {
-        let images = Listed::all(store, store.cache.list()?, self.report)?;
+    fn list(&mut self, store: &NamedCache, max_size: Option<ByteSize>) -> anyhow::Result<()> {
+        let images = ListedImage::all(store, store.cache.list()?, self.report)?;
         if self.json {
             return self.write_json(&images.iter().map(entry).collect::<Vec<_>>());
         }
@@ -180,8 +178,8 @@ impl Output<'_> {
         self.line(&format!("{count} {}, {size} in all{limit}", if count == 1 { "image" } else { "images" }))
     }
 
-    fn row(&self, listed: &Listed) -> [String; 8] {
-        let Listed { image, names, image_type } = listed;
+    fn row(&self, listed: &ListedImage) -> [String; 8] {
+        let ListedImage { image, names, image_type } = listed;
         let used = if image.in_use { "now".to_owned() } else { self.age(image.used_at) };
         let name = if names.is_empty() { "-".to_owned() } else { names.join(",") };
         let image_type = image_type.clone().unwrap_or_else(|| "-".to_owned());
@@ -190,11 +188,11 @@ impl Output<'_> {
         [key, name, image_type, size, fetched, checked, used, image.url.clone()]
     }
 
-    fn show(&mut self, listed: &Listed) -> anyhow::Result<()> {
+    fn show(&mut self, listed: &ListedImage) -> anyhow::Result<()> {
         if self.json {
             return self.write_json(&entry(listed));
         }
-        let Listed { image, names, image_type } = listed;
+        let ListedImage { image, names, image_type } = listed;
         let used = if image.in_use { "now".to_owned() } else { format!("{} ago", self.age(image.used_at)) };
         let none = || "none".to_owned();
         let lines = [
@@ -217,7 +215,7 @@ impl Output<'_> {
         Ok(())
     }
 
-    fn verify(&mut self, store: &Store, entries: &[String]) -> anyhow::Result<()> {
+    fn verify(&mut self, store: &NamedCache, entries: &[String]) -> anyhow::Result<()> {
         let cache = &store.cache;
         let images = if entries.is_empty() { cache.list()? } else { store.find_all(entries)? };
         let (mut damaged, mut results) = (0, Vec::new());
@@ -255,14 +253,14 @@ impl Output<'_> {
         self.line(&format!("images removed: {removed} ({bytes}), left: {} ({size})", left.len()))
     }
 
-    /// Those in use stay, and are an error once the others are gone.
+    /// Images in use stay. They are an error after all others are removed.
     fn remove(&mut self, cache: &Cache, images: Vec<CachedImageInfo>) -> anyhow::Result<()> {
-        let (mut removed, mut stay, mut size) = (Vec::new(), Vec::new(), 0);
+        let (mut removed, mut in_use, mut size) = (Vec::new(), Vec::new(), 0);
         for image in images {
             match cache.remove(&image) {
                 Ok(()) => {}
                 Err(error @ CacheError::InUse { .. }) => {
-                    stay.push(error);
+                    in_use.push(error);
                     continue;
                 }
                 other => other?,
@@ -278,8 +276,8 @@ impl Output<'_> {
         } else if removed.len() != 1 {
             self.line(&format!("images removed: {} ({})", removed.len(), ByteSize(size).rounded()))?;
         }
-        let (count, all) = (stay.len(), stay.len() + removed.len());
-        match stay.pop() {
+        let (count, all) = (in_use.len(), in_use.len() + removed.len());
+        match in_use.pop() {
             None => Ok(()),
             Some(error) if count == 1 => Err(error.into()),
             Some(error) => Err(anyhow!("{count} of {all} images are in use and stay, the last one: {error}")),
@@ -299,10 +297,10 @@ impl Output<'_> {
     }
 }
 
-fn entry(listed: &Listed) -> Entry<'_> {
-    let Listed { image, names, image_type } = listed;
+fn entry(listed: &ListedImage) -> EntryJson<'_> {
+    let ListedImage { image, names, image_type } = listed;
     let seconds = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-    Entry {
+    EntryJson {
         key: &image.key,
         names,
         url: &image.url,
@@ -319,7 +317,7 @@ fn entry(listed: &Listed) -> Entry<'_> {
     }
 }
 
-/// A time in the largest unit of which it has two.
+/// A time in the largest unit of which it has at least two.
 fn age(time: Duration) -> String {
     const UNITS: [(u64, &str); 4] = [(86_400, "days"), (3600, "h"), (60, "min"), (1, "s")];
     let seconds = time.as_secs();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! `simpleimage cleanup`.
+//! `simpleimage cleanup`: removes what killed runs and power cuts left on this machine.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -15,9 +15,8 @@ use crate::install::{self, Cleaned};
 use crate::node::size::ByteSize;
 use crate::store::cache::CleanupOptions;
 
-/// The arguments.
 #[derive(Debug, clap::Args)]
-pub(super) struct Cleanup {
+pub(super) struct CleanupArgs {
     /// Remove cut downloads too that a create could go on with.
     #[arg(long)]
     all: bool,
@@ -32,8 +31,9 @@ pub(super) struct Cleanup {
     variant: Option<VariantName>,
 }
 
-/// Does it; what was removed goes to `out`. What only an administrator can undo is an error.
-pub(super) fn cleanup(args: &Cleanup, root: &Path, out: &mut dyn Write) -> anyhow::Result<()> {
+/// Cleans up and writes what was removed to `out`. A loop device that is still in use is an error, because only an
+/// administrator can free it.
+pub(super) fn cleanup(args: &CleanupArgs, root: &Path, out: &mut dyn Write) -> anyhow::Result<()> {
     let paths = Paths::below(root);
     let caches = match &args.variant {
         Some(variant) => vec![request::variant_cache(variant, &paths)?],
@@ -44,7 +44,7 @@ pub(super) fn cleanup(args: &Cleanup, root: &Path, out: &mut dyn Write) -> anyho
     if args.json {
         write_json(out, &as_json(&cleaned, args.dry_run))?
     } else {
-        tell(&cleaned, args.dry_run, out)?
+        write_text(&cleaned, args.dry_run, out)?
     }
     match cleaned.devices.len() {
         0 => Ok(()),
@@ -55,7 +55,7 @@ pub(super) fn cleanup(args: &Cleanup, root: &Path, out: &mut dyn Write) -> anyho
     }
 }
 
-fn tell(cleaned: &Cleaned, dry_run: bool, out: &mut dyn Write) -> anyhow::Result<()> {
+fn write_text(cleaned: &Cleaned, dry_run: bool, out: &mut dyn Write) -> anyhow::Result<()> {
     let Cleaned { files, devices } = cleaned;
     let done = if dry_run { "would remove" } else { "removed" };
     for file in files {
@@ -63,7 +63,7 @@ fn tell(cleaned: &Cleaned, dry_run: bool, out: &mut dyn Write) -> anyhow::Result
         line(out, &format!("{done} {} ({size}): {}", file.path.display(), file.reason))?;
     }
     for left in devices {
-        let users = match (names(&left.mounted_on), left.held_by.join(", ")) {
+        let users = match (joined(&left.mounted_on), left.held_by.join(", ")) {
             (mounts, _) if !mounts.is_empty() => format!("mounted on {mounts}"),
             (_, holders) if !holders.is_empty() => format!("held by {holders}"),
             _ => format!("in use: see fuser -v {}", left.device.display()),
@@ -94,6 +94,6 @@ fn as_json(cleaned: &Cleaned, dry_run: bool) -> Value {
     json!({ "dry_run": dry_run, "removed": removed, "bytes": bytes, "devices": left })
 }
 
-fn names(paths: &[PathBuf]) -> String {
+fn joined(paths: &[PathBuf]) -> String {
     paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
 }

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Completions: a script for the shell, and what it asks this program for.
-//!
-//! The scripts know nothing but how their shell wants its words. Each time they ask for those that may stand in place of
-//! the last one, so that variants, images and kept entries are those of this moment.
+//! Completions. The script for a shell calls `simpleimage __complete` at each Tab, so that it offers the variants, images
+//! and cached entries that there are at that moment.
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
@@ -20,7 +18,6 @@ use crate::ganeti::request;
 use crate::image::format::{Compression, Format, ImageType};
 use crate::store::cache::Cache;
 
-/// The shells that there is a script for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Shell {
     Bash,
@@ -29,7 +26,6 @@ pub(super) enum Shell {
 }
 
 impl Shell {
-    /// Its script.
     pub(super) fn script(self) -> &'static str {
         match self {
             Shell::Bash => include_str!("../../completions/simpleimage.bash"),
@@ -39,19 +35,19 @@ impl Shell {
     }
 }
 
-/// A word, and what it means.
+/// A word and its description.
 type Word = (String, String);
 
-/// Writes what may stand in place of the last of `words`, of which the first is the program's name. The first line is `files`
-/// where a path may stand there too, else `words`; then comes a word in each line, with a tab and its meaning. Whatever
-/// can't be found out is left out: nobody who types wants to read an error.
+/// Writes the candidates for the last of `words`; the first of them is the program's name. The first line of output is
+/// `files` if paths are candidates too, else `words`. Each further line has a candidate, a tab and its description. Errors
+/// only mean fewer candidates, because an error message would disturb the user's command line.
 pub(super) fn complete(words: &[OsString], out: &mut dyn Write) -> anyhow::Result<()> {
     let files = Arc::new(AtomicBool::new(false));
-    let known = Arc::new(Known::of(words));
-    let mut tree = with_values(Tool::command(), &known, &files);
+    let context = Arc::new(Context::of(words));
+    let mut tree = with_values(Tool::command(), &context, &files);
     let index = words.len().saturating_sub(1);
     let found = candidates(&mut tree, words.to_vec(), index, None).unwrap_or_default();
-    // Flags only for who asks for them: they would drown the rest.
+    // Flags are listed only after a `-`, because there are more of them than of anything else.
     let flags = words.last().is_some_and(|word| word.as_encoded_bytes().starts_with(b"-"));
     output::line(out, if files.load(Ordering::Relaxed) { "files" } else { "words" })?;
     for candidate in found {
@@ -64,49 +60,49 @@ pub(super) fn complete(words: &[OsString], out: &mut dyn Write) -> anyhow::Resul
     Ok(())
 }
 
-/// Tabs and line breaks are the scripts'.
+/// Tabs and line breaks separate words and descriptions.
 fn one_line(text: &str) -> String {
     text.replace(char::is_control, " ")
 }
 
-/// `tree` with arguments that know their values, by what these are called.
-fn with_values(tree: Command, known: &Arc<Known>, files: &Arc<AtomicBool>) -> Command {
-    let tree = tree.mut_args(|arg| with_value(arg, known, files));
-    tree.mut_subcommands(|command| with_values(command, known, files))
+/// Gives every argument of `tree` its candidates, which depend on the name of its value.
+fn with_values(tree: Command, context: &Arc<Context>, files: &Arc<AtomicBool>) -> Command {
+    let tree = tree.mut_args(|arg| with_value(arg, context, files));
+    tree.mut_subcommands(|command| with_values(command, context, files))
 }
 
-fn with_value(arg: Arg, known: &Arc<Known>, files: &Arc<AtomicBool>) -> Arg {
+fn with_value(arg: Arg, context: &Arc<Context>, files: &Arc<AtomicBool>) -> Arg {
     let name = arg.get_value_names().and_then(|names| names.first()).map(ToString::to_string);
     let name = name.unwrap_or_else(|| arg.get_id().to_string().to_uppercase());
-    let (list, with_files): (fn(&Known) -> Vec<Word>, bool) = match name.as_str() {
-        "VARIANT" => (Known::variants, false),
-        "TYPE" => (Known::types, false),
-        "ENTRY" | "ENTRIES" => (Known::entries, false),
-        "IMAGE" => (Known::images, true),
+    let (list, with_files): (fn(&Context) -> Vec<Word>, bool) = match name.as_str() {
+        "VARIANT" => (Context::variants, false),
+        "TYPE" => (Context::types, false),
+        "ENTRY" | "ENTRIES" => (Context::entries, false),
+        "IMAGE" => (Context::images, true),
         "DIR" | "DISK" | "FILE" | "KEY" | "SIGNATURE" => (|_| Vec::new(), true),
         _ => return arg,
     };
-    let (known, files) = (Arc::clone(known), Arc::clone(files));
+    let (context, files) = (Arc::clone(context), Arc::clone(files));
     arg.add(ArgValueCompleter::new(move |current: &OsStr| {
         files.fetch_or(with_files, Ordering::Relaxed);
         let Some(current) = current.to_str() else { return Vec::new() };
-        let fitting = list(&known).into_iter().filter(|(word, _)| word.starts_with(current));
+        let fitting = list(&context).into_iter().filter(|(word, _)| word.starts_with(current));
         fitting.map(|(word, meaning)| CompletionCandidate::new(word).help(Some(meaning.into()))).collect()
     }))
 }
 
-/// What the words so far say about where to look.
-struct Known {
+/// The root folder and the variant that the command line names so far.
+struct Context {
     paths: Paths,
-    /// None where the name is no variant's.
+    /// None if the name is not valid.
     variant: Option<VariantName>,
 }
 
-impl Known {
+impl Context {
     fn of(words: &[OsString]) -> Self {
         let root = value_of("--root", words).unwrap_or_else(|| "/".to_owned());
         let variant = value_of("--variant", words).unwrap_or_else(|| "default".to_owned());
-        Known { paths: Paths::below(Path::new(&root)), variant: VariantName::parse(&variant).ok() }
+        Context { paths: Paths::below(Path::new(&root)), variant: VariantName::parse(&variant).ok() }
     }
 
     fn settings(&self) -> Option<Settings> {
@@ -130,7 +126,7 @@ impl Known {
         std::iter::once(auto).chain(all.map(|image_type| (image_type.to_string(), String::new()))).collect()
     }
 
-    /// By name or by key: a URL would have to be quoted.
+    /// Names and keys of cached images. A URL is no candidate, because it would have to be quoted.
     fn entries(&self) -> Vec<Word> {
         let cache = self.settings().map(|settings| request::cache_settings(&settings));
         let Some(Ok(Some(cache))) = cache.as_ref().map(Cache::existing) else { return Vec::new() };
@@ -145,7 +141,7 @@ impl Known {
     }
 }
 
-/// What the flag was given last, in either way.
+/// The last value of the flag, as `--flag value` or `--flag=value`.
 fn value_of(flag: &str, words: &[OsString]) -> Option<String> {
     let words: Vec<_> = words.iter().take(words.len().saturating_sub(1)).filter_map(|word| word.to_str()).collect();
     let behind = |(index, word): (usize, &&str)| match word.strip_prefix(flag)? {

@@ -1,23 +1,25 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! `simpleimage images`: the images that have a name.
+//! `simpleimage images`: the images that have a name. `simpleimage fetch`: one image into the cache.
 
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
 use serde::Serialize;
+use serde_json::json;
 
-use super::output::{printable, table, write_json};
+use super::output::{disk_json, printable, table, write_json};
+use super::{ImageArgs, absolute_place, not_empty};
 use crate::config::{self, ImageAlias, Paths, VariantName};
 use crate::ganeti::request;
 use crate::image::reference::ImageRef;
-use crate::install;
-use crate::node::report::Report;
+use crate::install::{self, Fetched};
+use crate::node::report::{Progress, Report, Subject};
 use crate::node::run::Run;
 use crate::node::size::ByteSize;
 use crate::store::cache::Cache;
 
-/// The arguments.
 #[derive(Debug, clap::Args)]
 pub(super) struct ImagesArgs {
     /// The variant whose names are meant.
@@ -28,31 +30,30 @@ pub(super) struct ImagesArgs {
     json: bool,
 }
 
-/// An image with a name.
 #[derive(Serialize)]
-struct Named {
+struct NamedImage {
     name: String,
     note: Option<String>,
-    /// As declared, else as its first bytes say.
+    /// The declared type, or else what its first bytes say.
     #[serde(rename = "type")]
     image_type: Option<String>,
-    /// Length of its file in bytes, where that is at hand.
+    /// Length of its file in bytes, if there is one on this node.
     size: Option<u64>,
-    /// Whether the cache has it; none for a file on the node, which is never kept.
+    /// Whether the cache has it; none for a file of the node, which the cache never copies.
     kept: Option<bool>,
     /// Its URL without secrets, or its path.
     image: String,
-    /// The file that is at hand.
+    /// Its file on this node.
     path: Option<PathBuf>,
 }
 
-/// Writes the list to `out`. No server is asked, and nothing is made.
+/// Writes the list to `out`. Asks no server, and creates nothing.
 pub(super) fn images(args: &ImagesArgs, root: &Path, report: &Report, out: &mut dyn Write) -> anyhow::Result<()> {
     let settings = config::load(&Paths::below(root), &args.variant)?;
     let cache = Cache::existing(&request::cache_settings(&settings))?;
     let found = settings.images.into_iter().map(|(name, alias)| named(name, alias, cache.as_ref()));
     let mut images = found.collect::<anyhow::Result<Vec<_>>>()?;
-    tell_types(&mut images, report)?;
+    detect_types(&mut images, report)?;
     if args.json {
         return write_json(out, &images);
     }
@@ -60,7 +61,7 @@ pub(super) fn images(args: &ImagesArgs, root: &Path, report: &Report, out: &mut 
     table(out, &std::iter::once(head).chain(images.iter().map(row)).collect::<Vec<_>>())
 }
 
-fn named(name: String, alias: ImageAlias, cache: Option<&Cache>) -> anyhow::Result<Named> {
+fn named(name: String, alias: ImageAlias, cache: Option<&Cache>) -> anyhow::Result<NamedImage> {
     let ImageAlias { image, image_type, note, .. } = alias;
     let image = ImageRef::parse(&image.0)?;
     let (size, kept, path) = match &image {
@@ -76,11 +77,11 @@ fn named(name: String, alias: ImageAlias, cache: Option<&Cache>) -> anyhow::Resu
         }
     };
     let image_type = image_type.filter(|image_type| image_type != "auto");
-    Ok(Named { name, note, image_type, size, kept, image: image.to_string(), path })
+    Ok(NamedImage { name, note, image_type, size, kept, image: image.to_string(), path })
 }
 
-/// The types that are not declared, of the files that are there.
-fn tell_types(images: &mut [Named], report: &Report) -> anyhow::Result<()> {
+/// Fills in the types that are not declared, for images that have a file here.
+fn detect_types(images: &mut [NamedImage], report: &Report) -> anyhow::Result<()> {
     let mut unknown: Vec<_> = images.iter_mut().filter(|image| image.image_type.is_none()).collect();
     let paths: Vec<_> = unknown.iter().map(|image| image.path.clone().unwrap_or_default()).collect();
     let types = install::likely_types(&paths, &Run::new(report.clone()))?;
@@ -88,7 +89,7 @@ fn tell_types(images: &mut [Named], report: &Report) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn row(image: &Named) -> [String; 5] {
+fn row(image: &NamedImage) -> [String; 5] {
     let kept = match (image.kept, &image.path) {
         (Some(true), _) => "yes",
         (Some(false), _) => "no",
@@ -99,4 +100,48 @@ fn row(image: &Named) -> [String; 5] {
     let image_type = image.image_type.clone().unwrap_or_else(|| "auto".to_owned());
     let note = image.note.as_deref().map(printable).unwrap_or_default();
     [image.name.clone(), image_type, size, kept.to_owned(), note]
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct FetchArgs {
+    /// The image's http or https URL, or its name in config.toml.
+    #[arg(value_parser = not_empty)]
+    image: String,
+    #[command(flatten)]
+    image_args: ImageArgs,
+    /// The variant whose settings hold, cache folder included.
+    #[arg(long, default_value = "default")]
+    variant: VariantName,
+    /// Write the result as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl FetchArgs {
+    pub(super) fn subject(&self) -> Subject {
+        Subject { instance: None, variant: Some(self.variant.to_string()) }
+    }
+}
+
+/// Fetches the image into the cache. Writes its type, its size and its path to `out`.
+pub(super) fn fetch(args: FetchArgs, root: &Path, report: &Report, out: &mut dyn Write) -> anyhow::Result<()> {
+    let FetchArgs { image, image_args, variant, json } = args;
+    let job = request::fetch(&image_args.into_params(absolute_place(&image)?)?, &variant, &Paths::below(root))?;
+    let fetched = install::fetch(&job, &Run::with_progress(Progress::stderr(report))?)?;
+    let Fetched { hit, image_type, len, sha256, disk_size, path } = fetched;
+    let url = job.url;
+    if json {
+        let ((known, disk), cache) = (disk_json(disk_size), if hit { "hit" } else { "miss" });
+        let all = json!({
+            "image": url.to_string(), "type": image_type.to_string(), "size": len, "disk": disk, "disk_known": known,
+            "sha256": sha256, "path": path.display().to_string(), "cache": cache,
+        });
+        return write_json(out, &all);
+    }
+    let (size, path) = (ByteSize(len), path.display());
+    write!(
+        out,
+        "image:  {url}\ntype:   {image_type}\nsize:   {size}\ndisk:   {disk_size}\nsha256: {sha256}\npath:   {path}\n"
+    )
+    .context("writing the result")
 }

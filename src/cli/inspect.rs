@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! `simpleimage inspect`.
+//! `simpleimage inspect`: what an image is, and whether create would take it.
 
 use std::fmt::Write as _;
 use std::io::Write;
@@ -19,9 +19,8 @@ use crate::node::run::Run;
 use crate::node::size::ByteSize;
 use crate::store::http::ImageUrl;
 
-/// The arguments.
 #[derive(Debug, clap::Args)]
-pub(super) struct Inspect {
+pub(super) struct InspectArgs {
     /// The image: a file on this machine, an http or https URL, or its name in config.toml.
     image: PathBuf,
     /// The variant whose names, policy and credentials hold.
@@ -32,10 +31,11 @@ pub(super) struct Inspect {
     json: bool,
 }
 
-/// Writes what the image is to `out`. What create refuses is an error here too; as JSON the reason goes to `out` as well.
-pub(super) fn inspect(args: Inspect, root: &Path, report: &Report, out: &mut dyn Write) -> anyhow::Result<()> {
-    let Inspect { image, variant, json } = args;
-    let job = job(image, &variant, &Paths::below(root))?;
+/// Writes the description of the image to `out`. An image that create would refuse is an error. With JSON the reason is also
+/// in the output.
+pub(super) fn inspect(args: InspectArgs, root: &Path, report: &Report, out: &mut dyn Write) -> anyhow::Result<()> {
+    let InspectArgs { image, variant, json } = args;
+    let job = inspect_job(image, &variant, &Paths::below(root))?;
     let run = Run::ended_by_signals(report.clone())?;
     let judged = install::inspect(&job, &run)?;
     let image = job.image.to_string();
@@ -51,8 +51,8 @@ pub(super) fn inspect(args: Inspect, root: &Path, report: &Report, out: &mut dyn
     }
 }
 
-/// A URL is one, and a word that the variant has for a name is that name; all else is a file.
-fn job(image: PathBuf, variant: &VariantName, paths: &Paths) -> anyhow::Result<InspectJob> {
+/// Takes a URL for a URL, a word for a name if the variant has it, and everything else for a file.
+fn inspect_job(image: PathBuf, variant: &VariantName, paths: &Paths) -> anyhow::Result<InspectJob> {
     let text = image.to_str().unwrap_or_default();
     let named =
         ImageUrl::looks_like_url(text) || (ImageRef::is_name(text) && request::has_image(text, variant, paths)?);

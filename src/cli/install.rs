@@ -11,7 +11,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 
 use super::output::{line, printable};
-use super::{Said, from_here, refuse_tilde, said};
+use super::{ImageArgs, absolute_place, not_empty, refuse_tilde};
 use crate::config::{Paths, VariantName};
 use crate::ganeti::env::{API_VERSION, Environment, OsParams};
 use crate::ganeti::request::{self, Asked};
@@ -22,36 +22,35 @@ use crate::node::report::{Progress, Report, Subject};
 use crate::node::run::Run;
 use crate::node::size::ByteSize;
 
-/// Each read gives another UUID: random(4).
+/// Each read returns a new UUID: random(4).
 const NEW_UUID: &str = "/proc/sys/kernel/random/uuid";
 
-/// What all entries of an OS parameter may have together, in bytes: hooks are given it in a variable, and Linux takes no
-/// longer one (MAX_ARG_STRLEN in execve(2), 128 KiB with its name).
+/// The longest value of an OS parameter, in bytes. Hooks get it in a variable, and Linux takes at most 128 KiB for a
+/// variable with its name (MAX_ARG_STRLEN in execve(2)).
 const MAX_VALUE: usize = 120 << 10;
 
-/// The arguments.
 #[derive(Debug, clap::Args)]
-pub(super) struct Install {
+pub(super) struct InstallArgs {
     /// The image: a path with a slash in it, an http or https URL, or its name in config.toml.
-    #[arg(value_parser = said)]
+    #[arg(value_parser = not_empty)]
     image: String,
     /// The disk, a block device or a file. All that is on it is lost.
     disk: PathBuf,
     #[command(flatten)]
-    said: Said,
+    image_args: ImageArgs,
     /// The variant whose settings hold and whose hooks run.
     #[arg(long, default_value = "default")]
     variant: VariantName,
     /// The instance's name, for hooks and the first-boot seed; that of the disk's file if none is given.
-    #[arg(long, value_parser = said)]
+    #[arg(long, value_parser = not_empty)]
     name: Option<String>,
     /// A public SSH key for the first boot: itself, a file, a URL, or as an entry of the OS parameter ssh_keys. Can be
     /// given several times.
-    #[arg(long, value_name = "KEY", value_parser = said)]
+    #[arg(long, value_name = "KEY", value_parser = not_empty)]
     ssh_key: Vec<String>,
     /// User-data for the first boot: a file, a URL, or as an entry of the OS parameter user_data. Can be given several
     /// times.
-    #[arg(long, value_name = "FILE", value_parser = said)]
+    #[arg(long, value_name = "FILE", value_parser = not_empty)]
     user_data: Vec<String>,
     /// Run no hooks.
     #[arg(long)]
@@ -62,12 +61,12 @@ pub(super) struct Install {
     dry_run: bool,
 }
 
-impl Install {
+impl InstallArgs {
     pub(super) fn subject(&self) -> Subject {
         Subject { instance: Some(self.instance()), variant: Some(self.variant.to_string()) }
     }
 
-    /// The name that was given, or else that of the disk's file.
+    /// The given name, or else the name of the disk's file.
     fn instance(&self) -> String {
         let of_disk = |disk: PathBuf| disk.file_name().unwrap_or_default().to_string_lossy().into_owned();
         self.name.clone().unwrap_or_else(|| absolute(&self.disk).map(of_disk).unwrap_or_default())
@@ -76,7 +75,7 @@ impl Install {
 
 /// Installs the image. What is on the disk stays until the image is at hand and has passed every check.
 pub(super) fn install(
-    args: Install,
+    args: InstallArgs,
     root: &Path,
     report: &Report,
     caller: &Environment,
@@ -84,19 +83,19 @@ pub(super) fn install(
 ) -> anyhow::Result<()> {
     let (no_hooks, dry_run, image) = (args.no_hooks, args.dry_run, args.image.clone());
     let paths = Paths::below(root);
-    refuse_words(&args, &paths)?;
-    let asked = asked(args, caller)?;
-    let job = request::job(asked, &paths).map_err(|err| in_terms_of_files(err, &image))?;
+    refuse_names_of_files(&args, &paths)?;
+    let job =
+        request::job(reinstall_request(args, caller)?, &paths).map_err(|err| explain_unknown_name(err, &image))?;
     let job = if no_hooks { job.without_hooks() } else { job };
     if dry_run {
         let rehearsed = install::rehearse(&job, &Run::ended_by_signals(report.clone())?)?;
-        return tell(&job, &rehearsed, out);
+        return write_plan(&job, &rehearsed, out);
     }
     install::install(&job, None, &Run::with_progress(Progress::stderr(report))?)
 }
 
-/// Who names no image may have meant the file in this folder.
-fn in_terms_of_files(err: anyhow::Error, image: &str) -> anyhow::Error {
+/// A user who gives an unknown name may have meant the file in this folder.
+fn explain_unknown_name(err: anyhow::Error, image: &str) -> anyhow::Error {
     match err.downcast_ref() {
         Some(RefError::UnknownName { .. }) if Path::new(image).exists() => {
             anyhow!("there is no image {image} in config.toml (write ./{image} for the file in this folder)")
@@ -105,13 +104,14 @@ fn in_terms_of_files(err: anyhow::Error, image: &str) -> anyhow::Error {
     }
 }
 
-/// A word is the name of a file that the variant has, and none of one here; who gives one of those means that.
-fn refuse_words(args: &Install, paths: &Paths) -> anyhow::Result<()> {
+/// A word without a slash is the name of a file that the variant has. If there is only a file of that name in this folder,
+/// the user most likely meant that one.
+fn refuse_names_of_files(args: &InstallArgs, paths: &Paths) -> anyhow::Result<()> {
     let folder = paths.user_data_dir(&args.variant);
     let places = [("--ssh-key", &args.ssh_key), ("--user-data", &args.user_data)];
     let of_variant = places.into_iter().flat_map(|(flag, words)| words.iter().map(move |word| (flag, word)));
     let of_variant = of_variant.filter(|(_, word)| !folder.join(word).exists());
-    let signature = args.said.signature.iter().map(|word| ("--signature", word));
+    let signature = args.image_args.signature.iter().map(|word| ("--signature", word));
     for (flag, word) in of_variant.chain(signature) {
         if !word.contains('/') && Path::new(word).is_file() {
             bail!("{flag}: write ./{word} for the file in this folder");
@@ -120,14 +120,14 @@ fn refuse_words(args: &Install, paths: &Paths) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// An instance that was installed before: what is on its disk stays until the image is at hand.
-fn asked(args: Install, caller: &Environment) -> anyhow::Result<Asked> {
+/// The request of a reinstall, so that the disk stays as it is until the image has passed every check.
+fn reinstall_request(args: InstallArgs, caller: &Environment) -> anyhow::Result<Asked> {
     let disk = absolute(&args.disk).context("finding out where the disk is")?;
     let name = args.instance();
-    let Install { image, said, variant, ssh_key, user_data, .. } = args;
-    let mut params = said.params(from_here(&image)?)?;
-    params.seed.ssh_keys = value("--ssh-key", ssh_key)?;
-    params.seed.user_data = value("--user-data", user_data)?;
+    let InstallArgs { image, image_args, variant, ssh_key, user_data, .. } = args;
+    let mut params = image_args.into_params(absolute_place(&image)?)?;
+    params.seed.ssh_keys = joined_entries("--ssh-key", ssh_key)?;
+    params.seed.user_data = joined_entries("--user-data", user_data)?;
     let uuid = fs::read_to_string(NEW_UUID).with_context(|| format!("reading {NEW_UUID}"))?.trim().to_owned();
     Ok(Asked {
         hook_environment: hook_environment(&variant, &name, &uuid, &disk, &params, caller),
@@ -142,8 +142,8 @@ fn asked(args: Install, caller: &Environment) -> anyhow::Result<Asked> {
     })
 }
 
-/// What hooks find when Ganeti reinstalls an instance, so that the same hooks work here. Of the caller's own environment only
-/// PATH counts: what else is there may be meant for another program.
+/// The variables that hooks get when Ganeti reinstalls an instance, so that the same hooks work here. Only PATH is taken
+/// from the caller's environment, because other variables may be meant for other programs.
 fn hook_environment(
     variant: &VariantName,
     name: &str,
@@ -173,8 +173,8 @@ fn hook_environment(
     known.chain([("DISK_0_PATH".into(), disk.into())]).chain(path).collect()
 }
 
-/// The OS parameter that says what `flag` was given: one entry in a line.
-fn value(flag: &str, given: Vec<String>) -> anyhow::Result<Option<String>> {
+/// The OS parameter for the values of `flag`: one entry in a line.
+fn joined_entries(flag: &str, given: Vec<String>) -> anyhow::Result<Option<String>> {
     if given.is_empty() {
         return Ok(None);
     }
@@ -189,8 +189,8 @@ fn value(flag: &str, given: Vec<String>) -> anyhow::Result<Option<String>> {
     Ok(Some(value))
 }
 
-/// A key is given as it is, and a file from here with its content; URLs and names are entries already. Base64 keeps what
-/// would part entries in one piece.
+/// The entry for one value. URLs and names are entries already; of a key or a file the entry holds the content, in base64,
+/// because the content may have the characters that separate entries.
 fn entry(text: &str) -> anyhow::Result<String> {
     let packed = |content: &[u8]| format!("base64:{}", BASE64_STANDARD.encode(content));
     if text.contains("://") || text.starts_with("base64:") {
@@ -213,8 +213,7 @@ fn entry(text: &str) -> anyhow::Result<String> {
     Ok(packed(&content))
 }
 
-/// What would be done.
-fn tell(job: &Job, rehearsed: &Rehearsed, out: &mut dyn Write) -> anyhow::Result<()> {
+fn write_plan(job: &Job, rehearsed: &Rehearsed, out: &mut dyn Write) -> anyhow::Result<()> {
     let Rehearsed { image_type, needs, disk, partly, hooks } = rehearsed;
     let rest = if *partly { ", as far as its beginning tells" } else { "" };
     let names = |name: &&PathBuf| printable(&name.display().to_string());

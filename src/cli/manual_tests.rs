@@ -10,17 +10,17 @@ use crate::ganeti::script::Script;
 
 const MANUAL: &str = include_str!("../../man/simpleimage.8");
 
-/// What every command has, and the manual shows once.
+/// Every command has these flags, so the manual shows them only once.
 const COMMON: [&str; 2] = ["help", "version"];
 
-/// A command as it is called: its arguments, and its flags with the names of their values.
+/// How a command is called: its arguments, and its flags with the names of their values.
 #[derive(Debug, Default, PartialEq)]
 struct Usage {
     arguments: Vec<String>,
     flags: BTreeMap<String, Option<String>>,
 }
 
-/// The tree with all that clap adds by itself.
+/// The tree of commands with the arguments that clap adds.
 fn tree() -> clap::Command {
     let mut tree = Tool::command();
     tree.build();
@@ -37,7 +37,7 @@ fn usage(command: &clap::Command) -> Usage {
     Usage { arguments, flags: flags.filter(|(name, _)| !COMMON.contains(&name.as_str())).collect() }
 }
 
-/// All commands that have none below them, by their words.
+/// Collects all commands without subcommands, by their words.
 fn commands(of: &clap::Command, words: &str, found: &mut BTreeMap<String, Usage>) {
     for command in of.get_subcommands().filter(|command| command.get_name() != "help" && !command.is_hide_set()) {
         let words = format!("{words} {}", command.get_name());
@@ -54,7 +54,7 @@ fn all_commands() -> BTreeMap<String, Usage> {
     found
 }
 
-/// The flags that hold for every command.
+/// The flags that every command has.
 fn global() -> BTreeSet<String> {
     usage(&tree()).flags.into_keys().collect()
 }
@@ -102,7 +102,7 @@ fn section(name: &str) -> &'static str {
     start.split("\n.Sh ").next().unwrap()
 }
 
-/// What the synopsis says is what can be given, but that flags for every command may be left out.
+/// Flags that every command has may be missing from the synopsis.
 #[test]
 fn the_synopsis_is_that_of_the_program() {
     let (program, global) = (all_commands(), global());
@@ -134,7 +134,7 @@ fn the_description_has_every_command_and_no_other() {
     assert_eq!(items(scripts).into_keys().collect::<Vec<_>>(), names.collect::<Vec<_>>());
 }
 
-/// A flag with a value may be described by the value's name.
+/// The manual may describe a flag by the name of its value.
 #[test]
 fn the_description_tells_of_every_flag_and_no_other() {
     let program = all_commands();
@@ -167,7 +167,7 @@ fn the_description_names_every_value_that_can_be_chosen() {
     }
 }
 
-/// Of every command, hidden ones too.
+/// Collects the help of every command, hidden ones included.
 fn helps(command: &clap::Command, found: &mut Vec<String>) {
     let mut command = command.clone();
     found.extend([command.render_help().to_string(), command.render_long_help().to_string()]);
@@ -185,7 +185,7 @@ fn every_help_has_lines_of_80_columns_of_whole_words() {
     }
 }
 
-/// What completions know of an argument's values depends on the name of the value.
+/// Completions choose the candidates for an argument by the name of its value.
 #[test]
 fn every_value_is_of_a_kind_that_is_known() {
     let mut found = BTreeSet::new();

@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! The tool for people: thin calls of the same library code that the scripts use.
+//! The commands for people. They call the same library code as the scripts of Ganeti.
 
 mod cache;
 mod check;
-mod checkup;
 mod cleanup;
 mod complete;
-mod fetch;
 mod images;
 mod inspect;
 mod install;
@@ -36,7 +34,7 @@ use crate::store::http::ImageUrl;
 use complete::Shell;
 use output::Results;
 
-/// Where help shows what every command takes: behind what is a command's own.
+/// Help shows the options that every command has after the command's own.
 const COMMON: usize = 100;
 
 /// Ganeti OS provider that installs instances from disk images.
@@ -46,7 +44,7 @@ const COMMON: usize = 100;
 #[command(name = "simpleimage", version, max_term_width = 80)]
 struct Tool {
     /// Look for configuration and cache below DIR instead of /.
-    // For tests and trials: no help shows it, the manual does.
+    // For tests and for trying a configuration, so only the manual shows it.
     #[arg(long, global = true, value_name = "DIR", default_value = "/", hide = true)]
     root: PathBuf,
     /// Say only what is wrong: warnings and errors.
@@ -64,25 +62,25 @@ struct Tool {
     command: Command,
 }
 
-/// What is said of an image on the command line.
+/// Options that say what the image has to be.
 #[derive(Debug, clap::Args)]
-struct Said {
+struct ImageArgs {
     /// The image's type, which it has to be: as the OS parameter image_type.
-    #[arg(long = "type", value_name = "TYPE", value_parser = said)]
+    #[arg(long = "type", value_name = "TYPE", value_parser = not_empty)]
     image_type: Option<String>,
     /// The checksum it has to have: as the OS parameter image_checksum.
-    #[arg(long, value_name = "CHECKSUM", value_parser = said)]
+    #[arg(long, value_name = "CHECKSUM", value_parser = not_empty)]
     checksum: Option<String>,
     /// The signature it has to have, a path or a URL: as the OS parameter image_signature.
-    #[arg(long, value_name = "SIGNATURE", value_parser = said)]
+    #[arg(long, value_name = "SIGNATURE", value_parser = not_empty)]
     signature: Option<String>,
 }
 
-impl Said {
-    /// The OS parameters that say the same of `image`.
-    fn params(self, image: String) -> anyhow::Result<OsParams> {
-        let Said { image_type, checksum, signature } = self;
-        let image_signature = signature.map(|text| from_here(&text)).transpose().context("--signature")?;
+impl ImageArgs {
+    /// The OS parameters of an instance that is to get `image`.
+    fn into_params(self, image: String) -> anyhow::Result<OsParams> {
+        let ImageArgs { image_type, checksum, signature } = self;
+        let image_signature = signature.map(|text| absolute_place(&text)).transpose().context("--signature")?;
         Ok(OsParams {
             image: Some(image),
             image_type,
@@ -93,13 +91,13 @@ impl Said {
     }
 }
 
-/// What was said, if it was something. A shell makes nothing of a variable that is not set and of `$(cat FILE)` where there
-/// is no such file: to take that for an option that was left out would be to go on without a key or a checksum.
-fn said(text: &str) -> Result<String, &'static str> {
+/// Refuses an empty value. A shell makes one of an unset variable, and of `$(cat FILE)` if there is no such file: without
+/// this error the command would go on without a key or a checksum.
+fn not_empty(text: &str) -> Result<String, &'static str> {
     if text.trim().is_empty() { Err("it is empty") } else { Ok(text.to_owned()) }
 }
 
-/// A `~` that no shell has made a folder of is no folder.
+/// Refuses a `~/` that no shell has replaced by the home folder.
 fn refuse_tilde(text: &str) -> anyhow::Result<()> {
     if text.starts_with("~/") && !Path::new(text).exists() {
         anyhow::bail!("{text}: a shell makes a home folder of ~ only at the beginning of a word, and not in quotes");
@@ -107,9 +105,9 @@ fn refuse_tilde(text: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What the scripts are told of a place. Their paths are absolute, while a person may mean one from here: what has a slash
-/// in it and is no URL. Other words are names.
-fn from_here(text: &str) -> anyhow::Result<String> {
+/// Makes a relative path absolute, because the scripts take only absolute paths. A text with a slash that is no URL is a
+/// path; URLs and names stay as they are.
+fn absolute_place(text: &str) -> anyhow::Result<String> {
     if !text.contains('/') || ImageUrl::looks_like_url(text) {
         return Ok(text.to_owned());
     }
@@ -121,21 +119,21 @@ fn from_here(text: &str) -> anyhow::Result<String> {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Tell what an image is: its type, the disk it needs, its partitions, and whether create would take it.
-    Inspect(inspect::Inspect),
+    Inspect(inspect::InspectArgs),
     /// List the images that have a name in config.toml.
     Images(images::ImagesArgs),
     /// Fetch an image into the cache, so that no create has to wait for it.
-    Fetch(fetch::Fetch),
+    Fetch(images::FetchArgs),
     /// Install an image onto a disk as create does, without Ganeti.
-    Install(install::Install),
+    Install(install::InstallArgs),
     /// Look whether this node is ready to install instances: programs, OS folder, configuration, hooks, cache.
-    Check(check::Check),
+    Check(check::CheckArgs),
     /// Look at the kept images, check and remove them.
     Cache(cache::CacheArgs),
     /// Remove what killed runs and power cuts left on this machine.
-    Cleanup(cleanup::Cleanup),
+    Cleanup(cleanup::CleanupArgs),
     /// Tell which variants there are, and which settings hold for one.
-    Variants(variants::Variants),
+    Variants(variants::VariantsArgs),
     /// Look at the first-boot seed on a disk, or remove it.
     Seed(seed::SeedArgs),
     /// Run an OS script as Ganeti does, with its input in the environment (ganeti-os-interface(7)).
@@ -163,7 +161,6 @@ enum Command {
 }
 
 impl Command {
-    /// What its messages are about.
     fn subject(&self) -> Subject {
         match self {
             Command::Fetch(args) => args.subject(),
@@ -172,14 +169,14 @@ impl Command {
         }
     }
 
-    /// Does it; results go to `out`.
+    /// Runs the command; results go to `out`.
     fn run(self, root: &Path, report: &Report, caller: &Environment, out: &mut dyn Write) -> anyhow::Result<()> {
         match self {
-            // It has its own way to an exit code.
+            // `run` handled it already, because a script has exit codes of its own.
             Command::Script { .. } => Ok(()),
             Command::Inspect(args) => inspect::inspect(args, root, report, out),
             Command::Images(args) => images::images(&args, root, report, out),
-            Command::Fetch(args) => fetch::fetch(args, root, report, out),
+            Command::Fetch(args) => images::fetch(args, root, report, out),
             Command::Install(args) => install::install(args, root, report, caller, out),
             Command::Seed(args) => seed::seed(args, out),
             Command::Cache(args) => cache::cache(args, root, report, out),
@@ -196,7 +193,6 @@ impl Command {
 }
 
 impl Tool {
-    /// How much was asked for, if anything was.
     fn verbosity(&self) -> Option<Verbosity> {
         match (self.quiet, self.verbose) {
             (true, _) => Some(Verbosity::Quiet),
@@ -206,8 +202,8 @@ impl Tool {
     }
 }
 
-/// What helps who is not root, if that is the reason.
-fn way_out(err: &anyhow::Error) -> &'static str {
+/// The advice to run the command as root, if that is why it failed.
+fn root_hint(err: &anyhow::Error) -> &'static str {
     let denied = |cause: &(dyn std::error::Error + 'static)| {
         let io = cause.downcast_ref::<std::io::Error>().is_some_and(|err| err.kind() == ErrorKind::PermissionDenied);
         io || matches!(cause.downcast_ref(), Some(CacheError::Folder { .. }))
@@ -215,7 +211,7 @@ fn way_out(err: &anyhow::Error) -> &'static str {
     if !nix::unistd::geteuid().is_root() && err.chain().any(denied) { " (run it as root)" } else { "" }
 }
 
-/// The arguments, with no URL in them.
+/// The arguments with a placeholder for each URL.
 fn without_urls(arguments: &[OsString]) -> Vec<OsString> {
     const HIDDEN: &str = "<URL>";
     let hidden = |arg: &OsString| match arg.to_string_lossy() {
@@ -231,7 +227,7 @@ fn without_urls(arguments: &[OsString]) -> Vec<OsString> {
     arguments.iter().map(hidden).collect()
 }
 
-/// Runs the tool; results go to `out`.
+/// Runs a command; results go to `out`.
 pub fn run(argv0: OsString, invocation: Invocation, out: &mut dyn Write) -> ExitCode {
     let out = &mut Results::new(out);
     let report = Report::stderr(None, false);
@@ -239,9 +235,9 @@ pub fn run(argv0: OsString, invocation: Invocation, out: &mut dyn Write) -> Exit
     let tool = match Tool::try_parse_from(&arguments) {
         Ok(tool) => tool,
         Err(err) => {
-            // It repeats arguments, and a URL may hold a password. Without what is in URLs the same is wrong.
+            // The error repeats arguments, and a URL may hold a password. Without the URLs the same error comes.
             let err = Tool::try_parse_from(without_urls(&arguments)).err().unwrap_or(err);
-            // clap's help and errors know by themselves which stream they belong to. Who reads may have seen enough.
+            // clap knows whether this goes to stdout or stderr. A reader that closed the pipe is no error.
             let printed =
                 err.print().or_else(|err| if err.kind() == ErrorKind::BrokenPipe { Ok(()) } else { Err(err) });
             return ExitCode::from(u8::from(err.use_stderr() || printed.is_err()) * 2);
@@ -257,7 +253,7 @@ pub fn run(argv0: OsString, invocation: Invocation, out: &mut dyn Write) -> Exit
     match command.run(&root, &report, &environment, out) {
         Ok(()) => ExitCode::SUCCESS,
         Err(err) => {
-            report.error(format_args!("{err:#}{}", way_out(&err)));
+            report.error(format_args!("{err:#}{}", root_hint(&err)));
             ExitCode::FAILURE
         }
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Results on their way to standard output.
+//! How results are written to standard output.
 
 use std::io::{self, ErrorKind, Write};
 
@@ -9,15 +9,14 @@ use serde::Serialize;
 use crate::image::disk_size::DiskSize;
 use crate::node::sys;
 
-/// Standard output; an error to write to where it was closed when the process began: what is asked for must not get lost
-/// with exit code 0.
+/// Standard output. If it was closed when the process began, every write fails, so that a lost result is no exit code 0.
 pub fn standard_output() -> Box<dyn Write> {
-    if sys::standard_output_was_open() { Box::new(io::stdout()) } else { Box::new(Closed) }
+    if sys::standard_output_was_open() { Box::new(io::stdout()) } else { Box::new(ClosedOutput) }
 }
 
-struct Closed;
+struct ClosedOutput;
 
-impl Write for Closed {
+impl Write for ClosedOutput {
     fn write(&mut self, _data: &[u8]) -> io::Result<usize> {
         Err(io::Error::from_raw_os_error(libc::EBADF))
     }
@@ -27,26 +26,26 @@ impl Write for Closed {
     }
 }
 
-/// How many digits of a kept image's key are shown: enough to tell any number of images apart.
+/// Users see so many digits of a cached image's key. More are not needed to tell images apart.
 pub(super) const SHOWN_DIGITS: usize = 12;
 
-/// Standard output, of which the reader may go away before all is written, as `head` does. That is no error: what nobody
-/// reads is dropped, and the work goes on to its own end, which is told as ever.
+/// Standard output whose reader may leave early, as `head` does. That is no error: the rest of the output is dropped, and
+/// the command goes on.
 pub(super) struct Results<'o> {
     out: &'o mut dyn Write,
-    unread: bool,
+    reader_left: bool,
 }
 
 impl<'o> Results<'o> {
     pub(super) fn new(out: &'o mut dyn Write) -> Self {
-        Results { out, unread: false }
+        Results { out, reader_left: false }
     }
 
-    /// What `written` says, but that a reader who went away takes all there is.
-    fn taken<T>(&mut self, written: io::Result<T>, all: T) -> io::Result<T> {
+    /// Replaces the error of a closed pipe by `all`.
+    fn without_broken_pipe<T>(&mut self, written: io::Result<T>, all: T) -> io::Result<T> {
         match written {
             Err(error) if error.kind() == ErrorKind::BrokenPipe => {
-                self.unread = true;
+                self.reader_left = true;
                 Ok(all)
             }
             other => other,
@@ -56,28 +55,27 @@ impl<'o> Results<'o> {
 
 impl Write for Results<'_> {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        if self.unread {
+        if self.reader_left {
             return Ok(data.len());
         }
         let written = self.out.write(data);
-        self.taken(written, data.len())
+        self.without_broken_pipe(written, data.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        if self.unread {
+        if self.reader_left {
             return Ok(());
         }
         let flushed = self.out.flush();
-        self.taken(flushed, ())
+        self.without_broken_pipe(flushed, ())
     }
 }
 
-/// One line.
 pub(super) fn line(out: &mut dyn Write, line: &str) -> anyhow::Result<()> {
     writeln!(out, "{line}").context("writing the result")
 }
 
-/// Lines of cells, in columns as wide as their widest cell.
+/// Writes lines of cells. Each column is as wide as its widest cell.
 pub(super) fn table<const N: usize>(out: &mut dyn Write, lines: &[[String; N]]) -> anyhow::Result<()> {
     let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or_default();
     let widths: [usize; N] = std::array::from_fn(width);
@@ -88,12 +86,12 @@ pub(super) fn table<const N: usize>(out: &mut dyn Write, lines: &[[String; N]]) 
     Ok(())
 }
 
-/// A value as JSON, for people to read too.
+/// Writes a value as JSON with line breaks, so that people can read it too.
 pub(super) fn write_json(out: &mut dyn Write, value: &impl Serialize) -> anyhow::Result<()> {
     line(out, &serde_json::to_string_pretty(value).context("writing the result")?)
 }
 
-/// What is known of a disk's size, in one word, and the size in bytes.
+/// How exactly a disk's size is known, and the size in bytes.
 pub(super) fn disk_json(disk: DiskSize) -> (&'static str, Option<u64>) {
     match disk {
         DiskSize::Exact(size) => ("exact", Some(size)),
@@ -103,7 +101,7 @@ pub(super) fn disk_json(disk: DiskSize) -> (&'static str, Option<u64>) {
     }
 }
 
-/// Without anything that a terminal would take for a command: a stranger may have written it.
+/// Escapes control characters. A stranger may have written the text, and a terminal would follow them.
 pub(super) fn printable(text: &str) -> String {
     text.chars()
         .map(|c| if c.is_control() && c != '\t' { c.escape_default().to_string() } else { c.to_string() })
@@ -133,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_reader_who_went_away_is_no_error() {
+    fn a_reader_that_leaves_early_is_no_error_but_a_full_disk_is() {
         let mut gone = Fails(ErrorKind::BrokenPipe, Vec::new());
         let mut results = Results::new(&mut gone);
         for part in ["one", "two", "three"] {

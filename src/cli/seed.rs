@@ -16,14 +16,13 @@ use crate::install::{self, Removed, SeedDisk};
 use crate::node::size::ByteSize;
 use crate::seed::volume::{Contents, Found, Kind, Trace, VolumeError};
 
-/// The file with the instance's identity, and what is no secret in it.
+/// The file with the instance's identity, and its keys that are no secrets.
 const META_DATA: &str = "meta-data";
 const PLAIN_KEYS: [&str; 2] = ["instance-id", "local-hostname"];
 
-/// The file with addresses only.
+/// This file holds only addresses, so it is shown.
 const NETWORK: &str = "network-config";
 
-/// The arguments.
 #[derive(Debug, clap::Args)]
 pub(super) struct SeedArgs {
     #[command(subcommand)]
@@ -53,7 +52,6 @@ enum Verb {
     },
 }
 
-/// Does it; results go to `out`.
 pub(super) fn seed(args: SeedArgs, out: &mut dyn Write) -> anyhow::Result<()> {
     let text = match args.verb {
         Verb::Show { disk, secrets, json } => {
@@ -85,7 +83,7 @@ fn as_text(path: &Path, disk: &SeedDisk, secrets: bool) -> String {
     text
 }
 
-/// What is left of a seed that the instance took into its own file system.
+/// The instance took the seed into its own file system and left this trace.
 fn trace_text(trace: &Trace) -> String {
     let Trace { serial, keys, user_data } = *trace;
     let user_data = if user_data { "user-data" } else { "no user-data" };
@@ -96,9 +94,9 @@ fn files_text(contents: &Contents, secrets: bool) -> String {
     let mut text = String::new();
     for (name, content) in &contents.files {
         let _ = writeln!(text, "file:     {}, {} bytes", printable(name), content.len());
-        match shown(name, content, secrets) {
-            Shown::All => printable_lines(&mut text, &String::from_utf8_lossy(content)),
-            Shown::Keys(keys) => keys.iter().for_each(|(key, value)| {
+        match visible(name, content, secrets) {
+            Visible::All => printable_lines(&mut text, &String::from_utf8_lossy(content)),
+            Visible::Keys(keys) => keys.iter().for_each(|(key, value)| {
                 let _ = writeln!(text, "  {key}: {}", printable(value));
             }),
         }
@@ -115,20 +113,22 @@ fn printable_lines(text: &mut String, content: &str) {
     }
 }
 
-/// What of a file is shown.
-enum Shown {
+/// The part of a file that is shown.
+enum Visible {
     All,
     Keys(Vec<(&'static str, String)>),
 }
 
-fn shown(name: &str, content: &[u8], secrets: bool) -> Shown {
+fn visible(name: &str, content: &[u8], secrets: bool) -> Visible {
     if secrets || name.eq_ignore_ascii_case(NETWORK) {
-        return Shown::All;
+        return Visible::All;
     }
-    let meta_data: Option<Value> =
-        name.eq_ignore_ascii_case(META_DATA).then(|| serde_json::from_slice(content).ok()).flatten();
-    let value = |key: &'static str| Some((key, meta_data.as_ref()?.get(key)?.as_str()?.to_owned()));
-    Shown::Keys(PLAIN_KEYS.into_iter().filter_map(value).collect())
+    if !name.eq_ignore_ascii_case(META_DATA) {
+        return Visible::Keys(Vec::new());
+    }
+    let meta_data: Value = serde_json::from_slice(content).unwrap_or_default();
+    let value = |key: &'static str| Some((key, meta_data.get(key)?.as_str()?.to_owned()));
+    Visible::Keys(PLAIN_KEYS.into_iter().filter_map(value).collect())
 }
 
 fn as_json(path: &Path, disk: &SeedDisk, secrets: bool) -> anyhow::Result<String> {
@@ -156,13 +156,13 @@ fn seed_json(found: &Found, contents: &Result<Contents, VolumeError>, secrets: b
     })
 }
 
-/// What is shown of a file: `content` (`base64` if it is no text), or, of meta-data, the keys that are no secret.
+/// A file with its `content` (`base64` if it is no text), or with those keys of meta-data that are no secrets.
 fn file_json(name: &str, content: &[u8], secrets: bool) -> Value {
     let mut file = json!({ "name": name, "size": content.len() });
-    match (shown(name, content, secrets), std::str::from_utf8(content)) {
-        (Shown::All, Ok(text)) => file["content"] = text.into(),
-        (Shown::All, Err(_)) => file["base64"] = STANDARD.encode(content).into(),
-        (Shown::Keys(keys), _) => keys.into_iter().for_each(|(key, value)| file[key] = value.into()),
+    match (visible(name, content, secrets), std::str::from_utf8(content)) {
+        (Visible::All, Ok(text)) => file["content"] = text.into(),
+        (Visible::All, Err(_)) => file["base64"] = STANDARD.encode(content).into(),
+        (Visible::Keys(keys), _) => keys.into_iter().for_each(|(key, value)| file[key] = value.into()),
     }
     file
 }
@@ -184,7 +184,7 @@ fn serial(found: &Found) -> String {
     }
 }
 
-/// As blkid shows it.
+/// The serial number as blkid shows it.
 fn shown_serial(serial: u32) -> String {
     format!("{:04X}-{:04X}", serial >> 16, serial & 0xffff)
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! `simpleimage variants`: which there are, and what holds for one.
+//! `simpleimage variants`: the list of variants, and the settings of one.
 
 use std::fs;
 use std::io::Write;
@@ -12,9 +12,8 @@ use serde::Serialize;
 use super::output::{line, write_json};
 use crate::config::{self, Paths, VariantName};
 
-/// The arguments.
 #[derive(Debug, clap::Args)]
-pub(super) struct Variants {
+pub(super) struct VariantsArgs {
     /// Write the result as JSON.
     #[arg(long, global = true)]
     json: bool,
@@ -33,32 +32,29 @@ enum Verb {
     },
 }
 
-/// A variant in the list.
 #[derive(Serialize)]
-struct Known {
+struct ListedVariant {
     name: String,
-    /// Whether it stands in `variants.list`.
+    /// Whether it is in `variants.list`.
     offered: bool,
     /// Whether it has a folder.
     configured: bool,
 }
 
-/// A setting that holds.
 #[derive(Serialize)]
-struct Setting {
+struct EffectiveSetting {
     key: String,
     /// As in config.toml; a secret is `<hidden>`.
     value: toml::Value,
-    /// The file that says so; none for the built-in value.
+    /// The file that sets it; none for the built-in value.
     source: Option<String>,
 }
 
-/// Writes the result to `out`.
-pub(super) fn variants(args: &Variants, root: &Path, out: &mut dyn Write) -> anyhow::Result<()> {
+pub(super) fn variants(args: &VariantsArgs, root: &Path, out: &mut dyn Write) -> anyhow::Result<()> {
     let paths = Paths::below(root);
     match &args.verb {
         Verb::List => {
-            let known = known(&paths)?;
+            let known = all_variants(&paths)?;
             if args.json {
                 return write_json(out, &known);
             }
@@ -74,16 +70,16 @@ pub(super) fn variants(args: &Variants, root: &Path, out: &mut dyn Write) -> any
     }
 }
 
-/// In the order of their names.
-fn known(paths: &Paths) -> anyhow::Result<Vec<Known>> {
+/// All variants, sorted by name.
+fn all_variants(paths: &Paths) -> anyhow::Result<Vec<ListedVariant>> {
     let list = paths.variants_list();
     let text = fs::read_to_string(&list).unwrap_or_default();
-    // Elsewhere such a line is only passed over: here it is looked at.
+    // Other commands skip a line that is no name. Here it is an error, because the user wants to see the list.
     VariantName::in_list(&text)
         .try_for_each(|name| name.map(drop))
         .with_context(|| format!("reading {}", list.display()))?;
     let config::Variants { offered, configured } = &config::Variants::of(paths)?;
-    let known = offered.union(configured).map(|name| Known {
+    let known = offered.union(configured).map(|name| ListedVariant {
         name: name.to_string(),
         offered: offered.contains(name),
         configured: configured.contains(name),
@@ -91,17 +87,17 @@ fn known(paths: &Paths) -> anyhow::Result<Vec<Known>> {
     Ok(known.collect())
 }
 
-fn settings(paths: &Paths, variant: &VariantName) -> anyhow::Result<Vec<Setting>> {
+fn settings(paths: &Paths, variant: &VariantName) -> anyhow::Result<Vec<EffectiveSetting>> {
     let layers = config::layers(paths, variant)?;
     let settings = config::resolve(paths, &layers);
-    let shown = config::shown(&settings, paths, variant).into_iter().map(|(key, value)| {
+    let effective = config::shown(&settings, paths, variant).into_iter().map(|(key, value)| {
         let source = config::source_of(&layers, &key).map(|file| file.display().to_string());
-        Setting { key, value, source }
+        EffectiveSetting { key, value, source }
     });
-    Ok(shown.collect())
+    Ok(effective.collect())
 }
 
-fn list_line(variant: &Known) -> String {
+fn list_line(variant: &ListedVariant) -> String {
     let state = match (variant.offered, variant.configured) {
         (true, true) => "",
         (true, false) => " (no folder of its own: the site's settings hold)",
@@ -110,6 +106,6 @@ fn list_line(variant: &Known) -> String {
     format!("{}{state}", variant.name)
 }
 
-fn show_line(setting: &Setting) -> String {
+fn show_line(setting: &EffectiveSetting) -> String {
     format!("{} = {}  # {}", setting.key, setting.value, setting.source.as_deref().unwrap_or("built in"))
 }

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! The configuration of a variant, as an installation would meet it.
+//! The configuration of a variant: its settings, the files that they name, its cache folder and its hooks.
 
 use std::fs;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use super::machine;
+use super::node::program;
 use super::{Checkup, Node};
 use crate::config::{self, HookPhase, Settings, VariantName};
 use crate::ganeti::env::Environment;
@@ -17,13 +17,12 @@ use crate::store::cache::Cache;
 use crate::store::http::Client;
 use crate::store::signature;
 
-/// Less free space than this is worth a warning, in bytes: most images do not fit.
+/// Most images do not fit into less free space than this, in bytes.
 const LITTLE_SPACE: u64 = 1 << 30;
 
-/// As much of a script's first line as the kernel looks at, in bytes (execve(2)).
+/// The kernel reads at most this much of a script's first line, in bytes (execve(2)).
 const FIRST_LINE: u64 = 256;
 
-/// Looks at the variant's settings, at the files that they name, at its cache folder and its hooks.
 pub(super) fn check(node: &Node<'_>, variant: &VariantName, checkup: &mut Checkup) {
     let before = checkup.findings.len();
     match config::load(node.paths, variant) {
@@ -49,7 +48,7 @@ pub(super) fn check(node: &Node<'_>, variant: &VariantName, checkup: &mut Checku
     }
 }
 
-/// As for instances without OS parameters, and for each image that has a name.
+/// Does what `verify` does for an instance without OS parameters, and then for each image that has a name.
 fn verify(node: &Node<'_>, variant: &VariantName, settings: &Settings, checkup: &mut Checkup) {
     let verify = |variables: &[(&str, &str)]| {
         let variables = variables.iter().map(|(name, value)| (name.into(), value.into()));
@@ -72,7 +71,7 @@ fn verify(node: &Node<'_>, variant: &VariantName, settings: &Settings, checkup: 
     }
 }
 
-/// Finds folders of variants that Ganeti does not offer.
+/// Warns of folders whose variant Ganeti does not offer.
 pub(super) fn check_offered(node: &Node<'_>, offered: &[VariantName], checkup: &mut Checkup) {
     let Ok(entries) = fs::read_dir(&node.paths.config_dir) else { return };
     let mut folders: Vec<_> = entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
@@ -87,9 +86,8 @@ pub(super) fn check_offered(node: &Node<'_>, offered: &[VariantName], checkup: &
     }
 }
 
-/// The files that the settings name.
 fn files(node: &Node<'_>, variant: &VariantName, settings: &Settings, checkup: &mut Checkup) {
-    // It reads the certificates, the key and the netrc file as a download would.
+    // A new client reads the certificates, the key and the netrc file, as a download does.
     if let Err(err) = Client::new(&settings.http) {
         let hint = "mend the file, or the setting in [http] of its config.toml";
         checkup.error(format!("variant {variant}"), err.to_string(), hint);
@@ -107,7 +105,7 @@ fn files(node: &Node<'_>, variant: &VariantName, settings: &Settings, checkup: &
             Ok(None) => checkup.error(keyring.display(), format!("variant {variant} needs this keyring"), hint),
             Err(err) => checkup.error(keyring.display(), err.to_string(), hint),
         }
-        machine::program("gpgv", "gpgv", checkup);
+        program("gpgv", "gpgv", checkup);
     }
     let own = settings.image.iter().map(|image| (image, "image".to_owned()));
     let named = settings.images.iter().map(|(name, image)| (&image.image.0, format!("images.{name}")));
@@ -119,7 +117,7 @@ fn files(node: &Node<'_>, variant: &VariantName, settings: &Settings, checkup: &
     }
 }
 
-/// A missing folder is fine: the first download makes it.
+/// A missing folder is no problem, because the first download creates it.
 fn cache(settings: &Settings, checkup: &mut Checkup) {
     let dir = &settings.cache_dir;
     match dir.symlink_metadata() {
@@ -180,7 +178,7 @@ fn check_hooks(node: &Node<'_>, folder: &Path, checkup: &mut Checkup) {
     }
 }
 
-/// Why the kernel will not start the hook, as far as its first line tells (execve(2)).
+/// Returns why the kernel can't start the hook, as far as its first line tells (execve(2)).
 fn why_not_started(hook: &Path) -> io::Result<Option<String>> {
     let mut start = Vec::new();
     fs::File::open(hook)?.take(FIRST_LINE).read_to_end(&mut start)?;
