@@ -14,7 +14,6 @@ use crate::disk::partition::{
     ImageExtent, Incomplete, MBR_TOLERANCE, Partition, StreamedDisk, Table, all_partitions, check_complete, crc32,
     get4, get8, read_boot_area, seal,
 };
-use crate::disk::write::gpt::move_backup;
 use crate::disk::write::{PendingDisk, WriteOptions};
 use crate::node::size::MIB;
 use crate::seed::volume::{self, find_space};
@@ -205,7 +204,7 @@ pub(super) fn gpt(data: &[u8]) {
     let target = Target::in_memory(&file).expect("memory is a disk");
     let (boot, len) = (&case.disk[..case.boot_len], case.image_len as u64);
     let mut whole = PendingDisk::from_boot_area(&target, boot, len, WriteOptions::default());
-    move_backup(&mut whole, case.image_len as u64).expect("memory does not fail");
+    whole.move_backup_gpt(case.image_len as u64).expect("memory does not fail");
     let mut after = vec![0; case.disk.len()];
     target.read_at(&mut after, 0).expect("reading memory");
     assert!(after[..case.boot_len] == boot_zeros, "the boot area was written too early");

@@ -1,54 +1,52 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Whether two passes over a file saw the same bytes, though neither keeps them.
+//! Tells whether two passes over a file saw the same bytes, though neither pass keeps them.
 //!
 //! An image on the node is read once to be checked and once to be written, by threads that read in any order. Each pass
-//! hashes every block that is not zero together with its place, and adds the hashes up: a sum does not depend on the
-//! order, and holes cost nothing. The hash is keyed (BLAKE3) with a key that is made for this run and shown to nobody: who
-//! changes the file in between can't choose bytes that give the same sum.
+//! hashes every block that is not zero together with its place, and adds the hashes up. A sum does not depend on the
+//! order, and holes cost nothing. The hash is keyed (BLAKE3) with a secret key that is made for this run: an attacker who
+//! changes the file in between can't choose bytes that give the same sum. So the read-back's XXH3 would not do here. The
+//! checksum itself can't be computed from the written bytes: it needs them in order, and hashes the holes too.
 //!
-//! The read-back's XXH3 would not do here: an attacker may choose the bytes. Nor is the checksum itself made of the
-//! written bytes: that would put the reads in order, and hash the holes. Where nothing is checked, nothing is noted.
-//!
-//! An image of the cache is noted too where it is read for the check. One that is only held against the digest of its
-//! download is trusted as it lies: its folder is root's, and a publisher puts a new file there. For a file that
-//! qemu-img reads itself, only its size and times tell of a change.
+//! An image of the cache gets a fingerprint too if it is read for the check. If only the digest of its download is
+//! compared, the file is trusted: its folder belongs to root. For a file that qemu-img itself reads, only its size and
+//! times tell of a change.
 
 use std::io::{self, Read};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
-/// What is hashed at once, in bytes: BLAKE3 works on many of its chunks at a time. Measured: 4 KiB take 2.4 times as long, and
-/// with the place before the bytes, where no chunk is whole, 7 times.
+/// Length of a hashed block in bytes: BLAKE3 works on many of its chunks at once. Measured: blocks of 4 KiB take 2.4 times
+/// as long, and hashing the place before the bytes, so that no chunk is whole, 7 times.
 pub(crate) const BLOCK: usize = 64 << 10;
 
-/// So much is handed to the thread that notes what a reader gives, in bytes, and so often before the reader waits for it.
+/// What a [`FingerprintReader`] hands to its thread at once, in bytes, and how many such pieces may wait.
 const PIECE: usize = 4 * BLOCK;
 const PIECES: usize = 8;
 
-/// The sum over what one pass saw.
+/// The sum over the blocks that one pass saw.
 pub struct Fingerprint {
     key: [u8; blake3::KEY_LEN],
     sum: Mutex<u128>,
 }
 
 impl Fingerprint {
-    /// Of nothing yet, with a key of its own.
+    /// An empty sum with a new key.
     pub(crate) fn new() -> io::Result<Self> {
         let mut key = [0; blake3::KEY_LEN];
         getrandom::fill(&mut key).map_err(io::Error::other)?;
         Ok(Fingerprint { key, sum: Mutex::default() })
     }
 
-    /// For the other pass: of nothing yet, with the same key.
+    /// An empty sum with the same key, for the other pass.
     #[must_use]
     pub(crate) fn with_same_key(&self) -> Self {
         Fingerprint { key: self.key, sum: Mutex::default() }
     }
 
-    /// `data` was seen at `offset` (bytes), where nothing was noted before. Both are multiples of [`BLOCK`], but for the
-    /// file's end: else the sum depends on the pieces.
-    pub(crate) fn note(&self, data: &[u8], offset: u64) {
+    /// Adds `data`, which was seen at `offset` (bytes). Each place is added once only. Both offset and length are multiples
+    /// of [`BLOCK`], except at the file's end: otherwise the sum would depend on how the file is cut.
+    pub(crate) fn add(&self, data: &[u8], offset: u64) {
         let sum = sum_of_blocks(data, offset, BLOCK, |place, block| {
             let mut hasher = blake3::Hasher::new_keyed(&self.key);
             let hash = *hasher.update(block).update(&place.to_le_bytes()).finalize().as_bytes();
@@ -59,51 +57,51 @@ impl Fingerprint {
         *all = all.wrapping_add(sum);
     }
 
-    /// Whether both passes saw the same bytes, zeros at the end aside.
+    /// Whether both passes saw the same bytes, except for zeros at the end.
     pub(crate) fn matches(&self, other: &Self) -> bool {
         let sum = |of: &Self| *of.sum.lock().unwrap_or_else(PoisonError::into_inner);
         sum(self) == sum(other)
     }
 
-    /// Notes all that is read from `inner`, which begins at the file's start, up to its end, in a thread of its own: who
-    /// reads it mostly decodes it, and does not wait.
+    /// A reader that adds all that is read from `inner`, which begins at the file's start. A thread of its own does that,
+    /// so that the caller, which mostly decodes, does not wait.
     pub(crate) fn reader<R: Read>(self: &Arc<Self>, inner: R) -> io::Result<FingerprintReader<R>> {
         let (sender, pieces) = sync_channel::<Vec<u8>>(PIECES);
         let fingerprint = Arc::clone(self);
         let thread = thread::Builder::new().spawn(move || {
             let mut offset = 0;
             for piece in pieces {
-                fingerprint.note(&piece, offset);
+                fingerprint.add(&piece, offset);
                 offset += piece.len() as u64;
             }
         })?;
-        Ok(FingerprintReader { inner, pending: Vec::with_capacity(PIECE), noting: Some((sender, thread)) })
+        Ok(FingerprintReader { inner, waiting: Vec::with_capacity(PIECE), adding: Some((sender, thread)) })
     }
 }
 
-/// A reader that has noted what it gives when it has given all of it.
+/// Adds to a fingerprint what is read from it. The fingerprint is complete when the reader has reached its end.
 pub(crate) struct FingerprintReader<R> {
     inner: R,
-    /// What was not handed on yet.
-    pending: Vec<u8>,
-    /// The thread, until the end. Should it die, the sum is another one, and the run an error.
-    noting: Option<(SyncSender<Vec<u8>>, JoinHandle<()>)>,
+    /// What was not sent to the thread yet.
+    waiting: Vec<u8>,
+    /// None after the end. If the thread dies, the sum differs, and the run fails.
+    adding: Option<(SyncSender<Vec<u8>>, JoinHandle<()>)>,
 }
 
 impl<R> FingerprintReader<R> {
-    fn hand_on(&mut self, data: &[u8]) {
-        self.pending.extend_from_slice(data);
-        if self.pending.len() >= PIECE
-            && let Some((sender, _)) = &self.noting
+    fn add(&mut self, data: &[u8]) {
+        self.waiting.extend_from_slice(data);
+        if self.waiting.len() >= PIECE
+            && let Some((sender, _)) = &self.adding
         {
-            let rest = self.pending.split_off(self.pending.len() - self.pending.len() % BLOCK);
-            let _ = sender.send(std::mem::replace(&mut self.pending, rest));
+            let rest = self.waiting.split_off(self.waiting.len() - self.waiting.len() % BLOCK);
+            let _ = sender.send(std::mem::replace(&mut self.waiting, rest));
         }
     }
 
     fn finish(&mut self) {
-        if let Some((sender, thread)) = self.noting.take() {
-            let _ = sender.send(std::mem::take(&mut self.pending));
+        if let Some((sender, thread)) = self.adding.take() {
+            let _ = sender.send(std::mem::take(&mut self.waiting));
             drop(sender);
             let _ = thread.join();
         }
@@ -116,21 +114,21 @@ impl<R: Read> Read for FingerprintReader<R> {
         if len == 0 && !buf.is_empty() {
             self.finish();
         }
-        self.hand_on(&buf[..len]);
+        self.add(&buf[..len]);
         Ok(len)
     }
 }
 
-/// The hashes, by `hash` of place and bytes, of all blocks of `len` bytes in `data`, which lies at `offset` (bytes), that
-/// are not zero.
+/// The sum of the hashes of all blocks of `len` bytes in `data` that are not zero. `data` lies at `offset` (bytes), and
+/// `hash` gets the place of each block and its bytes.
 pub(crate) fn sum_of_blocks(data: &[u8], offset: u64, len: usize, hash: impl Fn(u64, &[u8]) -> u128) -> u128 {
     let places = (offset..).step_by(len);
     let blocks = data.chunks(len).zip(places).filter(|(block, _)| !is_zero(block));
     blocks.fold(0, |sum, (block, place)| sum.wrapping_add(hash(place, block)))
 }
 
-/// Whether all is zero. Reads every byte once, in pieces that the compiler turns into vector operations, and ends at the
-/// first piece with data.
+/// Whether all is zero. It reads in pieces that the compiler turns into vector operations, and ends at the first piece
+/// with data.
 pub(crate) fn is_zero(block: &[u8]) -> bool {
     let (pieces, rest) = block.as_chunks::<256>();
     pieces.iter().all(|piece| piece.iter().fold(0, |all, byte| all | byte) == 0) && rest.iter().all(|byte| *byte == 0)
@@ -151,10 +149,10 @@ mod tests {
     fn a_changed_moved_or_swapped_block_is_seen() {
         let before = data(10 * BLOCK + 5);
         let first = Fingerprint::new().unwrap();
-        first.note(&before, 0);
+        first.add(&before, 0);
         let agrees = |after: &[u8]| {
             let second = first.with_same_key();
-            second.note(after, 0);
+            second.add(after, 0);
             first.matches(&second)
         };
         assert!(agrees(&before));
@@ -172,8 +170,8 @@ mod tests {
     #[test]
     fn two_keys_give_two_sums() {
         let (one, other) = (Fingerprint::new().unwrap(), Fingerprint::new().unwrap());
-        one.note(&data(20_000), 0);
-        other.note(&data(20_000), 0);
+        one.add(&data(20_000), 0);
+        other.add(&data(20_000), 0);
         assert!(!one.matches(&other));
     }
 
@@ -198,7 +196,7 @@ mod tests {
                 pieces.push((at, end));
                 at = end;
             }
-            pieces.iter().rev().for_each(|(at, end)| whole.note(&data[*at..*end], *at as u64));
+            pieces.iter().rev().for_each(|(at, end)| whole.add(&data[*at..*end], *at as u64));
             let read = Arc::new(whole.with_same_key());
             let mut reader = read.reader(data.as_slice()).unwrap();
             let mut buffer = vec![0; step];

@@ -86,8 +86,8 @@ fn run_present(plan: &HookPlan, disk: HookDisk<'_>, told: Variables, run: &Run) 
         HookDisk::None => Ok(without_device()?),
         HookDisk::Unlent(disk) => {
             let unlent = WithheldDisk::before_hooks(disk)?;
-            let before = Arc::clone(unlent.before());
-            let ran = run.signal_cleanup.during(without_device, move || drop(before.remove(None, LAST_PATIENCE)));
+            let before = Arc::clone(unlent.snapshot());
+            let ran = run.signal_cleanup.during(without_device, move || drop(before.remove_new(None, LAST_PATIENCE)));
             let removed = unlent.finish();
             ran?;
             Ok(removed?)
@@ -102,11 +102,11 @@ fn run_lent(plan: &HookPlan, disk: &HeldDisk, mut environment: Variables, run: &
     let device = HookDevice::open(disk)?;
     environment.extend(hook_variables::device(device.path()));
     let run_hooks = || run_parts(&plan.folder, &environment, Some(device.as_fd()), &run.children, &run.report);
-    let (before, own) = (Arc::clone(device.before()), device.attached().map(Path::to_owned));
+    let (before, own) = (Arc::clone(device.snapshot()), device.attached().map(Path::to_owned));
     let written = device.as_fd().try_clone_to_owned().map(File::from);
     let written = written.with_context(|| format!("sharing {}", device.path().display()))?;
     let ran = run.signal_cleanup.during(run_hooks, move || {
-        let _ = before.remove(own.as_deref(), LAST_PATIENCE);
+        let _ = before.remove_new(own.as_deref(), LAST_PATIENCE);
         // What a loop device keeps would else get onto the disk's file when it is let go: after the disk was made unbootable.
         let _ = written.sync_all();
     });

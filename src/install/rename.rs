@@ -10,7 +10,7 @@ use super::in_worker;
 use super::job::RenameJob;
 use super::old_seed::{own_seed, read};
 use super::seed::tell_long_name;
-use crate::disk::device::{DeviceError, SourceDisk, Target};
+use crate::disk::device::{DeviceError, ReadAt, SourceDisk, Target};
 use crate::node::run::Run;
 use crate::node::sandbox::WorkerAccess;
 use crate::seed::volume;

@@ -209,7 +209,7 @@ impl Pass<'_> {
         each_piece(self.file, |piece, at| {
             thread::scope(|scope| {
                 if let Some(seen) = self.seen {
-                    scope.spawn(move || seen.note(piece, at));
+                    scope.spawn(move || seen.add(piece, at));
                 }
                 // It may have seen enough, and says why.
                 gpgv = gpgv.take().and_then(|gpgv| gpgv.write_all(piece).is_ok().then_some(gpgv));

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Everything that lies on a disk, directly or by way of others: its partitions, what the kernel made out of it (the device
-//! mapper's devices, arrays, bcache, DRBD), and loop devices.
+//! Everything that lies on a disk, directly or on top of another layer: its partitions, what the kernel made out of it
+//! (devices of the device mapper, arrays, bcache, DRBD), and loop devices.
 //!
-//! It is found in /sys, by device numbers and inodes, and not by names or by what it was made with.
+//! The layers are found in /sys by device numbers and inodes, and not by names or by the tool that made them.
 
 use std::collections::VecDeque;
 use std::fs::{self, File, read_dir, read_to_string};
@@ -18,15 +18,15 @@ use crate::node::sys::{self, LoopStatus};
 
 /// What a device is to the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum LayerKind {
     /// The disk itself.
     Disk,
-    /// What the disk is a partition of.
-    Whole,
+    /// The whole disk, if the disk is a partition.
+    Parent,
     Partition,
-    /// A loop device over it.
+    /// A loop device over the disk.
     Loop,
-    /// The kernel made it out of it, and holds it for that.
+    /// A device that the kernel made out of the disk, which it holds for that.
     Made,
 }
 
@@ -34,56 +34,58 @@ pub(super) enum Kind {
 #[derive(Debug, Clone)]
 pub(super) struct Layer {
     pub(super) number: u64,
-    /// The kernel's.
+    /// The kernel's name of the device.
     pub(super) name: String,
-    pub(super) kind: Kind,
+    pub(super) kind: LayerKind,
 }
 
 impl Layer {
-    /// What the folder of /sys describes.
-    fn at(folder: &Path, kind: Kind) -> Option<Self> {
+    /// The device that a folder of /sys describes.
+    fn at(folder: &Path, kind: LayerKind) -> Option<Self> {
         Some(Layer { number: number_in(folder)?, name: file_name(folder), kind })
     }
 
-    /// Its node, under the kernel's name.
+    /// The path of its node, under the kernel's name.
     pub(super) fn node(&self) -> PathBuf {
         Path::new("/dev").join(&self.name)
     }
 
-    /// What it is called in a sentence about the disk.
+    /// The device's name in a sentence about the disk.
     pub(super) fn words(&self) -> String {
         match self.kind {
-            Kind::Disk => "it".to_owned(),
-            Kind::Whole => format!("the whole disk {}", self.name),
-            Kind::Partition => format!("its partition {}", self.name),
-            Kind::Loop => format!("the loop device {} on it", self.name),
-            Kind::Made => format!("device {} on it", self.known_as()),
+            LayerKind::Disk => "it".to_owned(),
+            LayerKind::Parent => format!("the whole disk {}", self.name),
+            LayerKind::Partition => format!("its partition {}", self.name),
+            LayerKind::Loop => format!("the loop device {} on it", self.name),
+            LayerKind::Made => format!("device {} on it", self.known_as()),
         }
     }
 
-    /// The kernel's name, and the one that people know.
+    /// The kernel's name, with the one that people know.
     pub(super) fn known_as(&self) -> String {
-        let attribute = |name| attribute(self.number, name);
-        match (attribute("dm/name"), attribute("md/array_state")) {
-            (Some(mapped), _) => format!("{mapped} ({})", self.name),
-            // Assembled, but without enough members to run: it holds them nevertheless.
-            (None, Some(state)) if state == "inactive" => format!("{} ({state})", self.name),
+        if let Some(mapped) = attribute(self.number, "dm/name") {
+            return format!("{mapped} ({})", self.name);
+        }
+        match attribute(self.number, "md/array_state") {
+            // It has too few members to run, but holds those that it has.
+            Some(state) if state == "inactive" => format!("{} ({state})", self.name),
             _ => self.name.clone(),
         }
     }
 
-    /// How it is removed, as a command where that is known.
-    pub(super) fn way_out(&self) -> String {
+    /// The command that removes it, where that is known.
+    pub(super) fn removal_command(&self) -> String {
         let node = self.node();
         if attribute(self.number, "md/array_state").is_some() {
             return format!("mdadm --stop {}", node.display());
         }
         let Some(name) = attribute(self.number, "dm/name") else { return "remove that first".to_owned() };
-        // Who made it says so there.
-        match attribute(self.number, "dm/uuid").unwrap_or_default().split_once('-').map_or("", |(maker, _)| maker) {
-            "LVM" => format!("if that is the guest's: vgchange -an {}", volume_group(&name)),
-            "CRYPT" => format!("cryptsetup close {name}"),
-            "mpath" => format!("multipath -f {name}"),
+        // The UUID begins with the name of the subsystem that made the device.
+        let uuid = attribute(self.number, "dm/uuid").unwrap_or_default();
+        match uuid.split_once('-').map(|(maker, _)| maker) {
+            Some("LVM") => format!("if that is the guest's: vgchange -an {}", volume_group(&name)),
+            Some("CRYPT") => format!("cryptsetup close {name}"),
+            Some("mpath") => format!("multipath -f {name}"),
             _ => format!("dmsetup remove {name}"),
         }
     }
@@ -110,19 +112,19 @@ pub(super) fn number_in(folder: &Path) -> Option<u64> {
     device_number(read_to_string(folder.join("dev")).ok()?.trim())
 }
 
-/// `MAJOR:MINOR`.
+/// Parses `MAJOR:MINOR`.
 pub(super) fn device_number(text: &str) -> Option<u64> {
     let (major, minor) = text.split_once(':')?;
     Some(makedev(major.parse().ok()?, minor.parse().ok()?))
 }
 
-/// The number of the block device with this node, which has to be below /dev: a path elsewhere may wait for a server.
+/// The number of the block device with this node. The node has to be below /dev: a path elsewhere may wait for a server.
 pub(super) fn block_device(path: &Path) -> Option<u64> {
     let data = path.starts_with("/dev").then(|| fs::metadata(path).ok()).flatten()?;
     data.file_type().is_block_device().then(|| data.rdev())
 }
 
-/// All that lies on the disk; each behind what it lies on.
+/// All layers on the disk. Each comes after the layers that it lies on.
 pub(super) fn on(disk: &File, mounts: &Mounts) -> io::Result<Vec<Layer>> {
     let data = disk.metadata()?;
     let loops = attached_loops(disk, mounts)?;
@@ -130,7 +132,7 @@ pub(super) fn on(disk: &File, mounts: &Mounts) -> io::Result<Vec<Layer>> {
     let mut found: Vec<Layer> = Vec::new();
     let mut add = |layers: Vec<Layer>, waiting: &mut VecDeque<u64>| {
         for layer in layers {
-            // A device on two others has to be behind both.
+            // A device on two others has to come after both.
             found.retain(|known| known.number != layer.number);
             waiting.push_back(layer.number);
             found.push(layer);
@@ -150,27 +152,32 @@ pub(super) fn on(disk: &File, mounts: &Mounts) -> io::Result<Vec<Layer>> {
     Ok(found)
 }
 
-/// The block device itself; and if it is a partition, its whole disk and what was made of that: whoever claims those
-/// bars the partition.
-pub(super) fn below(number: u64) -> Vec<Layer> {
+/// The block device itself. For a partition also its whole disk and what was made out of that: a claim on those keeps
+/// others from the partition.
+pub(super) fn disk_and_parent(number: u64) -> Vec<Layer> {
     let folder = fs::canonicalize(folder(number)).unwrap_or_else(|_| folder(number));
-    let own = Layer { number, name: file_name(&folder), kind: Kind::Disk };
-    let whole = folder.parent().filter(|_| folder.join("partition").exists());
-    let whole: Vec<_> = whole.and_then(|folder| Layer::at(folder, Kind::Whole)).into_iter().collect();
-    let made: Vec<_> = whole.iter().flat_map(|whole| made_of(whole.number)).collect();
-    [vec![own], whole, made].concat()
+    let mut all = vec![Layer { number, name: file_name(&folder), kind: LayerKind::Disk }];
+    if !folder.join("partition").exists() {
+        return all;
+    }
+    if let Some(parent) = folder.parent().and_then(|folder| Layer::at(folder, LayerKind::Parent)) {
+        let made = made_of(parent.number);
+        all.push(parent);
+        all.extend(made);
+    }
+    all
 }
 
 pub(super) fn partitions(number: u64) -> Vec<Layer> {
     let entries = read_dir(folder(number)).into_iter().flatten().flatten().map(|entry| entry.path());
     let partitions = entries.filter(|path| path.join("partition").exists());
-    partitions.filter_map(|folder| Layer::at(&folder, Kind::Partition)).collect()
+    partitions.filter_map(|folder| Layer::at(&folder, LayerKind::Partition)).collect()
 }
 
-/// What the kernel knows to be made out of it.
+/// The devices that the kernel made out of this one.
 pub(super) fn made_of(number: u64) -> Vec<Layer> {
     let entries = read_dir(folder(number).join("holders")).into_iter().flatten().flatten();
-    entries.filter_map(|entry| Layer::at(&entry.path(), Kind::Made)).collect()
+    entries.filter_map(|entry| Layer::at(&entry.path(), LayerKind::Made)).collect()
 }
 
 fn file_name(path: &Path) -> String {
@@ -179,11 +186,11 @@ fn file_name(path: &Path) -> String {
 
 fn loops_that(loops: &[(String, LoopStatus)], serve: impl Fn(&LoopStatus) -> bool) -> Vec<Layer> {
     let names = loops.iter().filter(|(_, status)| serve(status)).map(|(name, _)| name);
-    names.filter_map(|name| Layer::at(&Path::new("/sys/block").join(name), Kind::Loop)).collect()
+    names.filter_map(|name| Layer::at(&Path::new("/sys/block").join(name), LayerKind::Loop)).collect()
 }
 
-/// The loop devices that are attached, with what each serves. The kernel asks a file's server for that: of files of
-/// servers other than the disk's, which may be gone, none is asked.
+/// The attached loop devices with their status. To tell a status the kernel asks the server of the file, if it has one.
+/// So loop devices over files of other servers than the disk's are left out: such a server may be gone.
 fn attached_loops(disk: &File, mounts: &Mounts) -> io::Result<Vec<(String, LoopStatus)>> {
     let own = disk.metadata().ok().map(|data| data.dev());
     let name = fs::read_link(descriptor_path(disk)).ok();
@@ -192,12 +199,12 @@ fn attached_loops(disk: &File, mounts: &Mounts) -> io::Result<Vec<(String, LoopS
         let entry = entry?;
         let Ok(text) = read_to_string(entry.path().join("loop/backing_file")) else { continue };
         let text = text.trim_end_matches('\n');
-        // Of another mount namespace's file the name says little, but that the kernel took it from there.
+        // The path may be one of another mount namespace. The disk's own path is compared with it in any case.
         let path = Path::new(text.strip_suffix(" (deleted)").unwrap_or(text));
         if name.as_deref() != Some(path) && !mounts.answers_at(path, own) {
             continue;
         }
-        // Detached meanwhile, or without a node here.
+        // It may have been detached meanwhile, or have no node here.
         let device = entry.file_name().to_string_lossy().into_owned();
         let status = File::open(Path::new("/dev").join(&device)).and_then(|file| sys::loop_status(&file));
         attached.extend(status.ok().flatten().map(|status| (device, status)));

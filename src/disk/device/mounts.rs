@@ -1,18 +1,19 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! What is mounted, in every mount namespace, and which file systems answer without waiting for a server.
+//! What is mounted, in every mount namespace, what is swapped to, and which file systems answer without a server.
 
-use std::fs::{read_dir, read_link, read_to_string};
+use std::fs::{File, read_dir, read_link, read_to_string};
 use std::path::{Path, PathBuf};
 
 use nix::sys::stat::major;
 
 use super::layers::{self, device_number};
-use super::processes;
+use super::{descriptor_path, processes};
+use crate::node::sys::{self, FileIdentity};
 
 /// File systems of this node without a block device of their own.
 const LOCAL: [&str; 7] = ["bcachefs", "btrfs", "devtmpfs", "overlay", "ramfs", "tmpfs", "zfs"];
 
-/// File systems on a block device that ask other nodes or processes nevertheless.
+/// File systems on a block device that nevertheless ask other nodes or processes.
 const SHARED: [&str; 3] = ["fuseblk", "gfs2", "ocfs2"];
 
 /// All mounts of the node that this process can see.
@@ -22,28 +23,27 @@ pub(super) struct Mounts(Vec<Mount>);
 /// A line of proc_pid_mountinfo(5).
 #[derive(Debug)]
 struct Mount {
-    /// One number for all namespaces.
+    /// It is unique over all namespaces.
     id: u64,
     /// The file system's device number.
     device: u64,
-    /// The mount point, as it stands there.
+    /// The mount point, with octal escapes.
     place: String,
     file_system: String,
     source: String,
     /// Whether the file system can be written, whatever the options of this mount are.
     writable: bool,
-    /// A process of its mount namespace, if that is not ours.
+    /// A process of the mount's namespace, if that is not ours.
     process: Option<u32>,
 }
 
 impl Mounts {
-    /// Now.
     pub(super) fn now() -> Self {
         let table = |process: &str| read_to_string(format!("/proc/{process}/mountinfo")).unwrap_or_default();
         let namespace = |process: &str| read_link(format!("/proc/{process}/ns/mnt")).ok();
         let mut all = mounts(&table("self"), None);
         let mut seen = vec![namespace("self")];
-        for process in processes::others() {
+        for process in processes::other_processes() {
             let id = process.to_string();
             let namespace = namespace(&id);
             if !seen.contains(&namespace) {
@@ -54,17 +54,19 @@ impl Mounts {
         Mounts(all)
     }
 
-    /// Where the block device is mounted, in words; `for_writing` if only that counts.
+    /// Where the block device is mounted, in words. With `for_writing`, only where its file system can be written.
     pub(super) fn place(&self, number: u64, for_writing: bool) -> Option<String> {
         let mount = self.of_device(number).find(|mount| mount.writable || !for_writing)?;
         let place = &mount.place;
-        let elsewhere = |process| format!("{place} in the mount namespace of {}", processes::named(process));
-        Some(mount.process.map_or_else(|| place.clone(), elsewhere))
+        Some(match mount.process {
+            Some(process) => format!("{place} in the mount namespace of {}", processes::describe(process)),
+            None => place.clone(),
+        })
     }
 
-    /// The places where the block device is mounted, as this process sees them.
+    /// The places where the block device is mounted in this process's own namespace.
     pub(super) fn own_places(&self, number: u64) -> impl Iterator<Item = PathBuf> {
-        self.of_device(number).filter(|mount| mount.process.is_none()).map(|mount| unescaped(&mount.place))
+        self.of_device(number).filter(|mount| mount.process.is_none()).map(|mount| unescape(&mount.place))
     }
 
     fn of_device(&self, number: u64) -> impl Iterator<Item = &Mount> {
@@ -72,25 +74,25 @@ impl Mounts {
         self.0.iter().filter(move |mount| mount.device == number || mount.is_btrfs_on(&parts))
     }
 
-    /// Whether what lies on the mount `id` can be looked at: `own` is the file system of a file that is open, so that its
-    /// server, if it has one, answers. None for a mount that is in no namespace.
+    /// Whether what lies on the mount `id` can be looked at without waiting for a server. `own` is the file system of a
+    /// file that is open: its server, if it has one, answers. None for a mount that is in no namespace.
     pub(super) fn answers(&self, id: u64, own: Option<u64>) -> Option<bool> {
         let mount = self.0.iter().find(|mount| mount.id == id)?;
         Some(mount.is_local() || own == Some(mount.device))
     }
 
-    /// The same of what a path of our own namespace leads to.
+    /// As [`Mounts::answers`], but for a path in our own namespace.
     pub(super) fn answers_at(&self, path: &Path, own: Option<u64>) -> bool {
         let ours = self.0.iter().filter(|mount| mount.process.is_none());
-        let below = ours.filter(|mount| path.starts_with(unescaped(&mount.place)));
-        // Of several at one place the last one is seen.
-        let mount = below.max_by_key(|mount| unescaped(&mount.place).components().count());
+        let above_path = ours.filter(|mount| path.starts_with(unescape(&mount.place)));
+        // Of several mounts at one place the last one is seen, which is also what `max_by_key` gives.
+        let mount = above_path.max_by_key(|mount| unescape(&mount.place).components().count());
         mount.is_some_and(|mount| mount.is_local() || own == Some(mount.device))
     }
 
-    /// Whether the file system with this device number is the node's alone.
+    /// Whether only this node has the file system with this device number.
     pub(super) fn is_local(&self, device: u64) -> bool {
-        // A btrfs gives its files other numbers than it has itself; so does an overlay.
+        // Files of a btrfs and of an overlay have other device numbers than the mount: no mount is found for them.
         self.0.iter().find(|mount| mount.device == device).is_none_or(Mount::is_local)
     }
 }
@@ -115,7 +117,7 @@ impl Mount {
         if major(self.device) == 0 { LOCAL.contains(&kind) } else { !SHARED.contains(&kind) }
     }
 
-    /// A btrfs has a number of its own, and names one of its devices.
+    /// A btrfs has a device number of its own, and its mount names one of its devices.
     fn is_btrfs_on(&self, parts: &[u64]) -> bool {
         major(self.device) == 0
             && self.file_system == "btrfs"
@@ -127,22 +129,54 @@ fn mounts(table: &str, process: Option<u32>) -> Vec<Mount> {
     table.lines().filter_map(|line| Mount::read(line, process)).collect()
 }
 
-/// The block device, and those that a mounted btrfs consists of together with it.
+/// The block device, and the other devices of a mounted btrfs that it belongs to.
 fn parts_of_btrfs(number: u64) -> Vec<u64> {
     let systems = read_dir("/sys/fs/btrfs").into_iter().flatten().flatten();
-    let groups = systems.map(|system| {
+    let mut groups = systems.map(|system| {
         let devices = read_dir(system.path().join("devices")).into_iter().flatten().flatten();
         devices.filter_map(|device| layers::number_in(&device.path())).collect::<Vec<_>>()
     });
-    groups.into_iter().find(|group| group.contains(&number)).unwrap_or_else(|| vec![number])
+    groups.find(|group| group.contains(&number)).unwrap_or_else(|| vec![number])
 }
 
-/// Blanks and the like are in octal in tables of /proc.
-pub(super) fn unescaped(text: &str) -> PathBuf {
+/// A path from a table of /proc, in which blanks and the like are written in octal.
+fn unescape(text: &str) -> PathBuf {
     [(r"\040", " "), (r"\011", "\t"), (r"\012", "\n"), (r"\134", "\\")]
         .iter()
         .fold(text.to_owned(), |text, (octal, plain)| text.replace(octal, plain))
         .into()
+}
+
+/// The devices and files of proc_swaps(5).
+#[derive(Debug)]
+pub(super) struct Swaps(Vec<PathBuf>);
+
+impl Swaps {
+    pub(super) fn now() -> Self {
+        let table = read_to_string("/proc/swaps").unwrap_or_default();
+        Swaps(table.lines().skip(1).filter_map(swap_path).collect())
+    }
+
+    pub(super) fn has_device(&self, number: u64) -> bool {
+        self.0.iter().any(|path| layers::block_device(path) == Some(number))
+    }
+
+    /// Whether the open file is swapped to. The table has the path of the mount namespace in which swapping began.
+    pub(super) fn has_file(&self, file: &File, identity: FileIdentity, mounts: &Mounts) -> bool {
+        let name = read_link(descriptor_path(file)).ok();
+        let is_it = |path: &Path| {
+            mounts.answers_at(path, Some(identity.file.0)) && sys::identify(path).is_ok_and(|found| found == identity)
+        };
+        self.0.iter().any(|path| Some(path) == name.as_ref() || is_it(path))
+    }
+}
+
+/// The path in a line. If its mount namespace is gone, a device's path begins below the place where /dev was mounted.
+fn swap_path(line: &str) -> Option<PathBuf> {
+    let mut fields = line.split_whitespace();
+    let (path, kind) = (fields.next()?, fields.next()?);
+    let lacks_dev = kind == "partition" && !path.starts_with("/dev/");
+    Some(if lacks_dev { format!("/dev{path}").into() } else { unescape(path) })
 }
 
 #[cfg(test)]

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Which processes have a disk open, by what their descriptors lead to and not by names.
+//! Which processes have a disk open, found by what their descriptors lead to and not by names.
 //!
-//! No file of a server that is gone is waited for. A link of /proc leads to the open file without a way to it, and the
-//! kernel is asked for what it knows. And that only of files on this node's own file systems and on the disk's, which
-//! answered when it was opened: each descriptor's mount says which that is (Linux 5.8 has no inode numbers there).
-//!
-//! fdinfo's inode number would say more, but only from Linux 5.14 on, and nothing of a device's node in a container.
+//! No server that is gone is waited for. A link of /proc leads to the open file without a path that a server would have
+//! to resolve, and the kernel answers from what it knows. It is asked only about files on this node's own file systems
+//! and on the disk's, which answered when the disk was opened. Each descriptor's mount tells which file system that is.
+//! The inode number in fdinfo would tell more, but only from Linux 5.14 on, and not for a device's node in a container.
 
 use std::fs::{read_dir, read_link, read_to_string, symlink_metadata};
 use std::os::unix::fs::MetadataExt;
@@ -14,16 +13,16 @@ use std::path::Path;
 use super::mounts::Mounts;
 use crate::node::sys;
 
-/// More descriptors of other processes are not looked at: a few seconds' worth.
+/// How many descriptors of other processes are looked at: as many as take a few seconds.
 const MAX_DESCRIPTORS: usize = 500_000;
 
-/// More processes are not named.
+/// How many processes a message names.
 const MAX_NAMES: usize = 3;
 
-/// What processes may have open.
+/// The devices and the file that are looked for in descriptors.
 #[derive(Debug, Default)]
 pub(super) struct Wanted {
-    /// Numbers of block devices, whatever their nodes are called.
+    /// Numbers of block devices; their nodes may have any name.
     pub(super) devices: Vec<u64>,
     /// Device and inode number of a file.
     pub(super) file: Option<(u64, u64)>,
@@ -31,29 +30,33 @@ pub(super) struct Wanted {
 
 /// Which descriptors count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Mode {
+pub(super) enum OpenMode {
     Any,
     Writing,
 }
 
-/// The other processes, less the children of this one: what a run starts to guard its disk is no user of it.
-pub(super) fn others() -> impl Iterator<Item = u32> {
-    let own = std::process::id();
-    all().filter(move |id| *id != own && parent(*id) != Some(own))
+/// All processes but this one and its children: what a run starts to guard its disk is no other user of it.
+pub(super) fn other_processes() -> impl Iterator<Item = u32> {
+    all_processes().filter(|id| !is_ours(*id))
 }
 
-fn all() -> impl Iterator<Item = u32> {
+fn all_processes() -> impl Iterator<Item = u32> {
     let entries = read_dir("/proc").into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
-/// proc_pid_stat(5): number, (name), state, parent.
+fn is_ours(process: u32) -> bool {
+    let own = std::process::id();
+    process == own || parent(process) == Some(own)
+}
+
+/// The fields are those of proc_pid_stat(5): number, (name), state, parent.
 fn parent(process: u32) -> Option<u32> {
     let stat = read_to_string(format!("/proc/{process}/stat")).ok()?;
     stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
-pub(super) fn named(process: u32) -> String {
+pub(super) fn describe(process: u32) -> String {
     let name = read_to_string(format!("/proc/{process}/comm")).unwrap_or_default();
     format!("process {process} ({})", name.trim())
 }
@@ -61,16 +64,16 @@ pub(super) fn named(process: u32) -> String {
 /// A process that has something open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Opener {
-    pub(super) process: u32,
-    /// The block device; none for the file.
-    pub(super) device: Option<u64>,
+    process: u32,
+    /// The block device, or none if it is the file.
+    device: Option<u64>,
 }
 
-/// The other processes that have one of these open, but for this one's children.
-pub(super) fn openers(wanted: &Wanted, mode: Mode, mounts: &Mounts) -> Vec<Opener> {
+/// The other processes that have one of the devices or the file open.
+pub(super) fn openers(wanted: &Wanted, mode: OpenMode, mounts: &Mounts) -> Vec<Opener> {
     let mut budget = MAX_DESCRIPTORS;
     let mut found = Vec::new();
-    for process in others() {
+    for process in other_processes() {
         found.extend(opened_by(process, wanted, mode, mounts, &mut budget));
         if budget == 0 {
             break;
@@ -79,23 +82,24 @@ pub(super) fn openers(wanted: &Wanted, mode: Mode, mounts: &Mounts) -> Vec<Opene
     found
 }
 
-/// The processes, and the way out; none without any.
-pub(super) fn have_it_open(processes: &[u32]) -> Option<String> {
-    let names: Vec<_> = processes.iter().take(MAX_NAMES).map(|process| named(*process)).collect();
+/// Names those of the processes `found` that have `device` open (the file, if that is none), and says what to do about
+/// it. None if there are none.
+pub(super) fn have_it_open(found: &[Opener], device: Option<u64>) -> Option<String> {
+    let openers = found.iter().filter(|opener| opener.device == device).take(MAX_NAMES);
+    let names: Vec<_> = openers.map(|opener| describe(opener.process)).collect();
     let have = if names.len() == 1 { "has" } else { "have" };
     (!names.is_empty()).then(|| format!("{} {have} it open (stop that first)", names.join(" and ")))
 }
 
-/// Whether this process or one that it started has it open for writing.
-pub(super) fn we_write(wanted: &Wanted, mounts: &Mounts) -> bool {
-    let own = std::process::id();
-    let mut ours = all().filter(|id| *id == own || parent(*id) == Some(own));
+/// Whether this process or a child of it has one of the devices or the file open for writing.
+pub(super) fn is_ours_writing(wanted: &Wanted, mounts: &Mounts) -> bool {
+    let mut ours = all_processes().filter(|id| is_ours(*id));
     let mut budget = MAX_DESCRIPTORS;
-    ours.any(|process| !opened_by(process, wanted, Mode::Writing, mounts, &mut budget).is_empty())
+    ours.any(|process| !opened_by(process, wanted, OpenMode::Writing, mounts, &mut budget).is_empty())
 }
 
-/// What a process has open, each once.
-fn opened_by(process: u32, wanted: &Wanted, mode: Mode, mounts: &Mounts, budget: &mut usize) -> Vec<Opener> {
+/// What a process has open, each device once. Each descriptor takes one from `budget`.
+fn opened_by(process: u32, wanted: &Wanted, mode: OpenMode, mounts: &Mounts, budget: &mut usize) -> Vec<Opener> {
     let mut found = Vec::new();
     for descriptor in read_dir(format!("/proc/{process}/fd")).into_iter().flatten().flatten() {
         let opener = wanted_in(&descriptor.path(), wanted, mode, mounts).map(|device| Opener { process, device });
@@ -108,21 +112,24 @@ fn opened_by(process: u32, wanted: &Wanted, mode: Mode, mounts: &Mounts, budget:
     found
 }
 
-/// The block device that a descriptor leads to, or none for the file; nothing if it is neither.
-fn wanted_in(descriptor: &Path, wanted: &Wanted, mode: Mode, mounts: &Mounts) -> Option<Option<u64>> {
-    // The link's own permissions say how it was opened: proc_pid_fd(5).
-    let bits = if mode == Mode::Writing { 0o200 } else { 0o600 };
+/// What a descriptor leads to: `Some(Some(number))` for one of the devices, `Some(None)` for the file, and none for
+/// anything else.
+fn wanted_in(descriptor: &Path, wanted: &Wanted, mode: OpenMode, mounts: &Mounts) -> Option<Option<u64>> {
+    // The link's own permissions tell how the descriptor was opened: proc_pid_fd(5).
+    let bits = if mode == OpenMode::Writing { 0o200 } else { 0o600 };
     let opened_so = symlink_metadata(descriptor).is_ok_and(|link| link.mode() & bits != 0);
     if !opened_so || !may_be_wanted(descriptor, wanted, mounts) {
         return None;
     }
-    let found = sys::look(descriptor).ok()?;
-    let is_wanted =
-        found.block_device.map_or(wanted.file == Some(found.file), |number| wanted.devices.contains(&number));
+    let found = sys::identify(descriptor).ok()?;
+    let is_wanted = match found.block_device {
+        Some(number) => wanted.devices.contains(&number),
+        None => wanted.file == Some(found.file),
+    };
     is_wanted.then_some(found.block_device)
 }
 
-/// Whether the descriptor leads to a file that can be looked at, and is not known to be another one.
+/// Whether the descriptor leads to a file that can be looked at and is not known to be another one.
 fn may_be_wanted(descriptor: &Path, wanted: &Wanted, mounts: &Mounts) -> bool {
     // Pipes, sockets and the like have no path.
     let Ok(link) = read_link(descriptor) else { return false };
@@ -133,11 +140,10 @@ fn may_be_wanted(descriptor: &Path, wanted: &Wanted, mounts: &Mounts) -> bool {
     let info = read_to_string(info).unwrap_or_default();
     let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
     let own = wanted.file.map(|(device, _)| device);
-    let known = field("mnt_id:").and_then(|id| mounts.answers(id, own));
-    // On a mount that is in no namespace any more, such as one that was detached.
-    let detached = || match (wanted.file, field("ino:")) {
-        (Some((_, inode)), Some(found)) => inode == found || link.starts_with("/dev"),
-        _ => link.starts_with("/dev"),
-    };
-    known.unwrap_or_else(detached)
+    if let Some(answers) = field("mnt_id:").and_then(|id| mounts.answers(id, own)) {
+        return answers;
+    }
+    // The mount is in no namespace any more: somebody has detached it.
+    let is_same_inode = wanted.file.is_some_and(|(_, inode)| field("ino:") == Some(inode));
+    is_same_inode || link.starts_with("/dev")
 }

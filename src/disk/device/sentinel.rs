@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Sees to it that a disk can't boot half-configured when this process is gone without a chance to do so itself.
+//! A helper process that makes a half-configured disk unbootable when this process is killed.
 //!
-//! What the signal thread does before the end, nobody does after SIGKILL. So before a disk with hooks becomes
-//! bootable, a shell is started that does it. It holds the disk's lock by the same open file description, so that
-//! nobody can install onto the disk in between. A power cut while hooks run is not covered: hooks need the real
-//! partition table.
+//! The signal thread does that for signals that can be caught. Nothing of this process runs after SIGKILL, so a shell is
+//! started before a disk with hooks becomes bootable. It shares the open file that holds the disk's lock, so that nobody
+//! can install onto the disk in between. It does not help after a power cut, as hooks need the real partition table.
 
 use std::io::{self, PipeWriter};
 use std::process::{Child, Command, Stdio};
@@ -14,9 +13,8 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use super::HeldDisk;
 use crate::node::sys;
 
-/// A shell that waits at a pipe, and zeroes the start of the disk when all who hold the pipe's other end are gone: this
-/// process, by SIGKILL for instance, and every child that it starts from now on with what those start. So nobody writes
-/// to the disk any more by then. It holds the disk's lock as long.
+/// A shell that waits at a pipe and then zeroes the start of the disk. The pipe's other end is open in this process and
+/// in every process started from now on, so when it closes nobody writes to the disk any more.
 #[derive(Debug)]
 pub(crate) struct Sentinel {
     shell: Child,
@@ -24,28 +22,28 @@ pub(crate) struct Sentinel {
 }
 
 impl Sentinel {
-    /// `read` gets nothing but the pipe's end. dd writes to its standard output, which is the disk.
+    /// `read` ends when the pipe is closed. dd writes to its standard output, which is the disk.
     const SCRIPT: &str = r#"read -r end; exec dd if=/dev/zero bs="$1" count=1 conv=fsync"#;
 
-    /// Over the first `len` bytes of `disk`, whose descriptor nobody moves.
+    /// Guards the first `len` bytes of `disk`. Nobody may move the file position of its descriptor.
     pub(crate) fn start(disk: &HeldDisk, len: usize) -> io::Result<Self> {
         let (reader, pipe) = io::pipe()?;
         let mut command = Command::new("/bin/sh");
         command.args(["-c", Self::SCRIPT, "sh", &len.to_string()]).env_clear();
-        // Not in our process group: what ends that should not end it.
+        // In a process group of its own: a signal to ours must not end it.
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         command.stdin(reader).stdout(disk.file().try_clone()?).stderr(Stdio::null());
         let shell = sys::start(&mut command)?;
-        // Not before: the shell would wait for itself.
+        // Inheritable only after the start: otherwise the shell would have the pipe open itself and never see its end.
         fcntl(&pipe, FcntlArg::F_SETFD(FdFlag::empty()))?;
         Ok(Sentinel { shell, _pipe: pipe })
     }
 }
 
 impl Drop for Sentinel {
-    /// The disk is as it should be: ends the shell, which lets go of the disk.
+    /// Ends the shell without zeroing anything: the disk is as it should be.
     fn drop(&mut self) {
-        // Fails only when it has ended.
+        // Both calls fail only if the shell has ended already.
         let _ = self.shell.kill();
         let _ = self.shell.wait();
     }

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Thin volumes of the device mapper (LVM): their chunks are handed out by a pool when they are first written, zeros too.
+//! Zeroing thin volumes of the device mapper (LVM). Their pool allocates a chunk when it is first written, also with zeros.
 //!
-//! So whole chunks are given back to the pool, read, and written only where they are not zero then: an external origin
-//! below the volume, or a pool that takes nothing back. What was given back reads as zeros, and stays so: the next chunk
-//! that the pool hands out is zeroed by it first. Of a pool that was told not to do that (lvcreate -Zn) a chunk holds
-//! whatever it held as soon as one byte of it is written, so nothing is left out there.
+//! So whole chunks are given back to the pool and then read. Zeros are written only where a chunk does not read zero
+//! then: over an external origin, or where the pool takes nothing back. A chunk that was given back keeps reading zero,
+//! because the pool zeroes each chunk that it allocates. A pool may be told not to do that (lvcreate -Zn). Then a chunk
+//! shows old data as soon as one byte of it is written, so its volumes are zeroed as other disks are.
 //!
-//! dm-thin has no WRITE ZEROES, and what the kernel does in its place is to write: a volume was full after each
-//! install. The device mapper's own tables say what a thin volume is, so that nothing is guessed from limits.
+//! dm-thin has no WRITE ZEROES, and the kernel writes zeros in its place: without this module an install would fill the
+//! volume. The device mapper's own tables tell what a thin volume is, so nothing is guessed from the limits of a queue.
 
 use std::fs::File;
 use std::io;
@@ -26,31 +26,32 @@ use crate::node::sys;
 /// Sectors of the device mapper, in bytes.
 const SECTOR: u64 = 512;
 
-/// One read, in bytes: most of its cost is the request's. Measured, in an emulated machine: a third of the time of 1 MiB.
+/// One read, in bytes. Most of its cost is that of the request: in an emulated machine reading so took a third of the
+/// time that reads of 1 MiB took.
 const STEP: u64 = 8 * MIB;
 
-/// The smallest chunk; all are multiples of it, in bytes.
+/// The smallest chunk in bytes. All chunks are multiples of it.
 const PIECE: usize = 64 << 10;
 
-/// What settling does to a volume.
+/// The calls on a volume that zeroing its chunks needs.
 pub(super) trait Volume {
     /// Gives a range back to the pool.
     fn discard(&self, offset: u64, len: u64) -> io::Result<()>;
-    /// Reads what the volume itself holds.
+    /// Reads from the volume itself, not from the page cache.
     fn read(&self, buffer: &mut AlignedBuf, offset: u64, len: usize) -> io::Result<()>;
     fn write_zeros(&self, offset: u64, len: u64) -> io::Result<()>;
 }
 
-/// A thin volume whose pool zeroes what it hands out.
+/// A thin volume whose pool zeroes the chunks that it allocates.
 #[derive(Debug)]
-pub(super) struct Thin {
-    /// What the pool hands out at once, in bytes.
+pub(super) struct ThinVolume {
+    /// Length of a chunk in bytes.
     chunk: u64,
     discards_work: AtomicBool,
 }
 
-impl Thin {
-    /// What the device mapper says of the device; none if it is nothing of that kind, or nobody can tell.
+impl ThinVolume {
+    /// None if the device is no such volume, or if that can't be told.
     pub(super) fn of(device: &File) -> Option<Self> {
         let data = device.metadata().ok().filter(|data| data.file_type().is_block_device())?;
         layers::attribute(data.rdev(), "dm/name")?;
@@ -60,29 +61,31 @@ impl Thin {
         Self::of_pool(&pool.parameters)
     }
 
-    /// Of a pool with these parameters (Documentation/admin-guide/device-mapper/thin-provisioning.rst): devices of the
+    /// Takes the pool's parameters (Documentation/admin-guide/device-mapper/thin-provisioning.rst): devices of the
     /// metadata and of the data, sectors of a chunk, a watermark, number of features, features.
     fn of_pool(parameters: &str) -> Option<Self> {
         let mut fields = parameters.split(' ').skip(2);
         let chunk = fields.next()?.parse::<u64>().ok()?.checked_mul(SECTOR).filter(|chunk| *chunk > 0)?;
-        let zeroes = fields.all(|feature| feature != "skip_block_zeroing");
-        zeroes.then(|| Thin { chunk, discards_work: AtomicBool::new(true) })
+        if fields.any(|feature| feature == "skip_block_zeroing") {
+            return None;
+        }
+        Some(ThinVolume { chunk, discards_work: AtomicBool::new(true) })
     }
 
-    /// The chunks of which all lies in `range`; what is behind the end of a volume of `size` bytes counts as in it.
+    /// The whole chunks in `range`. The volume has `size` bytes, and its last chunk may reach beyond its end.
     pub(super) fn whole_chunks(&self, range: Range<u64>, size: u64) -> Range<u64> {
         let start = range.start.next_multiple_of(self.chunk).min(range.end);
         let end = if range.end == size { size } else { range.end - range.end % self.chunk };
         start..end.max(start)
     }
 
-    /// At least `step` bytes in whole chunks.
-    pub(super) fn step(&self, step: u64) -> u64 {
-        step.next_multiple_of(self.chunk)
+    /// `len` rounded up to whole chunks, in bytes.
+    pub(super) fn round_up(&self, len: u64) -> u64 {
+        len.next_multiple_of(self.chunk)
     }
 
-    /// Makes whole chunks read zero.
-    pub(super) fn settle(&self, volume: &impl Volume, range: Range<u64>) -> io::Result<()> {
+    /// Makes a range of whole chunks read zero.
+    pub(super) fn zero_chunks(&self, volume: &impl Volume, range: Range<u64>) -> io::Result<()> {
         if self.discards_work.load(Ordering::Relaxed) {
             match volume.discard(range.start, range.end - range.start) {
                 Err(err) if err.raw_os_error() == Some(Errno::EOPNOTSUPP as i32) => {
@@ -96,34 +99,37 @@ impl Thin {
         while at < range.end {
             let len = buffer.len().min(usize::try_from(range.end - at).unwrap_or(usize::MAX));
             volume.read(&mut buffer, at, len)?;
-            write_over(volume, &buffer[..len], at)?;
+            overwrite_data(volume, &buffer[..len], at)?;
             at += len as u64;
         }
         Ok(())
     }
 }
 
-/// Writes zeros where the bytes at `at` are none: over pieces that lie in one chunk each, which has been handed out, so that the chunks
-/// between them are not.
-fn write_over(volume: &impl Volume, bytes: &[u8], at: u64) -> io::Result<()> {
-    let mut start = None;
+/// Writes zeros where `bytes`, which were read at `at`, are not zero. It goes by pieces that lie in one chunk each: that
+/// chunk is allocated already, and the chunks between them stay unallocated.
+fn overwrite_data(volume: &impl Volume, bytes: &[u8], at: u64) -> io::Result<()> {
+    let mut data_start = None;
     for (index, piece) in bytes.chunks(PIECE).enumerate() {
         let offset = (index * PIECE) as u64;
-        match (is_zero(piece), start) {
-            (false, None) => start = Some(offset),
-            (true, Some(from)) => {
-                volume.write_zeros(at + from, offset - from)?;
-                start = None;
+        match (is_zero(piece), data_start) {
+            (false, None) => data_start = Some(offset),
+            (true, Some(start)) => {
+                volume.write_zeros(at + start, offset - start)?;
+                data_start = None;
             }
             _ => {}
         }
     }
-    start.map_or(Ok(()), |from| volume.write_zeros(at + from, bytes.len() as u64 - from))
+    match data_start {
+        Some(start) => volume.write_zeros(at + start, bytes.len() as u64 - start),
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{AlignedBuf, Errno, Thin, Volume};
+    use super::{AlignedBuf, Errno, ThinVolume, Volume};
     use std::cell::{Cell, RefCell};
     use std::io;
 
@@ -188,14 +194,14 @@ mod tests {
         }
     }
 
-    fn thin() -> Thin {
-        Thin::of_pool("253:2 253:3 128 0 1 no_discard_passdown").unwrap()
+    fn thin() -> ThinVolume {
+        ThinVolume::of_pool("253:2 253:3 128 0 1 no_discard_passdown").unwrap()
     }
 
-    /// What settling does: chunks that stay handed out, and writes.
-    fn settled(model: &Model, thin: &Thin) -> (usize, usize) {
+    /// What zeroing does: chunks that stay handed out, and writes.
+    fn settled(model: &Model, thin: &ThinVolume) -> (usize, usize) {
         let len = model.origin.len() as u64;
-        thin.settle(model, 0..len).unwrap();
+        thin.zero_chunks(model, 0..len).unwrap();
         assert!(model.bytes().iter().all(|byte| *byte == 0));
         (model.handed_out(), model.writes.get())
     }
@@ -232,7 +238,7 @@ mod tests {
         assert_eq!(whole(chunk + 5, chunk + 9), chunk + 9..chunk + 9);
         // The last chunk has no rest that could be written.
         assert_eq!(whole(9 * chunk, size), 9 * chunk..size);
-        assert_eq!(thin.step(1), chunk);
+        assert_eq!(thin.round_up(1), chunk);
     }
 
     #[test]
@@ -247,7 +253,7 @@ mod tests {
             ("253:2 253:3", None),
             ("", None),
         ] {
-            assert_eq!(Thin::of_pool(table).map(|thin| thin.chunk), chunk, "{table}");
+            assert_eq!(ThinVolume::of_pool(table).map(|thin| thin.chunk), chunk, "{table}");
         }
     }
 }

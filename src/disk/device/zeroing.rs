@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! How ranges of a disk come to read zero.
+//! How ranges of a disk are made to read zero.
 //!
-//! Ganeti's default is not to wipe new volumes, so what is not written there is another tenant's data. So a run of
-//! zeros is never skipped on trust. It goes down as a punched hole, of devices too (WRITE ZEROES, which may give room
-//! back), as BLKZEROOUT where that is not offered, and as written zeros where that is not offered either.
+//! Ganeti does not wipe new volumes by default, so bytes that are not written may be another tenant's data. So a run of
+//! zeros is never skipped in the hope that the disk is zero there. The first of these ways that works is used: punching a
+//! hole, in devices too (WRITE ZEROES, which may give room back); BLKZEROOUT; writing zeros.
 //!
-//! A device that discards but has no command for zeros, mostly a cheap SSD, may give old data back after a power cut.
-//! So it is written. So is a disk that only writes: reading it first would cost as much.
+//! A device that can discard but has no command for zeros, mostly a cheap SSD, may give old data back after a power cut.
+//! So zeros are written to it. The same holds for a disk that can do neither: reading it first would cost as much.
 
 use std::fs::File;
 use std::io;
@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 
-use super::thin::{Thin, Volume};
+use super::thin::{ThinVolume, Volume};
 use super::{AlignedBuf, DirectReader, DiskKind, Target, layers};
 use crate::node::size::MIB;
 use crate::node::sys;
@@ -26,35 +26,35 @@ use crate::node::sys;
 /// The least and the most bytes of one zeroing call.
 const STEPS: RangeInclusive<u64> = MIB..=64 * MIB;
 
-/// Bytes of the first one; the next are longer or shorter, as the disk is fast or slow.
+/// Bytes of the first call. The next ones are longer or shorter, as the disk is fast or slow.
 const FIRST_STEP: u64 = 4 * MIB;
 
-/// A zeroing call should take no longer: nothing ends it before it is done, so a signal has to wait for it. Measured at
+/// How long a zeroing call should take at most: nothing can interrupt it, so a signal has to wait for it. Measured at
 /// 20 MB/s: with calls of 64 MiB SIGTERM took 3.2 s.
 const TIME: Duration = Duration::from_millis(100);
 
-/// What a disk offers for it. The first way that works is taken: each costs less than the next, in time and in room.
+/// The ways to zero that a disk offers. The first one that works is taken: each costs less time and room than the next.
 #[derive(Debug)]
 pub(super) struct Zeroing {
-    /// What calls have to begin and end on, in bytes.
+    /// Calls have to begin and end on multiples of this, in bytes.
     sector: u64,
-    /// A pool gives zeros without being asked.
-    thin: Option<Thin>,
-    /// Punching holes: a file's, and those of a device that guarantees zeros for what it has given back.
+    /// A thin volume's pool gives zeros without being asked.
+    thin: Option<ThinVolume>,
+    /// Punching holes: into a file, or into a device that guarantees zeros for what it has given back.
     holes_work: AtomicBool,
-    /// Having the kernel zero a device, which writes the zeros where the device has no command for it.
+    /// Having the kernel zero a device. It writes zeros where the device has no command for it.
     ranges_work: AtomicBool,
     /// Bytes of the next call.
     step: AtomicU64,
 }
 
 impl Zeroing {
-    /// Of an open disk.
+    /// Takes an open disk.
     pub(super) fn of(file: &File, kind: DiskKind) -> io::Result<Self> {
         let is_block = kind == DiskKind::Block;
         Ok(Zeroing {
             sector: if is_block { sys::sector_size(file)? } else { 1 },
-            thin: is_block.then(|| Thin::of(file)).flatten(),
+            thin: if is_block { ThinVolume::of(file) } else { None },
             holes_work: AtomicBool::new(true),
             ranges_work: AtomicBool::new(is_block),
             step: FIRST_STEP.into(),
@@ -65,10 +65,15 @@ impl Zeroing {
     pub(super) fn zero(&self, target: &Target, offset: u64, len: u64) -> io::Result<()> {
         let range = offset..offset + len;
         let Some(thin) = &self.thin else { return self.zero_sectors(target, range.start, range.end) };
-        // A chunk of which the rest is data is handed out anyway.
+        // A chunk that also holds data is allocated anyway, so zeros are written into it.
         let chunks = thin.whole_chunks(range.clone(), target.size());
         self.write_zeros(target, range.start, chunks.start)?;
-        self.in_steps(chunks.start, chunks.end, |step| thin.step(step), |at, len| thin.settle(target, at..at + len))?;
+        self.in_steps(
+            chunks.start,
+            chunks.end,
+            |step| thin.round_up(step),
+            |at, len| thin.zero_chunks(target, at..at + len),
+        )?;
         self.write_zeros(target, chunks.end, range.end)
     }
 
@@ -82,31 +87,28 @@ impl Zeroing {
         self.thin.is_some() || limit().is_some_and(|bytes| bytes > 0)
     }
 
+    /// Zeroes whole sectors by range, and the parts of sectors at both ends by writing.
     fn zero_sectors(&self, target: &Target, start: u64, end: u64) -> io::Result<()> {
         let first = start.next_multiple_of(self.sector).min(end);
         let last = (end - end % self.sector).max(first);
         self.write_zeros(target, start, first)?;
-        self.in_steps(
-            first,
-            last,
-            |step| step,
-            |at, len| {
-                if self.zero_range(target, at, len)? { Ok(()) } else { self.write_zeros(target, at, at + len) }
-            },
-        )?;
+        let zero = |at, len| {
+            if self.zero_range(target, at, len)? { Ok(()) } else { self.write_zeros(target, at, at + len) }
+        };
+        self.in_steps(first, last, |step| step, zero)?;
         self.write_zeros(target, last, end)
     }
 
-    /// Does all from `at` to `end` in calls of a length that takes a moment.
+    /// Covers `at` to `end` with calls of a length that takes a moment.
     fn in_steps(
         &self,
         mut at: u64,
         end: u64,
-        rounded: impl Fn(u64) -> u64,
+        round: impl Fn(u64) -> u64,
         call: impl Fn(u64, u64) -> io::Result<()>,
     ) -> io::Result<()> {
         while at < end {
-            let step = rounded(self.step.load(Ordering::Relaxed)).min(end - at);
+            let step = round(self.step.load(Ordering::Relaxed)).min(end - at);
             let start = Instant::now();
             call(at, step)?;
             self.step.store(next_step(step, start.elapsed()), Ordering::Relaxed);
@@ -115,15 +117,16 @@ impl Zeroing {
         Ok(())
     }
 
-    /// Zeroes whole sectors by range; false where that is not offered.
+    /// Zeroes whole sectors by range. Returns false if the disk does not offer that.
     fn zero_range(&self, target: &Target, offset: u64, len: u64) -> io::Result<bool> {
-        let punch = || {
+        let punch_hole = || {
             let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-            let range = (offset.try_into().map_err(io::Error::other)?, len.try_into().map_err(io::Error::other)?);
-            fallocate(target.file(), flags, range.0, range.1).map_err(io::Error::from)
+            let (start, len) =
+                (offset.try_into().map_err(io::Error::other)?, len.try_into().map_err(io::Error::other)?);
+            fallocate(target.file(), flags, start, len).map_err(io::Error::from)
         };
-        Ok(offered(&self.holes_work, punch)?
-            || offered(&self.ranges_work, || sys::zero_out(target.file(), offset, len))?)
+        Ok(try_once(&self.holes_work, punch_hole)?
+            || try_once(&self.ranges_work, || sys::zero_out(target.file(), offset, len))?)
     }
 
     fn write_zeros(&self, target: &Target, start: u64, end: u64) -> io::Result<()> {
@@ -141,8 +144,8 @@ impl Zeroing {
     }
 }
 
-/// Whether the call succeeded; what this file system or device does not offer is not tried again.
-fn offered(works: &AtomicBool, call: impl Fn() -> io::Result<()>) -> io::Result<bool> {
+/// Whether the call succeeded. A call that this file system or device does not offer is not made again.
+fn try_once(works: &AtomicBool, call: impl Fn() -> io::Result<()>) -> io::Result<bool> {
     if !works.load(Ordering::Relaxed) {
         return Ok(false);
     }
@@ -170,10 +173,10 @@ impl Volume for Target {
     }
 }
 
-/// How long the next zeroing call should be after one of `step` bytes took `time`.
+/// The length of the next zeroing call, in bytes, after one of `step` bytes took `time`.
 fn next_step(step: u64, time: Duration) -> u64 {
     let next = if time > TIME { step / 2 } else { step.max(FIRST_STEP / 2) * 2 };
-    // Whole MiB, so that calls begin where the disk's sectors do.
+    // Whole MiB, so that calls begin on a sector of any disk.
     next.clamp(*STEPS.start(), *STEPS.end()) / MIB * MIB
 }
 

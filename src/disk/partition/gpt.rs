@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! The GUID partition table. Its layout is chapter 5 of the UEFI specification; all numbers are little-endian.
+//! The GUID partition table. Its layout is in chapter 5 of the UEFI specification; all numbers are little-endian.
 
 use std::io;
 
@@ -8,19 +8,19 @@ use flate2::Crc;
 use super::{Partition, PartitionType, get2, get4, get8};
 use crate::disk::device::WriteAt;
 
-/// Sector sizes a GPT may have been made for, in bytes.
+/// Sector sizes that a GPT may have been made for, in bytes.
 const SECTORS: [usize; 2] = [512, 4096];
 
-/// A header is at least this long, in bytes.
+/// The least length of a header in bytes.
 const MIN_HEADER: usize = 92;
 
-/// An entry is at least this long, in bytes.
+/// The least length of an entry in bytes.
 const MIN_ENTRY: usize = 128;
 
-/// Where the name is in an entry: at most 36 units of UTF-16.
+/// The place of the name in an entry: at most 36 units of UTF-16.
 const NAME: std::ops::Range<usize> = 56..128;
 
-/// The entries of every GPT in use take 16 KiB; more than this is not believed, in bytes.
+/// The most bytes of entries that are accepted. Every GPT in use has 16 KiB.
 const MAX_ENTRIES: u64 = 512 << 10;
 
 /// An intact primary GPT.
@@ -32,43 +32,42 @@ pub(crate) struct Gpt {
     entry_len: usize,
 }
 
-/// Bits of an entry that mean something to Windows only, for the type "basic data".
+/// Bits of an entry that only Windows uses, for the type "basic data".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Attributes(pub(crate) u64);
 
 impl Attributes {
-    /// Gets no drive letter (63) and is hidden (62).
+    /// The partition gets no drive letter (63) and is hidden (62).
     pub(crate) const HIDDEN: Attributes = Attributes(0b11 << 62);
 }
 
-/// A partition to be.
+/// A partition that is to be added.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct NewEntry<'n> {
     /// Type GUID, as it lies on the disk.
     pub(crate) kind: [u8; 16],
-    /// The partition's own GUID, likewise.
+    /// The partition's own GUID, as it lies on the disk.
     pub(crate) guid: [u8; 16],
-    /// First byte; on a sector's boundary.
+    /// First byte, on a sector's boundary.
     pub(crate) start: u64,
-    /// Length in bytes; whole sectors.
+    /// Length in bytes, whole sectors.
     pub(crate) len: u64,
-    /// Attribute bits.
     pub(crate) attributes: Attributes,
-    /// Its name, ASCII, at most 36 characters.
+    /// ASCII, at most 36 characters.
     pub(crate) name: &'n str,
 }
 
 impl Gpt {
-    /// How each of its headers begins.
+    /// The first bytes of a header.
     pub(crate) const MAGIC: &'static [u8; 8] = b"EFI PART";
 
-    /// The primary table in `head`, the disk's first bytes; none unless it is there as a whole and its checksums hold.
+    /// The primary table in `head`, the disk's first bytes. None unless all of it is there and its checksums are right.
     pub(crate) fn parse(head: &[u8]) -> Option<Self> {
         SECTORS.iter().find_map(|sector| Self::parse_with(head, *sector))
     }
 
-    /// Up to which byte a table reaches whose header is intact, though its entries need not be there: up to the end of
-    /// its backup, and of its entries.
+    /// The byte up to which a table with an intact header reaches: the end of its backup, or of its entries. The entries
+    /// themselves may be missing.
     pub(super) fn reach(head: &[u8]) -> Option<u64> {
         SECTORS.iter().find_map(|sector| {
             let header = header(head, *sector)?;
@@ -94,7 +93,7 @@ impl Gpt {
         (!table.contradicts_itself()).then_some(table)
     }
 
-    /// Where the backup of such a table or its entries seem to be, a partition may be, or the MBR.
+    /// Whether the MBR or a partition overlaps the place of the entries or of the backup.
     fn contradicts_itself(&self) -> bool {
         let entries_at = get8(&self.header, 72);
         let entries = entries_at..entries_at.saturating_add(self.entries_sectors());
@@ -106,7 +105,7 @@ impl Gpt {
         self.last_usable() >= self.alternate() || last_used > self.last_usable()
     }
 
-    /// In bytes.
+    /// Length of a sector in bytes.
     pub(crate) fn sector(&self) -> u64 {
         self.sector as u64
     }
@@ -121,12 +120,12 @@ impl Gpt {
         get8(&self.header, 48)
     }
 
-    /// How many sectors the entries take.
+    /// The number of sectors that the entries take.
     pub(crate) fn entries_sectors(&self) -> u64 {
         (self.entries.len() as u64).div_ceil(self.sector())
     }
 
-    /// All entries in use.
+    /// The partitions of all entries in use.
     pub(crate) fn partitions(&self) -> Vec<Partition> {
         let used = self.entries.chunks_exact(self.entry_len).zip(1..).filter(|(entry, _)| is_used(entry));
         used.map(|(entry, number)| {
@@ -140,7 +139,7 @@ impl Gpt {
         .collect()
     }
 
-    /// The name of a partition, as its entry has it; none without one. What is no UTF-16 is replaced.
+    /// The name in a partition's entry, or none. Units that are no UTF-16 are replaced.
     pub(crate) fn name(&self, number: u32) -> Option<String> {
         let index = usize::try_from(number.checked_sub(1)?).ok()?;
         let entry = self.entries.chunks_exact(self.entry_len).nth(index)?;
@@ -149,15 +148,15 @@ impl Gpt {
         Some(name).filter(|name| !name.is_empty())
     }
 
-    /// The backup shall lie at the disk's end: its header in sector `last`, its entries before that.
+    /// Moves the backup to the disk's end: its header into sector `last`, its entries before that.
     pub(crate) fn move_backup(&mut self, last: u64) {
         let last_usable = last - self.entries_sectors() - 1;
-        put(&mut self.header, 32, last);
-        put(&mut self.header, 48, last_usable);
+        put8(&mut self.header, 32, last);
+        put8(&mut self.header, 48, last_usable);
         seal(&mut self.header);
     }
 
-    /// Takes the first free entry; gives its number, none when all are in use.
+    /// Takes the first free entry and returns its number, or none if all are in use.
     pub(crate) fn add(&mut self, new: &NewEntry<'_>) -> Option<u32> {
         let sector = self.sector();
         let mut entries = self.entries.chunks_exact_mut(self.entry_len).zip(1..);
@@ -165,9 +164,9 @@ impl Gpt {
         entry.fill(0);
         entry[..16].copy_from_slice(&new.kind);
         entry[16..32].copy_from_slice(&new.guid);
-        put(entry, 32, new.start / sector);
-        put(entry, 40, (new.start + new.len) / sector - 1);
-        put(entry, 48, new.attributes.0);
+        put8(entry, 32, new.start / sector);
+        put8(entry, 40, (new.start + new.len) / sector - 1);
+        put8(entry, 48, new.attributes.0);
         for (place, unit) in entry[NAME].chunks_exact_mut(2).zip(new.name.encode_utf16()) {
             place.copy_from_slice(&unit.to_le_bytes());
         }
@@ -175,7 +174,7 @@ impl Gpt {
         Some(number)
     }
 
-    /// Frees an entry. Nothing happens if there is none of that number.
+    /// Frees the entry with this number, if there is one.
     pub(crate) fn remove(&mut self, number: u32) {
         let entry = self.entries.chunks_exact_mut(self.entry_len).zip(1..).find(|(_, at)| *at == number);
         if let Some((entry, _)) = entry {
@@ -184,13 +183,13 @@ impl Gpt {
         self.seal_entries();
     }
 
-    /// Writes the backup: entries, then header. Whole sectors: what follows in them must be zero, whatever was on the disk.
+    /// Writes the backup, its entries before its header. Both fill whole sectors with zeros, so that no old bytes are left.
     pub(crate) fn write_backup(&self, disk: &mut dyn WriteAt) -> io::Result<()> {
         let (alternate, entries_at) = (self.alternate(), self.alternate() - self.entries_sectors());
         let mut header = self.header.clone();
-        put(&mut header, 24, alternate);
-        put(&mut header, 32, 1);
-        put(&mut header, 72, entries_at);
+        put8(&mut header, 24, alternate);
+        put8(&mut header, 32, 1);
+        put8(&mut header, 72, entries_at);
         seal(&mut header);
         let mut entries = self.entries.clone();
         for bytes in [&mut entries, &mut header] {
@@ -200,7 +199,7 @@ impl Gpt {
         disk.write_at(&header, alternate * self.sector())
     }
 
-    /// Writes the primary table: entries, then header.
+    /// Writes the primary table, its entries before its header.
     pub(crate) fn write_primary(&self, disk: &mut dyn WriteAt) -> io::Result<()> {
         disk.write_at(&self.entries, get8(&self.header, 72) * self.sector())?;
         disk.write_at(&self.header, self.sector())
@@ -213,7 +212,7 @@ impl Gpt {
     }
 }
 
-/// The header of a primary table for `sector` bytes a sector, if its checksum holds.
+/// The header of a primary table with sectors of `sector` bytes, if its checksum is right.
 fn header(head: &[u8], sector: usize) -> Option<Vec<u8>> {
     let header = head.get(sector..2 * sector)?;
     let len = usize::try_from(get4(header, 12)).ok()?;
@@ -225,17 +224,17 @@ fn header(head: &[u8], sector: usize) -> Option<Vec<u8>> {
     (copy[16..20] == header[16..20]).then_some(copy)
 }
 
-/// The length of a header's entries in bytes.
+/// The length of the entries in bytes, as the header has it.
 fn entries_len(header: &[u8]) -> u64 {
     u64::from(get4(header, 80)) * u64::from(get4(header, 84))
 }
 
-/// An entry of no type is free.
+/// An entry without a type is free.
 fn is_used(entry: &[u8]) -> bool {
     entry[..16].iter().any(|byte| *byte != 0)
 }
 
-/// Sets the header's own checksum, which is taken with its field zero.
+/// Sets the header's own checksum. It is computed with its field zero.
 pub(crate) fn seal(header: &mut [u8]) {
     header[16..20].fill(0);
     let crc = crc32(header);
@@ -248,6 +247,6 @@ pub(crate) fn crc32(bytes: &[u8]) -> u32 {
     crc.sum()
 }
 
-fn put(bytes: &mut [u8], at: usize, value: u64) {
+fn put8(bytes: &mut [u8], at: usize, value: u64) {
     bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
 }

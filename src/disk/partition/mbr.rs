@@ -1,19 +1,20 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! The master boot record and its four primary entries. Addresses count sectors of 512 bytes.
+//! The master boot record with its four primary entries, and the boot records of logical partitions. Addresses count
+//! sectors of 512 bytes.
 
 use super::{Partition, PartitionType, SECTOR, get2, get4};
 
-/// Where the entries begin in the first sector, and how long one is, in bytes.
+/// The place of the entries in the first sector, and the length of one, in bytes.
 const ENTRIES: std::ops::Range<usize> = 446..510;
 const ENTRY: usize = 16;
 
-/// Type of the entry that stands for a whole GPT.
-const PROTECTIVE: u8 = 0xee;
+/// Type of the entry that covers a whole disk with a GPT.
+pub(super) const PROTECTIVE: u8 = 0xee;
 
 /// Types of an entry that holds logical partitions.
 const EXTENDED: [u8; 3] = [0x05, 0x0f, 0x85];
 
-/// The geometry that every tool of today pretends, for the old cylinder, head and sector numbers.
+/// The geometry that all tools of today assume for the old cylinder, head and sector numbers.
 const HEADS: u64 = 255;
 const SECTORS_PER_TRACK: u64 = 63;
 
@@ -22,8 +23,8 @@ const SECTORS_PER_TRACK: u64 = 63;
 pub(crate) struct Mbr(Vec<u8>);
 
 impl Mbr {
-    /// The first sector of `head`, if it is one: signed, no entry of impossible status, at least one in use. A boot
-    /// sector of a file system is signed too.
+    /// The entries in the first sector of `head`. None unless it has the signature, possible status bytes, and at least one
+    /// entry in use: the boot sector of a file system has the signature too.
     pub(crate) fn parse(head: &[u8]) -> Option<Self> {
         let entries = head.get(ENTRIES).filter(|_| head.get(510..512) == Some(&[0x55, 0xaa]))?;
         let plausible = entries.chunks_exact(ENTRY).all(|entry| entry[0] & 0x7f == 0);
@@ -36,7 +37,7 @@ impl Mbr {
         self.0.chunks_exact(ENTRY).any(|entry| entry[4] == PROTECTIVE && get4(entry, 8) == 1)
     }
 
-    /// All primary entries in use.
+    /// The partitions of all primary entries in use.
     pub(crate) fn partitions(&self) -> Vec<Partition> {
         let used = self.0.chunks_exact(ENTRY).zip(1..).filter(|(entry, _)| is_used(entry));
         used.map(|(entry, number)| {
@@ -47,8 +48,8 @@ impl Mbr {
         .collect()
     }
 
-    /// Takes the first free entry for `len` bytes at `start`, whole sectors both; gives its number. None when all are
-    /// in use, or when 32 bits do not reach there (2 TiB).
+    /// Takes the first free entry for `len` bytes at `start`, both whole sectors, and returns its number. None if all are in
+    /// use, or if the place is beyond what 32 bits can hold (2 TiB).
     pub(crate) fn add(&mut self, kind: u8, start: u64, len: u64) -> Option<u32> {
         let (first, sectors) = (u32::try_from(start / SECTOR).ok()?, u32::try_from(len / SECTOR).ok()?);
         first.checked_add(sectors)?;
@@ -62,28 +63,28 @@ impl Mbr {
         Some(number)
     }
 
-    /// Frees an entry. Nothing happens if there is none of that number.
+    /// Frees the entry with this number, if there is one.
     pub(crate) fn remove(&mut self, number: u32) {
         if let Some((entry, _)) = self.0.chunks_exact_mut(ENTRY).zip(1..).find(|(_, at)| *at == number) {
             entry.fill(0);
         }
     }
 
-    /// The entries, and where they belong on the disk, in bytes.
+    /// The entries, and their place on the disk in bytes.
     pub(crate) fn bytes(&self) -> (&[u8], u64) {
         (&self.0, ENTRIES.start as u64)
     }
 
-    /// The protective MBR's entry (type 0xEE) gets the size that table 5.4 of the UEFI specification asks for: that of the
-    /// disk less one sector, or all ones when 32 bits can't hold it. In a hybrid MBR, which has other entries too, it ends
-    /// where those begin, and then it stays, unless it reached to the old end, `old_last`.
+    /// Gives the protective entry the size that table 5.4 of the UEFI specification asks for: that of the disk less one
+    /// sector, or all ones if 32 bits can't hold it. In a hybrid MBR, which has other entries too, the protective entry may
+    /// end where those begin. It is changed there only if it reached to the old end, `old_last`.
     pub(crate) fn grow_protective(&mut self, old_last: u64, last: u64) {
         let sectors = u32::try_from(last).unwrap_or(u32::MAX);
         let alone = self.0.chunks_exact(ENTRY).filter(|entry| is_used(entry)).count() == 1;
         for entry in self.0.chunks_exact_mut(ENTRY) {
             let reached = u64::from(get4(entry, 12)) >= old_last.min(u32::MAX.into());
             if entry[4] == PROTECTIVE && get4(entry, 8) == 1 && (alone || reached) {
-                // The last cylinder, head and sector: no geometry of the disk is known.
+                // The highest cylinder, head and sector: the disk's geometry is not known.
                 entry[5..8].fill(0xff);
                 entry[12..16].copy_from_slice(&sectors.to_le_bytes());
             }
@@ -91,12 +92,12 @@ impl Mbr {
     }
 }
 
-/// An entry of no type or no length is free.
+/// An entry without a type or a length is free.
 fn is_used(entry: &[u8]) -> bool {
     entry[4] != 0 && get4(entry, 12) != 0
 }
 
-/// A sector as head, sector and cylinder; the highest of each where ten bits are too few for the cylinder.
+/// A sector as head, sector and cylinder. It is the highest of each if ten bits can't hold the cylinder.
 fn old_address(sector: u64) -> [u8; 3] {
     let cylinder = sector / (HEADS * SECTORS_PER_TRACK);
     let Some(cylinder) = u16::try_from(cylinder).ok().filter(|cylinder| *cylinder < 1024) else {
@@ -108,8 +109,8 @@ fn old_address(sector: u64) -> [u8; 3] {
     [head, low(sector % SECTORS_PER_TRACK + 1) | cylinder_high << 6, cylinder_low]
 }
 
-/// Where the logical partitions of an extended one begin, and how the chain goes on: one boot record of it at `at`.
-/// `base` is the extended partition's own start. All in bytes.
+/// Reads a boot record at `at` of an extended partition that begins at `base` (bytes): the logical partition in it, and
+/// the place of the next boot record.
 pub(super) fn extended_record(sector: &[u8], base: u64, at: u64) -> (Option<Partition>, Option<u64>) {
     if get2(sector, 510) != 0xaa55 {
         return (None, None);

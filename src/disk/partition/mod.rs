@@ -1,19 +1,17 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Partition tables, GPT and MBR: what lies where on a disk, and one entry more or less.
+//! Partition tables, GPT and MBR: which partitions a disk has, and adding or removing an entry.
 
+mod completeness;
 mod gpt;
 mod mbr;
-mod passing;
 mod superblock;
-mod whole;
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use gpt::{crc32, seal};
 
+pub(crate) use completeness::{ImageExtent, Incomplete, MBR_TOLERANCE, StreamedDisk, check_complete, missing_backup};
 pub(crate) use gpt::{Attributes, Gpt, NewEntry};
 pub(crate) use mbr::Mbr;
-pub(crate) use passing::StreamedDisk;
-pub(crate) use whole::{ImageExtent, Incomplete, MBR_TOLERANCE, check_complete, missing_backup};
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -26,28 +24,27 @@ use crate::node::size::MIB;
 pub(crate) const SECTOR: u64 = SECTOR_LEN as u64;
 const SECTOR_LEN: usize = 512;
 
-/// Linux counts logical partitions from here on, and never as many as this.
+/// Linux counts logical partitions from here on, and never up to this number.
 const FIRST_LOGICAL: u32 = 5;
 const MAX_LOGICAL: u32 = 256;
-/// So many boot records of logical partitions are read at most, with and without one.
+/// How many boot records of logical partitions are read at most, with and without a partition.
 const MAX_RECORDS: usize = 512;
 
-/// A part of the disk that a table gives to somebody.
+/// A partition of a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Partition {
-    /// As Linux counts them, from 1.
+    /// The number that Linux gives it, from 1 on.
     pub(crate) number: u32,
     /// Its first byte.
     pub(crate) start: u64,
-    /// The byte behind its last one.
+    /// The byte after its last one.
     pub(crate) end: u64,
     /// Whether it only holds logical partitions of an MBR.
     pub(crate) extended: bool,
-    /// What its table says it is for.
     pub(crate) kind: PartitionType,
 }
 
-/// What a partition is for. Its text is that of lsblk(8): `0x83`, `0fc63daf-8483-4772-8e79-3d69d8477de4`.
+/// The type in a partition's entry. Its text is that of lsblk(8): `0x83`, `0fc63daf-8483-4772-8e79-3d69d8477de4`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PartitionType {
     /// The byte of an MBR entry.
@@ -72,13 +69,11 @@ impl fmt::Display for PartitionType {
 /// A disk's partition table.
 #[derive(Debug, Clone)]
 pub(crate) enum Table {
-    /// A GUID partition table.
     Gpt(Gpt),
-    /// The four primary entries of a master boot record.
     Mbr(Mbr),
 }
 
-/// Why there is no table to work with.
+/// Why there is no usable table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum TableError {
     /// Neither a GPT nor an MBR.
@@ -90,7 +85,7 @@ pub(crate) enum TableError {
 }
 
 impl Table {
-    /// The table in `head`, the disk's first bytes. As Linux does it, a GPT counts only with its protective MBR entry.
+    /// The table in `head`, the disk's first bytes. As in Linux, a GPT counts only with its protective MBR entry.
     pub(crate) fn parse(head: &[u8]) -> Result<Self, TableError> {
         match Mbr::parse(head) {
             None => Err(TableError::None),
@@ -99,7 +94,7 @@ impl Table {
         }
     }
 
-    /// All entries in use, without logical partitions.
+    /// The partitions of all entries in use, without logical partitions.
     pub(crate) fn partitions(&self) -> Vec<Partition> {
         match self {
             Table::Gpt(gpt) => gpt.partitions(),
@@ -107,7 +102,7 @@ impl Table {
         }
     }
 
-    /// The name of a partition; an MBR has none.
+    /// The name of a partition. An MBR has no names.
     pub(crate) fn name(&self, number: u32) -> Option<String> {
         match self {
             Table::Gpt(gpt) => gpt.name(number),
@@ -115,7 +110,7 @@ impl Table {
         }
     }
 
-    /// The sector size that it was made for, in bytes.
+    /// The sector size that the table was made for, in bytes.
     pub(crate) fn sector(&self) -> u64 {
         match self {
             Table::Gpt(gpt) => gpt.sector(),
@@ -124,21 +119,22 @@ impl Table {
     }
 }
 
-/// All entries in use and all logical partitions of the table of `disk`, these numbered as Linux does it
-/// (block/partitions/msdos.c): a boot record without a partition, which stays when the first one is deleted, does not count.
-/// A chain ends where it comes to itself. A logical partition that lies over one before it is left out.
+/// All partitions of the table of `disk`, with logical ones. These are numbered as in Linux (block/partitions/msdos.c): a
+/// boot record without a partition, which stays when the first one is deleted, does not count. A chain of boot records
+/// ends where it comes back to itself. A logical partition that overlaps an earlier one is left out.
 pub(crate) fn all_partitions(disk: &dyn ReadAt, table: &Table) -> io::Result<Vec<Partition>> {
     let mut all = table.partitions();
     let (mut logical, mut seen) = (Vec::<Partition>::new(), BTreeSet::new());
     let mut number = FIRST_LOGICAL;
     for extended in all.iter().filter(|partition| partition.extended) {
         let (mut at, mut sector) = (extended.start, [0; SECTOR_LEN]);
-        while number < MAX_LOGICAL && seen.len() < MAX_RECORDS && seen.insert(at) && ends_in(disk, at) {
+        while number < MAX_LOGICAL && seen.len() < MAX_RECORDS && seen.insert(at) && has_sector(disk, at) {
             disk.read_at(&mut sector, at)?;
             let (found, next) = mbr::extended_record(&sector, extended.start, at);
             if let Some(found) = found {
-                let apart = logical.iter().all(|other| found.end <= other.start || other.end <= found.start);
-                logical.extend(apart.then_some(Partition { number, ..found }));
+                if logical.iter().all(|other| found.end <= other.start || other.end <= found.start) {
+                    logical.push(Partition { number, ..found });
+                }
                 number += 1;
             }
             let Some(next) = next else { break };
@@ -149,12 +145,12 @@ pub(crate) fn all_partitions(disk: &dyn ReadAt, table: &Table) -> io::Result<Vec
     Ok(all)
 }
 
-/// Whether the sector at `at` is on the disk.
-fn ends_in(disk: &dyn ReadAt, at: u64) -> bool {
+/// Whether the sector at `at` (bytes) is on the disk.
+fn has_sector(disk: &dyn ReadAt, at: u64) -> bool {
     at.checked_add(SECTOR).is_some_and(|end| end <= disk.len())
 }
 
-/// The disk's first MiB, or all of a smaller one.
+/// The disk's first MiB, or all of a smaller disk.
 pub(crate) fn read_boot_area<D: ReadAt + ?Sized>(disk: &D) -> io::Result<Vec<u8>> {
     let mut head = vec![0; usize::try_from(disk.len().min(MIB)).map_err(io::Error::other)?];
     disk.read_at(&mut head, 0)?;

@@ -1,65 +1,56 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! File systems that say how large they are at their beginning, by the layouts that their own tools write.
+//! File systems that tell their size at their beginning, by the layouts that their own tools write.
 //!
-//! Only what the file system needs of its partition counts: a squashfs in a larger one is whole when its own bytes are.
+//! Only the bytes that the file system needs of its partition count: a squashfs in a larger partition is complete when its
+//! own bytes are.
 
 use std::io;
 use std::ops::Range;
 
 use crate::disk::device::ReadAt;
 
-/// So many bytes of a partition are looked at: btrfs has its superblock at 64 KiB.
-pub(super) const LOOK: u64 = 68 << 10;
+/// How many bytes of a partition are read: btrfs has its superblock at 64 KiB.
+pub(super) const READ_LEN: u64 = 68 << 10;
 
-/// So many partitions are looked at: no disk in use has more, and some readers need a process for each.
-pub(super) const MAX_LOOKS: usize = 128;
+/// How many partitions are read at most. No disk in use has more, and some readers need a process for each.
+pub(super) const MAX_PARTITIONS: usize = 128;
 
-/// A file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FileSystem {
-    /// As messages call it.
+    /// The name in messages.
     pub(super) name: &'static str,
-    /// The bytes from its beginning on without which it is not whole.
+    /// How many bytes it needs from its beginning on.
     pub(super) len: u64,
 }
 
-/// What the beginning of a partition shows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Beginning {
-    /// One file system.
-    Known(FileSystem),
-    /// None that says its size, or more than one: what an older one has left says nothing.
-    Unknown,
-}
+/// Recognises a file system of one kind by its first bytes.
+type Parser = fn(&[u8]) -> Option<FileSystem>;
 
-/// What begins in some bytes, if it is of this kind.
-type Kind = fn(&[u8]) -> Option<FileSystem>;
+/// All kinds. Each gets the first [`READ_LEN`] bytes, or fewer.
+const PARSERS: [Parser; 10] = [btrfs, exfat, ext, f2fs, fat, jfs, lvm, ntfs, squashfs, xfs];
 
-/// Every kind, each from the first [`LOOK`] bytes, which may be fewer.
-const KINDS: [Kind; 10] = [btrfs, exfat, ext, f2fs, fat, jfs, lvm, ntfs, squashfs, xfs];
-
-/// What begins where `range` (bytes) of `disk` does; what lies behind it does not count.
-pub(super) fn beginning(disk: &dyn ReadAt, range: Range<u64>) -> io::Result<Beginning> {
-    let len = range.end.saturating_sub(range.start).min(LOOK);
+/// The file system at the beginning of `range` (bytes) of `disk`; what lies beyond the range does not count.
+pub(super) fn find(disk: &dyn ReadAt, range: Range<u64>) -> io::Result<Option<FileSystem>> {
+    let len = range.end.saturating_sub(range.start).min(READ_LEN);
     let mut bytes = vec![0; usize::try_from(len).map_err(io::Error::other)?];
     if len > 0 {
         disk.read_at(&mut bytes, range.start)?;
     }
-    Ok(look(&bytes))
+    Ok(parse(&bytes))
 }
 
-/// What the beginning of a disk or partition is.
-fn look(bytes: &[u8]) -> Beginning {
-    let mut found = KINDS.iter().filter_map(|kind| kind(bytes));
+/// The only file system that begins so. Of two superblocks one is a remnant, and nobody can say which.
+fn parse(bytes: &[u8]) -> Option<FileSystem> {
+    let mut found = PARSERS.iter().filter_map(|parser| parser(bytes));
     match (found.next(), found.next()) {
-        (Some(one), None) => Beginning::Known(one),
-        _ => Beginning::Unknown,
+        (Some(one), None) => Some(one),
+        _ => None,
     }
 }
 
-/// Whether a disk begins with the boot sector of a file system, in which a table of partitions may only seem to be.
+/// Whether a disk begins with the boot sector of a file system. Its bytes may look like a partition table.
 pub(super) fn is_boot_sector(head: &[u8]) -> bool {
-    [exfat, fat, ntfs].iter().any(|kind| kind(head).is_some())
+    [exfat, fat, ntfs].iter().any(|parser| parser(head).is_some())
 }
 
 fn file_system(name: &'static str, count: u64, unit: u64) -> Option<FileSystem> {
@@ -94,7 +85,7 @@ fn ext(bytes: &[u8]) -> Option<FileSystem> {
     let log_block = le32(sb, 24).filter(|log| *log <= 6)?;
     let has_64bit = le32(sb, 96)? & FEATURE_64BIT != 0;
     let high = if has_64bit { le32(sb, 0x150)? } else { 0 };
-    // Inodes, and blocks in a group: without them it is none.
+    // A file system has inodes, and blocks in each group.
     le32(sb, 0).filter(|inodes| *inodes > 0).and(le32(sb, 32)).filter(|blocks| *blocks > 0)?;
     file_system("ext2/3/4 file system", high << 32 | le32(sb, 4)?, 1024 << log_block)
 }
@@ -104,15 +95,15 @@ fn xfs(bytes: &[u8]) -> Option<FileSystem> {
     let block = array(bytes, 4).map(u32::from_be_bytes)?;
     let sound = has(bytes, 0, b"XFSB") && block.is_power_of_two() && (512..=65536).contains(&block);
     let blocks = array(bytes, 8).map(u64::from_be_bytes)?;
-    sound.then(|| file_system("xfs file system", blocks, block.into())).flatten()
+    if sound { file_system("xfs file system", blocks, block.into()) } else { None }
 }
 
-/// Linux, include/uapi/linux/btrfs_tree.h: the size of this device, for there may be others.
+/// Linux, include/uapi/linux/btrfs_tree.h. The size is that of this device; there may be others.
 fn btrfs(bytes: &[u8]) -> Option<FileSystem> {
     const SUPERBLOCK: usize = 64 << 10;
     let sb = bytes.get(SUPERBLOCK..)?;
     let sound = has(sb, 64, b"_BHRfS_M") && le64(sb, 48)? == SUPERBLOCK as u64;
-    sound.then(|| file_system("btrfs file system", le64(sb, 209)?, 1)).flatten()
+    if sound { file_system("btrfs file system", le64(sb, 209)?, 1) } else { None }
 }
 
 /// Linux, include/linux/f2fs_fs.h.
@@ -122,7 +113,7 @@ fn f2fs(bytes: &[u8]) -> Option<FileSystem> {
     file_system("f2fs file system", le64(sb, 36)?, 1 << log_block)
 }
 
-/// Linux, fs/jfs/jfs_superblock.h: without what lies behind its data.
+/// Linux, fs/jfs/jfs_superblock.h. What jfs keeps after its data is not counted.
 fn jfs(bytes: &[u8]) -> Option<FileSystem> {
     let sb = bytes.get(0x8000..0x8200).filter(|sb| has(sb, 0, b"JFS1"))?;
     let block = le32(sb, 24).filter(|block| (512..=4096).contains(block) && block.is_power_of_two())?;
@@ -132,7 +123,7 @@ fn jfs(bytes: &[u8]) -> Option<FileSystem> {
 /// Linux, fs/squashfs/squashfs_fs.h.
 fn squashfs(bytes: &[u8]) -> Option<FileSystem> {
     let sound = has(bytes, 0, b"hsqs") && le16(bytes, 28)? == 4;
-    sound.then(|| file_system("squashfs file system", le64(bytes, 40)?, 1)).flatten()
+    if sound { file_system("squashfs file system", le64(bytes, 40)?, 1) } else { None }
 }
 
 /// Microsoft's FAT specification, section 3.
@@ -143,24 +134,24 @@ fn fat(bytes: &[u8]) -> Option<FileSystem> {
     let jumps = matches!(bytes.first()?, 0xeb | 0xe9);
     let sectors = le16(bytes, 19).filter(|sectors| *sectors > 0).map_or_else(|| le32(bytes, 32), Some)?;
     let sound = sizes && reserved && jumps && has(bytes, 510, &[0x55, 0xaa]);
-    sound.then(|| file_system("FAT file system", sectors, sector)).flatten()
+    if sound { file_system("FAT file system", sectors, sector) } else { None }
 }
 
 /// Microsoft's exFAT specification, section 3.1.
 fn exfat(bytes: &[u8]) -> Option<FileSystem> {
     let shift = bytes.get(108).filter(|shift| (9..=12).contains(*shift))?;
     let sound = has(bytes, 3, b"EXFAT   ") && has(bytes, 510, &[0x55, 0xaa]);
-    sound.then(|| file_system("exFAT file system", le64(bytes, 72)?, 1 << shift)).flatten()
+    if sound { file_system("exFAT file system", le64(bytes, 72)?, 1 << shift) } else { None }
 }
 
-/// Linux, fs/ntfs3/ntfs.h: the copy of the boot sector behind its last sector is not counted.
+/// Linux, fs/ntfs3/ntfs.h. The copy of the boot sector after its last sector is not counted.
 fn ntfs(bytes: &[u8]) -> Option<FileSystem> {
     let sector = le16(bytes, 11).filter(|sector| (512..=4096).contains(sector) && sector.is_power_of_two())?;
     let sound = has(bytes, 3, b"NTFS    ") && has(bytes, 510, &[0x55, 0xaa]);
-    sound.then(|| file_system("NTFS file system", le64(bytes, 40)?, sector)).flatten()
+    if sound { file_system("NTFS file system", le64(bytes, 40)?, sector) } else { None }
 }
 
-/// LVM2, lib/format_text/layout.h: a label in one of the first four sectors, and in it the place of the header.
+/// LVM2, lib/format_text/layout.h: one of the first four sectors has a label, which has the place of the header.
 fn lvm(bytes: &[u8]) -> Option<FileSystem> {
     const UUID_LEN: usize = 32;
     let label = bytes.chunks_exact(512).take(4).find(|sector| sector.starts_with(b"LABELONE"))?;
@@ -170,22 +161,22 @@ fn lvm(bytes: &[u8]) -> Option<FileSystem> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Beginning, FileSystem, LOOK, is_boot_sector, look};
+    use super::{FileSystem, READ_LEN, is_boot_sector, parse};
     use proptest::prelude::{any, prop, proptest};
 
     #[test]
     fn two_at_once_say_nothing() {
-        let mut bytes = vec![0; usize::try_from(LOOK).unwrap()];
+        let mut bytes = vec![0; usize::try_from(READ_LEN).unwrap()];
         bytes[..4].copy_from_slice(b"XFSB");
         bytes[4..8].copy_from_slice(&4096_u32.to_be_bytes());
         bytes[8..16].copy_from_slice(&1000_u64.to_be_bytes());
-        assert_eq!(look(&bytes), Beginning::Known(FileSystem { name: "xfs file system", len: 4_096_000 }));
+        assert_eq!(parse(&bytes), Some(FileSystem { name: "xfs file system", len: 4_096_000 }));
         bytes[1024 + 56..1024 + 58].copy_from_slice(&[0x53, 0xef]);
         for at in [0, 4, 32] {
             bytes[1024 + at] = 8;
         }
-        assert_eq!(look(&bytes), Beginning::Unknown);
-        assert_eq!(look(&[]), Beginning::Unknown);
+        assert_eq!(parse(&bytes), None);
+        assert_eq!(parse(&[]), None);
     }
 
     proptest! {
@@ -194,7 +185,7 @@ mod tests {
         fn no_superblock_panics(bytes in prop::collection::vec(any::<u8>(), 0..600), at in 0..3_usize) {
             let mut all = vec![0; [0, 1024, 0x8000][at]];
             all.extend(bytes);
-            let _ = look(&all);
+            let _ = parse(&all);
             let _ = is_boot_sector(&all);
         }
     }

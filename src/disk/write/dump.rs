@@ -1,77 +1,68 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Copies a disk to a stream: reading ahead while the other side takes its time.
+//! Copies a disk to a stream. Threads read ahead while the stream's other side takes its time.
 //!
-//! A thread that others wait for owns its ends of the channels between them, so that the others see its end, however
-//! it comes about. A sender that its own waiter kept alive made export hang.
+//! A thread that others wait for owns its ends of the channels between them, so that the others notice its end, whatever
+//! the reason. An export once hung because the waiting thread itself kept a sender open.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
+use super::THREADS;
 use crate::disk::device::{AlignedBuf, DirectReader, SourceDisk};
 
 /// Length of a piece in bytes.
 const PIECE_LEN: usize = 2 << 20;
 
-/// Pieces in memory: some read ahead, one being written.
+/// Pieces in memory: some are read ahead, one is being written.
 const PIECES: usize = 8;
 
-/// Threads that read: two keep a disk busy.
-const READERS: usize = 2;
-
-/// Why a dump is not whole.
+/// Why a dump is not complete.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DumpError {
     /// The disk failed, or ended before its size.
     #[error("reading disk {path} at byte {offset}", path = path.display())]
-    Read {
-        /// The disk.
-        path: std::path::PathBuf,
-        /// Where.
-        offset: u64,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// The other side failed or went away.
+    Read { path: PathBuf, offset: u64, source: io::Error },
+    /// The other side failed or closed the stream.
     #[error("writing the dump after {written} of {size} bytes")]
     Write {
-        /// Bytes it took.
+        /// Bytes that the stream took.
         written: u64,
         /// The disk's size in bytes.
         size: u64,
-        /// What the kernel said.
         source: io::Error,
     },
 }
 
-/// A part of the disk that was read, or not: its place in the disk, its bytes and their number.
+/// The index of a piece of the disk, and its bytes with their number, or the error.
 type Piece = (u64, Result<(AlignedBuf, usize), DumpError>);
 
 /// Writes every byte of the disk to `out`.
 pub(crate) fn dump(disk: &SourceDisk, out: &mut dyn Write) -> Result<(), DumpError> {
     let (spent, buffers) = sync_channel(PIECES);
     for _ in 0..PIECES {
-        // The receiver lives and the channel has room.
+        // It can't fail: the receiver lives and the channel has room.
         let _ = spent.send(AlignedBuf::new(PIECE_LEN));
     }
     let reading = Reading { disk, reader: disk.reader(), next: AtomicU64::new(0), buffers: Mutex::new(buffers) };
     thread::scope(|scope| {
         let (sender, pieces) = sync_channel(PIECES);
-        for _ in 0..READERS {
+        for _ in 0..THREADS {
             let (reading, sender) = (&reading, sender.clone());
             scope.spawn(move || reading.read_all(&sender));
         }
         drop(sender);
-        // Both channels end with the writer, however it ends: a reader that waits for a buffer would else wait for ever.
+        // Both channels close when the writer ends. Otherwise a reader could wait for a buffer for ever.
         write_all(pieces, spent, disk.size, out)
     })
 }
 
-/// Puts the pieces in order. Ends at the first that is missing, which the readers notice by their closed channels: it
-/// owns its ends of both.
+/// Writes the pieces in their order. It ends at the first error, which the readers notice by their closed channels: this
+/// function owns its ends of both.
 #[expect(clippy::needless_pass_by_value)]
 fn write_all(
     pieces: Receiver<Piece>,
@@ -85,11 +76,10 @@ fn write_all(
         early.insert(index, piece);
         while let Some(piece) = early.remove(&next) {
             let (buffer, len) = piece?;
-            let write_error = |source| DumpError::Write { written, size, source };
-            out.write_all(&buffer[..len]).map_err(write_error)?;
+            out.write_all(&buffer[..len]).map_err(|source| DumpError::Write { written, size, source })?;
             written += len as u64;
             next += 1;
-            // The readers may be done and gone.
+            // It fails if the readers have ended.
             let _ = spent.send(buffer);
         }
     }
@@ -101,13 +91,14 @@ fn write_all(
 struct Reading<'d> {
     disk: &'d SourceDisk,
     reader: DirectReader<'d>,
+    /// The index of the next piece.
     next: AtomicU64,
     buffers: Mutex<Receiver<AlignedBuf>>,
 }
 
 impl Reading<'_> {
-    /// Reads the next piece that nobody reads, until there is none, or until the writer is gone. Who has a buffer takes
-    /// the lowest piece, so the one that the writer waits for always has one.
+    /// Reads pieces until there are none left, or until the writer has ended. A thread that gets a buffer takes the lowest
+    /// piece, so the piece that the writer waits for always has a buffer.
     fn read_all(&self, sender: &SyncSender<Piece>) {
         loop {
             let (buffer, index) = {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Copies a stream: decoding and writing at the same time.
+//! Copies a stream: one thread reads (and decodes) while another writes.
 
 use std::io::{self, Read};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -13,24 +13,23 @@ use crate::node::size::ByteSize;
 /// Length of a buffer in bytes. Measured with gzip: 256 KiB is 1.8 times and 4 MiB 1.2 times as slow.
 const BUFFER_LEN: usize = 1 << 20;
 
-/// Buffers in flight: enough for the writer to ride out a slow decoder and the reverse, 8 MiB in all.
+/// Number of buffers, 8 MiB in all: enough for the writer to go on while the decoder is slow, and the reverse.
 const BUFFERS: usize = 8;
 
 /// A part of the image on its way to the writer.
 enum Part {
     /// The first `len` bytes of the buffer.
     Filled { buffer: AlignedBuf, len: usize, offset: u64 },
-    /// So many zero bytes, in no buffer.
+    /// `len` zero bytes, without a buffer.
     Zeros { offset: u64, len: u64 },
 }
 
-/// Writes all that `reader` gives from the disk's start on. The calling thread reads
-/// (and decodes), another one writes. Behind the disk's end it is an error, after as much as fits.
+/// Writes everything that `reader` gives to the disk from its start on. The calling thread reads, and another one writes. If the stream is longer than the disk, it is an error, after what fits was written.
 pub fn stream(reader: &mut dyn Read, writer: &mut DiskWriter<'_>) -> Result<(), WriteError> {
     let (parts_sender, parts) = sync_channel(BUFFERS);
     let (empty_sender, empty) = sync_channel(BUFFERS);
     for _ in 0..BUFFERS {
-        // The receiver lives and the channel has room.
+        // It can't fail: the receiver lives and the channel has room.
         let _ = empty_sender.send(AlignedBuf::new(BUFFER_LEN));
     }
     let shared = &*writer;
@@ -40,7 +39,7 @@ pub fn stream(reader: &mut dyn Read, writer: &mut DiskWriter<'_>) -> Result<(), 
         drop(parts_sender);
         let written =
             writing.join().unwrap_or_else(|_panic| Err(WriteError::Image(io::Error::other("the writer died"))));
-        // When the writer failed, the reader only saw its channel closed.
+        // If the writer failed, its error is the cause: the reader only saw its channel closed.
         written.and(read)
     })?;
     Ok(())
@@ -56,7 +55,7 @@ fn write_all(
             Part::Zeros { offset, len } => writer.zero(offset, len)?,
             Part::Filled { buffer, len, offset } => {
                 writer.data_with_zeros(&buffer[..len], offset)?;
-                // The reader may be done and gone.
+                // It fails if the reader has ended.
                 let _ = empty.send(buffer);
             }
         }
@@ -64,8 +63,9 @@ fn write_all(
     Ok(())
 }
 
-/// A buffer of zeros is not handed on but filled again while it is in the processor's cache, and its whole run becomes
-/// one range: most of a disk's image is zeros, which neither thread should carry through memory.
+/// Reads until the end of the stream. A buffer of zeros is not handed over but filled again while it is in the
+/// processor's cache, and a run of such buffers becomes one range: most of a disk's image is zeros, and neither thread
+/// should move them through memory.
 fn read_all(
     reader: &mut dyn Read,
     writer: &DiskWriter<'_>,
@@ -75,9 +75,9 @@ fn read_all(
 ) -> Result<u64, WriteError> {
     let target = writer.target();
     let (mut offset, mut zeros_start) = (0, 0);
-    // When the writer failed and is gone, it says why.
-    let hand_on = |part| parts.send(part).is_ok();
-    let hand_on_zeros = |start, end| start == end || hand_on(Part::Zeros { offset: start, len: end - start });
+    // Sending fails if the writer has failed. Then its error is reported.
+    let hand_over = |part| parts.send(part).is_ok();
+    let hand_over_zeros = |start, end| start == end || hand_over(Part::Zeros { offset: start, len: end - start });
     let mut spare = None;
     while let Some(mut buffer) = spare.take().or_else(|| empty.recv().ok()) {
         let len = fill(reader, &mut buffer).map_err(WriteError::Image)?;
@@ -86,27 +86,27 @@ fn read_all(
         if offset > target.size() {
             return Err(WriteError::TooLong { disk: ByteSize(target.size()), path: target.path().to_owned() });
         }
-        let last = len < buffer.len();
+        let is_last = len < buffer.len();
         if writer_ended() {
-            // Zeros are not handed on before their run has ended, which may be long.
+            // Checked for each buffer: a long run of zeros is handed over only at its end.
             break;
         }
         if is_zero(&buffer[..len]) {
             spare = Some(buffer);
-        } else if hand_on_zeros(zeros_start, start) && hand_on(Part::Filled { buffer, len, offset: start }) {
+        } else if hand_over_zeros(zeros_start, start) && hand_over(Part::Filled { buffer, len, offset: start }) {
             zeros_start = offset;
         } else {
             break;
         }
-        if last {
-            hand_on_zeros(zeros_start, offset);
+        if is_last {
+            hand_over_zeros(zeros_start, offset);
             break;
         }
     }
     Ok(offset)
 }
 
-/// Reads until `buffer` is full or the stream ends; gives the number of bytes.
+/// Reads until `buffer` is full or the stream ends, and returns the number of bytes.
 fn fill(reader: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut len = 0;
     while len < buffer.len() {

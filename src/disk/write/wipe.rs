@@ -1,31 +1,30 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! What becomes of the disk behind the image's end.
+//! Which part of the disk after the image's end is zeroed.
 
 use std::ops::Range;
 
 use crate::node::size::MIB;
 
-/// How much is zeroed behind the image and at the disk's end when only the ends are, in bytes. Behind the image it covers
-/// what a file system, LUKS, LVM, MD or ZFS keeps at the start of a partition that begins on the next MiB; the farthest is
-/// LUKS2's second header at 4 MiB. At the disk's end it covers a backup GPT, ZFS's last two labels (512 KiB), MD's
-/// superblocks 0.90 and 1.0 (128 KiB), and all BIOS RAIDs (the farthest is Promise's, 3087 sectors from the end).
+/// How much [`Wipe::Ends`] zeroes after the image and at the disk's end, in bytes. After the image that covers what a file
+/// system, LUKS, LVM, MD or ZFS keeps at the start of a partition that begins on the next MiB; the farthest is LUKS2's
+/// second header at 4 MiB. At the disk's end it covers a backup GPT, ZFS's last two labels (512 KiB), MD's superblocks
+/// 0.90 and 1.0 (128 KiB), and all BIOS RAIDs (the farthest is Promise's, 3087 sectors from the end).
 const END_LEN: u64 = 8 * MIB;
 
-/// Where btrfs keeps copies of its superblock, in bytes from the disk's start; it reads no others.
+/// Where btrfs keeps copies of its superblock, in bytes from the disk's start. It reads no others.
 const BTRFS_COPIES: [u64; 2] = [64 * MIB, 256 << 30];
 
-/// Length of one in bytes.
+/// Length of a copy in bytes.
 const BTRFS_COPY_LEN: u64 = 4096;
 
-/// What of the disk behind the image's end is zeroed. The first MiB is always the image's or zero, and so is every byte
-/// of the image.
+/// Which part of the disk after the image's end is zeroed. The first MiB and all bytes of the image are always written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Wipe {
     /// All of it.
     #[default]
     Full,
-    /// Where old metadata would be found: from the image's end to the first MiB boundary that is at least 8 MiB behind
-    /// it, the disk's last 8 MiB, and the copies of a btrfs superblock. What else was on the disk stays.
+    /// The places where old metadata would be found: from the image's end to the first MiB boundary that is at least
+    /// 8 MiB further on, the disk's last 8 MiB, and the copies of a btrfs superblock. Other old bytes stay.
     Ends,
     /// Nothing.
     None,
@@ -41,28 +40,32 @@ impl Wipe {
         }
     }
 
-    /// How many bytes are written for an image of `image_len` bytes, its own included; none where that is not known before
-    /// its end.
+    /// How many bytes are written for an image of `image_len` bytes, with the image itself. None if that is known only at
+    /// the image's end.
     pub(crate) fn total(self, image_len: Option<u64>, disk_len: u64) -> Option<u64> {
-        let behind = |len| self.ranges(len, disk_len).iter().map(|range| range.end - range.start).sum::<u64>();
-        if self == Wipe::Full { Some(disk_len) } else { image_len.map(|len| len + behind(len)) }
+        if self == Wipe::Full {
+            return Some(disk_len);
+        }
+        let len = image_len?;
+        Some(len + self.ranges(len, disk_len).iter().map(|range| range.end - range.start).sum::<u64>())
     }
 
-    /// The ranges to zero behind an image of `image_len` bytes on a disk of `disk_len` bytes. In order; some may
-    /// overlap.
+    /// The ranges to zero after an image of `image_len` bytes on a disk of `disk_len` bytes, in order. They may overlap.
     pub(super) fn ranges(self, image_len: u64, disk_len: u64) -> Vec<Range<u64>> {
-        let all = match self {
+        let mut all = match self {
             Wipe::Full => std::iter::once(image_len..disk_len).collect(),
             Wipe::Ends => {
-                let behind = image_len..(image_len + END_LEN).next_multiple_of(MIB);
-                let copies = BTRFS_COPIES.map(|start| start..start + BTRFS_COPY_LEN);
-                let last = disk_len.saturating_sub(END_LEN)..disk_len;
-                [behind].into_iter().chain(copies).chain([last]).collect()
+                let after_image = image_len..(image_len + END_LEN).next_multiple_of(MIB);
+                let [first, second] = BTRFS_COPIES.map(|start| start..start + BTRFS_COPY_LEN);
+                vec![after_image, first, second, disk_len.saturating_sub(END_LEN)..disk_len]
             }
             Wipe::None => Vec::new(),
         };
-        let clipped = all.into_iter().map(|range| range.start.max(image_len)..range.end.min(disk_len));
-        clipped.filter(|range| !range.is_empty()).collect()
+        for range in &mut all {
+            *range = range.start.max(image_len)..range.end.min(disk_len);
+        }
+        all.retain(|range| !range.is_empty());
+        all
     }
 }
 

@@ -3,13 +3,13 @@
 #![allow(unsafe_code)]
 
 mod confine;
-mod look;
+mod identify;
 mod mapper;
 mod start;
 mod streams;
 
 pub(crate) use confine::{Capabilities, Confinement, confine, lower_limit};
-pub(crate) use look::{Identity, look};
+pub(crate) use identify::{FileIdentity, identify};
 pub(crate) use mapper::mapper_target;
 pub(crate) use start::{fork, fork_namespace, keep_open, set_own_signals, start, tie_child};
 pub(crate) use streams::standard_output_was_open;

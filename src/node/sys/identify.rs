@@ -11,7 +11,7 @@ use nix::sys::stat::makedev;
 
 /// What tells files apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Identity {
+pub(crate) struct FileIdentity {
     /// Device and inode number of the file, or of a device's node.
     pub(crate) file: (u64, u64),
     /// The device's own number, if it is a block device.
@@ -23,7 +23,7 @@ const WANTED: libc::c_uint = libc::STATX_TYPE | libc::STATX_INO;
 
 /// The file that `path` leads to (statx(2), with AT_STATX_DONT_SYNC): as the kernel knows it now. Only the way to it may
 /// wait for a server, and a link of /proc to an open file has none.
-pub(crate) fn look(path: &Path) -> io::Result<Identity> {
+pub(crate) fn identify(path: &Path) -> io::Result<FileIdentity> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut found = MaybeUninit::<libc::statx>::zeroed();
     // SAFETY: the kernel reads a string that ends with a zero, and writes the structure; zeros are one, too.
@@ -36,7 +36,7 @@ pub(crate) fn look(path: &Path) -> io::Result<Identity> {
     }
     let number = |major: u32, minor: u32| makedev(major.into(), minor.into());
     let is_block = u32::from(found.stx_mode) & libc::S_IFMT == libc::S_IFBLK;
-    Ok(Identity {
+    Ok(FileIdentity {
         file: (number(found.stx_dev_major, found.stx_dev_minor), found.stx_ino),
         block_device: is_block.then(|| number(found.stx_rdev_major, found.stx_rdev_minor)),
     })
@@ -44,14 +44,14 @@ pub(crate) fn look(path: &Path) -> io::Result<Identity> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Identity, look};
+    use super::{FileIdentity, identify};
     use std::os::unix::fs::MetadataExt;
 
     #[test]
     fn a_file_is_what_its_metadata_says() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let data = file.as_file().metadata().unwrap();
-        let expected = Identity { file: (data.dev(), data.ino()), block_device: None };
-        assert_eq!(look(file.path()).unwrap(), expected);
+        let expected = FileIdentity { file: (data.dev(), data.ino()), block_device: None };
+        assert_eq!(identify(file.path()).unwrap(), expected);
     }
 }

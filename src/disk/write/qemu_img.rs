@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Copies an image in a format of its own: qemu-img decodes and writes it, except for the boot area.
+//! Copies an image of another format than raw: qemu-img decodes and writes it, except for the boot area.
 //!
-//! Where zeroing by range is cheap, also in room, this program zeroes the disk first, and qemu-img writes only data
+//! Where zeroing by range is cheap in time and room, this program zeroes the disk first, and qemu-img writes only data
 //! (`--target-is-zero`). Elsewhere qemu-img writes the zeros too.
 
 use std::cell::OnceCell;
@@ -15,24 +15,25 @@ use std::sync::atomic::Ordering;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use super::{BOOT_AREA, DiskWriter, Expected, WriteError, check_fits, readback};
+use super::writer::ExpectedContent;
+use super::{BOOT_AREA, DiskWriter, WriteError, check_fits, readback};
 use crate::disk::device::{DirectReader, DiskKind, ReadAt, Target, descriptor_path};
 use crate::node::process::{self, Children, Lifetime};
 use crate::node::sandbox::{Sandbox, ToolAccess};
 
-/// Requests that qemu-img keeps in flight; measured: 16 is 1.1 times as fast as its default of 8.
+/// Requests that qemu-img keeps in flight. Measured: 16 is 1.1 times as fast as its default of 8.
 const COROUTINES: &str = "16";
 
-/// The unit of qemu-img's places, and what `qemu-img compare` calls different, in bytes.
+/// The unit of qemu-img's offsets, and of the differences that `qemu-img compare` finds, in bytes.
 const SECTOR: u64 = 512;
 
-/// Writes the image in `file` to the disk, which qemu-img reads with `driver`, and which holds a disk of `size` bytes.
-/// The caller has checked it.
+/// Writes the image in `file`, which qemu-img reads with `driver` and which holds a disk of `size` bytes, to the disk. The
+/// caller has checked the image.
 ///
-/// qemu-img sees both files through inherited descriptors, so no path can be exchanged behind our back, and with an
-/// explicit format, so it guesses nothing. Through its raw driver's offset it leaves out the first MiB, which it hands
-/// over in memory instead, so that this disk too becomes bootable at the very end. It runs in a sandbox, for it reads
-/// what a stranger wrote.
+/// qemu-img gets both files as inherited descriptors, so no path can be exchanged meanwhile, and with explicit formats, so
+/// it guesses nothing. The offset of its raw driver lets it leave out the first MiB. A second run of it gives the first
+/// MiB in memory, so that this disk too becomes bootable at the very end. It runs in a sandbox, because the image may be
+/// an attacker's.
 pub fn convert(
     file: &File,
     driver: &'static str,
@@ -42,35 +43,38 @@ pub fn convert(
 ) -> Result<(), WriteError> {
     check_fits(size, writer.target())?;
     (writer.image_len, writer.by_qemu) = (size, true);
-    let image = Image { file: file.try_clone().map_err(WriteError::Image)?, driver };
+    let image = QemuImage { file: file.try_clone().map_err(WriteError::Image)?, driver };
     let boot_len = writer.boot_len().min(size);
     if size > boot_len {
         convert_rest(&image, boot_len, size - boot_len, writer, children)?;
     }
-    let boot = part(&image, 0, boot_len, children)?;
+    let boot = read_part(&image, 0, boot_len, children)?;
     if let Some(expected) = &mut writer.expected {
-        *expected = Expected::Converted(Converted { image, start: boot_len, size, children: children.clone() });
+        let converted = ConvertedImage { image, start: boot_len, size, children: children.clone() };
+        *expected = ExpectedContent::Converted(converted);
     }
     writer.data(&boot, 0)
 }
 
-/// The disk in an image that qemu-img reads, for a look at places of it: each costs a process, as for [`convert`], but the
-/// first MiB only one.
+/// The disk in an image that qemu-img reads, to look at places of it. Each read needs a process, as [`convert`] does, but
+/// the first MiB needs only one.
 pub struct QemuDisk<'c> {
-    image: Image,
+    image: QemuImage,
     size: u64,
     children: &'c Children,
     beginning: OnceCell<Vec<u8>>,
 }
 
 impl<'c> QemuDisk<'c> {
-    /// Of `size` bytes, in `file`, which qemu-img reads with `driver`. The caller has checked it.
+    /// Takes the image in `file`, which qemu-img reads with `driver` and which holds a disk of `size` bytes. The caller has
+    /// checked it.
     pub(crate) fn open(file: &File, driver: &'static str, size: u64, children: &'c Children) -> io::Result<Self> {
-        Ok(QemuDisk { image: Image { file: file.try_clone()?, driver }, size, children, beginning: OnceCell::new() })
+        let image = QemuImage { file: file.try_clone()?, driver };
+        Ok(QemuDisk { image, size, children, beginning: OnceCell::new() })
     }
 
     fn part(&self, start: u64, len: u64) -> io::Result<Vec<u8>> {
-        part(&self.image, start, len, self.children).map_err(io::Error::other)
+        read_part(&self.image, start, len, self.children).map_err(io::Error::other)
     }
 
     fn beginning(&self) -> io::Result<&[u8]> {
@@ -103,14 +107,14 @@ impl ReadAt for QemuDisk<'_> {
 }
 
 /// An open image, and qemu-img's name for its format.
-struct Image {
+struct QemuImage {
     file: File,
     driver: &'static str,
 }
 
-impl Image {
-    /// qemu-img's words for `len` bytes from `start` of the disk in it.
-    fn source(&self, start: u64, len: u64) -> String {
+impl QemuImage {
+    /// qemu-img's description of `len` bytes from `start` on of the disk in the image.
+    fn options(&self, start: u64, len: u64) -> String {
         let path = descriptor_path(&self.file);
         format!(
             "driver=raw,offset={start},size={len},file.driver={},file.file.driver=file,file.file.locking=off,file.file.filename={}",
@@ -120,8 +124,9 @@ impl Image {
     }
 }
 
+/// Has qemu-img write `len` bytes from `start` on to the disk.
 fn convert_rest(
-    image: &Image,
+    image: &QemuImage,
     start: u64,
     len: u64,
     writer: &DiskWriter<'_>,
@@ -132,24 +137,24 @@ fn convert_rest(
     let (target_cache, source_cache) = (cache(target.takes_direct_io()), cache(is_better_direct(&image.file)));
     command.args(["-W", "-m", COROUTINES, "-t", target_cache, "-T", source_cache]);
     if target.zeroes_cheaply() {
-        // Zeroed here by range, so that qemu-img writes nothing but data. Never on trust that the disk is zero.
+        // The disk is zeroed here and now. It is never assumed to be zero.
         writer.zero(start, len)?;
         command.arg("--target-is-zero");
     }
-    // It tells how far it is; what was zeroed for it is not counted twice.
+    // qemu-img tells its progress (-p) from 0 on, so what was zeroed for it is not counted.
     command.arg("-p");
     writer.done.store(0, Ordering::Relaxed);
     let progress = |hundredths: u64| {
         let done = u128::from(len) * u128::from(hundredths) / 10_000;
         writer.done.store(u64::try_from(done).unwrap_or(len), Ordering::Relaxed);
     };
-    command.arg(image.source(start, len)).arg(disk(target, start, len));
+    command.arg(image.options(start, len)).arg(disk_options(target, start, len));
     let file_size = if target.kind() == DiskKind::File { target.size() } else { 0 };
-    let work = ToolAccess { sources: &[&image.file], disks: &[target.file()], file_size, bytes: len };
-    run(command, work, &[&image.file, target.file()], children, progress)
+    let access = ToolAccess { sources: &[&image.file], disks: &[target.file()], file_size, bytes: len };
+    run(command, access, &[&image.file, target.file()], children, progress)
 }
 
-/// How far qemu-img is, in hundredths of a percent, in a line as `    (12.34/100%)`.
+/// The progress in hundredths of a percent, from a line such as `    (12.34/100%)`.
 fn hundredths(line: &str) -> Option<u64> {
     let (whole, hundredths) = line.trim_start().strip_prefix('(')?.strip_suffix("/100%)")?.split_once('.')?;
     let number = |text: &str| text.parse::<u64>().ok();
@@ -157,8 +162,8 @@ fn hundredths(line: &str) -> Option<u64> {
 }
 
 /// An image that qemu-img has written to a disk.
-pub(super) struct Converted {
-    image: Image,
+pub(super) struct ConvertedImage {
+    image: QemuImage,
     /// Where on the disk it began to write, in bytes.
     start: u64,
     /// Size of the disk in the image, in bytes.
@@ -166,8 +171,8 @@ pub(super) struct Converted {
     children: Children,
 }
 
-impl Converted {
-    /// Has qemu-img decode the image once more and compare it with what the disk holds, which is read past the page cache.
+impl ConvertedImage {
+    /// Has qemu-img decode the image again and compare it with the disk, which it reads past the page cache.
     pub(super) fn check(&self, target: &Target) -> Result<(), WriteError> {
         if self.size <= self.start {
             return Ok(());
@@ -176,35 +181,37 @@ impl Converted {
         let len = self.size - self.start;
         let mut command = qemu_img("compare");
         command.args(["--image-opts", "-T", cache(is_better_direct(&self.image.file))]);
-        let disk = format!("{},cache.direct={}", disk(target, self.start, len), if direct { "on" } else { "off" });
-        command.arg(self.image.source(self.start, len)).arg(disk);
-        let work = ToolAccess { sources: &[&self.image.file, target.file()], disks: &[], file_size: 0, bytes: 2 * len };
-        let (status, said) = output(command, work, &[&self.image.file, target.file()], &self.children, |_| ())?;
+        let disk =
+            format!("{},cache.direct={}", disk_options(target, self.start, len), if direct { "on" } else { "off" });
+        command.arg(self.image.options(self.start, len)).arg(disk);
+        let sources: [&File; 2] = [&self.image.file, target.file()];
+        let access = ToolAccess { sources: &sources, disks: &[], file_size: 0, bytes: 2 * len };
+        let (status, last_line) = run_to_end(command, access, &sources, &self.children, |_| ())?;
         match status.code() {
             Some(0) => Ok(()),
-            // "Images differ", as opposed to an error: qemu-img(1).
+            // The images differ. qemu-img(1) has other codes for errors.
             Some(1) => {
-                let sector = offset_in(&said).map(|at| self.start + at..self.start + at + SECTOR);
+                let sector = mismatch_offset(&last_line).map(|at| self.start + at..self.start + at + SECTOR);
                 Err(readback::differs(target, sector.unwrap_or(self.start..self.size), "the image"))
             }
-            _ => Err(failed(status, said)),
+            _ => Err(failed(status, last_line)),
         }
     }
 }
 
 /// The number in "Content mismatch at offset 1048576!".
-fn offset_in(said: &str) -> Option<u64> {
-    said.strip_prefix("Content mismatch at offset ")?.trim_end_matches('!').parse().ok()
+fn mismatch_offset(line: &str) -> Option<u64> {
+    line.strip_prefix("Content mismatch at offset ")?.trim_end_matches('!').parse().ok()
 }
 
-/// qemu-img's word for a cache mode: "none" is past the page cache, which not every file system offers.
+/// qemu-img's name of a cache mode. "none" goes past the page cache, which not every file system offers.
 fn cache(direct: bool) -> &'static str {
     if direct { "none" } else { "writeback" }
 }
 
-/// qemu-img's words for `len` bytes from `start` of the disk. It may zero all that it is given, so that is all it gets.
-/// It takes no locks of its own: we hold them.
-fn disk(target: &Target, start: u64, len: u64) -> String {
+/// qemu-img's description of `len` bytes from `start` on of the disk. It gets no more than that, because it may zero all
+/// that it is given. It takes no locks, because this process holds them.
+fn disk_options(target: &Target, start: u64, len: u64) -> String {
     let driver = match target.kind() {
         DiskKind::Block => "host_device",
         DiskKind::File => "file",
@@ -216,34 +223,33 @@ fn disk(target: &Target, start: u64, len: u64) -> String {
     )
 }
 
-/// Whether the image can be read past the page cache, and does not lie in it already, from where it comes faster.
+/// Whether the image can be read past the page cache, and is not in the page cache already, which would be faster.
 fn is_better_direct(file: &File) -> bool {
     let reader = DirectReader::new(file);
     let len = file.metadata().ok().and_then(|data| usize::try_from(data.len()).ok());
     reader.is_direct() && !len.is_some_and(|len| reader.is_cached(0, len))
 }
 
-/// `len` bytes from `start` of the disk in the image; both are whole sectors, or the disk's end.
-fn part(image: &Image, start: u64, len: u64, children: &Children) -> Result<Vec<u8>, WriteError> {
+/// Reads `len` bytes from `start` on of the disk in the image. Both are whole sectors, or the disk's end.
+fn read_part(image: &QemuImage, start: u64, len: u64, children: &Children) -> Result<Vec<u8>, WriteError> {
     let memory_error = |err: io::Error| WriteError::QemuImg(format!("preparing memory for the boot area: {err}"));
-    let memory =
-        memfd_create(c"simpleimage-boot-area", MFdFlags::MFD_CLOEXEC).map_err(|err| memory_error(err.into()))?;
-    let memory = File::from(memory);
+    let memory = memfd_create(c"simpleimage-boot-area", MFdFlags::MFD_CLOEXEC);
+    let memory = File::from(memory.map_err(|err| memory_error(err.into()))?);
     memory.set_len(len).map_err(memory_error)?;
     let mut command = convert_command();
     let target =
         format!("driver=raw,file.driver=file,file.locking=off,file.filename={}", descriptor_path(&memory).display());
-    command.arg(image.source(start, len)).arg(target);
-    let work = ToolAccess { sources: &[&image.file], disks: &[], file_size: len, bytes: len };
-    run(command, work, &[&image.file, &memory], children, |_| ())?;
-    let mut boot = vec![0; usize::try_from(len).map_err(|err| memory_error(io::Error::other(err)))?];
-    memory.read_exact_at(&mut boot, 0).map_err(memory_error)?;
-    Ok(boot)
+    command.arg(image.options(start, len)).arg(target);
+    let access = ToolAccess { sources: &[&image.file], disks: &[], file_size: len, bytes: len };
+    run(command, access, &[&image.file, &memory], children, |_| ())?;
+    let mut bytes = vec![0; usize::try_from(len).map_err(|err| memory_error(io::Error::other(err)))?];
+    memory.read_exact_at(&mut bytes, 0).map_err(memory_error)?;
+    Ok(bytes)
 }
 
 fn qemu_img(subcommand: &str) -> Command {
     let mut command = Command::new("qemu-img");
-    // OS parameters may be secrets, and it reads what a stranger wrote.
+    // OS parameters may be secrets, and an attacker's image could make qemu-img leak its environment.
     command.env_clear().envs(env::var_os("PATH").map(|path| ("PATH", path))).env("LC_ALL", "C").arg(subcommand);
     command
 }
@@ -256,35 +262,36 @@ fn convert_command() -> Command {
 
 fn run(
     command: Command,
-    work: ToolAccess<'_>,
+    access: ToolAccess<'_>,
     files: &[&File; 2],
     children: &Children,
     progress: impl Fn(u64),
 ) -> Result<(), WriteError> {
-    let (status, said) = output(command, work, files, children, progress)?;
-    if status.success() { Ok(()) } else { Err(failed(status, said)) }
+    let (status, last_line) = run_to_end(command, access, files, children, progress)?;
+    if status.success() { Ok(()) } else { Err(failed(status, last_line)) }
 }
 
-/// Exit status and last line of qemu-img, which inherits `files`. How far it says that it is goes to `progress`.
-fn output(
+/// Runs qemu-img, which inherits `files`. Returns its exit status and last line. `progress` is called with hundredths of a
+/// percent.
+fn run_to_end(
     mut command: Command,
-    work: ToolAccess<'_>,
+    access: ToolAccess<'_>,
     files: &[&File; 2],
     children: &Children,
     progress: impl Fn(u64),
 ) -> Result<(ExitStatus, String), WriteError> {
-    let mut last = String::new();
+    let mut last_line = String::new();
     let keep = files.map(AsFd::as_fd);
-    let sandbox = Sandbox::for_tool(&command, work)
+    let sandbox = Sandbox::for_tool(&command, access)
         .map_err(|err| WriteError::QemuImg(format!("preparing qemu-img's sandbox: {err}")))?;
     sandbox.confine(&mut command);
     let on_line = |line: &str| match hundredths(line) {
         Some(done) => progress(done),
         None if line.is_empty() => {}
-        None => line.clone_into(&mut last),
+        None => line.clone_into(&mut last_line),
     };
     match process::run(command, &keep, Lifetime::Child, children, on_line) {
-        Ok(status) => Ok((status, last)),
+        Ok(status) => Ok((status, last_line)),
         Err(err) if err.kind() == io::ErrorKind::NotFound => {
             Err(WriteError::QemuImg("qemu-img is not installed (install the package qemu-utils)".to_owned()))
         }
@@ -292,8 +299,8 @@ fn output(
     }
 }
 
-fn failed(status: ExitStatus, said: String) -> WriteError {
-    WriteError::QemuImg(if said.is_empty() { format!("qemu-img failed ({status})") } else { said })
+fn failed(status: ExitStatus, last_line: String) -> WriteError {
+    WriteError::QemuImg(if last_line.is_empty() { format!("qemu-img failed ({status})") } else { last_line })
 }
 
 #[cfg(test)]

@@ -1,23 +1,19 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Copies a raw image file: only its data, the holes that the file system tells as zero ranges.
+//! Copies a raw image file. The file's holes are written as ranges of zeros.
 
 use std::fs::File;
 use std::io;
 use std::sync::{Mutex, PoisonError};
-use std::thread;
 
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek64};
 
-use super::{DiskWriter, WriteError, check_fits};
+use super::{DiskWriter, WriteError, check_fits, in_threads};
 use crate::disk::device::{ALIGNMENT, AlignedBuf, DirectReader};
 use crate::disk::fingerprint::{BLOCK, Fingerprint};
 
 /// One read and one write, in bytes. Measured: 8 MiB is 1.2 times as fast as 4 MiB.
 const STEP: usize = 8 << 20;
-
-/// Threads that each read and then write; more than two bring nothing on two or more cores.
-const THREADS: usize = 2;
 
 /// A part of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +22,7 @@ enum Extent {
     Hole { offset: u64, len: u64 },
 }
 
-/// Writes the `len` bytes of `file` to the disk, and notes what it writes where somebody asks for that.
+/// Writes the `len` bytes of `file` to the disk, and adds what it writes to the fingerprint `seen`, if there is one.
 pub fn raw_file(
     file: &File,
     len: u64,
@@ -37,14 +33,10 @@ pub fn raw_file(
     writer.image_len = len;
     let writer = &*writer;
     let source = DirectReader::new(file);
-    // What is noted has to begin and end as the other pass has it.
+    // The fingerprint's two passes have to cut the file into the same blocks.
     let unit = if seen.is_some() { BLOCK } else { ALIGNMENT };
     let extents = Mutex::new(Extents { file, at: 0, data_end: 0, len, unit: unit as u64 });
-    thread::scope(|scope| {
-        let workers: Vec<_> = (0..THREADS).map(|_| scope.spawn(|| copy(&source, &extents, writer, seen))).collect();
-        let died = |_panic| Err(WriteError::Image(io::Error::other("a copying thread died")));
-        workers.into_iter().map(|worker| worker.join().unwrap_or_else(died)).collect::<Result<Vec<()>, _>>().map(drop)
-    })?;
+    in_threads("a copying thread died", || copy(&source, &extents, writer, seen))?;
     // What was cut off meanwhile looked like a hole.
     match lseek64(file, 0, Whence::SeekEnd) {
         Ok(end) if u64::try_from(end).is_ok_and(|end| end < len) => Err(WriteError::Shrunk),
@@ -53,7 +45,7 @@ pub fn raw_file(
     }
 }
 
-/// Copies what nobody copies yet, until there is nothing left. After an error there is nothing left for the other thread.
+/// Copies extents until none are left. After an error it leaves none for the other threads.
 fn copy(
     source: &DirectReader<'_>,
     extents: &Mutex<Extents<'_>>,
@@ -83,9 +75,9 @@ fn copy_extents(
             Some(Extent::Data { offset, len }) => {
                 let len = usize::try_from(len).map_err(|err| WriteError::Image(io::Error::other(err)))?;
                 source.read(&mut buffer, offset, len).map_err(WriteError::Image)?;
-                // The very bytes that are written.
+                // The fingerprint gets the very bytes that are written.
                 if let Some(seen) = seen {
-                    seen.note(&buffer[..len], offset);
+                    seen.add(&buffer[..len], offset);
                 }
                 writer.data_with_zeros(&buffer[..len], offset)?;
             }
@@ -110,7 +102,7 @@ impl Extents<'_> {
         }
         let offset = self.at;
         if offset >= self.data_end {
-            // Whole pages: a page that is written in part and zeroed in part, by two threads, might keep old data.
+            // Only whole pages: a page that one thread writes in part and another zeroes in part might keep old data.
             let page = self.unit;
             let found = self.seek(offset, Whence::SeekData)?;
             let start = if found < self.len { (found - found % page).max(offset) } else { found };
@@ -121,14 +113,13 @@ impl Extents<'_> {
                 return Ok(Some(Extent::Hole { offset, len: start - offset }));
             }
         }
-        // Steps end on multiples of STEP, so that direct I/O stays aligned whatever the extent's start.
+        // Steps end on multiples of STEP, so that direct I/O stays aligned wherever the extent starts.
         let step_end = (offset / STEP as u64 + 1) * STEP as u64;
         self.at = step_end.min(self.data_end);
         Ok(Some(Extent::Data { offset, len: self.at - offset }))
     }
 
-    /// Where data or a hole begins at or after `offset`; the end when there is none. A file system that can't tell
-    /// reports all as data.
+    /// Where data or a hole begins at or after `offset`, or the file's end. On a file system that can't tell, all is data.
     fn seek(&self, offset: u64, whence: Whence) -> io::Result<u64> {
         let start = i64::try_from(offset).map_err(io::Error::other)?;
         match lseek64(self.file, start, whence) {
