@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: BSD-2-Clause
 # `make help` lists the targets.
 
-# cargo as everything here calls it: one that is new enough. CARGO=/path/to/cargo is asked first.
+# tools/cargo runs the first cargo that is new enough. It tries CARGO=/path/to/cargo first.
 export CARGO ?= cargo
 FIND_CARGO = tools/cargo
-# The Debian root of the tests, with all tools; what runs in it changes nothing on this machine.
+# Runs a command in the Debian root of the tests, which has all tools. Commands in there change nothing on this machine.
 INSIDE = tools/inside
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 
-# Two of these at once would wait for each other's lock: apt-get's or cargo's.
+# Targets do not run in parallel, because they would wait for the lock of apt-get or of cargo.
 .NOTPARALLEL:
 
 PREFIX ?= /usr/local
 DESTDIR ?=
 SYSCONFDIR ?= /etc
 LOCALSTATEDIR ?= /var
-# What `make install` installs as /usr/bin/simpleimage.
+# The binary that `make install` installs.
 BINARY ?= $(TARGET)/release/simpleimage
 
 BINDIR = $(PREFIX)/bin
@@ -27,24 +27,24 @@ CACHEDIR = $(LOCALSTATEDIR)/cache/ganeti-instance-simpleimage
 # symlinks to BINDIR, so that another OSDIR has to lie as deep below PREFIX as these two do.
 OSDIR ?= $(PREFIX)/$(if $(filter /usr/local,$(PREFIX)),lib,share)/ganeti/os
 
-# What building uses, and what the demo uses besides: programs and libraries, each of which tools/needs tries, and installs where it
-# is missing.
+# The programs and libraries that building needs, and those that the demo needs too. tools/needs tries each of them and
+# installs those that are missing.
 BUILD_NEEDS = cargo cc libclang libssl certificates
 DEMO_NEEDS = busybox debugfs ip mkfs.ext4 qemu-img run-parts sfdisk unshare xz
 
-# What `make bench` measures: the cases by name (all when empty), runs of each contender, size of the disk in the image
-# and of the files in it.
+# For `make bench`: the names of the cases (all if empty), the runs of each contender, the size of the disk in the image,
+# and the size of the files on it.
 CASES ?=
 RUNS ?= 5
 BENCH_SIZE ?= 4G
 BENCH_DATA ?= 1G
 
-# What `make fuzz` gives to each target: seconds, or executions where they are given; TARGETS by name, all when empty.
+# For `make fuzz`: how many seconds each target runs, or how many executions; the names of the targets (all if empty).
 SECONDS ?= 60
 EXECUTIONS ?=
 TARGETS ?=
 
-# Recursive: looked up only when a recipe asks.
+# `=` and not `:=`, so that make searches only if a recipe needs the list.
 SHELL_SCRIPTS = $(shell grep --recursive --files-with-matches --exclude='*.rs' --exclude='*.md' \
 	--exclude-dir=target --exclude-dir=corpus --extended-regexp '^\#! ?/(usr/)?bin/(env )?(ba|da)?sh' \
 	.ci debian demo example-hooks fuzz os-scripts src tests tools 2>/dev/null)
@@ -76,7 +76,7 @@ demo: build ## Install two disks over HTTP and prove every byte of them (as root
 terminal: build ## Capture docs/terminal.md anew, from real runs (as root)
 	$(INSIDE) demo/terminal $(BINARY)
 
-# What comes from the network comes first; the tests themselves have none.
+# Tests have no network, so this downloads what they need.
 .PHONY: test-downloads
 test-downloads:
 	$(INSIDE) --network cargo test --locked --test it --test boot --test node fetched_first
@@ -117,8 +117,8 @@ bench: ## Measure the provider against other ways, as root; CASES="raw gz" RUNS=
 fuzz: ## Give any bytes to every parser; SECONDS=600 or EXECUTIONS=1000000 for each, TARGETS="gpt url" (as root)
 	$(INSIDE) fuzz/run $(if $(EXECUTIONS),--executions $(EXECUTIONS) --seconds 0,--seconds $(SECONDS)) $(TARGETS)
 
-# From the same seed and as far on any machine, but for slow targets: a change should not fail over what it has nothing to
-# do with. What time brings to light is for `make fuzz`.
+# The seed is fixed and so is the number of executions, so that CI does not fail because of an input that has nothing to do
+# with the change. `make fuzz` searches for longer.
 .PHONY: fuzz-short
 fuzz-short: ## The same for at most 5 seconds each, as CI does it (as root)
 	$(INSIDE) fuzz/run --executions 100000 --seconds 5 --seed 1
@@ -136,12 +136,13 @@ lint-inside:
 	$(if $(SHELL_SCRIPTS),shellcheck $(SHELL_SCRIPTS))
 	$(if $(MAN_PAGES),mandoc -T lint -W warning $(MAN_PAGES))
 
-# Where the shells look for completions: Debian's zsh calls the folder of packages otherwise, and its fish looks below
-# /usr/local only where XDG_DATA_DIRS says so.
+# The folders of completions. Debian's zsh has another folder for packages than for /usr/local, and its fish looks below
+# /usr/local only if XDG_DATA_DIRS contains it.
 BASHDIR = $(PREFIX)/share/bash-completion/completions
 FISHDIR = $(if $(filter /usr/local,$(PREFIX)),$(SYSCONFDIR)/fish/completions,$(PREFIX)/share/fish/vendor_completions.d)
 ZSHDIR = $(PREFIX)/share/zsh/$(if $(filter /usr/local,$(PREFIX)),site-functions,vendor-completions)
-# Where systemd looks for units; empty for none. An administrator asks for the timer: `systemctl enable --now simpleimage-prune.timer`.
+# The folder of systemd's units; empty installs none. An administrator turns the timer on by
+# `systemctl enable --now simpleimage-prune.timer`.
 UNITDIR ?= $(PREFIX)/lib/systemd/system
 UNITS = simpleimage-prune.service simpleimage-prune.timer
 
@@ -170,8 +171,8 @@ install: ## Install the built provider; DESTDIR= and PREFIX= (/usr/local) are ho
 		'$(DESTDIR)$(UNITDIR)/$(unit)' && sed -i -e 's,/usr/bin/,$(BINDIR)/,' \
 		-e 's,/var/cache/ganeti-instance-simpleimage,$(CACHEDIR),' '$(DESTDIR)$(UNITDIR)/$(unit)' &&) :)
 
-# Only what install has put there, by name: whatever else lies beside it is somebody's own. The list of variants is the
-# administrator's once it was changed, and another installation's where there is one (the package's beside /usr/local).
+# Removes only files that install has put there, by name. The list of variants stays if the administrator has changed it,
+# or if there is another installation that uses it (the package's, beside one in /usr/local).
 .PHONY: uninstall
 uninstall: ## Remove what install put there; what was changed, other configuration and kept images stay
 	rm -f '$(DESTDIR)$(BINDIR)/simpleimage' '$(DESTDIR)$(BASHDIR)/simpleimage' \
@@ -194,10 +195,10 @@ uninstall: ## Remove what install put there; what was changed, other configurati
 		[ ! -d "$$folder" ] || echo "kept: $$folder"; \
 	done
 
-# Where the package is built, and where it is found then.
+# The folder in which the package is built.
 DEB_DIR ?= $(TARGET)/deb
 
-# All crates are put beside the source first; the build itself fetches nothing.
+# Copies all crates beside the source first, so that the build itself downloads nothing.
 .PHONY: deb
 deb: ## Build the Debian package: target/deb/*.deb (as root)
 	rm -rf '$(DEB_DIR)'
@@ -211,7 +212,7 @@ deb-inside:
 	cd '$(DEB_DIR)/source' && dpkg-buildpackage --build=binary --no-sign
 	lintian --fail-on=error,warning --no-tag-display-limit --info '$(DEB_DIR)'/*.changes
 
-# Not in `make test`: it builds the package twice and a Debian, ten minutes in all.
+# Not part of `make test`, because it takes ten minutes.
 .PHONY: test-deb
 test-deb: deb ## Build the package twice, compare, and try it on a bare Debian with Ganeti (as root)
 	$(MAKE) deb DEB_DIR='$(DEB_DIR)-again'

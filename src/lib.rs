@@ -1,12 +1,27 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! The Ganeti OS provider `simpleimage`: installs instances from disk images.
+//! The Ganeti OS provider `simpleimage`: it installs instances from disk images.
 //!
-//! The way of the data: an OS script of Ganeti's ([`ganeti`]) or a command ([`cli`]) turns what it was told and the
-//! settings ([`config`]) into a job. [`install`] does it: it fetches and keeps the image ([`store`]), looks at what it is and
-//! decodes it ([`image`]), writes it to the disk ([`disk`]), adds what the guest needs for its first boot ([`seed`]), makes
-//! the disk bootable and runs the hooks. All of that stands on [`node`].
+//! Data flow in one direction:
 //!
-//! A room imports only from rooms below it: ARCHITECTURE.md has the table.
+//! ```text
+//! environment -> request -> image source -> cache -> decoder -> writer -> target device -> hooks
+//! ```
+//!
+//! | room | what it does |
+//! |---|---|
+//! | [`cli`] | turns the arguments of a command into a job |
+//! | [`ganeti`] | turns the variables of an OS script into a job |
+//! | [`config`] | merges built-in, site and variant settings |
+//! | [`install`] | does the job: checks the image, writes it, adds the seed, runs the hooks |
+//! | [`image`] | finds out what an image is, and decodes it |
+//! | [`seed`] | makes what the guest reads at its first boot |
+//! | [`store`] | downloads images, keeps them, and checks signatures |
+//! | [`disk`] | holds the instance's disk and writes every byte of it |
+//! | [`node`] | starts processes, confines them, and writes messages |
+//!
+//! A room imports only from rooms below it. `main` chooses [`cli::run`] or [`ganeti::script::run`] by the name under which
+//! the binary was called. A create goes on to [`install::install`], which forks a worker that reads the image.
+//! ARCHITECTURE.md has the steps of a run and the reasons.
 
 pub mod cli;
 pub mod config;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! Decodes bzip2 with all processors, without `unsafe`.
 //!
-//! [`reader`] is all of it: it reads an archive from any [`Read`] and gives the decoded bytes.
+//! [`reader()`] is all of it: it reads an archive from any [`Read`] and gives the decoded bytes.
 //!
 //! # How
 //!
