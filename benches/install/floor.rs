@@ -12,7 +12,6 @@ use std::thread;
 
 use anyhow::Context as _;
 use simpleimage::disk::device::AlignedBuf;
-use simpleimage::image::decode;
 use simpleimage::image::format::ImageType;
 use simpleimage::node::size::MIB;
 
@@ -48,7 +47,7 @@ pub(crate) fn run(args: &[OsString]) -> anyhow::Result<ExitCode> {
 fn decode_alone(image_type: &OsStr, image: &OsStr) -> anyhow::Result<()> {
     let image_type = ImageType::parse(&image_type.to_string_lossy())?;
     let compression = image_type.and_then(|parsed| parsed.compression).context("this type needs no decoder")?;
-    Ok(drain(&mut decode::reader(File::open(image)?, compression))?)
+    Ok(drain(&mut compression.reader(File::open(image)?))?)
 }
 
 fn drain(reader: &mut dyn Read) -> io::Result<()> {

@@ -5,10 +5,14 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
+use toml::Table;
+
 use super::store::hides_secrets;
 use super::text;
-use crate::config::shell::{assignments, words};
-use crate::config::{ParseError, PartialSettings, Paths, Settings, parse_legacy, parse_toml};
+use crate::config::legacy::shell::{assignments, words};
+use crate::config::load::{Layer, lay_over};
+use crate::config::parse::parse_toml;
+use crate::config::{ParseError, Paths, VariantName, merge, parse_legacy};
 use crate::ganeti::env::Environment;
 use crate::ganeti::request;
 use crate::node::report::ascii_line;
@@ -37,18 +41,20 @@ pub(super) fn config_legacy(data: &[u8]) {
     }
 }
 
-/// An error is one line, and settings are the same over themselves and over or under nothing.
-fn settle(parsed: Result<PartialSettings, ParseError>) {
+/// An error is one line. Settings are the same over themselves and over or under nothing, and whatever was accepted makes
+/// settings.
+fn settle(parsed: Result<Table, ParseError>) {
     match parsed {
         Err(error) => assert!(!error.to_string().contains(char::is_control), "{error}"),
-        Ok(settings) => {
-            let over = |under: &PartialSettings, over: &PartialSettings| under.clone().overlaid_by(over.clone());
-            let nothing = PartialSettings::default();
-            for same in [over(&settings, &settings), over(&nothing, &settings), over(&settings, &nothing)] {
-                assert_eq!(same, settings);
+        Ok(table) => {
+            for (below, over) in [(&table, &table), (&Table::new(), &table), (&table, &Table::new())] {
+                let mut both = below.clone();
+                lay_over(&mut both, over);
+                assert_eq!(both, table);
             }
-            assert_eq!(settings.keys().is_empty(), settings == nothing);
-            Settings::resolve(&Paths::below(Path::new("/")), settings);
+            let layers = [Layer { file: "config".into(), table }];
+            let variant = VariantName::parse("default").expect("it is a name");
+            merge(&layers, &Paths::below(Path::new("/")), &variant).expect("each value was checked");
         }
     }
 }

@@ -13,16 +13,14 @@ use super::store::hides_secrets;
 use super::text;
 use crate::disk::device::ReadAt as _;
 use crate::image::checksum::{Algorithm, Checksum, Digest};
-use crate::image::container::{ContainerError, check_file, check_head, seal_vhdx};
-use crate::image::decode::reader;
-use crate::image::detect::{self, Content, HEAD_LEN};
+use crate::image::compression::Compression;
+use crate::image::container::{ContainerError, check_file, check_head, qcow2_virtual_size, seal_vhdx};
+use crate::image::detect::{self, Content, FooterCheck, HEAD_LEN};
 use crate::image::disk_size::DiskSize;
-use crate::image::ending::Ending;
-use crate::image::fields::Fields;
-use crate::image::format::{Compression, Format, ImageType};
-use crate::image::qcow2::{Qcow2Error, virtual_size};
+use crate::image::format::{Format, ImageType};
+use crate::image::header_fields::Fields;
 use crate::image::reference::ImageRef;
-use crate::image::sums::{find, text_of};
+use crate::image::sums_file::{find, text_of};
 use crate::node::size::ByteSize;
 
 /// A few bytes may decode to very many: so many are looked at.
@@ -59,7 +57,7 @@ fn encoded(data: &[u8], kind: Compression) -> Vec<u8> {
 
 fn decoded(archive: impl Read + Send, kind: Compression) -> io::Result<Vec<u8>> {
     let mut out = Vec::new();
-    let mut reader = reader(archive, kind).take(MAX_DECODED);
+    let mut reader = kind.reader(archive).take(MAX_DECODED);
     reader.read_to_end(&mut out).map(|_| out)
 }
 
@@ -75,7 +73,7 @@ impl Read for Trickle<'_> {
 
 /// A file is one thing, and only its head says which.
 pub(super) fn detect(head: &[u8]) {
-    let (content, compression) = (detect::content(head), detect::compression(head));
+    let (content, compression) = (detect::content(head), Compression::detect(head));
     // Two answers to what the file is would be none.
     match (compression, content) {
         (Some(_), Content::Foreign(words)) => assert!(words.contains("archive")),
@@ -84,7 +82,7 @@ pub(super) fn detect(head: &[u8]) {
     }
     let is_qcow2 = head.starts_with(b"QFI\xfb");
     assert_eq!(content == Content::Disk(Format::Qcow2), is_qcow2);
-    assert!(is_qcow2 || virtual_size(head).is_err());
+    assert!(is_qcow2 || qcow2_virtual_size(head).is_err());
     if content == Content::Disk(Format::Raw) {
         let printable = |byte: &u8| byte.is_ascii_graphic() || matches!(byte, b' ' | b'\n');
         assert!(!head.iter().all(printable), "a text is a disk");
@@ -94,12 +92,12 @@ pub(super) fn detect(head: &[u8]) {
     if longer.len() == HEAD_LEN {
         longer.extend(b"\x55\xaaQFI\xfb");
     }
-    assert_eq!((detect::content(&longer), detect::compression(&longer)), (content, compression));
+    assert_eq!((detect::content(&longer), Compression::detect(&longer)), (content, compression));
 }
 
 /// A qcow2 header that passes names no other file.
 pub(super) fn qcow2(head: &[u8]) {
-    match virtual_size(head) {
+    match qcow2_virtual_size(head) {
         Err(error) => assert!(error.to_string().bytes().all(|byte| (b' '..=b'~').contains(&byte))),
         Ok(size) => {
             // docs/interop/qcow2.rst: what makes qemu-img open another file, or ask for a key.
@@ -240,7 +238,7 @@ pub(super) fn container(format: Format, data: &[u8]) -> bool {
 /// The end of what was missing in a file.
 fn missing(error: &ContainerError) -> Option<u64> {
     match error {
-        ContainerError::Cut { needed, .. } | ContainerError::Qcow2(Qcow2Error::Cut { needed, .. }) => Some(needed.0),
+        ContainerError::Truncated { needed, .. } => Some(needed.0),
         _ => None,
     }
 }
@@ -338,7 +336,7 @@ fn seal_xz(archive: &mut [u8]) {
 /// The end of a stream decides, however it comes: the first byte says in which pieces.
 pub(super) fn ending(data: &[u8]) {
     let Some((step, data)) = data.split_first() else { return };
-    let mut reader = Ending::new(data);
+    let mut reader = FooterCheck::new(data);
     let (mut all, mut piece) = (Vec::new(), vec![0; usize::from(*step) * 8 + 1]);
     let end = loop {
         match reader.read(&mut piece) {
@@ -351,5 +349,5 @@ pub(super) fn ending(data: &[u8]) {
     let foreign = data.len().checked_sub(512).map(|start| &data[start..]);
     let foreign = foreign.is_some_and(|last| last.starts_with(b"conectix") || last.starts_with(b"koly\0\0\0\x04"));
     assert_eq!(end.is_some(), foreign);
-    assert_eq!(detect::ending(data).is_some(), foreign);
+    assert_eq!(detect::footer(data).is_some(), foreign);
 }

@@ -14,11 +14,11 @@ use super::config::variables;
 use super::sparse_disk::Disk;
 use super::text;
 use crate::disk::device::{ReadAt, WriteAt};
-use crate::seed::adopt::File;
+use crate::seed::clone::File;
 use crate::seed::volume::{
-    Contents, Trace, VolumeError, find_space, format, read_boot_area, rebuild, remove_trace, survey,
+    Contents, Trace, VolumeError, find_seeds, find_space, format, read_boot_area, rebuild, remove_trace,
 };
-use crate::seed::{self, Dns, Held, Identity, Network, SourceName};
+use crate::seed::{self, Dns, Identity, Network, SeedContent, SourceName};
 
 fn identity() -> Identity {
     Identity::new("web1.example.org", "5ae2a4f5-8d24-4a2e-9f6b-0a7b1c2d3e4f").expect("a name and a UUID")
@@ -148,20 +148,20 @@ pub(super) fn nics(data: &[u8]) {
         }
     }
     // The instance's own seed, made its own again.
-    let (files, kept) = seed::adopted(&[("network-config".to_owned(), document.clone())], &identity(), &nics);
+    let (files, kept) = seed::clone::for_clone(&[("network-config".to_owned(), document.clone())], &identity(), &nics);
     assert!(kept.is_empty() && files[0].1 == document);
 }
 
 /// What a guest's seed gives: nothing of it gets lost in itself, and it is the same in another process.
 fn check_held(files: &[File]) {
     let files = files.iter().map(|(name, content)| (name.as_str(), content.as_slice()));
-    match Held::of(files, &identity()) {
+    match SeedContent::of(files, &identity()) {
         Err(error) => assert!(is_line(&error.to_string()), "{error}"),
         Ok(held) => {
             assert!(held.lost_in(&held).is_empty());
-            assert!(held.lost_in(&Held::default()).iter().all(|lost| is_line(&lost.to_string())));
+            assert!(held.lost_in(&SeedContent::default()).iter().all(|lost| is_line(&lost.to_string())));
             let bytes = serde_json::to_vec(&held).expect("JSON");
-            assert!(serde_json::from_slice::<Held>(&bytes).is_ok_and(|again| again == held));
+            assert!(serde_json::from_slice::<SeedContent>(&bytes).is_ok_and(|again| again == held));
         }
     }
 }
@@ -172,7 +172,7 @@ pub(super) fn adopt(data: &[u8]) {
     let parts = data.split(|byte| *byte == 0).map(<[u8]>::to_vec);
     let files: Vec<File> = NAMES.map(str::to_owned).into_iter().zip(parts).collect();
     check_held(&files);
-    let (new, kept) = seed::adopted(&files, &identity(), &[]);
+    let (new, kept) = seed::clone::for_clone(&files, &identity(), &[]);
     let names = |files: &[File]| files.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
     assert_eq!(names(&new), names(&files));
     assert!(files.iter().zip(&new).skip(3).all(|(before, after)| before == after));
@@ -180,7 +180,7 @@ pub(super) fn adopt(data: &[u8]) {
         assert!(files.iter().zip(&new).any(|(before, after)| before == after && before.0 == one.name()));
     }
     // Once it is this instance's, it stays as it is.
-    let (again, _) = seed::adopted(&new, &identity(), &[]);
+    let (again, _) = seed::clone::for_clone(&new, &identity(), &[]);
     assert!(again == new);
     if let Some((_, meta_data)) = files.first()
         && let Some(renamed) = seed::renamed(meta_data, &identity())
@@ -214,7 +214,7 @@ pub(super) fn volume(data: &[u8]) {
         OURS[usize::from(flags & 2 == 2)].write_onto(&mut disk);
     }
     pieces.write_onto(&mut disk);
-    let found = survey(&disk).expect("memory does not fail");
+    let found = find_seeds(&disk).expect("memory does not fail");
     assert!(found.len() <= 4096);
     for one in &found {
         assert!(one.start < disk.len());

@@ -9,10 +9,12 @@ use url::Url;
 use super::text;
 use crate::store::cache::checkpoint::Checkpoint;
 use crate::store::cache::entry::{EntryFiles, Sidecar};
-use crate::store::cache::inventory::time;
-use crate::store::http::client::{redirect_to, retry_after};
+use crate::store::cache::images::time;
+use crate::store::http::client::redirect_to;
 use crate::store::http::netrc::Netrc;
-use crate::store::http::{Backoff, ImageUrl, NoProxy, RangeRequest, UrlPrefix, Validator};
+use crate::store::http::no_proxy::NoProxy;
+use crate::store::http::retry::retry_after;
+use crate::store::http::{Backoff, ImageUrl, RangeRequest, UrlPrefix, Validator};
 use crate::store::signature;
 
 /// A secret shorter than this may stand in a message by chance, in bytes.

@@ -94,7 +94,7 @@ impl NamedCache {
             return Ok(self.cache.find(text)?);
         }
         for url in urls {
-            if let Some(kept) = self.cache.kept(url)? {
+            if let Some(kept) = self.cache.info(url)? {
                 return Ok(kept);
             }
         }
@@ -128,7 +128,7 @@ impl ListedImage {
         let types = install::likely_types(&paths, &Run::new(report.clone()))?;
         let mut named = Vec::new();
         for (name, url) in &store.names {
-            named.extend(store.cache.kept(url)?.map(|kept| (kept.key, name)));
+            named.extend(store.cache.info(url)?.map(|kept| (kept.key, name)));
         }
         let listed = images.into_iter().zip(types).map(|(image, image_type)| {
             let names = named.iter().filter(|(key, _)| *key == image.key).map(|(_, name)| (*name).clone());

@@ -15,7 +15,8 @@ use super::Tool;
 use super::output;
 use crate::config::{self, Paths, Settings, VariantName, Variants};
 use crate::ganeti::request;
-use crate::image::format::{Compression, Format, ImageType};
+use crate::image::compression::Compression;
+use crate::image::format::{Format, ImageType};
 use crate::store::cache::Cache;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -128,12 +129,12 @@ impl Context {
 
     /// Names and keys of cached images. A URL is no candidate, because it would have to be quoted.
     fn entries(&self) -> Vec<Word> {
-        let cache = self.settings().map(|settings| request::cache_settings(&settings));
+        let cache = self.settings().map(|settings| settings.cache_settings());
         let Some(Ok(Some(cache))) = cache.as_ref().map(Cache::existing) else { return Vec::new() };
         let names = request::image_names(cache.dir(), &self.paths);
         let mut words: Vec<Word> = Vec::new();
         for image in cache.list().unwrap_or_default() {
-            let kept = |url| matches!(cache.kept(url), Ok(Some(kept)) if kept.key == image.key);
+            let kept = |url| matches!(cache.info(url), Ok(Some(kept)) if kept.key == image.key);
             words.extend(names.iter().filter(|(_, url)| kept(url)).map(|(name, _)| (name.clone(), image.url.clone())));
             words.push((image.key[..output::SHOWN_DIGITS].to_owned(), image.url.clone()));
         }

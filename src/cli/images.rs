@@ -50,7 +50,7 @@ struct NamedImage {
 /// Writes the list to `out`. Asks no server, and creates nothing.
 pub(super) fn images(args: &ImagesArgs, root: &Path, report: &Report, out: &mut dyn Write) -> anyhow::Result<()> {
     let settings = config::load(&Paths::below(root), &args.variant)?;
-    let cache = Cache::existing(&request::cache_settings(&settings))?;
+    let cache = Cache::existing(&settings.cache_settings())?;
     let found = settings.images.into_iter().map(|(name, alias)| named(name, alias, cache.as_ref()));
     let mut images = found.collect::<anyhow::Result<Vec<_>>>()?;
     detect_types(&mut images, report)?;
@@ -70,7 +70,7 @@ fn named(name: String, alias: ImageAlias, cache: Option<&Cache>) -> anyhow::Resu
             (len, None, len.map(|_| path.clone()))
         }
         ImageRef::Url(url) => {
-            let kept = cache.map_or(Ok(None), |cache| cache.kept(url))?;
+            let kept = cache.map_or(Ok(None), |cache| cache.info(url))?;
             let there = kept.is_some();
             let (len, path) = kept.map(|kept| (kept.len, kept.path)).unzip();
             (len, Some(there), path)

@@ -10,7 +10,7 @@ use clap::Subcommand;
 use serde::Serialize;
 
 use super::output::{line, write_json};
-use crate::config::{self, Paths, VariantName};
+use crate::config::{self, Paths, ShownSetting, VariantName};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct VariantsArgs {
@@ -39,15 +39,6 @@ struct ListedVariant {
     offered: bool,
     /// Whether it has a folder.
     configured: bool,
-}
-
-#[derive(Serialize)]
-struct EffectiveSetting {
-    key: String,
-    /// As in config.toml; a secret is `<hidden>`.
-    value: toml::Value,
-    /// The file that sets it; none for the built-in value.
-    source: Option<String>,
 }
 
 pub(super) fn variants(args: &VariantsArgs, root: &Path, out: &mut dyn Write) -> anyhow::Result<()> {
@@ -87,14 +78,9 @@ fn all_variants(paths: &Paths) -> anyhow::Result<Vec<ListedVariant>> {
     Ok(known.collect())
 }
 
-fn settings(paths: &Paths, variant: &VariantName) -> anyhow::Result<Vec<EffectiveSetting>> {
+fn settings(paths: &Paths, variant: &VariantName) -> anyhow::Result<Vec<ShownSetting>> {
     let layers = config::layers(paths, variant)?;
-    let settings = config::resolve(paths, &layers);
-    let effective = config::shown(&settings, paths, variant).into_iter().map(|(key, value)| {
-        let source = config::source_of(&layers, &key).map(|file| file.display().to_string());
-        EffectiveSetting { key, value, source }
-    });
-    Ok(effective.collect())
+    Ok(config::show(&config::merge(&layers, paths, variant)?, &layers)?)
 }
 
 fn list_line(variant: &ListedVariant) -> String {
@@ -106,6 +92,6 @@ fn list_line(variant: &ListedVariant) -> String {
     format!("{}{state}", variant.name)
 }
 
-fn show_line(setting: &EffectiveSetting) -> String {
+fn show_line(setting: &ShownSetting) -> String {
     format!("{} = {}  # {}", setting.key, setting.value, setting.source.as_deref().unwrap_or("built in"))
 }

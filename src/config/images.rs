@@ -1,22 +1,32 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Images by names of the administrator's: the tables `[images.NAME]`.
+//! Images that have a name (`[images.NAME]`), the places that images may come from, and those of instances' disks.
 
 use std::collections::BTreeMap;
+use std::path::{Component, Path, PathBuf};
+use std::{fmt, fs, io};
 
-use serde::{Deserialize, Deserializer, de};
+use serde::{Deserialize, Deserializer, Serialize, de};
 
-use super::values::{self, Checked};
+use super::values::shown_text;
+use super::{ConfigError, Paths};
 use crate::image::checksum::Checksum;
 use crate::image::format::ImageType;
 use crate::image::reference::ImageRef;
-use crate::store::http::{ImageUrl, Secret};
+use crate::node::value::{Checked, absolute_path, value_kinds};
+use crate::store::http::{ImageUrl, Secret, UrlPrefix};
+
+value_kinds! {
+    PlaceList: Vec<String> => Vec<ImagePlace>, |places| places.iter().map(|text| place(text)).collect(),
+        |places| places.iter().map(ToString::to_string).collect::<Vec<_>>();
+}
 
 /// Images by name.
 pub(crate) type Images = BTreeMap<String, ImageAlias>;
 
 /// What a name stands for. Each value is well-formed, and as written in the file: URLs may hold a password.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "Raw")]
+/// Serializing gives what may be shown.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "ImageTable", into = "ImageTable")]
 pub(crate) struct ImageAlias {
     /// As the OS parameter `image`: an absolute path or a URL.
     pub(crate) image: Secret,
@@ -30,10 +40,10 @@ pub(crate) struct ImageAlias {
     pub(crate) note: Option<String>,
 }
 
-/// The keys of the table.
-#[derive(Deserialize)]
+/// The keys of the table. A key that is missing is not shown.
+#[derive(Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-struct Raw {
+struct ImageTable {
     url: Option<String>,
     path: Option<String>,
     #[serde(rename = "type")]
@@ -43,24 +53,41 @@ struct Raw {
     note: Option<String>,
 }
 
-impl TryFrom<Raw> for ImageAlias {
+impl TryFrom<ImageTable> for ImageAlias {
     type Error = &'static str;
 
-    fn try_from(raw: Raw) -> Checked<Self> {
-        let image = match (raw.url, raw.path) {
+    fn try_from(table: ImageTable) -> Checked<Self> {
+        let image = match (table.url, table.path) {
             (Some(url), None) => checked_url(url)?,
-            (None, Some(path)) => values::absolute_path(&path)
-                .map(|_path| path)
-                .map_err(|_err| "path: must be an absolute path (begin it with /)")?,
+            (None, Some(path)) => match absolute_path(&path) {
+                Ok(_) => path,
+                Err(_) => return Err("path: must be an absolute path (begin it with /)"),
+            },
             _ => return Err("give it a url or a path, one of the two"),
         };
         Ok(ImageAlias {
             image: Secret(image),
-            image_type: raw.image_type.map(checked_type).transpose()?,
-            checksum: raw.checksum.map(checked_checksum).transpose()?.map(Secret),
-            signature: raw.signature.map(checked_signature).transpose()?.map(Secret),
-            note: raw.note.map(checked_note).transpose()?,
+            image_type: table.image_type.map(checked_type).transpose()?,
+            checksum: table.checksum.map(checked_checksum).transpose()?.map(Secret),
+            signature: table.signature.map(checked_signature).transpose()?.map(Secret),
+            note: table.note.map(checked_note).transpose()?,
         })
+    }
+}
+
+impl From<ImageAlias> for ImageTable {
+    fn from(alias: ImageAlias) -> Self {
+        let place = Some(shown_text(&alias.image.0));
+        let (url, path) = if alias.image.0.starts_with('/') { (None, place) } else { (place, None) };
+        let shown = |secret: Option<Secret>| secret.map(|secret| shown_text(&secret.0));
+        ImageTable {
+            url,
+            path,
+            image_type: alias.image_type,
+            checksum: shown(alias.checksum),
+            signature: shown(alias.signature),
+            note: alias.note,
+        }
     }
 }
 
@@ -85,12 +112,12 @@ fn checked_signature(signature: String) -> Checked<String> {
     if signature == "none" || ImageRef::parse(&signature).is_ok() { Ok(signature) } else { Err(wrong) }
 }
 
-/// It is written to terminals.
+/// A note is written to terminals.
 fn checked_note(note: String) -> Checked<String> {
     if note.chars().any(char::is_control) { Err("note: must be one line of text") } else { Ok(note) }
 }
 
-/// All the tables; their names are what nobody takes for a path or a URL.
+/// Reads all the tables. Nobody may take a name for a path or a URL.
 pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Images, D::Error> {
     let images = Images::deserialize(deserializer)?;
     if images.keys().all(|name| ImageRef::is_name(name)) {
@@ -101,19 +128,69 @@ pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<
     Err(de::Error::custom(wrong))
 }
 
+/// A place that images may come from: one entry of `allowed_images`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum ImagePlace {
+    /// A URL, and what is below it.
+    Url(UrlPrefix),
+    /// A folder and what is in it, or a file.
+    Path(PathBuf),
+}
+
+impl fmt::Display for ImagePlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ImagePlace::Url(url) => url.fmt(f),
+            ImagePlace::Path(path) => path.display().fmt(f),
+        }
+    }
+}
+
+/// Reads one entry of `allowed_images`.
+pub(super) fn place(text: &str) -> Checked<ImagePlace> {
+    if text.contains("://") && !text.starts_with('/') {
+        return UrlPrefix::parse(text).map(ImagePlace::Url);
+    }
+    if !text.starts_with('/') {
+        return Err("not a URL or an absolute path (begin it with /)");
+    }
+    let path = absolute_path(text)?;
+    if path.components().any(|component| component == Component::ParentDir) {
+        return Err("a path must not have '..' in it");
+    }
+    Ok(ImagePlace::Path(path))
+}
+
+/// Reads the folders that may hold instances' disks from Ganeti's list: one per line, `#` begins a comment, what is not
+/// absolute does not count. None without a list, as on clusters without file storage.
+///
+/// # Errors
+/// [`ConfigError::Read`] for a list that is there and can't be read.
+pub(crate) fn instance_storage(paths: &Paths) -> Result<Vec<PathBuf>, ConfigError> {
+    let list = &paths.file_storage_paths;
+    let text = match fs::read(list) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        text => text.map_err(|reason| ConfigError::Read { path: list.clone(), reason })?,
+    };
+    // As Ganeti reads it (`FilterEmptyLinesAndComments` of ganeti.utils.text).
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let lines = text.lines().map(str::trim).filter(|line| line.starts_with('/'));
+    Ok(lines.map(|line| Path::new(line).components().collect()).collect())
+}
+
 #[cfg(test)]
 mod tests {
-    use crate::config::parse_toml;
-
-    fn message(text: &str) -> String {
-        parse_toml(text).unwrap_err().to_string()
-    }
+    use super::{ImagePlace, instance_storage, place};
+    use crate::config::Paths;
+    use crate::config::tests::{merged, message};
+    use crate::store::http::UrlPrefix;
+    use std::path::Path;
 
     #[test]
     fn every_value_is_as_the_parameter() {
         let text = "[images.a]\nurl = 'https://joe:s3cret@h/a'\ntype = 'auto'\nchecksum = 'none'\nsignature = 'none'\n\
                     [images.'debian-12.5']\npath = '/a'\nsignature = '/a.sig'\n";
-        let images = parse_toml(text).unwrap().images;
+        let images = merged(&[text]).images;
         assert_eq!(images.keys().collect::<Vec<_>>(), ["a", "debian-12.5"]);
         assert_eq!(images["a"].image.0, "https://joe:s3cret@h/a");
         assert!(!format!("{images:?}").contains("s3cret"));
@@ -121,8 +198,8 @@ mod tests {
 
     #[test]
     fn a_name_is_replaced_as_a_whole() {
-        let site = parse_toml("[images.a]\nurl = 'http://h/a'\nchecksum = 'none'\n[images.b]\npath = '/b'\n").unwrap();
-        let both = site.overlaid_by(parse_toml("[images.a]\npath = '/own'\n").unwrap()).images;
+        let site = "[images.a]\nurl = 'http://h/a'\nchecksum = 'none'\n[images.b]\npath = '/b'\n";
+        let both = merged(&[site, "[images.a]\npath = '/own'\n"]).images;
         assert_eq!((both["a"].image.0.as_str(), &both["a"].checksum), ("/own", &None));
         assert_eq!(both["b"].image.0, "/b");
     }
@@ -154,5 +231,36 @@ mod tests {
             assert!(message.contains("images: the name of an image has ASCII letters"), "{message}");
             assert!(!message.contains("s3cret"), "{message}");
         }
+    }
+    #[test]
+    fn places_are_urls_and_absolute_paths() {
+        assert_eq!(place("/srv/images/"), Ok(ImagePlace::Path("/srv/images".into())));
+        assert_eq!(place("https://h/x"), Ok(ImagePlace::Url(UrlPrefix::parse("https://h/x").unwrap())));
+        for (text, reason) in [
+            ("", "not a URL or an absolute path (begin it with /)"),
+            ("srv/images", "not a URL or an absolute path (begin it with /)"),
+            ("images.example.com", "not a URL or an absolute path (begin it with /)"),
+            ("ftp://h/x", "not an http or https URL"),
+            ("https://joe:s3cret@h/", "a user or password has no meaning here"),
+            ("/srv/../etc", "a path must not have '..' in it"),
+            ("/srv\n", "control characters are not allowed"),
+        ] {
+            assert_eq!(place(text), Err(reason), "{text}");
+        }
+    }
+
+    #[test]
+    fn instance_storage_is_read_as_ganeti_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::below(dir.path());
+        assert_eq!(instance_storage(&paths).unwrap(), Vec::<&Path>::new());
+        std::fs::create_dir_all(paths.file_storage_paths.parent().unwrap()).unwrap();
+        std::fs::write(&paths.file_storage_paths, "# ours\n\n  /srv/ganeti/file-storage/ \n/srv/shared\nrelative\n")
+            .unwrap();
+        assert_eq!(instance_storage(&paths).unwrap(), ["/srv/ganeti/file-storage", "/srv/shared"].map(Path::new));
+        std::fs::remove_file(&paths.file_storage_paths).unwrap();
+        std::fs::create_dir(&paths.file_storage_paths).unwrap();
+        let message = instance_storage(&paths).unwrap_err().to_string();
+        assert!(message.starts_with(&format!("reading {}: ", paths.file_storage_paths.display())), "{message}");
     }
 }

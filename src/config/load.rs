@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! From the files to the settings: built-in values, under the site's file, under the variant's.
+//!
+//! Each file is checked alone, so that an error has a line. Their tables are then laid over each other.
 
 use std::path::{Path, PathBuf};
 
-use super::{
-    ConfigError, ParseError, PartialSettings, Paths, Settings, VariantName, Variants, file, parse_legacy, parse_toml,
-};
+use toml::{Table, Value};
+
+use super::parse::{PAIRS, explain, parse_toml};
+use super::{ConfigError, ParseError, Paths, Settings, VariantName, Variants, file, parse_legacy, values};
 use crate::node::report::LogFormat;
 
 /// The typed format, for the site and for a variant.
@@ -13,78 +16,108 @@ const TOML: &str = "config.toml";
 /// The predecessor's format, for a variant.
 const LEGACY: &str = "config";
 
-/// One config file and what it sets.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A config file and what it sets. There is no `Debug`, for the table has secrets.
 pub(crate) struct Layer {
-    /// The file.
     pub(crate) file: PathBuf,
-    /// What it sets.
-    pub(crate) settings: PartialSettings,
+    /// Keys and values as config.toml has them, each checked.
+    pub(crate) table: Table,
 }
 
-/// The settings of `variant`: the [`layers`] over the built-in values.
+impl Layer {
+    fn read(path: &Path, parse: fn(&str) -> Result<Table, ParseError>) -> Result<Option<Self>, ConfigError> {
+        let Some(text) = file::read(path)? else { return Ok(None) };
+        match parse(&text) {
+            Ok(table) => Ok(Some(Layer { file: path.to_owned(), table })),
+            Err(error) => Err(ConfigError::Invalid { path: path.to_owned(), error }),
+        }
+    }
+
+    /// Tells whether this file decides about `key`, which stands in the table `section` if that is not empty.
+    pub(super) fn sets(&self, section: &str, key: &str) -> bool {
+        match (section, self.table.get(section)) {
+            ("", _) => self.table.contains_key(key),
+            ("http", Some(Value::Table(http))) => {
+                let pair = PAIRS.into_iter().find(|(_, second)| *second == key);
+                http.contains_key(pair.map_or(key, |(first, _)| first))
+            }
+            (_, Some(Value::Table(table))) => table.contains_key(key),
+            _ => false,
+        }
+    }
+}
+
+/// Loads the settings of `variant`: its [`layers`] over the built-in values.
 ///
 /// # Errors
 /// As of [`layers`].
 pub(crate) fn load(paths: &Paths, variant: &VariantName) -> Result<Settings, ConfigError> {
-    Ok(resolve(paths, &layers(paths, variant)?))
+    merge(&layers(paths, variant)?, paths, variant)
 }
 
-/// The settings that `layers` make over the built-in values.
-pub(crate) fn resolve(paths: &Paths, layers: &[Layer]) -> Settings {
-    let set = layers.iter().map(|layer| layer.settings.clone());
-    Settings::resolve(paths, set.fold(PartialSettings::default(), PartialSettings::overlaid_by))
+/// Makes the settings of `variant` from its `layers`, the weakest of which comes first.
+///
+/// # Errors
+/// [`ConfigError::Invalid`] if the files, each of which was right, are wrong together.
+pub(crate) fn merge(layers: &[Layer], paths: &Paths, variant: &VariantName) -> Result<Settings, ConfigError> {
+    let mut merged = Table::new();
+    layers.iter().for_each(|layer| lay_over(&mut merged, &layer.table));
+    let settings: Settings = merged.try_into().map_err(|error| ConfigError::Invalid {
+        path: layers.last().map_or_else(|| paths.config_dir.clone(), |layer| layer.file.clone()),
+        error: explain("", error),
+    })?;
+    Ok(settings.completed(paths, variant))
 }
 
-/// The config files that are there, the weakest first: the site's `config.toml`, then `config.toml` or the
+/// Replaces in `below` whatever `over` sets. Lists, header tables and images are replaced as a whole.
+pub(crate) fn lay_over(below: &mut Table, over: &Table) {
+    for (key, value) in over {
+        let (Some(Value::Table(section)), Value::Table(over)) = (below.get_mut(key), value) else {
+            below.insert(key.clone(), value.clone());
+            continue;
+        };
+        if key == "http" {
+            for (_, second) in PAIRS.into_iter().filter(|(first, _)| over.contains_key(*first)) {
+                section.remove(second);
+            }
+        }
+        section.extend(over.clone());
+    }
+}
+
+/// Reads the config files that are there, the weakest first: the site's `config.toml`, then `config.toml` or the
 /// predecessor's `config` of `variant`, whose folder need not exist where it is listed in `variants.list`.
 ///
 /// # Errors
-/// [`ConfigError`] for a variant that there is not, a file that is unreadable, writable by others or wrong, and for a variant that has both formats.
+/// [`ConfigError`] for a variant that does not exist, for a file that is unreadable, writable by others or wrong, and for a
+/// variant that has both formats.
 pub(crate) fn layers(paths: &Paths, variant: &VariantName) -> Result<Vec<Layer>, ConfigError> {
     Variants::of(paths)?.check(variant, paths)?;
     let dir = paths.variant_dir(variant);
-    let site = layer(&paths.config_dir.join(TOML), parse_toml)?;
+    let site = Layer::read(&paths.config_dir.join(TOML), parse_toml)?;
     let (typed, legacy) = (dir.join(TOML), dir.join(LEGACY));
-    // Existence before content: which file is meant comes before what is wrong in it.
+    // Which file is meant has to be told before what is wrong in one of them.
     if typed.exists() && legacy.exists() {
         return Err(ConfigError::Both { dir });
     }
-    let own = [layer(&typed, parse_toml)?, layer(&legacy, parse_legacy)?];
-    Ok(site.into_iter().chain(own.into_iter().flatten()).collect())
+    let own = [Layer::read(&typed, parse_toml)?, Layer::read(&legacy, parse_legacy)?];
+    Ok([site].into_iter().chain(own).flatten().collect())
 }
 
-/// What the messages of a run of `variant` look like; of none for an OS without a variant. A file that is unreadable,
-/// refused or wrong has no say: that is told, in the format that is left, by who needs what else stands there. The
+/// Finds out what the messages of a run of `variant` look like; an OS need not have a variant. A file that is unreadable,
+/// refused or wrong has no say: the settings are loaded later, and tell the error in the format that is left. The
 /// predecessor's format has no such key.
 pub(crate) fn log_format(paths: &Paths, variant: Option<&VariantName>) -> LogFormat {
-    let says = |folder: &Path| layer(&folder.join(TOML), parse_toml).ok().flatten()?.settings.log_format;
-    let own = variant.and_then(|variant| says(&paths.variant_dir(variant)));
-    own.or_else(|| says(&paths.config_dir)).unwrap_or_default()
-}
-
-/// The file that decides about `key` (named as by [`PartialSettings::keys`], or `images.NAME`), none for the built-in
-/// value.
-pub(crate) fn source_of<'a>(layers: &'a [Layer], key: &str) -> Option<&'a Path> {
-    let sets = |layer: &&Layer| match key.strip_prefix("images.") {
-        Some(name) => layer.settings.images.contains_key(name.trim_matches('"')),
-        None => layer.settings.keys().contains(&key),
+    let format_in = |folder: &Path| {
+        let layer = Layer::read(&folder.join(TOML), parse_toml).ok()??;
+        values::log_format(layer.table.get("log_format")?.as_str()?).ok()
     };
-    let strongest = layers.iter().rev().find(sets);
-    strongest.map(|layer| layer.file.as_path())
-}
-
-fn layer(path: &Path, parse: fn(&str) -> Result<PartialSettings, ParseError>) -> Result<Option<Layer>, ConfigError> {
-    let Some(text) = file::read(path)? else { return Ok(None) };
-    match parse(&text) {
-        Ok(settings) => Ok(Some(Layer { file: path.to_owned(), settings })),
-        Err(error) => Err(ConfigError::Invalid { path: path.to_owned(), error }),
-    }
+    let own = variant.and_then(|variant| format_in(&paths.variant_dir(variant)));
+    own.or_else(|| format_in(&paths.config_dir)).unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{layers, load, log_format, source_of};
+    use super::{Layer, layers, load, log_format};
     use crate::config::{Paths, Settings, VariantName};
     use crate::node::report::LogFormat;
     use std::fs::{Permissions, create_dir_all, set_permissions, write};
@@ -111,6 +144,10 @@ mod tests {
             load(&self.1, &VariantName::parse("default").unwrap()).map_err(|err| err.to_string())
         }
 
+        fn built_in(&self) -> Settings {
+            Settings::default().completed(&self.1, &VariantName::parse("default").unwrap())
+        }
+
         fn path(&self, name: &str) -> String {
             self.1.config_dir.join(name).display().to_string()
         }
@@ -119,16 +156,16 @@ mod tests {
     #[test]
     fn defect_25_no_config_at_all_is_fine() {
         let site = Site::with(&[]);
-        let cache_dir = site.0.path().join("var/cache/ganeti-instance-simpleimage");
-        assert_eq!(site.load(), Ok(Settings { cache_dir, ..Settings::default() }));
+        let settings = site.load().unwrap();
+        assert_eq!(settings.cache.dir, site.0.path().join("var/cache/ganeti-instance-simpleimage"));
+        assert_eq!(settings, site.built_in());
     }
 
     #[test]
     fn an_empty_config_is_fine() {
         for name in ["default/config", "default/config.toml", "config.toml"] {
             let site = Site::with(&[(name, "")]);
-            let cache_dir = site.1.cache_dir.clone();
-            assert_eq!(site.load(), Ok(Settings { cache_dir, ..Settings::default() }), "{name}");
+            assert_eq!(site.load(), Ok(site.built_in()), "{name}");
         }
     }
 
@@ -143,10 +180,15 @@ mod tests {
             let site = Site::with(&[("config.toml", toml), (name, text), ("other/config", "oops")]);
             let settings = site.load().unwrap();
             assert_eq!((settings.image.as_deref(), settings.http.retries), (Some("/site"), 9));
-            assert_eq!(settings.cache_max_age.as_secs(), 2 * 86_400);
-            let credentials = settings.http.credentials.unwrap();
+            assert_eq!(settings.cache.max_age.as_secs(), 2 * 86_400);
+            let credentials = settings.http.credentials().unwrap();
             assert_eq!((credentials.user.0.as_str(), credentials.password.0.as_str()), ("variant", ""));
         }
+    }
+
+    fn source_of(layers: &[Layer], section: &str, key: &str) -> Option<String> {
+        let strongest = layers.iter().rev().find(|layer| layer.sets(section, key));
+        strongest.map(|layer| layer.file.display().to_string())
     }
 
     #[test]
@@ -155,18 +197,17 @@ mod tests {
             [("config.toml", "image = '/i'\n[http]\nretries = 1"), ("default/config", "CUSTOM_CURL_OPTS='--retry 2'")];
         let site = Site::with(&files);
         let layers = layers(&site.1, &VariantName::parse("default").unwrap()).unwrap();
-        let source = |key| source_of(&layers, key).map(|path| path.display().to_string());
-        assert_eq!(source("image"), Some(site.path("config.toml")));
-        assert_eq!(source("http.retries"), Some(site.path("default/config")));
-        assert_eq!(source("http.proxy"), None);
+        let source = |section, key| source_of(&layers, section, key);
+        assert_eq!(source("", "image"), Some(site.path("config.toml")));
+        assert_eq!(source("http", "retries"), Some(site.path("default/config")));
+        assert_eq!(source("http", "proxy"), None);
         let image =
             |path| format!("[images.a]\npath = '{path}'\n[images.'b.{path}']\npath = '/'\n").replace("b./", "b.");
         let site = Site::with(&[("config.toml", &image("/s")), ("default/config.toml", &image("/v"))]);
         let layers = super::layers(&site.1, &VariantName::parse("default").unwrap()).unwrap();
-        let source = |key| source_of(&layers, key).map(|path| path.display().to_string());
         let own = Some(site.path("default/config.toml"));
-        assert_eq!([source("images.a"), source("images.\"b.v\"")], [own.clone(), own]);
-        assert_eq!(source("images.\"b.s\""), Some(site.path("config.toml")));
+        assert_eq!(["a", "b.v"].map(|name| source_of(&layers, "images", name)), [own.clone(), own]);
+        assert_eq!(source_of(&layers, "images", "b.s"), Some(site.path("config.toml")));
     }
 
     #[test]

@@ -4,54 +4,64 @@
 //! A variant is configured by a typed `config.toml` or by the shell predecessor's `config` of `KEY=VALUE` lines, never
 //! by both. Either is read as data: nothing in it is ever executed. The manual page simpleimage.toml(5) describes both.
 
-mod allowed;
-mod curl;
 mod error;
 mod file;
 mod images;
-mod known;
-mod legacy;
-mod load;
-mod nearly;
-mod partial;
+pub(crate) mod legacy;
+pub(crate) mod load;
+pub(crate) mod parse;
 mod paths;
-mod seed;
 mod settings;
-pub(crate) mod shell;
-mod shown;
-mod toml;
+mod show;
 mod values;
 mod variant;
+mod variants;
 
-pub(crate) use allowed::{ImagePlace, instance_storage};
 pub(crate) use error::{ConfigError, ParseError};
 pub(crate) use file::{open_below, open_trusted};
-pub(crate) use images::{ImageAlias, Images};
-pub(crate) use known::Variants;
+pub(crate) use images::{ImageAlias, instance_storage};
 pub(crate) use legacy::parse_legacy;
-pub(crate) use load::{layers, load, log_format, resolve, source_of};
-pub(crate) use nearly::nearly_read;
-pub(crate) use partial::{PartialHttp, PartialSettings};
+pub(crate) use load::{layers, load, log_format, merge};
 pub use paths::{HookPhase, Paths};
-pub(crate) use seed::SeedDefaults;
-pub(crate) use settings::{RequireChecksum, Settings};
-pub(crate) use shown::shown;
-pub(crate) use toml::parse_toml;
+pub(crate) use settings::Settings;
+pub(crate) use show::{ShownSetting, show};
+pub(crate) use values::RequireChecksum;
 pub(crate) use variant::{VariantName, VariantNameError};
+pub(crate) use variants::{Variants, mistyped_names};
 
 #[cfg(test)]
 mod tests {
-    use super::{legacy, parse_legacy, parse_toml};
+    use super::load::Layer;
+    use super::parse::parse_toml;
+    use super::{Paths, Settings, VariantName, legacy, merge, parse_legacy, show};
     use std::collections::BTreeSet;
+    use std::path::Path;
+    use toml::{Table, Value};
 
     const MANUAL: &str = include_str!("../../man/simpleimage.toml.5");
 
-    /// Every key of config.toml, those of an image with a name among them.
+    pub(super) const FULL: &str = include_str!("testdata/full.toml");
+
+    /// The settings of the variant `default` of which each of `texts` is a config.toml.
+    pub(super) fn merged(texts: &[&str]) -> Settings {
+        let layer = |text: &&str| Layer {
+            file: "config.toml".into(),
+            table: parse_toml(text).unwrap_or_else(|error| panic!("{error} in\n{text}")),
+        };
+        let layers: Vec<_> = texts.iter().map(layer).collect();
+        merge(&layers, &Paths::below(Path::new("/")), &VariantName::parse("default").unwrap()).unwrap()
+    }
+
+    pub(super) fn message(text: &str) -> String {
+        parse_toml(text).unwrap_err().to_string()
+    }
+
+    /// Every key of config.toml by the fields of the settings, and those of an image with a name.
     fn keys() -> BTreeSet<String> {
-        let of_images =
-            ["url", "path", "type", "checksum", "signature", "note"].map(|key| format!("images.NAME.{key}"));
-        let all = parse_toml(include_str!("testdata/full.toml")).unwrap();
-        all.keys().into_iter().map(str::to_owned).chain(of_images).collect()
+        let fields = show(&Settings::default(), &[]).unwrap().into_iter().map(|setting| setting.key);
+        let image = parse_toml("images.NAME.size = 1").unwrap_err().to_string();
+        let of_images = image.split('`').skip(3).step_by(2).map(|key| format!("images.NAME.{key}"));
+        fields.chain(["images".to_owned()]).chain(of_images).collect()
     }
 
     /// The entries of the manual, each below the table that its heading names.
@@ -81,13 +91,22 @@ mod tests {
         assert_eq!(entries.map(str::to_owned).collect::<BTreeSet<_>>(), keys);
     }
 
+    /// The settings in a file; all its images are one.
+    fn count(file: &Table) -> usize {
+        let in_section = |(name, value): (&String, &Value)| match value {
+            Value::Table(section) if name != "images" => section.len(),
+            _ => 1,
+        };
+        file.iter().map(in_section).sum()
+    }
+
     #[test]
     fn the_manuals_examples_are_valid() {
         let examples: Vec<_> = MANUAL.split(".Bd -literal -offset indent\n").skip(1).collect();
         let keys =
             [parse_toml, parse_toml, parse_toml, parse_legacy].into_iter().zip(&examples).map(|(parse, example)| {
                 let text = example.split(".Ed").next().unwrap();
-                parse(text).unwrap_or_else(|error| panic!("{error} in\n{text}")).keys().len()
+                count(&parse(text).unwrap_or_else(|error| panic!("{error} in\n{text}")))
             });
         assert_eq!(keys.collect::<Vec<_>>(), [5, 1, 2, 5]);
         assert_eq!(examples.len(), 4);

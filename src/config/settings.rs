@@ -1,220 +1,209 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! The settings of one run, every one of them decided.
+//! The settings of a variant: their names in config.toml, their types and their built-in values.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{ImagePlace, Images, PartialSettings, Paths, SeedDefaults};
-use crate::disk::partition::MBR_TOLERANCE;
-use crate::disk::write::WriteOptions;
+use serde::{Deserialize, Serialize};
+
+use super::images::{self, ImagePlace, Images, PlaceList};
+use super::values::{
+    AbsolutePath, ChecksumRule, DAY, Days, FormatList, Keyring, Lines, LogFormatWord, MbrSize, MbrTolerance,
+    RequireChecksum, SecretText, Text, WipeWord,
+};
+use super::{Paths, VariantName};
+use crate::disk::write::{Wipe, WriteOptions};
 use crate::image::format::Formats;
 use crate::node::report::LogFormat;
 use crate::node::size::ByteSize;
-use crate::store::http::{Credentials, HttpSettings, Secret, UrlPrefix};
+use crate::node::value::OptionalSize;
+use crate::store::cache::CacheSettings;
+use crate::store::http::{HttpSettings, Secret};
 
-/// One day in seconds.
-pub(super) const DAY: u64 = 24 * 60 * 60;
-/// The predecessor's default for DOWNLOAD_CACHE_MAX_DAYS.
-const DEFAULT_MAX_AGE: Duration = Duration::from_secs(7 * DAY);
-
-/// Which images need a checksum.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum RequireChecksum {
-    /// None.
-    Never,
-    /// Those from a URL, http and https alike.
-    Http,
-    /// All.
-    Always,
-}
-
-impl RequireChecksum {
-    /// Its word in config.toml.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            RequireChecksum::Never => "never",
-            RequireChecksum::Http => "http",
-            RequireChecksum::Always => "always",
-        }
-    }
-}
-
-/// What holds for one variant. `Default` is what a variant without a config gets.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What holds for one variant. The fields are the keys of config.toml, in the order of the manual page; `Default` has the
+/// built-in values. Serializing gives what `variants show` prints: no secrets.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
 pub(crate) struct Settings {
     /// The image of instances without the OS parameter `image`, as written in the file.
+    #[serde(with = "Text")]
     pub(crate) image: Option<String>,
     /// The type of images without the OS parameter `image_type`, as written in the file.
+    #[serde(with = "Text")]
     pub(crate) image_type: Option<String>,
     /// The checksum of images without the OS parameter `image_checksum`, as written in the file.
+    #[serde(with = "Text")]
     pub(crate) image_checksum: Option<String>,
     /// The signature of images without the OS parameter `image_signature`, as written in the file.
+    #[serde(with = "Text")]
     pub(crate) image_signature: Option<String>,
-    /// For instances without OS parameters of the first boot.
-    pub(crate) seed: SeedDefaults,
-    /// Which images need a checksum.
+    /// Default of the OS parameter `cloud_init`, as written in the file; and so are the next five.
+    #[serde(with = "Text")]
+    pub(crate) cloud_init: Option<String>,
+    #[serde(with = "Lines")]
+    pub(crate) ssh_keys: Option<Secret>,
+    #[serde(with = "Lines")]
+    pub(crate) user_data: Option<Secret>,
+    #[serde(with = "SecretText")]
+    pub(crate) network_config: Option<Secret>,
+    #[serde(with = "Text")]
+    pub(crate) dns_servers: Option<String>,
+    #[serde(with = "Text")]
+    pub(crate) dns_search: Option<String>,
+    /// Default of the OS parameter `seed_persist`.
+    pub(crate) seed_persist: bool,
+    /// Whether a reinstall carries over the keys and the user-data of the seed that the instance had.
+    pub(crate) seed_keep: bool,
+    #[serde(with = "ChecksumRule")]
     pub(crate) require_checksum: RequireChecksum,
     /// Whether every image needs a signature.
     pub(crate) require_signature: bool,
-    /// The keys that may sign; none means the variant's own `keyring.gpg`.
-    pub(crate) keyring: Option<PathBuf>,
-    /// Write a raw image that looks like nothing known.
+    /// The keys that may sign. An empty path stands for the variant's own `keyring.gpg` until the settings are loaded.
+    #[serde(with = "Keyring")]
+    pub(crate) keyring: PathBuf,
+    /// Whether a raw image is written in which nothing known was found.
     pub(crate) allow_unknown_content: bool,
     /// The disk formats that are taken.
+    #[serde(with = "FormatList")]
     pub(crate) image_formats: Formats,
-    /// How much of an MBR partition without a known file system may be missing at an image's end.
-    pub(crate) mbr_tolerance: ByteSize,
-    /// How careful the disk is written.
-    pub(crate) write: WriteOptions,
+    #[serde(with = "MbrSize")]
+    pub(crate) mbr_tolerance: MbrTolerance,
+    /// What of the disk behind the image is zeroed.
+    #[serde(with = "WipeWord")]
+    pub(crate) wipe: Wipe,
+    /// Whether the disk is read back and compared.
+    pub(crate) verify_readback: bool,
     /// Whether the other disks of a new instance are zeroed.
     pub(crate) wipe_other_disks: bool,
-    /// The only folders and files that images may come from; none for all. The URLs are in `http`.
-    pub(crate) allowed_paths: Option<Vec<PathBuf>>,
+    /// The only places that images may come from; empty for anywhere.
+    #[serde(with = "PlaceList")]
+    pub(crate) allowed_images: Vec<ImagePlace>,
     /// What the messages of the OS scripts look like.
+    #[serde(with = "LogFormatWord")]
     pub(crate) log_format: LogFormat,
     /// Images that instances can name in a word.
+    #[serde(deserialize_with = "images::deserialize")]
     pub(crate) images: Images,
     /// How images are fetched, and from where.
     pub(crate) http: HttpSettings,
-    /// Where fetched images are kept: a folder that is the provider's alone.
-    pub(crate) cache_dir: PathBuf,
+    /// How fetched images are kept.
+    pub(crate) cache: CacheTable,
+}
+
+/// How fetched images are kept: the table `[cache]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct CacheTable {
+    /// A folder that is the provider's alone. Empty for the place that [`Paths`] says, until the settings are loaded.
+    #[serde(with = "AbsolutePath")]
+    pub(crate) dir: PathBuf,
     /// How long a kept image serves without asking its server again.
-    pub(crate) cache_max_age: Duration,
-    /// Use a kept image past that time when its server can't be reached.
+    #[serde(rename = "max_age_days", with = "Days")]
+    pub(crate) max_age: Duration,
+    /// Whether a kept image is used past that time when its server can't be reached.
     pub(crate) stale_if_error: bool,
     /// Bytes that all kept images may have together; none means no limit.
-    pub(crate) cache_max_size: Option<ByteSize>,
-    /// Hold a kept image's content against its recorded checksum at every use.
+    #[serde(with = "OptionalSize")]
+    pub(crate) max_size: Option<ByteSize>,
+    /// Whether a kept image's content is held against its recorded checksum at every use.
     pub(crate) verify_cached: bool,
 }
 
-impl Default for Settings {
+impl Default for CacheTable {
     fn default() -> Self {
-        Settings {
-            image: None,
-            image_type: None,
-            image_checksum: None,
-            image_signature: None,
-            seed: SeedDefaults::default(),
-            require_checksum: RequireChecksum::Never,
-            require_signature: false,
-            keyring: None,
-            allow_unknown_content: false,
-            image_formats: Formats::default(),
-            mbr_tolerance: ByteSize(MBR_TOLERANCE),
-            write: WriteOptions::default(),
-            wipe_other_disks: false,
-            allowed_paths: None,
-            log_format: LogFormat::default(),
-            images: Images::new(),
-            http: HttpSettings::default(),
-            cache_dir: Paths::below(Path::new("/")).cache_dir,
-            cache_max_age: DEFAULT_MAX_AGE,
+        CacheTable {
+            dir: PathBuf::new(),
+            // The predecessor's default for DOWNLOAD_CACHE_MAX_DAYS.
+            max_age: Duration::from_secs(7 * DAY),
             stale_if_error: true,
-            cache_max_size: None,
+            max_size: None,
             verify_cached: false,
         }
     }
 }
 
 impl Settings {
-    /// `set`, and the built-in value where it says nothing. An empty text and a zero take back what a lower file set,
-    /// where "none" is a value.
-    pub(crate) fn resolve(paths: &Paths, set: PartialSettings) -> Self {
-        let built_in = Settings { cache_dir: paths.cache_dir.clone(), ..Settings::default() };
-        let seed = SeedDefaults::resolve(&set);
-        let (allowed, allowed_paths) = resolve_places(set.allowed_images.unwrap_or_default());
-        let formats = set.image_formats.filter(|formats| !formats.is_empty());
-        Settings {
-            seed,
-            image: set.image.filter(|image| !image.is_empty()),
-            image_type: set.image_type.filter(|image_type| !image_type.is_empty()),
-            image_checksum: set.image_checksum.filter(|checksum| !checksum.is_empty()),
-            image_signature: set.image_signature.filter(|signature| !signature.is_empty()),
-            require_checksum: set.require_checksum.unwrap_or(built_in.require_checksum),
-            require_signature: set.require_signature.unwrap_or(built_in.require_signature),
-            keyring: set.keyring.filter(|file| !file.as_os_str().is_empty()),
-            allow_unknown_content: set.allow_unknown_content.unwrap_or(built_in.allow_unknown_content),
-            image_formats: formats.map_or(built_in.image_formats, |formats| formats.into_iter().collect()),
-            mbr_tolerance: set.mbr_tolerance.unwrap_or(built_in.mbr_tolerance),
-            write: WriteOptions {
-                wipe: set.wipe.unwrap_or(built_in.write.wipe),
-                verify_readback: set.verify_readback.unwrap_or(built_in.write.verify_readback),
-            },
-            wipe_other_disks: set.wipe_other_disks.unwrap_or(built_in.wipe_other_disks),
-            allowed_paths,
-            log_format: set.log_format.unwrap_or(built_in.log_format),
-            images: set.images,
-            cache_dir: set.cache.dir.unwrap_or(built_in.cache_dir),
-            cache_max_age: set.cache.max_age.unwrap_or(built_in.cache_max_age),
-            stale_if_error: set.cache.stale_if_error.unwrap_or(built_in.stale_if_error),
-            cache_max_size: set.cache.max_size.filter(|size| size.0 > 0),
-            verify_cached: set.cache.verify_cached.unwrap_or(built_in.verify_cached),
-            http: HttpSettings { allowed, ..resolve_http(built_in.http, set.http) },
+    /// Puts in what depends on the variant, and what one setting says for another room.
+    pub(super) fn completed(mut self, paths: &Paths, variant: &VariantName) -> Self {
+        if self.keyring.as_os_str().is_empty() {
+            self.keyring = paths.keyring(variant);
         }
-    }
-}
-
-/// The URLs and the paths of `allowed_images`. A list with entries of one kind only allows nothing of the other.
-fn resolve_places(places: Vec<ImagePlace>) -> (Option<Vec<UrlPrefix>>, Option<Vec<PathBuf>>) {
-    if places.is_empty() {
-        return (None, None);
-    }
-    let (mut urls, mut paths) = (Vec::new(), Vec::new());
-    for place in places {
-        match place {
-            ImagePlace::Url(url) => urls.push(url),
-            ImagePlace::Path(path) => paths.push(path),
+        if self.cache.dir.as_os_str().is_empty() {
+            self.cache.dir.clone_from(&paths.cache_dir);
         }
+        self.http.allowed = self.allowed(|place| match place {
+            ImagePlace::Url(url) => Some(url),
+            ImagePlace::Path(_) => None,
+        });
+        self
     }
-    (Some(urls), Some(paths))
-}
 
-fn resolve_http(built_in: HttpSettings, set: super::PartialHttp) -> HttpSettings {
-    let password = set.password.unwrap_or(Secret(String::new()));
-    HttpSettings {
-        allowed: built_in.allowed,
-        proxy: set.proxy.filter(|proxy| !proxy.0.is_empty()),
-        https_proxy: set.https_proxy.filter(|proxy| !proxy.0.is_empty()),
-        no_proxy: set.no_proxy.unwrap_or(built_in.no_proxy),
-        ca_file: set.ca_file.filter(|file| !file.as_os_str().is_empty()),
-        client_cert: set.client_cert.filter(|file| !file.as_os_str().is_empty()),
-        client_key: set.client_key.filter(|file| !file.as_os_str().is_empty()),
-        insecure_tls: set.insecure_tls.unwrap_or(built_in.insecure_tls),
-        headers: set.headers.unwrap_or(built_in.headers),
-        credentials: set.user.filter(|user| !user.0.is_empty()).map(|user| Credentials { user, password }),
-        netrc_file: set.netrc_file.filter(|file| !file.as_os_str().is_empty()),
-        user_agent: set.user_agent.unwrap_or(built_in.user_agent),
-        connect_timeout: set.connect_timeout.unwrap_or(built_in.connect_timeout),
-        stall_timeout: set.stall_timeout.unwrap_or(built_in.stall_timeout),
-        min_speed: set.min_speed.or(built_in.min_speed).filter(|speed| speed.0 > 0),
-        max_time: set.max_time.filter(|time| !time.is_zero()),
-        retries: set.retries.unwrap_or(built_in.retries),
-        limit_rate: set.limit_rate.filter(|rate| rate.0 > 0),
+    /// The only folders and files of the node that images may come from; none for all. A list of URLs alone allows no file.
+    pub(crate) fn allowed_paths(&self) -> Option<Vec<PathBuf>> {
+        self.allowed(|place| match place {
+            ImagePlace::Path(path) => Some(path),
+            ImagePlace::Url(_) => None,
+        })
+    }
+
+    fn allowed<T: Clone>(&self, of_kind: impl Fn(&ImagePlace) -> Option<&T>) -> Option<Vec<T>> {
+        if self.allowed_images.is_empty() {
+            return None;
+        }
+        Some(self.allowed_images.iter().filter_map(of_kind).cloned().collect())
+    }
+
+    /// How careful disks are written.
+    pub(crate) fn write_options(&self) -> WriteOptions {
+        WriteOptions { wipe: self.wipe, verify_readback: self.verify_readback }
+    }
+
+    /// Where and how long images are kept.
+    pub(crate) fn cache_settings(&self) -> CacheSettings {
+        CacheSettings {
+            dir: self.cache.dir.clone(),
+            max_age: self.cache.max_age,
+            stale_if_error: self.cache.stale_if_error,
+            max_size: self.cache.max_size,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Settings;
-    use crate::config::{PartialSettings, Paths, parse_toml};
+    use super::{CacheTable, Settings};
+    use crate::config::images::{ImageAlias, ImagePlace, Images};
+    use crate::config::tests::{FULL, merged};
+    use crate::config::values::{MbrTolerance, RequireChecksum};
+    use crate::config::{Paths, VariantName};
+    use crate::disk::write::Wipe;
+    use crate::image::format::Format;
+    use crate::node::report::LogFormat;
+    use crate::node::size::ByteSize;
+    use crate::store::http::{HttpSettings, Secret, UrlPrefix};
     use std::path::Path;
+    use std::time::Duration;
+
+    fn built_in() -> Settings {
+        Settings::default().completed(&Paths::below(Path::new("/")), &VariantName::parse("default").unwrap())
+    }
 
     #[test]
     fn nothing_set_is_the_default() {
-        let settings = Settings::resolve(&Paths::below(Path::new("/")), PartialSettings::default());
-        assert_eq!(settings, Settings::default());
-        assert_eq!(settings.cache_dir, Path::new("/var/cache/ganeti-instance-simpleimage"));
-        assert_eq!(settings.cache_max_age.as_secs(), 604_800);
-        assert!(settings.stale_if_error);
+        let settings = merged(&[]);
+        assert_eq!(settings, built_in());
+        assert_eq!(settings.cache.dir, Path::new("/var/cache/ganeti-instance-simpleimage"));
+        assert_eq!(settings.cache.max_age.as_secs(), 604_800);
+        assert!(settings.cache.stale_if_error);
         assert!(!settings.allow_unknown_content);
     }
 
     #[test]
     fn allowed_places_are_urls_or_paths_and_a_list_of_one_kind_allows_none_of_the_other() {
         let allowed = |text| {
-            let settings = Settings::resolve(&Paths::below(Path::new("/")), parse_toml(text).unwrap());
-            (settings.http.allowed.map(|urls| urls.len()), settings.allowed_paths.map(|paths| paths.len()))
+            let settings = merged(&[text]);
+            let paths = settings.allowed_paths().map(|paths| paths.len());
+            (settings.http.allowed.map(|urls| urls.len()), paths)
         };
         assert_eq!(allowed(""), (None, None));
         assert_eq!(allowed("allowed_images = []"), (None, None));
@@ -224,7 +213,7 @@ mod tests {
 
     #[test]
     fn a_minimum_speed_of_zero_is_none() {
-        let speed = |text| Settings::resolve(&Paths::below(Path::new("/")), parse_toml(text).unwrap()).http.min_speed;
+        let speed = |text| merged(&[text]).http.min_speed;
         let speeds = ["", "http.min_speed = '0'", "http.min_speed = '5K'"].map(speed);
         assert_eq!(speeds.map(|speed| speed.map(|speed| speed.0)), [Some(1024), None, Some(5120)]);
     }
@@ -242,7 +231,110 @@ mod tests {
                        image_formats = []\nallowed_images = []\n[http]\nproxy = ''\nhttps_proxy = ''\nno_proxy = []\nca_file = ''\nuser = ''\n\
                        max_time = 0\nlimit_rate = '0'\nheaders = {}\nclient_cert = ''\nnetrc_file = ''\n\
                        [cache]\nmax_size = '0'\n";
-        let both = parse_toml(site).unwrap().overlaid_by(parse_toml(variant).unwrap());
-        assert_eq!(Settings::resolve(&Paths::below(Path::new("/")), both), Settings::default());
+        assert_ne!(merged(&[site]), built_in());
+        assert_eq!(merged(&[site, variant]), built_in());
+    }
+    fn secret(text: &str) -> Option<Secret> {
+        Some(Secret(text.to_owned()))
+    }
+
+    fn full_images() -> Images {
+        let debian = ImageAlias {
+            image: Secret("https://images.example/debian-12.qcow2".to_owned()),
+            image_type: Some("qcow2".to_owned()),
+            checksum: secret("https://images.example/SHA512SUMS"),
+            signature: secret("https://images.example/SHA512SUMS.sign"),
+            note: Some("Debian 12, genericcloud".to_owned()),
+        };
+        let golden = Secret("/srv/images/golden.raw".to_owned());
+        let golden = ImageAlias { image: golden, image_type: None, checksum: None, signature: None, note: None };
+        Images::from([("debian-12".to_owned(), debian), ("golden-1.2".to_owned(), golden)])
+    }
+
+    fn full_http() -> HttpSettings {
+        let header = |name: &str, value: &str| (name.to_owned(), Secret(value.to_owned()));
+        HttpSettings {
+            proxy: secret("http://joe:p%40ss@proxy.example:3128"),
+            https_proxy: secret("http://tunnels.example:8443"),
+            allowed: Some(vec![UrlPrefix::parse("https://images.example/debian").unwrap()]),
+            no_proxy: ["localhost", ".example.com", "10.0.0.0/8:8080"].map(|host| host.parse().unwrap()).into(),
+            ca_file: Some("/etc/ssl/site-ca.pem".into()),
+            client_cert: Some("/etc/ssl/node.pem".into()),
+            client_key: Some("/etc/ssl/private/node.key".into()),
+            insecure_tls: false,
+            headers: vec![header("Authorization", "Bearer abc"), header("X-Site", "fra1")],
+            user: secret("images"),
+            password: Secret("s3cret".to_owned()),
+            netrc_file: Some("/etc/ganeti/instance-simpleimage/netrc".into()),
+            user_agent: "our-cluster/1".to_owned(),
+            connect_timeout: Duration::from_secs(10),
+            stall_timeout: Duration::from_secs(20),
+            min_speed: Some(ByteSize(20 << 10)),
+            max_time: Some(Duration::from_secs(3600)),
+            retries: 3,
+            limit_rate: Some(ByteSize(10 << 20)),
+        }
+    }
+
+    fn full_cache() -> CacheTable {
+        CacheTable {
+            dir: "/srv/simpleimage-cache".into(),
+            max_age: Duration::from_secs(14 * 86_400),
+            stale_if_error: false,
+            max_size: Some(ByteSize(50 << 30)),
+            verify_cached: true,
+        }
+    }
+
+    #[test]
+    fn golden_every_key() {
+        let expected = Settings {
+            image: Some("https://images.example/debian.qcow2".to_owned()),
+            image_type: Some("qcow2".to_owned()),
+            image_checksum: Some("https://images.example/SHA256SUMS".to_owned()),
+            image_signature: Some("https://images.example/SHA256SUMS.sign".to_owned()),
+            cloud_init: Some("auto".to_owned()),
+            ssh_keys: secret(
+                "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcH joe\n\
+                 https://images.example/team.keys",
+            ),
+            user_data: secret("base.yaml;web.yaml"),
+            network_config: secret("network.yaml"),
+            dns_servers: Some("192.0.2.53 2001:db8::53".to_owned()),
+            dns_search: Some("example.org".to_owned()),
+            seed_persist: true,
+            seed_keep: true,
+            require_checksum: RequireChecksum::Http,
+            require_signature: true,
+            keyring: "/etc/keys/images.gpg".into(),
+            allow_unknown_content: true,
+            image_formats: [Format::Raw, Format::Qcow2, Format::Vmdk].into_iter().collect(),
+            mbr_tolerance: MbrTolerance(128 << 20),
+            wipe: Wipe::Ends,
+            verify_readback: true,
+            wipe_other_disks: true,
+            allowed_images: vec![
+                ImagePlace::Path("/srv/images".into()),
+                ImagePlace::Url(UrlPrefix::parse("https://images.example/debian").unwrap()),
+            ],
+            log_format: LogFormat::Json,
+            images: full_images(),
+            http: full_http(),
+            cache: full_cache(),
+        };
+        let settings = merged(&[FULL]);
+        assert_eq!(settings, expected);
+        let debug = format!("{settings:?}");
+        assert!(
+            !["s3cret", "p%40ss", "abc", "AAAA", "web.yaml"].into_iter().any(|secret| debug.contains(secret)),
+            "{debug}"
+        );
+    }
+
+    #[test]
+    fn nothing_is_fine() {
+        for text in ["", "# only this\n", "[http]\n[cache]\n", "[http.headers]\r\n"] {
+            assert_eq!(merged(&[text]), merged(&[]), "{text}");
+        }
     }
 }

@@ -34,7 +34,8 @@ pub(super) fn create(env: &Environment, paths: &Paths, run: &Run) -> anyhow::Res
     write::make_unbootable(target.held())?;
     let settings = config::load(paths, &VariantName::parse(env.variant()?)?)?;
     if settings.wipe_other_disks {
-        zero_others(env, settings.write, run).context("zeroing the instance's other disks (wipe_other_disks)")?;
+        zero_others(env, settings.write_options(), run)
+            .context("zeroing the instance's other disks (wipe_other_disks)")?;
     }
     let job = request::job_with(Asked::of(env)?, settings, paths)?;
     install::install(&job, Some(target), run)

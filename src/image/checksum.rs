@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Checksums of images, over the file as it was published: compressed images in their compressed bytes.
+//! Checksums of image files. The checksum of a compressed image is that of the compressed file.
 
 use std::fmt;
 use std::fs::File;
@@ -10,23 +10,21 @@ use sha2::{Digest as _, Sha256, Sha512};
 
 use crate::store::http::{ImageUrl, UrlError};
 
-/// An image is hashed in pieces of this many bytes.
+/// A file is hashed in pieces of this many bytes.
 const BUFFER_LEN: usize = 1 << 20;
 
-/// A hash function. MD5 and SHA-1 are not offered: collisions can be made for both.
+/// A hash function. MD5 and SHA-1 are not offered, as both allow collisions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Algorithm {
-    /// SHA-256, FIPS 180-4.
     Sha256,
-    /// SHA-512, FIPS 180-4.
     Sha512,
 }
 
-/// The hash of a file. Displays as an `image_checksum` parameter.
+/// The hash of a file. It is displayed as an `image_checksum` parameter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Digest {
     algorithm: Algorithm,
-    /// Lower case.
+    /// In lower case.
     hex: String,
 }
 
@@ -39,22 +37,18 @@ pub(crate) enum Checksum {
     Sums(ImageUrl),
 }
 
-/// Why a text is no checksum. It is not repeated: a URL may hold a password.
+/// Why a text is not a checksum. The message does not repeat the text, as a URL may contain a password.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum ChecksumSyntax {
-    /// None of the three.
     #[error("not a checksum (use sha256:HEX, sha512:HEX, or the URL of a SHA256SUMS or SHA512SUMS file)")]
     Unknown,
-    /// A digest of another length, or with other characters.
     #[error("a {0} checksum has {len} hex digits", len = .0.digits())]
     Digits(Algorithm),
-    /// A URL that can't be used.
     #[error("the SUMS file's URL can't be used")]
     Url(#[from] UrlError),
 }
 
 impl Algorithm {
-    /// The number of hex digits of a digest.
     fn digits(self) -> usize {
         match self {
             Algorithm::Sha256 => 64,
@@ -73,25 +67,24 @@ impl fmt::Display for Algorithm {
 }
 
 impl Digest {
-    /// From hex digits in any case; none when they are not as many as `algorithm` has, or no hex digits.
+    /// A digest from hex digits in any case; none if their number is wrong, or if they are not hex digits.
     pub(crate) fn new(algorithm: Algorithm, hex: &str) -> Option<Self> {
         let valid = hex.len() == algorithm.digits() && hex.bytes().all(|byte| byte.is_ascii_hexdigit());
         valid.then(|| Digest { algorithm, hex: hex.to_ascii_lowercase() })
     }
 
-    /// The digest of all of `file`, whose position does not matter and does not move.
+    /// The digest of `file`, whose position does not matter and does not move.
     pub(crate) fn of_file(file: &File, algorithm: Algorithm) -> io::Result<Self> {
         let mut hasher = Hasher::new(algorithm);
-        each_piece(file, |piece, _| hasher.update(piece))?;
+        for_each_piece(file, |piece, _| hasher.update(piece))?;
         Ok(hasher.finish())
     }
 
-    /// Its hash function.
     pub(crate) fn algorithm(&self) -> Algorithm {
         self.algorithm
     }
 
-    /// Its hex digits, in lower case.
+    /// The hex digits, in lower case.
     pub(crate) fn hex(&self) -> &str {
         &self.hex
     }
@@ -104,7 +97,7 @@ impl fmt::Display for Digest {
 }
 
 impl Checksum {
-    /// Parses an `image_checksum` parameter, in any case; `none` gives none: it takes back what the configuration says.
+    /// Parses an `image_checksum` parameter, in any case. `none` gives none, which overrides the configuration.
     pub(crate) fn parse(text: &str) -> Result<Option<Self>, ChecksumSyntax> {
         if text == "none" {
             return Ok(None);
@@ -123,17 +116,14 @@ impl Checksum {
     }
 }
 
-/// A digest in the making.
+/// Computes a digest piece by piece.
 #[derive(Debug)]
 pub(crate) enum Hasher {
-    /// Of SHA-256.
     Sha256(Sha256),
-    /// Of SHA-512.
     Sha512(Sha512),
 }
 
 impl Hasher {
-    /// Of nothing yet.
     pub(crate) fn new(algorithm: Algorithm) -> Self {
         match algorithm {
             Algorithm::Sha256 => Hasher::Sha256(Sha256::new()),
@@ -141,7 +131,6 @@ impl Hasher {
         }
     }
 
-    /// Takes in the next bytes.
     pub(crate) fn update(&mut self, bytes: &[u8]) {
         match self {
             Hasher::Sha256(hash) => hash.update(bytes),
@@ -149,7 +138,6 @@ impl Hasher {
         }
     }
 
-    /// The digest of all that was taken in.
     pub(crate) fn finish(self) -> Digest {
         let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         match self {
@@ -159,9 +147,9 @@ impl Hasher {
     }
 }
 
-/// Hands over all of `file` with the place of each piece, in order; its position does not matter and does not move. Each
-/// piece but the last has `BUFFER_LEN` bytes.
-pub(crate) fn each_piece(file: &File, mut take: impl FnMut(&[u8], u64)) -> io::Result<()> {
+/// Calls `take` with each piece of `file` and its offset, in order. The position of `file` does not matter and does not
+/// move. Each piece but the last has `BUFFER_LEN` bytes.
+pub(crate) fn for_each_piece(file: &File, mut take: impl FnMut(&[u8], u64)) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER_LEN];
     let mut at = 0;
     loop {
@@ -176,7 +164,7 @@ pub(crate) fn each_piece(file: &File, mut take: impl FnMut(&[u8], u64)) -> io::R
     }
 }
 
-/// Reads until `buffer` is full or the file ends; gives the number of bytes.
+/// Reads until `buffer` is full or the file ends. Gives the number of bytes.
 fn fill_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut len = 0;
     while len < buffer.len() {

@@ -1,54 +1,41 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! What a file's first bytes say it is.
+//! Detects what a file is by its first bytes, or by a footer.
 //!
-//! An ISO image counts as no disk, though a hybrid one could be written and would boot: it would boot into an
-//! installer, and whoever named it mostly meant something else. `allow_unknown_content` takes it for the disk that it
-//! also is.
+//! An ISO image is not accepted as a disk. A hybrid one can be written to a disk and boots from there, but it boots an
+//! installer, which is rarely what the user wants. `allow_unknown_content` accepts it all the same.
 
-use super::fields::Fields;
-use super::format::{Compression, Format};
+use std::io::{self, Read};
 
-/// How many bytes from the start are enough for every test here: btrfs has its magic at 64 KiB + 64.
+use super::compression::Compression;
+use super::format::Format;
+use super::header_fields::Fields;
+
+/// How many bytes from the start of a file are looked at: btrfs has its magic at 64 KiB + 64.
 pub(crate) const HEAD_LEN: usize = 128 << 10;
 
-/// How many bytes from the end [`ending`] looks at.
-pub(crate) const TAIL_LEN: usize = 512;
+/// The length of a footer at the end of a file, in bytes.
+pub(crate) const FOOTER_LEN: usize = 512;
 
-/// What decoded bytes are.
+/// What the decoded bytes of an image are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Content {
-    /// A disk in a format that is served. For raw: a partition table, boot sector or known file system was found.
+    /// A disk in a supported format. In a raw one a partition table, a boot sector or a known file system was found.
     Disk(Format),
-    /// An ISO image with a boot sector: it can be written to a disk and boots from there, but mostly to install a system.
+    /// An ISO image with a boot sector.
     HybridIso,
-    /// Nothing that is known: possibly a raw disk, possibly anything.
+    /// Nothing was recognised. It may be a raw disk.
     Unknown,
-    /// Certainly not a disk that can be written as it is, with the words for what it is.
+    /// Not a disk that can be written as it is. The text says what it is.
     Foreign(&'static str),
 }
 
-/// The compression that a file with this head is in; none when it is none of ours.
-pub(crate) fn compression(head: &[u8]) -> Option<Compression> {
-    match head {
-        [0x1f, 0x8b, 8, ..] => Some(Compression::Gzip),
-        [b'B', b'Z', b'h', b'1'..=b'9', 0x31, 0x41, 0x59, 0x26, 0x53, 0x59, ..] => Some(Compression::Bzip2),
-        // A stream without a block.
-        [b'B', b'Z', b'h', b'1'..=b'9', 0x17, 0x72, 0x45, 0x38, 0x50, 0x90, ..] => Some(Compression::Bzip2),
-        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Some(Compression::Xz),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => Some(Compression::Zstd),
-        // A skippable frame may come first (pzstd).
-        [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Some(Compression::Zstd),
-        _ => None,
-    }
-}
-
-/// What the decoded bytes that begin with `head` are.
+/// What the decoded bytes that begin with `head` are. `head` has [`HEAD_LEN`] bytes, or is the whole file.
 pub(crate) fn content(head: &[u8]) -> Content {
     let at = |offset: usize, magic: &[u8]| head.get(offset..offset + magic.len()) == Some(magic);
     let known = |magics: &[(usize, &[u8])]| magics.iter().any(|(offset, magic)| at(*offset, magic));
-    // VDI's magic is at 64, where an archive may have any bytes.
+    // The magic of a VDI is at 64, where an archive may have any bytes.
     let container = CONTAINERS.iter().find(|(offset, magic, _)| at(*offset, magic));
-    if let Some((_, _, format)) = container.filter(|_| compression(head).is_none()) {
+    if let Some((_, _, format)) = container.filter(|_| Compression::detect(head).is_none()) {
         return Content::Disk(*format);
     }
     if known(&[(32769, b"CD001")]) && known(&DISK_MAGICS[..2]) {
@@ -60,17 +47,49 @@ pub(crate) fn content(head: &[u8]) -> Content {
     if known(&DISK_MAGICS) { Content::Disk(Format::Raw) } else { Content::Unknown }
 }
 
-/// The words for a file that begins like a raw disk, but ends like something else.
-pub(crate) fn ending(tail: &[u8]) -> Option<&'static str> {
-    let last = tail.len().checked_sub(TAIL_LEN).map(|start| &tail[start..])?;
-    if last.starts_with(b"conectix") {
-        // Microsoft's VHD specification: a fixed one is the disk with a footer behind it.
-        return Some("a VHD image of fixed size (qemu-img convert -f vpc -O qcow2 makes it one that is served)");
+/// Detects the formats that begin like a raw disk and have a footer: says what the file that ends with `tail` is; none if
+/// it has no such footer.
+pub(crate) fn footer(tail: &[u8]) -> Option<&'static str> {
+    let start = tail.len().checked_sub(FOOTER_LEN)?;
+    match &tail[start..] {
+        // Microsoft's VHD specification: an image of fixed size is the disk with a footer after it.
+        footer if footer.starts_with(b"conectix") => {
+            Some("a VHD image of fixed size (qemu-img convert -f vpc -O qcow2 makes it one that is served)")
+        }
+        footer if footer.starts_with(b"koly\0\0\0\x04") => Some("an Apple disk image (dmg)"),
+        _ => None,
     }
-    last.starts_with(b"koly\0\0\0\x04").then_some("an Apple disk image (dmg)")
 }
 
-/// Formats other than raw.
+/// Reads a raw image that comes as a stream. At its end it gives an error if the footer of another format was there.
+pub(crate) struct FooterCheck<R> {
+    inner: R,
+    /// The last bytes that were read, at most [`FOOTER_LEN`].
+    tail: Vec<u8>,
+}
+
+impl<R> FooterCheck<R> {
+    pub(crate) fn new(inner: R) -> Self {
+        FooterCheck { inner, tail: Vec::with_capacity(2 * FOOTER_LEN) }
+    }
+}
+
+impl<R: Read> Read for FooterCheck<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let len = self.inner.read(buf)?;
+        if len == 0
+            && !buf.is_empty()
+            && let Some(words) = footer(&self.tail)
+        {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("it is {words}")));
+        }
+        self.tail.extend_from_slice(&buf[len.saturating_sub(FOOTER_LEN)..len]);
+        self.tail.drain(..self.tail.len().saturating_sub(FOOTER_LEN));
+        Ok(len)
+    }
+}
+
+/// The formats other than raw: offset in bytes, and magic.
 const CONTAINERS: [(usize, &[u8], Format); 4] = [
     (0, b"QFI\xfb", Format::Qcow2),
     (0, b"KDMV", Format::Vmdk),
@@ -78,7 +97,7 @@ const CONTAINERS: [(usize, &[u8], Format); 4] = [
     (0, b"vhdxfile", Format::Vhdx),
 ];
 
-/// Partition tables, boot sectors and file systems that may fill a whole disk: offset in bytes, and magic.
+/// Partition tables, boot sectors and file systems that can fill a whole disk: offset in bytes, and magic.
 const DISK_MAGICS: [(usize, &[u8]); 20] = [
     (510, &[0x55, 0xaa]),                  // MBR, FAT, NTFS, x86 boot sectors
     (512, b"EFI PART"),                    // GPT
@@ -102,7 +121,7 @@ const DISK_MAGICS: [(usize, &[u8]); 20] = [
     (32, b"NXSB"),                         // APFS
 ];
 
-/// What is told by a few bytes: offset, those bytes, the words for it.
+/// Files that are not disks: offset in bytes, magic, and what the file is.
 const FOREIGN_MAGICS: [(usize, &[u8], &str); 57] = [
     (32769, b"CD001", "an ISO 9660 image (a CD or DVD, not a disk)"),
     (32769, b"BEA01", "a UDF image (a CD or DVD, not a disk)"),
@@ -164,17 +183,13 @@ const FOREIGN_MAGICS: [(usize, &[u8], &str); 57] = [
 ];
 
 fn foreign(head: &[u8], at: &impl Fn(usize, &[u8]) -> bool) -> Option<&'static str> {
-    match compression(head) {
-        Some(Compression::Gzip) => return Some("a gzip archive"),
-        Some(Compression::Bzip2) => return Some("a bzip2 archive"),
-        Some(Compression::Xz) => return Some("an xz archive"),
-        Some(Compression::Zstd) => return Some("a Zstandard archive"),
-        None => {}
+    if let Some(compression) = Compression::detect(head) {
+        return Some(compression.archive());
     }
     if let Some((_, _, words)) = FOREIGN_MAGICS.iter().find(|(offset, magic, _)| at(*offset, magic)) {
         return Some(words);
     }
-    // A kernel with an EFI stub has a boot signature, too.
+    // This comes before the boot signature, as a kernel with an EFI stub has one, too.
     let program = Fields(head).le_u32(60).and_then(|place| usize::try_from(place).ok());
     if at(0, b"MZ") && program.is_some_and(|place| place < HEAD_LEN && at(place, b"PE\0\0")) {
         return Some("a Windows or EFI program");
@@ -182,7 +197,7 @@ fn foreign(head: &[u8], at: &impl Fn(usize, &[u8]) -> bool) -> Option<&'static s
     is_text(head).then(|| text(head))
 }
 
-/// The words for a text.
+/// Says what kind of text it is.
 fn text(head: &[u8]) -> &'static str {
     let start = head.trim_ascii_start();
     let begins = |word: &str| start.get(..word.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(word.as_bytes()));
@@ -197,18 +212,20 @@ fn text(head: &[u8]) -> &'static str {
     }
 }
 
-/// Whether the first bytes are all printable: no disk begins with half a kilobyte of text.
+/// Whether the first bytes are all printable. No disk begins with half a kilobyte of text.
 fn is_text(head: &[u8]) -> bool {
     let start = &head[..head.len().min(510)];
     !start.is_empty()
         && start.iter().all(|byte| matches!(byte, b'\t' | b'\n' | b'\r' | 0x0c | b' '..=b'~' | 0x80..))
-        && std::str::from_utf8(start).map_or_else(|err| err.error_len().is_none(), |_| true)
+        // A character that is cut at the end is none that is wrong.
+        && std::str::from_utf8(start).err().is_none_or(|err| err.error_len().is_none())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Compression, Content, HEAD_LEN, compression, content, ending};
+    use super::{Content, FooterCheck, HEAD_LEN, content, footer};
     use crate::image::format::Format;
+    use std::io::Read;
 
     fn with(offset: usize, magic: &[u8]) -> Vec<u8> {
         let mut head = vec![0; HEAD_LEN];
@@ -251,8 +268,8 @@ mod tests {
         (kernel[0], kernel[1], kernel[60]) = (b'M', b'Z', 64);
         kernel[64..66].copy_from_slice(b"PE");
         assert_eq!(content(&kernel), Content::Foreign("a Windows or EFI program"));
-        assert_eq!(ending(&with(HEAD_LEN - 512, b"conectix")).map(|words| &words[..11]), Some("a VHD image"));
-        assert_eq!(ending(b"conectix"), None);
+        assert_eq!(footer(&with(HEAD_LEN - 512, b"conectix")).map(|words| &words[..11]), Some("a VHD image"));
+        assert_eq!(footer(b"conectix"), None);
     }
 
     #[test]
@@ -263,10 +280,25 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_magic_is_no_magic() {
-        assert_eq!(compression(b"BZh9"), None);
-        assert_eq!(compression(b"BZh91AY&SY"), Some(Compression::Bzip2));
-        assert_eq!(compression(b"\x28\xb5\x2f"), None);
-        assert_eq!(compression(b"\x52\x2a\x4d\x18"), Some(Compression::Zstd));
+    fn the_end_decides_however_it_comes() {
+        let mut image = vec![7; 3000];
+        image[2488..2496].copy_from_slice(b"conectix");
+        for (bytes, words) in
+            [(&image[..2999], None), (&image[..], Some("it is a VHD image of fixed size")), (&image[..5], None)]
+        {
+            for step in [1, 511, 700, 5000] {
+                let mut reader = FooterCheck::new(bytes);
+                let (mut all, mut piece) = (Vec::new(), vec![0; step]);
+                let end = loop {
+                    match reader.read(&mut piece) {
+                        Ok(0) => break None,
+                        Ok(len) => all.extend_from_slice(&piece[..len]),
+                        Err(err) => break Some(err.to_string()),
+                    }
+                };
+                assert_eq!(all, bytes);
+                assert_eq!(end.as_deref().map(|end| &end[..31]), words, "{step}");
+            }
+        }
     }
 }

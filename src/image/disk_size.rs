@@ -1,63 +1,69 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! How large the disk in an image is, as far as that shows before all of it was decoded.
+//! The size of the disk in an image, as far as it is known before the whole image was decoded.
 //!
-//! A size is a reason to refuse only where the decoder holds the image to it. So do xz with its indexes and zstd with
-//! a frame's size; of several frames the first is a lower bound, and the others are behind all of its blocks. gzip's
-//! ISIZE is a number modulo 4 GiB, of the last member: `inspect` shows it, and nothing else looks at it.
+//! Only a size that the decoder enforces may lead to a refusal. The indexes of an .xz are enforced, and so is the size that
+//! a Zstandard frame declares; with several frames the first one gives a lower bound, as the others come after all of its
+//! blocks. The ISIZE of a gzip archive is the size modulo 4 GiB of its last member, so it is only shown (`inspect`).
 
 use std::fmt;
-use std::io::{self, Read};
+use std::io::{self, BufReader, Read};
 use std::os::unix::fs::FileExt;
 
+use flate2::{Crc, CrcReader};
 use serde::{Deserialize, Serialize};
 
-use super::fields::Fields;
-use super::format::Compression;
-use super::xz_index;
+use super::compression::Compression;
+use super::header_fields::Fields;
 use crate::node::size::ByteSize;
+
+/// Length of the header and of the footer of an .xz stream, in bytes.
+const XZ_END_LEN: u64 = 12;
+
+/// How much of the indexes of an .xz is read at most, in bytes. An index of 16 MiB describes a million blocks.
+const XZ_MAX_READ: u64 = 16 << 20;
 
 /// The size in bytes of the disk in an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum DiskSize {
-    /// So large, or the image is corrupt.
+    /// The disk has this size, or the image is corrupt.
     Exact(u64),
-    /// At least so large, or the image is corrupt.
+    /// The disk has at least this size, or the image is corrupt.
     AtLeast(u64),
-    /// What a gzip archive's last bytes say: right for one member of less than 4 GiB, else anything. Nothing is
+    /// The size in the last bytes of a gzip archive. It is right only for one member of less than 4 GiB, so nothing is
     /// decided by it.
     Hint(u64),
-    /// Known only at its end.
+    /// The size is known only when all of the image was decoded.
     Unknown,
 }
 
 impl DiskSize {
-    /// What an archive's first bytes say about what it unpacks to.
+    /// The size as far as the first bytes of an archive tell it.
     pub(crate) fn in_head(compression: Compression, head: &[u8]) -> Self {
         match compression {
             Compression::Zstd => first_frame(head).map_or(DiskSize::Unknown, DiskSize::AtLeast),
-            Compression::Gzip | Compression::Bzip2 | Compression::Xz => DiskSize::Unknown,
+            _ => DiskSize::Unknown,
         }
     }
 
-    /// What an archive of `len` bytes says about what it unpacks to, of which `head` was read.
+    /// The size as far as an archive of `len` bytes in `file` tells it; `head` is its beginning.
     pub(crate) fn in_file(compression: Compression, head: &[u8], file: &dyn FileExt, len: u64) -> Self {
         match compression {
-            Compression::Xz => xz_index::unpacked_size(file, len).map_or(DiskSize::Unknown, DiskSize::Exact),
-            Compression::Gzip => last_word(file, len).map_or(DiskSize::Unknown, DiskSize::Hint),
-            Compression::Zstd | Compression::Bzip2 => Self::in_head(compression, head),
+            Compression::Xz => xz_size(file, len).map_or(DiskSize::Unknown, DiskSize::Exact),
+            Compression::Gzip => gzip_isize(file, len).map_or(DiskSize::Unknown, DiskSize::Hint),
+            _ => Self::in_head(compression, head),
         }
     }
 
-    /// What an archive of `len` bytes at a server says about what it unpacks to: its beginning is here, at least
-    /// [`DiskSize::FIRST`] bytes, and `rest` gives what is behind that, where it can.
+    /// The size as far as an archive of `len` bytes on a server tells it. `head` is its beginning, at least
+    /// [`DiskSize::FIRST`] bytes; `rest` reads what follows, and may fail.
     pub(crate) fn at_server(compression: Compression, head: &[u8], rest: &dyn FileExt, len: u64) -> Self {
-        Self::in_file(compression, head, &Parts { head, rest }, len)
+        Self::in_file(compression, head, &HeadAndRest { head, rest }, len)
     }
 
-    /// How much of an archive's beginning [`DiskSize::at_server`] needs, in bytes.
+    /// How many bytes of the beginning [`DiskSize::at_server`] needs.
     pub(crate) const FIRST: usize = 12;
 
-    /// No disk that is smaller can hold it.
+    /// The size that the target disk has to have at least, in bytes.
     pub(crate) fn least(self) -> Option<u64> {
         match self {
             DiskSize::Exact(size) | DiskSize::AtLeast(size) => Some(size),
@@ -66,13 +72,13 @@ impl DiskSize {
     }
 }
 
-/// A file of which the beginning is at hand.
-struct Parts<'p> {
+/// A file whose beginning was read before.
+struct HeadAndRest<'p> {
     head: &'p [u8],
     rest: &'p dyn FileExt,
 }
 
-impl FileExt for Parts<'_> {
+impl FileExt for HeadAndRest<'_> {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut here = usize::try_from(offset).ok().and_then(|at| self.head.get(at..)).unwrap_or_default();
         if here.is_empty() { self.rest.read_at(buf, offset) } else { here.read(buf) }
@@ -96,8 +102,7 @@ impl fmt::Display for DiskSize {
     }
 }
 
-/// The content size of the first Zstandard frame, if it has one (RFC 8878): the decoder holds the frame to it. How many
-/// follow shows only on the way through all blocks.
+/// The content size of the first Zstandard frame, if it declares one (RFC 8878).
 fn first_frame(mut head: &[u8]) -> Option<u64> {
     const SKIPPABLE: u32 = 0x184d_2a50;
     while Fields(head).le_u32(0)? & 0xffff_fff0 == SKIPPABLE {
@@ -107,19 +112,133 @@ fn first_frame(mut head: &[u8]) -> Option<u64> {
     zstd::zstd_safe::get_frame_content_size(head).ok().flatten().filter(|size| *size > 0)
 }
 
-/// The ISIZE of the last gzip member (RFC 1952), where it can be right: zeros may be padding, and an image is not smaller
-/// than its archive, give or take.
-fn last_word(file: &dyn FileExt, len: u64) -> Option<u64> {
+/// The ISIZE of the last gzip member (RFC 1952), if it can be right. Zeros may be padding, and an image is hardly ever
+/// smaller than its archive.
+fn gzip_isize(file: &dyn FileExt, len: u64) -> Option<u64> {
     let mut word = [0; 4];
     file.read_exact_at(&mut word, len.checked_sub(4)?).ok()?;
     let size = u64::from(u32::from_le_bytes(word));
     (size > 0 && size >= len / 2).then_some(size)
 }
 
+/// The number of bytes that an .xz of `len` bytes unpacks to, by the indexes of all its streams; none if anything in it is
+/// odd.
+///
+/// The layout is "The .xz File Format" 1.2.1: a stream is a header, blocks, an index of them and a footer; zero padding in
+/// units of 4 bytes may follow, and another stream. The file is read from its end.
+fn xz_size(file: &dyn FileExt, len: u64) -> Option<u64> {
+    let mut walk = XzWalk { file, allowed: XZ_MAX_READ };
+    let (mut end, mut total) = (len, 0_u64);
+    while end > 0 {
+        end = walk.skip_padding(end)?;
+        let (start, unpacked) = walk.stream(end)?;
+        total = total.checked_add(unpacked)?;
+        end = start;
+    }
+    (len > 0).then_some(total)
+}
+
+struct XzWalk<'f> {
+    file: &'f dyn FileExt,
+    /// How many bytes may still be read.
+    allowed: u64,
+}
+
+impl XzWalk<'_> {
+    fn read<const N: usize>(&mut self, at: u64) -> Option<[u8; N]> {
+        self.allowed = self.allowed.checked_sub(N as u64)?;
+        let mut bytes = [0; N];
+        self.file.read_exact_at(&mut bytes, at).ok().map(|()| bytes)
+    }
+
+    /// Where the zeros before `end` begin.
+    fn skip_padding(&mut self, mut end: u64) -> Option<u64> {
+        while self.read::<4>(end.checked_sub(4)?)? == [0; 4] {
+            end -= 4;
+        }
+        Some(end)
+    }
+
+    /// The start of the stream that ends at `end`, and the number of bytes that it unpacks to.
+    fn stream(&mut self, end: u64) -> Option<(u64, u64)> {
+        let footer: [u8; 12] = self.read(end.checked_sub(XZ_END_LEN)?)?;
+        let fields = Fields(&footer);
+        let mut crc = Crc::new();
+        crc.update(&footer[4..10]);
+        if footer[10..] != *b"YZ" || fields.le_u32(0) != Some(crc.sum()) {
+            return None;
+        }
+        let index_len = (u64::from(fields.le_u32(4)?) + 1) * 4;
+        self.allowed = self.allowed.checked_sub(index_len)?;
+        let index_start = end.checked_sub(XZ_END_LEN + index_len)?;
+        let (blocks, unpacked) = xz_index(self.file, index_start, index_len)?;
+        let start = index_start.checked_sub(blocks.checked_add(XZ_END_LEN)?)?;
+        let header: [u8; 12] = self.read(start)?;
+        // The footer repeats the header's flags.
+        (header[..6] == *b"\xfd7zXZ\0" && header[6..8] == footer[8..10]).then_some((start, unpacked))
+    }
+}
+
+/// The number of bytes of all blocks of an index, in the file and unpacked.
+fn xz_index(file: &dyn FileExt, start: u64, len: u64) -> Option<(u64, u64)> {
+    let bytes = ReadFrom { file, at: start }.take(len.checked_sub(4)?);
+    let mut bytes = CrcReader::new(BufReader::new(bytes));
+    if byte(&mut bytes)? != 0 {
+        return None;
+    }
+    let (mut blocks, mut unpacked) = (0_u64, 0_u64);
+    for _ in 0..number(&mut bytes)? {
+        blocks = blocks.checked_add(number(&mut bytes)?.checked_next_multiple_of(4)?)?;
+        unpacked = unpacked.checked_add(number(&mut bytes)?)?;
+    }
+    // Padding of up to three zeros, then the checksum.
+    let mut padding = Vec::new();
+    bytes.read_to_end(&mut padding).ok()?;
+    let mut sum = [0; 4];
+    file.read_exact_at(&mut sum, start + len - 4).ok()?;
+    let intact =
+        padding.len() < 4 && padding.iter().all(|byte| *byte == 0) && u32::from_le_bytes(sum) == bytes.crc().sum();
+    intact.then_some((blocks, unpacked))
+}
+
+fn byte(bytes: &mut impl Read) -> Option<u8> {
+    let mut one = [0];
+    bytes.read_exact(&mut one).ok().map(|()| one[0])
+}
+
+/// A number of up to nine bytes with seven bits each, the lowest first.
+fn number(bytes: &mut impl Read) -> Option<u64> {
+    let mut number = 0;
+    for shift in (0..63).step_by(7) {
+        let next = byte(bytes)?;
+        number |= u64::from(next & 0x7f) << shift;
+        if next & 0x80 == 0 {
+            return Some(number);
+        }
+    }
+    None
+}
+
+/// Reads a file from an offset on. The position of the file does not matter and does not move.
+struct ReadFrom<'f> {
+    file: &'f dyn FileExt,
+    at: u64,
+}
+
+impl Read for ReadFrom<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let len = self.file.read_at(buf, self.at)?;
+        self.at += len as u64;
+        Ok(len)
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{Compression, DiskSize};
+    use super::{Compression, DiskSize, xz_size};
     use std::io::Write;
+    use xz2::stream::MtStreamBuilder;
+    use xz2::write::XzEncoder;
 
     #[test]
     fn zstd_frames_say_their_size_first() {
@@ -144,5 +263,42 @@ mod tests {
         let size = DiskSize::in_file(Compression::Gzip, &packed, &file, packed.len() as u64);
         assert_eq!(size, DiskSize::Hint(5000));
         assert_eq!(size.least(), None);
+    }
+
+    fn size_of_xz(packed: &[u8]) -> Option<u64> {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(packed).unwrap();
+        xz_size(&file, packed.len() as u64)
+    }
+
+    fn xz_stream(len: usize) -> Vec<u8> {
+        let blocks = MtStreamBuilder::new().threads(1).block_size(10_000).preset(0).encoder().unwrap();
+        let mut encoder = XzEncoder::new_stream(Vec::new(), blocks);
+        encoder.write_all(&vec![7; len]).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    #[test]
+    fn all_blocks_of_all_xz_streams_count() {
+        assert_eq!(size_of_xz(&xz_stream(0)), Some(0));
+        assert_eq!(size_of_xz(&xz_stream(100_001)), Some(100_001));
+        let several = [xz_stream(70_000), vec![0; 8], xz_stream(0), xz_stream(5), vec![0; 512]].concat();
+        assert_eq!(size_of_xz(&several), Some(70_005));
+    }
+
+    #[test]
+    fn an_odd_xz_gives_no_size() {
+        let good = xz_stream(100_001);
+        for cut in 1..good.len() {
+            assert_eq!(size_of_xz(&good[..cut]), None, "cut at {cut}");
+        }
+        assert_eq!(size_of_xz(&[0; 64]), None);
+        assert_eq!(size_of_xz(&[&good[..], b"tail"].concat()), None);
+        assert_eq!(size_of_xz(&[b"head".to_vec(), good.clone()].concat()), None);
+        // A lie about the last block's size, which the checksum of the index gives away.
+        let mut lie = good;
+        let place = lie.len() - 12 - 4 - 4;
+        lie[place] ^= 1;
+        assert_eq!(size_of_xz(&lie), None);
     }
 }

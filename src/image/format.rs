@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Image types: a disk format, possibly inside a compression.
+//! Image types: a disk format, and the compression around it.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// How the disk's bytes are laid out.
+use super::compression::Compression;
+
+/// The format of a disk image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
-    /// The disk's bytes as they are.
     Raw,
-    /// QEMU's copy-on-write format.
+    /// QEMU's own format.
     Qcow2,
-    /// VMware's format, in one file.
+    /// VMware's format; only images that are one file.
     Vmdk,
     /// VirtualBox's format.
     Vdi,
@@ -19,20 +20,18 @@ pub(crate) enum Format {
     Vhdx,
 }
 
-/// The disk formats that a variant takes: raw and qcow2 unless it says otherwise.
+/// A set of disk formats. The default is what a variant accepts without `image_formats`: raw and qcow2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Formats([bool; Format::ALL.len()]);
 
 impl Format {
-    /// Every format that there is.
     pub(crate) const ALL: [Format; 5] = [Format::Raw, Format::Qcow2, Format::Vmdk, Format::Vdi, Format::Vhdx];
 
-    /// The format of this name.
     pub(crate) fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|format| format.name() == name)
     }
 
-    /// Its name, which is also that of qemu-img's driver.
+    /// The name, which is also the name of the driver in qemu-img.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Format::Raw => "raw",
@@ -45,10 +44,8 @@ impl Format {
 }
 
 impl Formats {
-    /// All of them.
     pub(crate) const ALL: Self = Formats([true; Format::ALL.len()]);
 
-    /// Whether `format` is one of them.
     pub(crate) fn has(self, format: Format) -> bool {
         self.0[format as usize]
     }
@@ -69,43 +66,37 @@ impl FromIterator<Format> for Formats {
     }
 }
 
-/// What the image file is compressed with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Compression {
-    /// gzip, RFC 1952.
-    Gzip,
-    /// bzip2.
-    Bzip2,
-    /// The .xz format.
-    Xz,
-    /// Zstandard, RFC 8878.
-    Zstd,
-}
-
-impl Compression {
-    /// Every compression.
-    pub(crate) const ALL: [Compression; 4] =
-        [Compression::Gzip, Compression::Bzip2, Compression::Xz, Compression::Zstd];
-}
-
 /// A declared image type, such as `raw` or `qcow2+xz`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ImageType {
-    /// The disk format.
     pub(crate) format: Format,
     /// The compression around it.
     pub compression: Option<Compression>,
 }
 
-/// A text that is no image type.
+/// The text is not an image type.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error(
-    "unknown image type '{0}' (use auto, raw, qcow2, vmdk, vdi or vhdx, all but auto also with +gz, +bz2, +xz or +zst)"
-)]
+#[error("unknown image type '{0}' (use auto, {formats}, all but auto also with {suffixes})", formats = formats(), suffixes = suffixes())]
 pub struct UnknownType(String);
 
+fn formats() -> String {
+    alternatives(&Format::ALL.map(|format| format.name().to_owned()))
+}
+
+fn suffixes() -> String {
+    alternatives(&Compression::ALL.map(|compression| format!("+{compression}")))
+}
+
+/// `a, b or c`.
+fn alternatives(names: &[String]) -> String {
+    match names {
+        [others @ .., last] => format!("{} or {last}", others.join(", ")),
+        [] => String::new(),
+    }
+}
+
 impl ImageType {
-    /// Parses an `image_type` parameter; `auto` gives none: the content decides.
+    /// Parses an `image_type` parameter; `auto` gives none, and the content decides.
     pub fn parse(text: &str) -> Result<Option<Self>, UnknownType> {
         if text == "auto" { Ok(None) } else { text.parse().map(Some) }
     }
@@ -115,20 +106,14 @@ impl FromStr for ImageType {
     type Err = UnknownType;
 
     fn from_str(text: &str) -> Result<Self, UnknownType> {
-        // A URL that stands in the wrong parameter may hold a password.
+        // A URL that was given as the wrong parameter may contain a password.
         let plain = |c: char| c.is_ascii_alphanumeric() || "+-._".contains(c);
         let unknown = || UnknownType(if text.chars().all(plain) { text } else { "..." }.to_owned());
-        let (format, compression) = text.split_once('+').map_or((text, None), |(format, rest)| (format, Some(rest)));
-        let format = Format::named(format).ok_or_else(unknown)?;
-        let compression = match compression {
-            None => None,
-            Some("gz") => Some(Compression::Gzip),
-            Some("bz2" | "bzip2") => Some(Compression::Bzip2),
-            Some("xz") => Some(Compression::Xz),
-            Some("zst") => Some(Compression::Zstd),
-            Some(_) => return Err(unknown()),
+        let (format, compression) = match text.split_once('+') {
+            Some((format, suffix)) => (format, Some(Compression::with_suffix(suffix).ok_or_else(unknown)?)),
+            None => (text, None),
         };
-        Ok(ImageType { format, compression })
+        Ok(ImageType { format: Format::named(format).ok_or_else(unknown)?, compression })
     }
 }
 
@@ -142,17 +127,6 @@ impl fmt::Display for Formats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<_> = Format::ALL.into_iter().filter(|format| self.has(*format)).map(Format::name).collect();
         f.write_str(&names.join(", "))
-    }
-}
-
-impl fmt::Display for Compression {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Compression::Gzip => "gz",
-            Compression::Bzip2 => "bz2",
-            Compression::Xz => "xz",
-            Compression::Zstd => "zst",
-        })
     }
 }
 

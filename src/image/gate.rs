@@ -11,13 +11,12 @@ use std::io::{self, Cursor, Read, Seek};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
+use super::compression::Compression;
 use super::container;
-use super::decode;
-use super::detect::{self, Content, HEAD_LEN, TAIL_LEN};
+use super::detect::{self, Content, FOOTER_LEN, FooterCheck, HEAD_LEN};
 use super::disk_size::DiskSize;
-use super::ending::Ending;
 use super::error::ImageError;
-use super::format::{Compression, Format, Formats, ImageType};
+use super::format::{Format, Formats, ImageType};
 use super::reader::{ImageBytes, ImageReader};
 use crate::disk::fingerprint::Fingerprint;
 use crate::disk::partition::MBR_TOLERANCE;
@@ -86,9 +85,9 @@ pub(super) fn likely_type(mut file: &File) -> Option<ImageType> {
     let gate = Gate { name: "", expected: Expected::default() };
     file.rewind().ok()?;
     let mut head = gate.first_head(&mut file).ok()?;
-    let compression = detect::compression(&head);
+    let compression = Compression::detect(&head);
     if let Some(compression) = compression {
-        head = gate.head(&mut decode::reader(Cursor::new(head).chain(file), compression)).ok()?;
+        head = gate.head(&mut compression.reader(Cursor::new(head).chain(file))).ok()?;
     }
     match detect::content(&head) {
         Content::Disk(format) => Some(ImageType { format, compression }),
@@ -145,7 +144,7 @@ impl Gate<'_> {
         compression: Compression,
         size: DiskSize,
     ) -> Result<ImageReader<'r>, ImageError> {
-        let mut decoder = decode::reader(archive, compression);
+        let mut decoder = compression.reader(archive);
         let head = self.head(&mut decoder)?;
         self.decoded(head, decoder, Some(compression), size)
     }
@@ -162,7 +161,7 @@ impl Gate<'_> {
         let known = container::check_head(format, &head).map_err(|source| self.container_error(source))?;
         let bytes = Cursor::new(head).chain(rest);
         let (size, bytes): (_, ImageBytes<'r>) = match format {
-            Format::Raw => (size, ImageBytes::RawStream(Box::new(Ending::new(bytes)))),
+            Format::Raw => (size, ImageBytes::RawStream(Box::new(FooterCheck::new(bytes)))),
             _ => (known.map_or(DiskSize::Unknown, DiskSize::Exact), ImageBytes::QemuStream(Box::new(bytes))),
         };
         Ok(ImageReader { image_type: ImageType { format, compression }, size, bytes })
@@ -170,7 +169,7 @@ impl Gate<'_> {
 
     /// The compression that the file is in, once the declared type agrees with it.
     fn compression(&self, head: &[u8]) -> Result<Option<Compression>, ImageError> {
-        let found = detect::compression(head);
+        let found = Compression::detect(head);
         let Some(declared) = self.expected.image_type.filter(|declared| declared.compression != found) else {
             return Ok(found);
         };
@@ -228,10 +227,10 @@ impl Gate<'_> {
 
     /// An error if the end of a raw image of `len` bytes is another format's.
     fn check_footer(&self, file: &dyn FileExt, len: u64) -> Result<(), ImageError> {
-        let mut tail = [0; TAIL_LEN];
-        let Some(start) = len.checked_sub(TAIL_LEN as u64) else { return Ok(()) };
+        let mut tail = [0; FOOTER_LEN];
+        let Some(start) = len.checked_sub(FOOTER_LEN as u64) else { return Ok(()) };
         file.read_exact_at(&mut tail, start).map_err(|err| self.read_error(err))?;
-        match detect::ending(&tail) {
+        match detect::footer(&tail) {
             Some(words) => Err(ImageError::Foreign { name: self.name.to_owned(), found: words.to_owned() }),
             None => Ok(()),
         }

@@ -1,67 +1,46 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Which files of the node may be images.
+//! Decides which files of the node may be images.
 //!
-//! `allowed_images` is checked by name first, so that `verify` and `create` say no before anything is touched. What
-//! then counts is the open file: where `/proc/self/fd` says that it is, after all links, and every URL that a redirect
-//! leads to. The cache notes those URLs, for a policy that comes later and for another variant. Of two folders that
-//! hold a file, one of instances' disks and one that is allowed, the inner one decides.
+//! `allowed_images` is first compared with the name, so that `verify` and `create` refuse an image before anything is
+//! touched. The open file is checked afterwards: `/proc/self/fd` says where it is after all links, and every URL of a
+//! redirect is checked, too. The cache notes those URLs, for a later policy and for other variants. If a file is below an
+//! allowed folder and below a folder with the disks of instances, the inner one of the two decides.
 
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Component, Path, PathBuf};
 
-/// What an administrator allows, and where instances' own disks are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct LocalPolicy {
-    /// Folders and files that may be used, as listed; none: all that are not in `storage`.
+    /// The folders and files of `allowed_images`; none allows every file that is not below a folder of `storage`.
     pub(crate) allowed: Option<Vec<PathBuf>>,
-    /// Folders of instances' disks. What is in them may be used only if `allowed` names it, or a folder in there.
+    /// The folders with the disks of instances. A file below them may be used only if `allowed` lists it, or a folder in
+    /// them.
     pub(crate) storage: Vec<PathBuf>,
 }
 
-/// Why a file is not used.
+/// Why a file may not be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PolicyError {
-    /// It is in no listed place.
     #[error("image {0} is not in a place that allowed_images lists")]
     NotListed(String),
-    /// Its name is in a listed place, but it is a link to somewhere else.
     #[error("image {name} is a link to {real}, which is not in a place that allowed_images lists")]
-    LinkedElsewhere {
-        /// What it was called.
-        name: String,
-        /// What it is.
-        real: String,
-    },
-    /// The name goes up again.
+    LinkedElsewhere { name: String, real: String },
     #[error("image {0} has '..' in its path, which is not allowed where allowed_images is set")]
     Upwards(String),
-    /// It may be an instance's disk.
     #[error(
         "image {name} is in {storage}, where instances' disks are (to use it all the same, list it in allowed_images)"
     )]
-    InStorage {
-        /// What it was called.
-        name: String,
-        /// The folder, from Ganeti's list.
-        storage: String,
-    },
-    /// A device, which only its own name allows.
+    InStorage { name: String, storage: String },
     #[error("image {0} is a block device (to use it, list exactly this device in allowed_images)")]
     Device(String),
-    /// Nobody can tell where it is.
     #[error("finding out where image {name} really is: {reason}")]
-    Unknown {
-        /// What it was called.
-        name: String,
-        /// What the kernel said.
-        reason: io::Error,
-    },
+    Unknown { name: String, reason: io::Error },
 }
 
 impl LocalPolicy {
-    /// Whether a file of this name may be used, as far as the name says.
+    /// Checks the name of a file that was not opened yet.
     pub(crate) fn check_name(&self, path: &Path) -> Result<(), PolicyError> {
         let Some(allowed) = &self.allowed else { return Ok(()) };
         let name = path.display().to_string();
@@ -71,9 +50,9 @@ impl LocalPolicy {
         if allowed.iter().any(|place| path.starts_with(place)) { Ok(()) } else { Err(PolicyError::NotListed(name)) }
     }
 
-    /// Whether the open file may be used, wherever links led to. `name` is what it was opened as.
+    /// Checks an open file, wherever links led to. `name` is the path under which it was opened.
     pub(super) fn check_open(&self, name: &Path, file: &File, is_device: bool) -> Result<(), PolicyError> {
-        // The open file is asked, not the path: nobody can exchange a link between check and use.
+        // The open file is checked and not the path, so that nobody can exchange a link between check and use.
         let real = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()));
         let real = real.map_err(|reason| PolicyError::Unknown { name: name.display().to_string(), reason })?;
         self.check_real(name, &real, is_device)
@@ -93,7 +72,6 @@ impl LocalPolicy {
                 false => PolicyError::LinkedElsewhere { name: text(), real: real.display().to_string() },
             });
         }
-        // Of two places that hold it, the inner one decides.
         let inner = |storage: &&PathBuf| real.starts_with(storage) && storage.components().count() > depth.unwrap_or(0);
         match canonical(&self.storage).iter().find(inner) {
             Some(storage) => Err(PolicyError::InStorage { name: text(), storage: storage.display().to_string() }),
@@ -102,13 +80,13 @@ impl LocalPolicy {
     }
 }
 
-/// The number of components of the innermost of `places` that holds `path`; 0 when none does.
+/// The number of components of the innermost of `places` that contains `path`; 0 if none does.
 fn depth(places: &[PathBuf], path: &Path) -> usize {
     let holding = places.iter().filter(|place| path.starts_with(place));
     holding.map(|place| place.components().count()).max().unwrap_or(0)
 }
 
-/// The places without links in them; what is not there holds nothing, and stays as it is.
+/// Resolves the links in `places`. A place that does not exist stays as it is.
 fn canonical(places: &[PathBuf]) -> Vec<PathBuf> {
     places.iter().map(|place| fs::canonicalize(place).unwrap_or_else(|_err| place.clone())).collect()
 }

@@ -34,7 +34,7 @@ use crate::node::process;
 use crate::node::run::Run;
 use crate::node::sandbox::WorkerAccess;
 use crate::node::size::ByteSize;
-use crate::seed::{Held, Plan};
+use crate::seed::{Plan, SeedContent};
 use crate::store::cache::Cache;
 use crate::store::http::{HttpSettings, Secret};
 
@@ -190,7 +190,7 @@ pub(crate) fn rehearse(job: &Job, run: &Run) -> anyhow::Result<Rehearsed> {
     let inspection =
         Inspection { image, expected: *expected, local: Some(local), http, cache: Some(cache), room, servers };
     let judged = inspect_in_worker(&inspection, run, |run| match seed {
-        Some(plan) => seed_files(plan, &Held::default(), http, run).map(drop),
+        Some(plan) => seed_files(plan, &SeedContent::default(), http, run).map(drop),
         None => Ok(()),
     })?;
     let Inspected { image_type, disk: needs, partly, .. } = match judged {

@@ -109,7 +109,7 @@ fn in_terms_of_dumps(err: WriteError) -> anyhow::Error {
 /// Makes every seed of ours on the restored disk the new instance's, so that a clone has a first boot of its own. What
 /// hinders that is told, but no reason to lose the dump; only an error of the disk is one.
 fn adopt_seeds(disk: &mut dyn WriteAt, job: &ImportJob, run: &Run) -> anyhow::Result<()> {
-    for found in volume::survey(disk)?.iter().filter(|found| found.our_serial().is_some()) {
+    for found in volume::find_seeds(disk)?.iter().filter(|found| found.our_serial().is_some()) {
         match adopt(disk, found, job, run) {
             Err(err) if !matches!(err.downcast_ref(), Some(Error::Disk(_))) => {
                 run.report.warn(format_args!("the first-boot seed of the instance in the dump stays as it is: {err:#}"))
@@ -140,7 +140,7 @@ fn adopt(disk: &mut dyn WriteAt, found: &Found, job: &ImportJob, run: &Run) -> a
     let nics = job.nics.as_ref().map_err(|err| unknown(err))?;
     tell_long_name(identity, run);
     let (old, contents) = read(found, disk)?;
-    let (files, kept) = seed::adopted(&contents.files, identity, nics);
+    let (files, kept) = seed::clone::for_clone(&contents.files, identity, nics);
     let new = volume::rebuild(&old, &contents, identity.volume_serial(), &files)?;
     volume::write_changes(disk, found.start, &old, &new).map_err(Error::Disk)?;
     for kept in kept {

@@ -33,9 +33,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::node::process::{self, Children};
-use crate::node::run::Run;
+use crate::node::run::{Run, SignalCleanup};
 use crate::node::sandbox::{Sandbox, WorkerAccess};
-use crate::node::signals::SignalCleanup;
 
 pub(crate) use cache::{Cleaned, Fetched, cleanup, fetch};
 pub(crate) use create::{Rehearsed, install, rehearse};

@@ -4,7 +4,7 @@
 //!
 //! A reinstall forks a worker for it, without network, and with nothing to write to but the disks that are open
 //! anyway, before the one that installs. Its answer is a type whose keys are keys, with the user-data and which settings
-//! there were (`seed::Held`). Whatever is wrong with the seed, a panic included, is a warning. The second worker
+//! there were (`seed::SeedContent`). Whatever is wrong with the seed, a panic included, is a warning. The second worker
 //! compares the new seed with it, before the disk is touched. `seed_keep` is off unless it is set, and parameters are
 //! stronger: who ends a break-in must be able to leave out what the guest may have written.
 
@@ -19,7 +19,7 @@ use crate::node::report::Report;
 use crate::node::run::Run;
 use crate::node::sandbox::WorkerAccess;
 use crate::seed::volume::{self, Contents, Error, Found, Trace};
-use crate::seed::{Held, Identity, Lost};
+use crate::seed::{Identity, LostParameter, SeedContent};
 
 /// The parameter that is private in most clusters.
 const SSH_KEYS: &str = "ssh_keys";
@@ -28,9 +28,9 @@ const SSH_KEYS: &str = "ssh_keys";
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct OldSeed {
     /// Of the one on the first disk, which the image overwrites.
-    first: Option<Held>,
+    first: Option<SeedContent>,
     /// Of the one on a disk of its own, which only a new seed overwrites.
-    own: Option<Held>,
+    own: Option<SeedContent>,
     /// Keys, and whether there was user-data, of a seed that the instance has removed.
     removed: Option<(u32, bool)>,
     /// Why it is not known what the seed holds.
@@ -75,7 +75,7 @@ impl OldSeed {
     }
 
     /// What it gave to the instance.
-    pub(super) fn held(&self) -> Held {
+    pub(super) fn held(&self) -> SeedContent {
         self.first.clone().unwrap_or_default().with(self.own.clone().unwrap_or_default())
     }
 
@@ -85,18 +85,18 @@ impl OldSeed {
     }
 
     /// Warns of what the instance had and will not have: `new` is what its next seed gives, none if it gets none.
-    pub(super) fn tell_losses(&self, new: Option<&Held>, job: &Job, report: &Report) {
+    pub(super) fn tell_losses(&self, new: Option<&SeedContent>, job: &Job, report: &Report) {
         if let Some(why) = &self.unreadable {
             warn_unreadable(why, report);
         }
         let lost = match new {
             Some(new) => self.held().lost_in(new),
             // What is on a disk of its own is still there.
-            None => self.first.iter().flat_map(|held| held.lost_in(&Held::default())).collect(),
+            None => self.first.iter().flat_map(|held| held.lost_in(&SeedContent::default())).collect(),
         };
         let (lost, what) = match self.removed {
             Some(removed) if lost.is_empty() => (
-                lost_of_removed(removed, new.unwrap_or(&Held::default())),
+                lost_of_removed(removed, new.unwrap_or(&SeedContent::default())),
                 "a seed gave it that is in its own file system by now (seed_persist), where seed_keep can't reach it",
             ),
             _ => (lost, "its old seed gave it"),
@@ -112,17 +112,17 @@ impl OldSeed {
     }
 }
 
-fn lost_of_removed((keys, user_data): (u32, bool), new: &Held) -> Vec<Lost> {
+fn lost_of_removed((keys, user_data): (u32, bool), new: &SeedContent) -> Vec<LostParameter> {
     // A number that no memory holds is one that a guest wrote.
     let keys = usize::try_from(keys).unwrap_or(usize::MAX);
     let fewer = keys.saturating_sub(new.keys.len());
-    let lost_keys = (fewer > 0).then(|| Lost::keys(fewer, keys));
-    let lost_data = (user_data && new.user_data.is_empty()).then(|| Lost::plain("user_data"));
+    let lost_keys = (fewer > 0).then(|| LostParameter::keys(fewer, keys));
+    let lost_data = (user_data && new.user_data.is_empty()).then(|| LostParameter::plain("user_data"));
     lost_keys.into_iter().chain(lost_data).collect()
 }
 
 /// The reinstall that gives the parameters again.
-fn command(lost: &[Lost], instance: &str) -> String {
+fn command(lost: &[LostParameter], instance: &str) -> String {
     let mut command = "gnt-instance reinstall -O image=...".to_owned();
     for lost in lost.iter().filter(|lost| lost.parameter != SSH_KEYS) {
         command += &format!(",{}=...", lost.parameter);
@@ -133,17 +133,17 @@ fn command(lost: &[Lost], instance: &str) -> String {
     format!("{command} {instance}")
 }
 
-fn held_on(disk: &Target, identity: &Identity) -> anyhow::Result<Option<Held>> {
+fn held_on(disk: &Target, identity: &Identity) -> anyhow::Result<Option<SeedContent>> {
     let Some(found) = find(disk, identity)? else { return Ok(None) };
     let (_, contents) = read(&found, disk)?;
     let files = contents.files.iter().map(|(name, content)| (name.as_str(), content.as_slice()));
-    Ok(Some(Held::of(files, identity)?))
+    Ok(Some(SeedContent::of(files, identity)?))
 }
 
 /// The instance's seed, also on a disk that an earlier run left without its first MiB.
 fn find(disk: &dyn ReadAt, identity: &Identity) -> io::Result<Option<Found>> {
     let found = match own_seed(disk, identity)? {
-        None => volume::left_by_a_run(disk)?,
+        None => volume::seed_of_failed_run(disk)?,
         found => found,
     };
     Ok(found.filter(|found| found.our_serial() == Some(identity.volume_serial())))
@@ -151,7 +151,7 @@ fn find(disk: &dyn ReadAt, identity: &Identity) -> io::Result<Option<Found>> {
 
 /// The seed of this instance on the disk.
 pub(super) fn own_seed(disk: &dyn ReadAt, identity: &Identity) -> io::Result<Option<Found>> {
-    let found = volume::survey(disk)?;
+    let found = volume::find_seeds(disk)?;
     Ok(found.into_iter().find(|found| found.our_serial() == Some(identity.volume_serial())))
 }
 

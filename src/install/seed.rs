@@ -23,7 +23,7 @@ use crate::node::process::Children;
 use crate::node::run::Run;
 use crate::node::size::{ByteSize, MIB};
 use crate::seed::volume::{self, PlaceError, Trace};
-use crate::seed::{self, Held, Identity, MAX_FILE, NetworkPlan, Placement, Plan, SeedFiles, Source, UserData};
+use crate::seed::{self, Identity, MAX_FILE, NetworkPlan, Placement, Plan, SeedContent, SeedFiles, Source, UserData};
 use crate::store::http::{Client, HttpSettings};
 
 /// What one source may have, in bytes: as much as a small file from a server.
@@ -34,7 +34,7 @@ const MAX_SOURCE: u64 = MIB;
 ///
 /// # Errors
 /// What can't be had, is no key, or is too large; the content is not repeated.
-pub fn seed_files(plan: &Plan, old: &Held, http: &HttpSettings, run: &Run) -> anyhow::Result<SeedFiles> {
+pub fn seed_files(plan: &Plan, old: &SeedContent, http: &HttpSettings, run: &Run) -> anyhow::Result<SeedFiles> {
     let sources = Sources { http, run };
     tell_long_name(&plan.identity, run);
     let network_config = match &plan.network {
@@ -69,7 +69,7 @@ struct Sources<'s> {
 }
 
 impl Sources<'_> {
-    fn meta_data(&self, plan: &Plan, old: &Held) -> anyhow::Result<Vec<u8>> {
+    fn meta_data(&self, plan: &Plan, old: &SeedContent) -> anyhow::Result<Vec<u8>> {
         let mut keys = Vec::new();
         for (number, source) in (1..).zip(&plan.keys) {
             let entry = || format!("ssh_keys, entry {number}{}", shown(source));
@@ -88,7 +88,7 @@ impl Sources<'_> {
         Ok(seed::meta_data(&plan.identity, keys))
     }
 
-    fn user_data(&self, plan: &Plan, old: &Held) -> anyhow::Result<Vec<u8>> {
+    fn user_data(&self, plan: &Plan, old: &SeedContent) -> anyhow::Result<Vec<u8>> {
         if plan.keep.user_data && !old.user_data.is_empty() {
             let len = old.user_data.len();
             self.run.report.info(format_args!("user-data kept from the old seed: {len} bytes (seed_keep)"));
@@ -166,7 +166,7 @@ impl<'p> Seed<'p> {
     /// Gets all that it says, and of the `old` one what is to be kept. `disk` is its own, from [`own_disk`].
     pub(super) fn prepare(
         plan: &'p Plan,
-        old: &Held,
+        old: &SeedContent,
         disk: Option<&'p Target>,
         job: &Job,
         run: &Run,
@@ -177,7 +177,7 @@ impl<'p> Seed<'p> {
         let len = seed.disk.map_or(volume::LEN, volume_len);
         seed.format(len, volume::SECTOR)?;
         if plan.persist && disk.is_none() {
-            let Held { keys, user_data, .. } = seed.gives();
+            let SeedContent { keys, user_data, .. } = seed.gives();
             let (keys, user_data) = (u32::try_from(keys.len())?, !user_data.is_empty());
             seed.trace = Some(Trace { serial: identity.volume_serial(), keys, user_data });
         }
@@ -185,9 +185,9 @@ impl<'p> Seed<'p> {
     }
 
     /// What it gives to the instance.
-    pub(super) fn gives(&self) -> Held {
+    pub(super) fn gives(&self) -> SeedContent {
         // Our own files are of the form that is asked for.
-        Held::of(self.files.iter(), self.identity).unwrap_or_default()
+        SeedContent::of(self.files.iter(), self.identity).unwrap_or_default()
     }
 
     /// Whether the image leaves room for it, as far as that is known before anything is written to `target`.

@@ -9,6 +9,7 @@ use std::path::Path;
 use anyhow::{Context as _, anyhow, bail};
 
 use crate::disk::device::{ReadAt, SourceDisk, Target, WriteAt};
+use crate::image::compression::Compression;
 use crate::image::detect;
 use crate::image::format::Format;
 use crate::seed::volume::{self, Contents, Error, Found, Kind, Trace, VolumeError};
@@ -49,7 +50,7 @@ pub(crate) fn show_seeds(path: &Path) -> anyhow::Result<SeedDisk> {
         Err(Error::Volume(error)) => Ok((found, Err(error))),
         Err(error) => Err(error),
     };
-    let seeds = volume::survey(&disk).with_context(reading)?.into_iter().map(contents);
+    let seeds = volume::find_seeds(&disk).with_context(reading)?.into_iter().map(contents);
     let seeds: Vec<_> = seeds.collect::<Result<_, _>>().with_context(reading)?;
     if seeds.is_empty() {
         refuse_packed(path, &disk)?;
@@ -61,7 +62,7 @@ pub(crate) fn show_seeds(path: &Path) -> anyhow::Result<SeedDisk> {
 fn refuse_packed(path: &Path, disk: &impl ReadAt) -> anyhow::Result<()> {
     let mut head = vec![0; usize::try_from(disk.len()).unwrap_or(usize::MAX).min(HEAD)];
     disk.read_at(&mut head, 0).with_context(|| format!("reading disk {}", path.display()))?;
-    let what = match (detect::compression(&head), detect::content(&head)) {
+    let what = match (Compression::detect(&head), detect::content(&head)) {
         (Some(compression), _) => format!("{compression} compression"),
         (None, detect::Content::Disk(format)) if format != Format::Raw => format!("{format} format"),
         _ => return Ok(()),
@@ -73,7 +74,7 @@ fn refuse_packed(path: &Path, disk: &impl ReadAt) -> anyhow::Result<()> {
 /// unless `force` is set. A disk in use is refused.
 pub(crate) fn remove_seed(path: &Path, force: bool) -> anyhow::Result<Removed> {
     let mut disk = Target::open(path)?;
-    let seeds = volume::survey(&disk).with_context(|| format!("reading disk {}", path.display()))?;
+    let seeds = volume::find_seeds(&disk).with_context(|| format!("reading disk {}", path.display()))?;
     let ours = seeds.iter().find(|found| found.our_serial().is_some());
     if seeds.is_empty() {
         refuse_packed(path, &disk)?;

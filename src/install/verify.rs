@@ -16,10 +16,10 @@ use sha2::{Digest as _, Sha256};
 
 use super::job::{Checks, SignatureSource};
 use crate::disk::fingerprint::Fingerprint;
-use crate::image::checksum::{Algorithm, Checksum, Digest, Hasher, each_piece};
+use crate::image::checksum::{Algorithm, Checksum, Digest, Hasher, for_each_piece};
 use crate::image::reference::ImageRef;
 use crate::image::stored::StoredImage;
-use crate::image::sums;
+use crate::image::sums_file;
 use crate::node::run::Run;
 use crate::store::http::{Client, HttpSettings, ImageUrl};
 use crate::store::signature::{Signature, SignatureError};
@@ -206,7 +206,7 @@ impl Pass<'_> {
     /// Reads the file once; gives its digests. `gpgv` gets the same bytes: what it checks is what was hashed and noted.
     fn read(&self, mut gpgv: Option<&mut dyn Write>) -> io::Result<Vec<Digest>> {
         let mut hashers: Vec<_> = self.algorithms.iter().map(|algorithm| Hasher::new(*algorithm)).collect();
-        each_piece(self.file, |piece, at| {
+        for_each_piece(self.file, |piece, at| {
             thread::scope(|scope| {
                 if let Some(seen) = self.seen {
                     scope.spawn(move || seen.add(piece, at));
@@ -249,7 +249,7 @@ impl Fetch<'_> {
             self.run.report.info(format_args!("{sums} has a good signature"));
         }
         let name = image.base_name().ok_or_else(|| anyhow!("image {image} has no name to look for in {sums}"))?;
-        Ok(sums::find(&sums, &text, &name)?)
+        Ok(sums_file::find(&sums, &text, &name)?)
     }
 }
 

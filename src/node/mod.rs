@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! The node under everything: system calls, the sandbox, children, signals, messages, sizes.
+//! The node under everything: system calls, the sandbox, children, signals, messages, sizes, values of settings.
 
 pub mod process;
 pub mod report;
 pub mod run;
 pub mod sandbox;
-pub(crate) mod signals;
 pub mod size;
 pub(crate) mod sys;
+pub(crate) mod value;

@@ -1,72 +1,161 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! One run of a script or a command: its messages, its children, and what a signal does to it.
+//! One run of a script or a command: its messages, its children, and how a signal ends it.
+//!
+//! A run that gets a signal ends within a second and leaves nothing behind. While the disk is written nothing has to be
+//! undone, because its first MiB is zero. While hooks run two things have to be done, in this order: what they made out of
+//! the disk is removed, and the disk is made unbootable again. The boot area is written and that cleanup
+//! ([`SignalCleanup`]) is registered under one lock, so that no signal comes in between. Children get half a second to
+//! clean up. They have ended, and their mounts are gone, before the disk is touched.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use anyhow::Context as _;
+use nix::sys::signal::{SigSet, Signal};
 
 use super::process::Children;
 use super::report::{Progress, Report};
-use super::signals::{self, FinalMessage, SignalCleanup};
+use super::sys;
 
 /// What every operation works with.
 #[derive(Clone)]
 pub struct Run {
     /// Where messages go.
     pub(crate) report: Report,
-    /// The children that run.
+    /// The children that run now.
     pub(crate) children: Children,
-    /// What a signal still has to do before it ends the run.
+    /// What a signal does before it ends the run.
     pub(crate) signal_cleanup: SignalCleanup,
-    /// What a signal still has to say before it ends the run.
+    /// What a signal reports before it ends the run.
     pub(crate) final_message: FinalMessage,
-    /// When the run began, by the clock that files have.
+    /// When the run began, by the clock of file times.
     pub(crate) began: SystemTime,
-    /// The same, by one that nobody sets.
+    /// When the run began, by a clock that nobody sets.
     pub(crate) started: Instant,
-    /// Where it is shown how far the run is, if anybody is there to look.
+    /// Where the progress is shown, if anybody watches.
     pub(crate) progress: Option<Arc<Progress>>,
 }
 
 impl Run {
-    /// For an operation that no signal has to wait for.
+    /// A run that a signal ends at once.
     pub fn new(report: Report) -> Self {
-        let (children, signal_cleanup, final_message) =
-            (Children::default(), SignalCleanup::default(), FinalMessage::default());
         Run {
             report,
-            children,
-            signal_cleanup,
-            final_message,
+            children: Children::default(),
+            signal_cleanup: SignalCleanup::default(),
+            final_message: FinalMessage::default(),
             began: SystemTime::now(),
             started: Instant::now(),
             progress: None,
         }
     }
 
-    /// For an operation that ends on a signal, and the process with it, as [`signals::end_on_signal`] says. Call it before
-    /// any other thread starts.
+    /// A run that ends on a signal as [`Run::end_on_signal`] says. Call this before any other thread starts.
     ///
     /// # Errors
-    /// The system's, where signals can't be blocked.
+    /// The system's, if signals can't be blocked.
     pub(crate) fn ended_by_signals(report: Report) -> anyhow::Result<Self> {
-        Run::new(report).ended()
+        let run = Run::new(report);
+        run.end_on_signal().context("setting up signals")?;
+        Ok(run)
     }
 
-    /// The same for one that shows how far it is.
+    /// As [`Run::ended_by_signals`], for a run that shows its progress.
     ///
     /// # Errors
-    /// As there.
+    /// As for [`Run::ended_by_signals`].
     pub(crate) fn with_progress(progress: Progress) -> anyhow::Result<Self> {
         let report = progress.report().clone();
-        Run { progress: Some(Arc::new(progress)), ..Run::new(report) }.ended()
+        let run = Run { progress: Some(Arc::new(progress)), ..Run::new(report) };
+        run.end_on_signal().context("setting up signals")?;
+        Ok(run)
     }
 
-    fn ended(self) -> anyhow::Result<Self> {
+    /// Ends the process on SIGTERM, SIGINT and SIGHUP: the children first, then the cleanup, the progress bar and the final
+    /// message. The exit code is 128 + signal.
+    ///
+    /// The signals are blocked and a thread waits for them, so nothing has to be safe inside of a signal handler. Little has
+    /// to be undone: the disk's first MiB is written last, loop devices detach themselves, and a partial download is no
+    /// cache entry. This has to come before any other thread starts, because threads inherit the signal mask.
+    fn end_on_signal(&self) -> nix::Result<()> {
+        let mut signals = SigSet::empty();
+        signals.extend([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]);
+        signals.thread_block()?;
         let Run { children, signal_cleanup, final_message, progress, report, .. } = self.clone();
-        signals::end_on_signal(children, signal_cleanup, final_message, progress, report)
-            .context("setting up signals")?;
-        Ok(self)
+        std::thread::spawn(move || {
+            if let Ok(signal) = signals.wait() {
+                children.terminate();
+                signal_cleanup.perform();
+                // Otherwise the bar would be drawn again below the last message.
+                if let Some(progress) = progress {
+                    progress.finish();
+                }
+                if let Some(message) = final_message.get() {
+                    report.info(message);
+                }
+                report.error(format_args!("ended by {signal}"));
+                sys::exit_now(128 + signal as i32);
+            }
+        });
+        Ok(())
+    }
+}
+
+type Action = Box<dyn FnOnce() + Send>;
+
+/// The actions that a signal does before it ends the process, the latest first. Clones share them.
+#[derive(Clone, Default)]
+pub(crate) struct SignalCleanup(Arc<Mutex<Vec<Action>>>);
+
+impl SignalCleanup {
+    fn actions(&self) -> MutexGuard<'_, Vec<Action>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does `work`, which `undo` undoes from then on. A signal during `work` waits for its end.
+    pub(crate) fn after<T>(&self, work: impl FnOnce() -> T, undo: impl FnOnce() + Send + 'static) -> T {
+        let mut actions = self.actions();
+        let done = work();
+        actions.push(Box::new(undo));
+        done
+    }
+
+    /// Does `work`. Only a signal during `work` does `cleanup`.
+    pub(crate) fn during<T>(&self, work: impl FnOnce() -> T, cleanup: impl FnOnce() + Send + 'static) -> T {
+        self.actions().push(Box::new(cleanup));
+        let done = work();
+        drop(self.actions().pop());
+        done
+    }
+
+    /// Forgets all actions. If a signal is doing them, this never returns: the process is about to end.
+    pub(crate) fn clear(&self) {
+        self.actions().clear();
+    }
+
+    /// Does the actions. It keeps the lock for ever, so that nobody goes on with work that an action has undone.
+    fn perform(&self) {
+        let mut actions = self.actions();
+        while let Some(action) = actions.pop() {
+            action();
+        }
+        std::mem::forget(actions);
+    }
+}
+
+type Message = Box<dyn Fn() -> Option<String> + Send>;
+
+/// What is reported before a signal ends the process, such as what it leaves behind. Clones share it.
+#[derive(Clone, Default)]
+pub(crate) struct FinalMessage(Arc<Mutex<Option<Message>>>);
+
+impl FinalMessage {
+    /// `message` is called when a signal comes.
+    pub(crate) fn set(&self, message: impl Fn() -> Option<String> + Send + 'static) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(message));
+    }
+
+    fn get(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?()
     }
 }

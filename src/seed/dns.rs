@@ -5,45 +5,38 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
-/// More than a resolver looks at (resolv.conf(5) says 3 and 6), in entries.
+/// The largest number of entries. A resolver uses fewer: resolv.conf(5) says 3 and 6.
 const MAX_ENTRIES: usize = 16;
 /// The longest name that DNS can hold, in bytes (RFC 1035, section 2.3.4).
 const MAX_DOMAIN: usize = 253;
 /// The longest label of a name, in bytes.
 const MAX_LABEL: usize = 63;
-/// A list with nothing but this is empty, and so it can't be a domain.
+/// A list that consists of this word is empty, so this word can't be a domain.
 const NO_ENTRIES: &str = "none";
 
-/// What an instance's resolver asks, as it stands in a network-config.
+/// The name servers and search domains in the form of a network-config.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Dns {
-    /// The name servers.
     #[serde(rename = "addresses", skip_serializing_if = "Vec::is_empty")]
     servers: Vec<IpAddr>,
-    /// The domains in which short names are looked up.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     search: Vec<String>,
 }
 
-/// Why a text is no list for a resolver. The text is not repeated: it may be a misplaced secret.
+/// Why a list is refused. The message does not repeat the list, as it may be a secret that was given as the wrong parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum DnsError {
-    /// Something else than addresses.
     #[error("not a list of IP addresses (use addresses with blanks between them, or none)")]
     Servers,
-    /// Something else than domains.
     #[error("not a list of domain names (use names with blanks between them, or none)")]
     Search,
-    /// More than anybody looks at.
     #[error("more than {MAX_ENTRIES} entries")]
     Many,
 }
 
 impl Dns {
-    /// From two lists, whose entries stand between blanks or commas; `none` stands for no entries.
-    ///
-    /// # Errors
-    /// [`DnsError`] for a server that is no address, and for a domain that is no name.
+    /// Parses two lists with blanks or commas between their entries; `none` is an empty list. The error has the name of the
+    /// parameter.
     pub(crate) fn new(servers: Option<&str>, search: Option<&str>) -> Result<Self, (&'static str, DnsError)> {
         let servers = list(servers, |text| text.parse().map_err(|_not_an_address| DnsError::Servers));
         let search = list(search, domain);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Public SSH keys: one a line, as in authorized_keys (sshd(8)), but without options.
+//! Public SSH keys, one in each line as in authorized_keys (sshd(8)), but without options.
 //!
-//! Options before a key are refused: where root may log in, cloud-init drops them, and a key that was meant for one
-//! command opens everything.
+//! Options before a key are refused. If root may log in, cloud-init removes them, and then a key that was meant for one
+//! command would allow every command.
 
 use std::collections::HashSet;
 use std::str;
@@ -10,71 +10,63 @@ use std::str;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::key_types::TYPES;
-use super::list;
+use super::entry_list::{KEY_TYPES, keys_of_line};
 
-/// Why a text holds no keys. The text is not repeated.
+/// Why a text is not a list of keys. The messages do not repeat the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum KeyError {
-    /// Not text.
     #[error("it is not UTF-8 text")]
     Encoding,
-    /// A wrong line.
+    /// `line` is counted from 1.
     #[error("line {line} {reason}")]
-    Line {
-        /// Which, from 1.
-        line: usize,
-        /// What is wrong with it.
-        reason: &'static str,
-    },
-    /// No key in it.
+    Line { line: usize, reason: &'static str },
     #[error("it has no key in it")]
     Empty,
 }
 
-/// One public key, well-formed.
+/// A well-formed public key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Key {
-    /// Type and key, which are what makes two keys the same.
+    /// Type and key. Two keys are the same if these are the same.
     key: String,
     comment: String,
 }
 
 impl Key {
-    /// As a line of authorized_keys, without the newline.
+    /// The key as a line of authorized_keys, without the newline.
     pub(super) fn line(&self) -> String {
         if self.comment.is_empty() { self.key.clone() } else { format!("{} {}", self.key, self.comment) }
     }
 }
 
-/// Whether `text` looks like a key, and not like where keys are.
+/// Whether `text` looks like a key, and not like a file name or a URL.
 pub(super) fn is_key(text: &str) -> bool {
     let first = text.split_ascii_whitespace().next().unwrap_or_default();
     text.contains(' ') || text.starts_with("-----") || first.starts_with("ssh-") || first.starts_with("ecdsa-")
 }
 
-/// The keys in `text`; blank lines and those that begin with `#` do not count. Several in one line are known by a comma,
-/// or a `\n` that is no line break, before each.
-///
-/// # Errors
-/// [`KeyError`] for a line that is no key, and for no key at all.
+/// Parses the keys in `text`. Blank lines and lines that begin with `#` are ignored. Several keys in one line are separated
+/// by a comma, or by a backslash and an `n`.
 pub(crate) fn parse(text: &[u8]) -> Result<Vec<Key>, KeyError> {
     let text = str::from_utf8(text).map_err(|_not_text| KeyError::Encoding)?;
-    let lines = text.lines().map(str::trim).enumerate();
-    let lines = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
-    let lines = lines.flat_map(|(index, line)| list::keys_of_line(line).into_iter().map(move |line| (index, line)));
-    let keys = lines.map(|(index, line)| key(line).map_err(|reason| KeyError::Line { line: index + 1, reason }));
-    let keys: Vec<_> = keys.collect::<Result<_, _>>()?;
+    let mut keys = Vec::new();
+    for (number, line) in (1..).zip(text.lines().map(str::trim)) {
+        if !line.is_empty() && !line.starts_with('#') {
+            for entry in keys_of_line(line) {
+                keys.push(key(entry).map_err(|reason| KeyError::Line { line: number, reason })?);
+            }
+        }
+    }
     if keys.is_empty() { Err(KeyError::Empty) } else { Ok(keys) }
 }
 
-/// How many of `keys` are not among `others`.
+/// The number of `keys` that are not among `others`.
 pub(super) fn missing(keys: &[Key], others: &[Key]) -> usize {
     let others: HashSet<_> = others.iter().map(|key| &key.key).collect();
     keys.iter().filter(|key| !others.contains(&key.key)).count()
 }
 
-/// `keys` without those that are there already; the first one's comment stays.
+/// Removes duplicates from `keys`. The comment of the first one is kept.
 pub(super) fn unique(keys: impl IntoIterator<Item = Key>) -> Vec<Key> {
     let mut seen = HashSet::new();
     keys.into_iter().filter(|key| seen.insert(key.key.clone())).collect()
@@ -85,8 +77,8 @@ fn key(line: &str) -> Result<Key, &'static str> {
     if line.starts_with("-----BEGIN") || line.starts_with("PuTTY") {
         return Err("is a key file of another kind, perhaps a private key (use the line of the .pub file)");
     }
-    let Some((_, strings)) = TYPES.iter().find(|(name, _)| *name == kind) else {
-        let known = |word: &str| TYPES.iter().any(|(name, _)| *name == word);
+    let Some((_, strings)) = KEY_TYPES.iter().find(|(name, _)| *name == kind) else {
+        let known = |word: &str| KEY_TYPES.iter().any(|(name, _)| *name == word);
         return Err(match line.split_ascii_whitespace().any(known) {
             true => "has options before the key, which cloud-init would not keep (take them away)",
             false => "is not a public SSH key (use ssh-ed25519, ssh-rsa, ecdsa-sha2-nistp* or sk-* and the key)",
@@ -95,7 +87,7 @@ fn key(line: &str) -> Result<Key, &'static str> {
     let (encoded, comment) = word(rest);
     let blob = STANDARD.decode(encoded).map_err(|_not_base64| "has a key that is cut or damaged (not base64)")?;
     check(&blob, kind, *strings)?;
-    // Line separators of YAML, and what YAML does not take at all.
+    // YAML treats some of these as line separators, and does not allow the others.
     let unprintable = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{fffe}' | '\u{ffff}');
     if comment.contains(unprintable) {
         return Err("has control characters in its comment");
@@ -106,21 +98,22 @@ fn key(line: &str) -> Result<Key, &'static str> {
     Ok(Key { key: format!("{kind} {encoded}"), comment: comment.to_owned() })
 }
 
-/// Whether there is a key in a comment, whatever it was joined with. The length of its first string (RFC 4251, section 5)
-/// makes each begin alike in base64.
+/// Whether a comment contains another key. In base64 every key begins with `AAAA`, as it begins with the length of its first
+/// string (RFC 4251, section 5).
 fn has_key(comment: &str) -> bool {
     let words: Vec<_> = comment.split_ascii_whitespace().collect();
-    let is_key = |pair: &[&str]| TYPES.iter().any(|(name, _)| pair[0].ends_with(name)) && pair[1].starts_with("AAAA");
+    let is_key =
+        |pair: &[&str]| KEY_TYPES.iter().any(|(name, _)| pair[0].ends_with(name)) && pair[1].starts_with("AAAA");
     words.windows(2).any(is_key)
 }
 
-/// The first word of `text`, and what follows it.
+/// The first word of `text`, and the rest.
 fn word(text: &str) -> (&str, &str) {
     let (word, rest) = text.split_at(text.find([' ', '\t']).unwrap_or(text.len()));
     (word, rest.trim())
 }
 
-/// Whether the decoded key says that it is one of `kind`, and has as many strings as those have.
+/// Checks that the decoded key is of the type `kind`, and has as many `strings` after the type as such keys have.
 fn check(blob: &[u8], kind: &str, strings: usize) -> Result<(), &'static str> {
     const CUT: &str = "has a key that is cut or damaged";
     let (named, mut rest) = string(blob).ok_or(CUT)?;
@@ -137,7 +130,7 @@ fn check(blob: &[u8], kind: &str, strings: usize) -> Result<(), &'static str> {
     if rest.is_empty() { Ok(()) } else { Err(CUT) }
 }
 
-/// The first string of RFC 4251, section 5 (its length in four bytes, and as many bytes), and what follows it.
+/// The first string (its length in four bytes, and as many bytes; RFC 4251, section 5), and the rest.
 fn string(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (len, rest) = bytes.split_first_chunk()?;
     rest.split_at_checked(usize::try_from(u32::from_be_bytes(*len)).ok()?)

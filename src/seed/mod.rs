@@ -1,58 +1,51 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! What an instance reads at its first boot: the files of cloud-init's NoCloud seed. Pure content; `ganeti::request`
-//! decides about a [`Plan`], `install` fetches what it names.
+//! The seed of an instance: the files of cloud-init's NoCloud source, which the guest reads at its first boot. `ganeti::request`
+//! makes a [`Plan`], and `install` fetches what it names.
 
-pub(crate) mod adopt;
+pub(crate) mod clone;
 mod dns;
-mod held;
+mod entry_list;
 mod identity;
-mod interface;
-mod json;
-mod key_types;
 mod keys;
-mod list;
-mod metadata;
 mod network;
 mod nic;
+mod old_seed;
 mod plan;
-mod source;
-mod userdata;
-mod vendor;
+mod user_data;
 pub(crate) mod volume;
 
-pub(crate) use adopt::adopted;
 pub(crate) use dns::Dns;
-pub use held::{Held, HeldError, Lost};
-pub(crate) use identity::{Identity, IdentityError};
+pub(crate) use identity::{Identity, IdentityError, meta_data, renamed};
 pub(crate) use keys::parse as parse_keys;
-pub(crate) use metadata::{meta_data, renamed};
 pub(crate) use network::Network;
 pub(crate) use nic::Nic;
-pub(crate) use plan::{Keep, NetworkPlan, Placement, Plan, Source};
-pub(crate) use source::{Entries, SourceError, SourceName};
-pub(crate) use userdata::{UserData, is_html, user_data};
-pub(crate) use vendor::vendor_data;
+pub use old_seed::{LostParameter, OldSeedError, SeedContent};
+pub(crate) use plan::{Entries, Keep, NetworkPlan, Placement, Plan, Source, SourceError, SourceName};
+pub(crate) use user_data::{UserData, is_html, user_data, vendor_data};
 
 use std::fmt;
 
-/// What meta-data and network-config may have, in bytes. With the user-data they have to fit into a FAT volume of 4 MiB.
+use serde::Serialize;
+
+/// The largest meta-data, and the largest network-config, in bytes. With the user-data they have to fit into a FAT volume of
+/// 4 MiB.
 pub(crate) const MAX_FILE: usize = 512 << 10;
 
 /// The files of a NoCloud seed, ready for the volume. `Debug` shows their sizes only.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SeedFiles {
-    /// `meta-data`: name, id and SSH keys.
+    /// The content of `meta-data`: name, UUID and SSH keys.
     pub meta_data: Vec<u8>,
-    /// `user-data`, which may be empty, but has to be there.
+    /// The content of `user-data`. The file has to exist, but it may be empty.
     pub user_data: Vec<u8>,
-    /// `network-config`; none leaves the network to the image.
+    /// The content of `network-config`; none leaves the network to the image.
     pub network_config: Option<Vec<u8>>,
-    /// `vendor-data`.
+    /// The content of `vendor-data`, if there is one.
     pub vendor_data: Option<Vec<u8>>,
 }
 
 impl SeedFiles {
-    /// Every file with its name, in the order in which they are written.
+    /// The name and the content of every file, in the order in which they are written.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, &[u8])> {
         let given = [("meta-data", Some(&self.meta_data)), ("user-data", Some(&self.user_data))];
         let optional = [("network-config", self.network_config.as_ref()), ("vendor-data", self.vendor_data.as_ref())];
@@ -64,4 +57,13 @@ impl fmt::Debug for SeedFiles {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_map().entries(self.iter().map(|(name, file)| (name, file.len()))).finish()
     }
+}
+
+/// JSON with a newline at its end, which cloud-init reads as YAML. A YAML serializer would write a MAC address such as
+/// 12:34:56:12:34:56 without quotes, and YAML 1.1 takes that for a number to the base of 60.
+fn document(value: &impl Serialize) -> Vec<u8> {
+    // Serialization fails only for maps whose keys are not texts, which no document here has.
+    let mut text = serde_json::to_vec_pretty(value).unwrap_or_default();
+    text.push(b'\n');
+    text
 }

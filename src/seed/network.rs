@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! network-config version 2 from what Ganeti says of the instance's NICs.
+//! Makes a network-config of version 2 from what Ganeti says of the NICs of an instance.
 //!
-//! Only what cloud-init 22.4 and later, all of its renderers, understand: `match` with `set-name`, and default routes as
-//! `0.0.0.0/0` and `::/0`. `gateway4`, `gateway6` and `to: default` are too old or too new for some of them.
+//! It uses only what all renderers of cloud-init 22.4 and later understand: `match` with `set-name`, and default routes as
+//! `0.0.0.0/0` and `::/0`. Some of them do not know `gateway4` and `gateway6` any more, or `to: default` yet.
 //!
-//! A gateway outside of its network is `on-link`, netplan's key. cloud-init 22.4 and 25.1 hand it on, and where
-//! netplan is they ask no schema of their own, which does not have it. Valid by that schema would be a route to the
-//! gateway `via` 0.0.0.0: it works with systemd 252 and 257, but leaves a guest with 247 (Debian 11) without a default
-//! route. netplan writes `gateway4` without on-link.
+//! A route to a gateway outside of the network has `on-link`, a key of netplan. cloud-init 22.4 and 25.1 pass it on to
+//! netplan. The schema of cloud-init does not have the key, but where netplan is installed cloud-init does not use that
+//! schema. A route to the gateway `via` 0.0.0.0 would be valid by the schema. It works with systemd 252 and 257, but a guest
+//! with systemd 247 (Debian 11) would get no default route. netplan writes `gateway4` without on-link.
 //!
-//! Ganeti hands out IPv4 addresses only. In an IPv6 /64 the instance gets the address that it would give itself by
-//! router advertisement, with or without a router that sends them.
+//! Ganeti allocates IPv4 addresses only. In an IPv6 /64 the instance gets the address that it would derive from router
+//! advertisements itself, so no router has to send them.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -19,64 +19,37 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Serialize, Serializer};
 
 use super::dns::Dns;
-use super::interface::{self, Mac};
-use super::json;
-use crate::seed::Nic;
+use super::document;
+use super::nic::{Mac, Nic, is_interface_name};
 
-/// Where a routed NIC without a gateway sends everything. The node answers ARP for any address (Ganeti sets proxy_arp on
-/// routed NICs), so that it only has to be one that no network has: RFC 3927 leaves 169.254.0.0/16 to single links.
+/// The gateway of a routed NIC for which Ganeti has none. The node answers ARP for any address (Ganeti sets proxy_arp on
+/// routed NICs), so it may be any address that no network uses: RFC 3927 reserves 169.254.0.0/16 for single links.
 const ANY_GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
-/// The prefix of an IPv6 network in which an address can be derived from a MAC, in bits (RFC 4291, section 2.5.1).
+/// The prefix length of an IPv6 network in which an address can be derived from a MAC address (RFC 4291, section 2.5.1).
 const EUI64_PREFIX: u8 = 64;
 
-/// The network of one instance: the content of its network-config.
+/// The network of one instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Network {
     interfaces: Vec<Interface>,
 }
 
-/// Why there is no network-config for the NICs that Ganeti gives.
+/// Why a network-config can't be made from what Ganeti says. `index` is the number of the NIC.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum NetworkError {
-    /// A name that no network interface can have.
     #[error(
         "NIC_{index}_NAME '{name}' can't be the name of a network interface, which has 1 to 15 letters, digits, '-' and '_', and a letter first (give the NIC another name, or use -O network_config=off)",
         name = name.escape_default()
     )]
-    Name {
-        /// Which NIC.
-        index: usize,
-        /// Its name.
-        name: String,
-    },
-    /// A name or MAC that another NIC has too.
+    Name { index: usize, name: String },
+    /// `what` is `NAME` or `MAC`.
     #[error("NIC_{index}_{what} is another NIC's too")]
-    Twice {
-        /// Which NIC.
-        index: usize,
-        /// `NAME` or `MAC`.
-        what: &'static str,
-    },
-    /// A value that is not what it has to be.
+    Twice { index: usize, what: &'static str },
+    /// `variable` is the rest of the variable's name.
     #[error("NIC_{index}_{variable} is not {wanted}")]
-    Invalid {
-        /// Which NIC.
-        index: usize,
-        /// The rest of the variable's name.
-        variable: &'static str,
-        /// What it should be.
-        wanted: &'static str,
-    },
-    /// An address that is not one of its network.
+    Invalid { index: usize, variable: &'static str, wanted: &'static str },
     #[error("NIC_{index}_IP {ip} is not in the NIC's network {subnet} (give the NIC an address of its network)")]
-    Outside {
-        /// Which NIC.
-        index: usize,
-        /// Its address.
-        ip: IpAddr,
-        /// The network.
-        subnet: IpNet,
-    },
+    Outside { index: usize, ip: IpAddr, subnet: IpNet },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -118,22 +91,19 @@ struct Document<'n> {
 }
 
 impl Network {
-    /// Every NIC of the instance, in Ganeti's order. An address with its network is static, the rest is asked for by DHCP
+    /// Takes all NICs of the instance in the order of Ganeti. An address whose network is known is static; other NICs use DHCP
     /// and router advertisements.
-    ///
-    /// # Errors
-    /// [`NetworkError`] for values that no network has.
     pub(crate) fn new(nics: &[Nic], dns: &Dns) -> Result<Self, NetworkError> {
         let names = names(nics)?;
         let mut macs = BTreeSet::new();
         let mut interfaces = Vec::with_capacity(nics.len());
         for (index, (nic, name)) in nics.iter().zip(names).enumerate() {
-            let facts = Facts { index, nic };
-            let mac = facts.parse("MAC", &nic.mac, "a MAC address of an interface", Mac::parse)?;
+            let nic = NumberedNic { index, nic };
+            let mac = nic.parse("MAC", &nic.nic.mac, "a MAC address of an interface", Mac::parse)?;
             if !macs.insert(mac) {
                 return Err(NetworkError::Twice { index, what: "MAC" });
             }
-            interfaces.push(facts.interface(name, mac)?);
+            interfaces.push(nic.interface(name, mac)?);
         }
         only_first_default(&mut interfaces, IpAddr::is_ipv4);
         only_first_default(&mut interfaces, IpAddr::is_ipv6);
@@ -144,19 +114,19 @@ impl Network {
         Ok(Network { interfaces })
     }
 
-    /// The content of the file `network-config`; none for an instance without NICs.
+    /// The content of `network-config`; none for an instance without NICs.
     pub(crate) fn document(&self) -> Option<Vec<u8>> {
-        (!self.interfaces.is_empty()).then(|| json::document(&Document { version: 2, ethernets: &self.interfaces }))
+        (!self.interfaces.is_empty()).then(|| document(&Document { version: 2, ethernets: &self.interfaces }))
     }
 }
 
-/// One NIC, to be understood.
-struct Facts<'n> {
+/// A NIC with its number, which error messages name.
+struct NumberedNic<'n> {
     index: usize,
     nic: &'n Nic,
 }
 
-impl Facts<'_> {
+impl NumberedNic<'_> {
     fn interface(&self, name: String, macaddress: Mac) -> Result<Interface, NetworkError> {
         const IP: &str = "an IP address";
         let ip = self.optional("IP", self.nic.ip.as_ref(), IP, |text| text.parse::<IpAddr>().ok())?;
@@ -164,7 +134,7 @@ impl Facts<'_> {
         let (v6, gateway6) = self.v6(ip, macaddress)?;
         let addresses: Vec<_> = v4.map(IpNet::V4).into_iter().chain(v6.map(IpNet::V6)).collect();
         let routes = gateway4.into_iter().chain(gateway6).collect();
-        // An address of IPv6 says that there is none of IPv4. One of IPv4 without its network is what DHCP hands out.
+        // With an IPv6 address there is no IPv4 address. DHCP assigns an IPv4 address whose network is unknown.
         let dhcp4 = v4.is_none() && !(v6.is_some() && ip.is_some_and(|ip| ip.is_ipv6()));
         let matching = Match { macaddress };
         Ok(Interface { set_name: name.clone(), name, matching, dhcp4, addresses, routes, nameservers: None })
@@ -198,7 +168,6 @@ impl Facts<'_> {
                 let prefix = self.prefix(ip.into(), subnet.map(IpNet::V6))?;
                 prefix.map(|prefix| Ipv6Net::new_assert(ip, prefix))
             }
-            // Ganeti hands out addresses of IPv4 only; those of IPv6 follow from the MAC.
             (_, Some(subnet)) if subnet.prefix_len() == EUI64_PREFIX => {
                 Some(Ipv6Net::new_assert(mac.address_in(subnet.network()), EUI64_PREFIX))
             }
@@ -206,14 +175,14 @@ impl Facts<'_> {
         };
         let Some(address) = address else { return Ok((None, None)) };
         let route = gateway.filter(|gateway| *gateway != address.addr()).map(|via| {
-            // An address of the link itself is always reached.
+            // A link-local address can always be reached.
             let reached = address.contains(&via) || via.is_unicast_link_local();
             Route { to: Ipv6Net::default().into(), via: via.into(), on_link: !reached }
         });
         Ok((Some(address), route))
     }
 
-    /// The length of the prefix of `ip`; none where its network is unknown, which for a routed NIC is `ip` alone.
+    /// The prefix length of the network of `ip`; none if that network is unknown. The network of a routed NIC may be `ip` alone.
     fn prefix(&self, ip: IpAddr, subnet: Option<IpNet>) -> Result<Option<u8>, NetworkError> {
         match subnet {
             Some(subnet) if subnet.contains(&ip) => Ok(Some(subnet.prefix_len())),
@@ -243,28 +212,30 @@ impl Facts<'_> {
     }
 }
 
-/// What the interfaces are called: as the NICs, or else `eth0`, `eth1`, ... by place, where no NIC has that name.
+/// The names of the interfaces: those of the NICs, otherwise `eth` and the number of the NIC, or the next free number.
 fn names(nics: &[Nic]) -> Result<Vec<String>, NetworkError> {
     let mut taken = BTreeSet::new();
-    for (index, name) in nics.iter().enumerate().filter_map(|(index, nic)| Some((index, nic.name.as_ref()?))) {
-        if !interface::is_name(name) {
+    for (index, nic) in nics.iter().enumerate() {
+        let Some(name) = &nic.name else { continue };
+        if !is_interface_name(name) {
             return Err(NetworkError::Name { index, name: name.clone() });
         }
         if !taken.insert(name.clone()) {
             return Err(NetworkError::Twice { index, what: "NAME" });
         }
     }
-    let numbered = |index: usize, nic: &Nic| {
-        let mut free = std::iter::once(index).chain(nics.len()..).map(|number| format!("eth{number}"));
-        let name = nic.name.clone().or_else(|| free.find(|name| !taken.contains(name))).unwrap_or_default();
+    let mut names = Vec::with_capacity(nics.len());
+    for (index, nic) in nics.iter().enumerate() {
+        let mut numbered = std::iter::once(index).chain(nics.len()..).map(|number| format!("eth{number}"));
+        let free = || numbered.find(|name| !taken.contains(name)).unwrap_or_default();
+        let name = nic.name.clone().unwrap_or_else(free);
         taken.insert(name.clone());
-        name
-    };
-    let mut numbered = numbered;
-    Ok(nics.iter().enumerate().map(|(index, nic)| numbered(index, nic)).collect())
+        names.push(name);
+    }
+    Ok(names)
 }
 
-/// Keeps the default route of the first interface that has one of a family, given by `is_family`.
+/// Keeps only the default route of the first interface that has one, for the address family that `is_family` selects.
 fn only_first_default(interfaces: &mut [Interface], is_family: fn(&IpAddr) -> bool) {
     let mut found = false;
     for interface in interfaces {

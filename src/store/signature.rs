@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! Detached OpenPGP signatures, checked by gpgv(1) against a keyring of trusted keys.
 //!
-//! gpgv's status lines decide. It gets keyring, signature and file by descriptor, and none of our environment. A
-//! signature by an unknown key beside a good one is fine: publishers change keys.
+//! gpgv's status lines decide. gpgv gets keyring, signature and file as descriptors, and none of our environment. A
+//! signature by an unknown key beside a good one is accepted, because publishers change keys.
 
 use std::fs::File;
 use std::io::{self, PipeReader, Read, Seek, Write};
@@ -17,47 +17,27 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use crate::node::process::{self, Children, Lifetime};
 use crate::node::sandbox::{Sandbox, ToolAccess};
 
-/// What gpgv says at most about one signature file, in bytes: a few hundred per signature.
+/// Most bytes of gpgv's status lines. A signature needs a few hundred.
 const MAX_STATUS: u64 = 1 << 20;
 
-/// How an armoured file begins, which gpgv takes for signatures but not for keyrings.
+/// The beginning of an armoured file. gpgv reads armoured signatures, but not armoured keyrings.
 const ARMOUR: &[u8] = b"-----BEGIN ";
 
-/// Why a signature does not hold.
+/// Why a signature was not accepted. Names of signatures are without secrets.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the message of each variant shows what its fields hold")]
 pub enum SignatureError {
-    /// There are no keys to check it against.
     #[error("opening the keyring {path} (gpg --export KEY writes one)", path = path.display())]
-    Keyring {
-        /// Where they should be.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The keyring is one that gpgv can't read.
+    Keyring { path: PathBuf, source: io::Error },
     #[error("the keyring {path} is armoured text, which gpgv can't read (use gpg --dearmor)", path = .0.display())]
     Armoured(PathBuf),
-    /// It does not hold.
     #[error("{signature} is no valid signature of {signed}: {reason}")]
-    Invalid {
-        /// The signature, without secrets.
-        signature: String,
-        /// What it should be a signature of.
-        signed: String,
-        /// Why not.
-        reason: String,
-    },
-    /// gpgv is missing or could not be run.
+    Invalid { signature: String, signed: String, reason: String },
     #[error("checking {signature}: {reason}")]
-    Gpgv {
-        /// The signature, without secrets.
-        signature: String,
-        /// What went wrong.
-        reason: String,
-    },
+    Gpgv { signature: String, reason: String },
 }
 
-/// A signature that was fetched, and the keys that may have made it.
+/// A signature, and the keys that may have made it.
 #[derive(Debug)]
 pub struct Signature {
     name: String,
@@ -66,27 +46,28 @@ pub struct Signature {
 }
 
 impl Signature {
-    /// A signature called `name` in messages, with the bytes `content`, to be checked with the keys in `keyring`, which
-    /// was opened at `keyring_path`.
+    /// A signature that messages call `name`, with the bytes `content`. The keys come from `keyring`, which was opened
+    /// at `keyring_path`.
     pub fn new(name: String, content: &[u8], keyring: File, keyring_path: &Path) -> Result<Self, SignatureError> {
         check_keyring(&keyring, keyring_path)?;
-        match memory(content) {
+        match memory_file(content) {
             Ok(file) => Ok(Signature { name, file, keyring }),
             Err(err) => Err(SignatureError::Gpgv { signature: name, reason: err.to_string() }),
         }
     }
 
-    /// An error unless this is a signature of `content` by one of the keys. `signed` is what that is called.
+    /// Checks that this is a signature of `content` by one of the keys. Errors call the content `signed`.
     pub fn check_bytes(&self, content: &[u8], signed: &str, children: &Children) -> Result<(), SignatureError> {
-        // gpgv may have seen enough, and says why.
+        // A failed write is ignored: gpgv may end early, and then its verdict says why.
         let (_, verdict) = self
             .check(signed, content.len() as u64, children, |gpgv| gpgv.write_all(content))
             .map_err(|err| self.failed(err.to_string()))?;
         verdict
     }
 
-    /// Whether this is a signature by one of the keys of all the bytes, about `len`, that `feed` writes; with what `feed`
-    /// gives. gpgv reads them from a pipe, so that nobody can exchange them between its look at them and ours.
+    /// Checks that this is a signature, by one of the keys, of all the bytes that `feed` writes, which are about `len`.
+    /// Gives the result of `feed` too. gpgv reads a pipe, so that nobody can change the bytes between its check and our
+    /// use of them.
     pub fn check<T: Send>(
         &self,
         signed: &str,
@@ -96,7 +77,7 @@ impl Signature {
     ) -> io::Result<(T, Result<(), SignatureError>)> {
         let (input, mut pipe) = io::pipe()?;
         thread::scope(|scope| {
-            // The pipe is closed when all is fed.
+            // The closure owns the pipe, which is closed when it ends.
             let feeding = scope.spawn(move || feed(&mut pipe));
             let verdict = self.run(input, signed, len, children);
             let fed = feeding.join().map_err(|_panic| io::Error::other("the reading thread died"))?;
@@ -105,7 +86,7 @@ impl Signature {
     }
 
     fn run(&self, input: PipeReader, signed: &str, len: u64, children: &Children) -> Result<(), SignatureError> {
-        let mut status = memory(b"").map_err(|err| self.failed(err.to_string()))?;
+        let mut status = memory_file(b"").map_err(|err| self.failed(err.to_string()))?;
         let keep = [status.as_fd(), self.keyring.as_fd(), self.file.as_fd()];
         let mut last = String::new();
         let mut gpgv = self.gpgv(&status);
@@ -128,19 +109,18 @@ impl Signature {
         }
     }
 
-    /// gpgv with nothing of our environment, and no folder of its own: only what it is given by descriptor.
+    /// The command has nothing of our environment, and gets all files as descriptors.
     fn gpgv(&self, status: &File) -> Command {
         let path = |file: &File| format!("/proc/self/fd/{}", file.as_raw_fd());
         let mut command = Command::new("gpgv");
         command.env_clear().env("PATH", "/usr/bin:/bin").env("LC_ALL", "C");
-        // SHA-1: collisions can be made.
+        // Collisions of SHA-1 can be computed.
         command.args(["--homedir", "/nonexistent", "--weak-digest", "SHA1", "--status-fd"]);
         command.arg(status.as_raw_fd().to_string()).arg("--keyring").arg(path(&self.keyring));
         command.arg("--").arg(path(&self.file)).arg("-");
         command
     }
 
-    /// What it says goes to memory of ours.
     fn confine(&self, gpgv: &mut Command, bytes: u64) -> io::Result<()> {
         let work = ToolAccess { sources: &[&self.keyring], disks: &[], file_size: MAX_STATUS, bytes };
         Sandbox::for_tool(gpgv, work)?.confine(gpgv);
@@ -152,24 +132,24 @@ impl Signature {
     }
 }
 
-/// An error unless gpgv can read the keyring that was opened at `path`.
+/// Checks that gpgv can read the keyring that was opened at `path`.
 pub(crate) fn check_keyring(keyring: &File, path: &Path) -> Result<(), SignatureError> {
     let unreadable = |source| SignatureError::Keyring { path: path.to_owned(), source };
     let mut head = [0; ARMOUR.len()];
-    let armoured = keyring.read_at(&mut head, 0).map_err(unreadable)? == ARMOUR.len() && head == ARMOUR;
-    if armoured { Err(SignatureError::Armoured(path.to_owned())) } else { Ok(()) }
+    let is_armoured = keyring.read_at(&mut head, 0).map_err(unreadable)? == ARMOUR.len() && head == ARMOUR;
+    if is_armoured { Err(SignatureError::Armoured(path.to_owned())) } else { Ok(()) }
 }
 
 /// A file in memory.
-fn memory(content: &[u8]) -> io::Result<File> {
+fn memory_file(content: &[u8]) -> io::Result<File> {
     let mut file = File::from(memfd_create(c"simpleimage-signature", MFdFlags::MFD_CLOEXEC)?);
     file.write_all(content)?;
     Ok(file)
 }
 
-/// What gpgv's status lines (doc/DETAILS of GnuPG) come to: at least one good signature, and none that is bad, expired,
-/// revoked or by such a key. A file may have signatures by other keys too, that nobody here knows; gpgv then fails, and
-/// that alone is no reason. An error without words has none but gpgv's own.
+/// Judges gpgv's status lines (doc/DETAILS of GnuPG). There must be at least one good signature, and none that is bad,
+/// expired, revoked, or by such a key. Signatures by unknown keys are allowed beside a good one; gpgv fails on them, and
+/// its exit status alone is no reason to refuse. An empty error means that only gpgv's own message tells the reason.
 pub(crate) fn verdict(status: &str, succeeded: bool) -> Result<(), &'static str> {
     let lines = status.lines().filter_map(|line| line.strip_prefix("[GNUPG:] "));
     let (mut named_good, mut good, mut unknown) = (false, false, false);

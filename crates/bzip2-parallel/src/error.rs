@@ -13,6 +13,6 @@ pub(crate) fn broken(kind: io::ErrorKind, reason: impl Display) -> io::Error {
 
 /// Something other than zero padding follows the last stream.
 pub(crate) fn followed_by_data() -> io::Error {
-    let message = "there is data behind the end of the bz2 archive that belongs to no member";
+    let message = "trailing data after the end of the bz2 archive";
     io::Error::new(io::ErrorKind::InvalidData, message)
 }

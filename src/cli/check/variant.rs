@@ -28,7 +28,7 @@ pub(super) fn check(node: &Node<'_>, variant: &VariantName, checkup: &mut Checku
     match config::load(node.paths, variant) {
         Ok(settings) => {
             verify(node, variant, &settings, checkup);
-            files(node, variant, &settings, checkup);
+            files(variant, &settings, checkup);
             cache(&settings, checkup);
         }
         Err(err) => {
@@ -36,7 +36,7 @@ pub(super) fn check(node: &Node<'_>, variant: &VariantName, checkup: &mut Checku
             checkup.error(format!("variant {variant}"), err.to_string(), hint);
         }
     }
-    for (path, known) in config::nearly_read(node.paths, variant) {
+    for (path, known) in config::mistyped_names(node.paths, variant) {
         let hint = format!("rename it to {known} if that is meant, else to something else");
         checkup.warn(path.display(), "nothing reads it", hint);
     }
@@ -86,7 +86,7 @@ pub(super) fn check_offered(node: &Node<'_>, offered: &[VariantName], checkup: &
     }
 }
 
-fn files(node: &Node<'_>, variant: &VariantName, settings: &Settings, checkup: &mut Checkup) {
+fn files(variant: &VariantName, settings: &Settings, checkup: &mut Checkup) {
     // A new client reads the certificates, the key and the netrc file, as a download does.
     if let Err(err) = Client::new(&settings.http) {
         let hint = "mend the file, or the setting in [http] of its config.toml";
@@ -94,11 +94,11 @@ fn files(node: &Node<'_>, variant: &VariantName, settings: &Settings, checkup: &
     }
     let named_signature = settings.images.values().any(|image| image.signature.is_some());
     if settings.require_signature || settings.image_signature.is_some() || named_signature {
-        let keyring = settings.keyring.clone().unwrap_or_else(|| node.paths.keyring(variant));
+        let keyring = &settings.keyring;
         let hint = "gpg --export KEY writes one";
-        match config::open_trusted(&keyring) {
+        match config::open_trusted(keyring) {
             Ok(Some(file)) => {
-                if let Err(err) = signature::check_keyring(&file, &keyring) {
+                if let Err(err) = signature::check_keyring(&file, keyring) {
                     checkup.error(keyring.display(), err.to_string(), hint);
                 }
             }
@@ -119,13 +119,13 @@ fn files(node: &Node<'_>, variant: &VariantName, settings: &Settings, checkup: &
 
 /// A missing folder is no problem, because the first download creates it.
 fn cache(settings: &Settings, checkup: &mut Checkup) {
-    let dir = &settings.cache_dir;
+    let dir = &settings.cache.dir;
     match dir.symlink_metadata() {
         Err(err) if err.kind() == io::ErrorKind::NotFound => return,
         Err(err) => return checkup.error(dir.display(), format!("the cache can't be looked at: {err}"), "run as root"),
         Ok(_) => {}
     }
-    if let Err(err) = Cache::open(&request::cache_settings(settings)) {
+    if let Err(err) = Cache::open(&settings.cache_settings()) {
         let hint = match dir.symlink_metadata() {
             _ if !nix::unistd::geteuid().is_root() => "run it as root",
             Ok(found) if found.is_dir() => "chown root, chmod 0700, after looking at what is in it",

@@ -247,8 +247,8 @@ mod tests {
         content[STEP + 7] = 1;
         content[STEP + 9] = 1;
         let (_file, target) = disk(&content);
-        let error = check_zeros(&target, 3..LEN as u64, "zeros behind the image").unwrap_err().to_string();
-        let place = format!("bytes {} to {} (zeros behind the image)", STEP + 7, STEP + 9);
+        let error = check_zeros(&target, 3..LEN as u64, "zeros after the image").unwrap_err().to_string();
+        let place = format!("bytes {} to {} (zeros after the image)", STEP + 7, STEP + 9);
         assert!(error.contains(&place), "{error}");
         check_zeros(&target, 3..STEP as u64 + 7, "zeros").unwrap();
         check_bytes(&target, &content[5..], 5, "all").unwrap();

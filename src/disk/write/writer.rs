@@ -173,7 +173,7 @@ impl<'t> DiskWriter<'t> {
             ExpectedContent::Converted(image) => image.check(self.target)?,
         }
         wiped.iter().try_for_each(|range| {
-            readback::check_zeros(self.target, range.start.max(boot_len)..range.end, "zeros behind the image")
+            readback::check_zeros(self.target, range.start.max(boot_len)..range.end, "zeros after the image")
         })
     }
 

@@ -4,7 +4,7 @@
 
 use anyhow::{Context, anyhow, bail};
 
-use crate::config::{self, ImageAlias, Paths, RequireChecksum, Settings, VariantName};
+use crate::config::{self, ImageAlias, RequireChecksum, Settings};
 use crate::ganeti::env::OsParams;
 use crate::image::checksum::Checksum;
 use crate::image::format::ImageType;
@@ -76,7 +76,7 @@ fn resolve_name(params: &OsParams, settings: &Settings) -> Result<OsParams, RefE
 fn check_allowed(image: &ImageRef, settings: &Settings) -> anyhow::Result<()> {
     match image {
         ImageRef::Path(path) => {
-            let policy = LocalPolicy { allowed: settings.allowed_paths.clone(), storage: Vec::new() };
+            let policy = LocalPolicy { allowed: settings.allowed_paths(), storage: Vec::new() };
             policy.check_name(path)?;
         }
         ImageRef::Url(url) => settings.http.check_allowed(url)?,
@@ -134,15 +134,15 @@ impl NamedChecks {
     }
 
     /// Opens the keyring, if one is needed.
-    pub(super) fn resolve(self, settings: &Settings, paths: &Paths, variant: &VariantName) -> anyhow::Result<Checks> {
+    pub(super) fn resolve(self, settings: &Settings) -> anyhow::Result<Checks> {
         let signature = self.signature.map(|location| -> anyhow::Result<_> {
-            let keyring_path = settings.keyring.clone().unwrap_or_else(|| paths.keyring(variant));
+            let keyring_path = settings.keyring.clone();
             let keyring = config::open_trusted(&keyring_path)?.ok_or_else(|| {
                 anyhow!("the keyring {} does not exist (gpg --export KEY writes one)", keyring_path.display())
             })?;
             Ok(SignatureSource { location, keyring, keyring_path })
         });
-        let (checksum, verify_cached) = (self.checksum, settings.verify_cached);
+        let (checksum, verify_cached) = (self.checksum, settings.cache.verify_cached);
         Ok(Checks { checksum, signature: signature.transpose()?, verify_cached })
     }
 }

@@ -100,17 +100,17 @@ pub(super) fn job_with(asked: Asked, settings: Settings, paths: &Paths) -> anyho
     Ok(Job {
         image,
         expected: named.expected,
-        checks: named.checks.resolve(&settings, paths, &asked.variant)?,
+        checks: named.checks.resolve(&settings)?,
         no_effect: seed.no_effect().to_vec(),
         seed: seed.resolve(&asked, paths)?,
         identity: Identity::new(&asked.name, asked.uuid.as_deref().unwrap_or_default()),
-        write: settings.write,
-        cache: cache_settings(&settings),
-        local: LocalPolicy { allowed: settings.allowed_paths, storage },
+        write: settings.write_options(),
+        cache: settings.cache_settings(),
+        local: LocalPolicy { allowed: settings.allowed_paths(), storage },
         http: settings.http,
         pre_hooks: Some(asked.hooks(paths, HookPhase::Pre)),
         hooks: Some(asked.hooks(paths, HookPhase::Create)),
-        nearly_read: config::nearly_read(paths, &asked.variant),
+        nearly_read: config::mistyped_names(paths, &asked.variant),
         instance: asked.name,
         seed_disk: asked.seed_disk,
         disk: asked.disk,
@@ -150,16 +150,6 @@ fn variant_of(name: &str) -> Result<Option<VariantName>, VariantNameError> {
     if name.is_empty() { Ok(None) } else { VariantName::parse(name).map(Some) }
 }
 
-/// Where and how long images are kept.
-pub(crate) fn cache_settings(settings: &Settings) -> CacheSettings {
-    CacheSettings {
-        dir: settings.cache_dir.clone(),
-        max_age: settings.cache_max_age,
-        stale_if_error: settings.stale_if_error,
-        max_size: settings.cache_max_size,
-    }
-}
-
 /// What `verify parameters` checks: syntax and policy of what is given, as far as names say; nothing has to be there. A cluster-level OS
 /// parameter is verified without a variant, and without an image.
 pub(crate) fn verify(env: &Environment, paths: &Paths) -> anyhow::Result<()> {
@@ -187,8 +177,8 @@ pub(crate) fn fetch(params: &OsParams, variant: &VariantName, paths: &Paths) -> 
     Ok(FetchJob {
         url,
         expected: named.expected,
-        checks: named.checks.resolve(&settings, paths, variant)?,
-        cache: cache_settings(&settings),
+        checks: named.checks.resolve(&settings)?,
+        cache: settings.cache_settings(),
         http: settings.http,
     })
 }
@@ -218,8 +208,8 @@ pub(crate) fn inspect_named(image: String, variant: &VariantName, paths: &Paths)
     let NamedImage { image, expected, .. } = NamedImage::new(&params, &any)?;
     let image = image.map_or_else(|| ImageRef::parse(""), Ok)?;
     let storage = if matches!(image, ImageRef::Path(_)) { config::instance_storage(paths)? } else { Vec::new() };
-    let cache = Some(cache_settings(&settings));
-    let local = Some(LocalPolicy { allowed: settings.allowed_paths, storage });
+    let cache = Some(settings.cache_settings());
+    let local = Some(LocalPolicy { allowed: settings.allowed_paths(), storage });
     Ok(InspectJob { image, expected, local, http: settings.http, cache })
 }
 
@@ -230,7 +220,7 @@ pub(crate) fn has_image(name: &str, variant: &VariantName, paths: &Paths) -> any
 
 /// How images of `variant` are kept.
 pub(crate) fn variant_cache(variant: &VariantName, paths: &Paths) -> anyhow::Result<CacheSettings> {
-    Ok(cache_settings(&config::load(paths, variant)?))
+    Ok(config::load(paths, variant)?.cache_settings())
 }
 
 /// The names that variants have for images from URLs, with the URLs, of those variants that keep images in `dir`. One whose
@@ -239,7 +229,7 @@ pub(crate) fn image_names(dir: &Path, paths: &Paths) -> Vec<(String, ImageUrl)> 
     let mut names = Vec::new();
     let Ok(variants) = Variants::of(paths) else { return names };
     for variant in variants.all() {
-        let Some(settings) = config::load(paths, variant).ok().filter(|settings| settings.cache_dir == dir) else {
+        let Some(settings) = config::load(paths, variant).ok().filter(|settings| settings.cache.dir == dir) else {
             continue;
         };
         for (name, alias) in settings.images {

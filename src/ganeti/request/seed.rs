@@ -47,27 +47,26 @@ enum NamedNetwork {
 
 impl NamedSeed {
     pub(super) fn new(params: &SeedParams, settings: &Settings) -> anyhow::Result<Self> {
-        let defaults = &settings.seed;
         let secret = |secret: &'_ Option<Secret>| secret.as_ref().map(|secret| secret.0.clone());
-        let keys = params.ssh_keys.clone().or_else(|| secret(&defaults.ssh_keys));
-        let documents = params.user_data.clone().or_else(|| secret(&defaults.user_data));
-        let network = params.network_config.clone().or_else(|| secret(&defaults.network_config));
-        let servers = params.dns_servers.as_ref().or(defaults.dns_servers.as_ref());
-        let search = params.dns_search.as_ref().or(defaults.dns_search.as_ref());
+        let keys = params.ssh_keys.clone().or_else(|| secret(&settings.ssh_keys));
+        let documents = params.user_data.clone().or_else(|| secret(&settings.user_data));
+        let network = params.network_config.clone().or_else(|| secret(&settings.network_config));
+        let servers = params.dns_servers.as_ref().or(settings.dns_servers.as_ref());
+        let search = params.dns_search.as_ref().or(settings.dns_search.as_ref());
         let dns = Dns::new(servers.map(String::as_str), search.map(String::as_str));
         let persist = params.seed_persist.as_deref().map(yes_or_no).transpose()?;
-        let kept = |parameter: &Option<String>| defaults.keep && parameter.is_none();
+        let kept = |parameter: &Option<String>| settings.seed_keep && parameter.is_none();
         let mut seed = NamedSeed {
             place: Place::Nowhere,
             keep: Keep { keys: kept(&params.ssh_keys), user_data: kept(&params.user_data) },
-            persist: persist.unwrap_or(defaults.seed_persist),
+            persist: persist.unwrap_or(settings.seed_persist),
             keys: entries("ssh_keys", SourceName::keys, keys.as_deref())?,
             user_data: entries("user_data", SourceName::documents, documents.as_deref())?,
             network: NamedNetwork::parse(network.as_deref()).context("parameter network_config")?,
             dns: dns.map_err(|(parameter, error)| anyhow!("parameter {parameter}: {error}"))?,
             no_effect: Vec::new(),
         };
-        let mode = params.cloud_init.as_ref().or(defaults.cloud_init.as_ref());
+        let mode = params.cloud_init.as_ref().or(settings.cloud_init.as_ref());
         seed.place = seed.place(mode.map(String::as_str))?;
         seed.check(settings)?;
         seed.no_effect = seed.without_effect(params);

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! The gate before qemu-img: what it opens is one file, whole, that leads to no other.
-//!
-//! qcow2 has a module of its own. The others are taken only where a variant lists them in `image_formats`.
+//! Checks images before qemu-img opens them. An image that names other files or is truncated is refused, as qemu-img would
+//! follow the names, and would read zeros after the end of the file.
 
+mod qcow2;
 mod vdi;
 mod vhdx;
 mod vmdk;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use qcow2::virtual_size as qcow2_virtual_size;
 #[cfg(any(test, fuzzing))]
 pub(crate) use vhdx::seal as seal_vhdx;
 
@@ -15,92 +17,78 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 use super::format::Format;
-use super::qcow2::{self, Qcow2Error};
 use crate::node::size::ByteSize;
 
-/// Largest table that is read at once, in bytes. That of a VMDK image of 2 TiB takes 256 KiB.
+/// The largest table that is read at once, in bytes. The table of a VMDK image of 2 TiB has 256 KiB.
 const MAX_TABLE: u64 = 32 << 20;
 
 /// Why an image is not handed to qemu-img.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ContainerError {
-    /// qcow2 has its own reasons.
-    #[error(transparent)]
-    Qcow2(#[from] Qcow2Error),
-    /// Shorter than its tables say. qemu-img would read zeros there.
+    #[error("the {0} image is truncated: it ends inside its header")]
+    TruncatedHeader(Format),
+    /// The file is shorter than its tables say. qemu-img would read zeros there.
     #[error("the {format} image is truncated: it has {len} but needs at least {needed} (copy or publish it again)")]
-    Cut {
-        /// What it is.
-        format: Format,
-        /// What it has.
-        len: ByteSize,
-        /// The end of what was found missing.
-        needed: ByteSize,
-    },
-    /// Only the difference to another image.
+    Truncated { format: Format, len: ByteSize, needed: ByteSize },
     #[error("the {0} image needs a parent image, which is not allowed (flatten it with qemu-img convert -O qcow2)")]
     Parent(Format),
-    /// It keeps its data in other files.
+    #[error("the {0} image needs a backing file, which is not allowed (flatten it with qemu-img convert -O qcow2)")]
+    BackingFile(Format),
     #[error(
         "the {0} image keeps its data in other files, which is not allowed (join them with qemu-img convert -O qcow2)"
     )]
     OtherFiles(Format),
-    /// Writes that are only in its log.
+    #[error(
+        "the {0} image keeps its data in another file, which is not allowed (flatten it with qemu-img convert -O qcow2)"
+    )]
+    DataFile(Format),
+    #[error("the {0} image is encrypted, which is not supported (decrypt it with qemu-img convert)")]
+    Encrypted(Format),
     #[error("the {0} image was not closed: its log has to be replayed (qemu-img check -r all does it)")]
     Log(Format),
-    /// A kind that is not served.
+    #[error("the {0} image is marked as corrupt (repair it with qemu-img check -r all)")]
+    MarkedCorrupt(Format),
+    #[error("the {0} image has unknown incompatible features ({1:#x})")]
+    Features(Format, u64),
+    #[error("qcow2 version {0} is not supported (2 and 3 are; convert it with qemu-img convert -O qcow2)")]
+    Qcow2Version(u32),
     #[error("the {format} image is {what}, which is not supported (convert it with qemu-img convert -O qcow2)")]
-    Unsupported {
-        /// What it is.
-        format: Format,
-        /// Of which kind.
-        what: &'static str,
-    },
-    /// Numbers that can't be.
+    Unsupported { format: Format, what: &'static str },
     #[error("the {format} header is invalid: {what}")]
-    Header {
-        /// What it is.
-        format: Format,
-        /// What is wrong.
-        what: &'static str,
-    },
-    /// Tables that can't be.
-    #[error("the {format} image is corrupt: {what}")]
-    Tables {
-        /// What it is.
-        format: Format,
-        /// What is wrong.
-        what: &'static str,
-    },
-    /// It can't be read.
+    Header { format: Format, what: &'static str },
+    /// The size is larger than file offsets can be.
+    #[error("the {0} header is invalid: a virtual size of {1}")]
+    Size(Format, ByteSize),
+    #[error("the {format} image is corrupt: {what} (see qemu-img check)")]
+    Tables { format: Format, what: &'static str },
     #[error("reading the tables of the {0} image")]
     Read(Format, #[source] io::Error),
 }
 
-/// Checks the image of `len` bytes in `file`, of which `head` was read, with all tables that lead to its data, and gives
-/// the size in bytes of the disk in it. Raw images have nothing to check.
+/// Checks the image of `len` bytes in `file`, which begins with `head`, and all tables that lead to its data. Gives the size
+/// in bytes of the disk in it.
 pub(crate) fn check_file(format: Format, head: &[u8], file: &File, len: u64) -> Result<u64, ContainerError> {
     let image = Image { format, head, file, len };
     match format {
         Format::Raw => Ok(len),
-        Format::Qcow2 => Ok(qcow2::check_file(head, file, len)?),
+        Format::Qcow2 => qcow2::check_file(&image),
         Format::Vmdk => vmdk::check_file(&image),
         Format::Vdi => vdi::check_file(&image),
         Format::Vhdx => vhdx::check_file(&image),
     }
 }
 
-/// The same as far as the first bytes tell, where the file is not at hand yet; none where they don't tell the size.
+/// Checks an image of which only the beginning was read yet. Gives the size in bytes of the disk in it, if `head` tells it.
 pub(crate) fn check_head(format: Format, head: &[u8]) -> Result<Option<u64>, ContainerError> {
     match format {
         Format::Raw | Format::Vhdx => Ok(None),
-        Format::Qcow2 => Ok(Some(qcow2::virtual_size(head)?)),
+        Format::Qcow2 => qcow2::virtual_size(head).map(Some),
         Format::Vmdk => vmdk::check_head(head).map(Some),
         Format::Vdi => vdi::check_head(head).map(Some),
     }
 }
 
-/// An image file that is examined.
+/// An image file that is checked.
 struct Image<'f> {
     format: Format,
     /// Its first 128 KiB, or all of it.
@@ -114,7 +102,7 @@ impl Image<'_> {
         ContainerError::Tables { format: self.format, what }
     }
 
-    /// `len` bytes at `start`, all of which have to be in the file.
+    /// Reads `len` bytes at `start`. The error is [`ContainerError::Truncated`] if the file ends before.
     fn read(&self, start: u64, len: u64) -> Result<Vec<u8>, ContainerError> {
         if len > MAX_TABLE {
             return Err(self.tables("its tables are too large"));
@@ -130,7 +118,7 @@ impl Image<'_> {
         let needed = start.saturating_add(len);
         if needed > self.len {
             let (len, needed) = (ByteSize(self.len), ByteSize(needed));
-            return Err(ContainerError::Cut { format: self.format, len, needed });
+            return Err(ContainerError::Truncated { format: self.format, len, needed });
         }
         Ok(())
     }

@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! VDI images, as VirtualBox writes them. The layout is that of QEMU's block/vdi.c; all numbers are little-endian.
+//! Checks VDI images, which VirtualBox writes. The layout is that of QEMU's block/vdi.c; all numbers are little-endian.
 
 use super::{ContainerError, Image};
-use crate::image::fields::Fields;
 use crate::image::format::Format;
+use crate::image::header_fields::Fields;
 
-/// Size of the header in bytes.
+/// In bytes.
 const HEADER_LEN: usize = 512;
-/// Blocks have this many bytes in every image that VirtualBox makes, and in all that QEMU reads.
+/// The length of a block in bytes. VirtualBox writes, and QEMU reads, no other length.
 const BLOCK_LEN: u64 = 1 << 20;
-/// From here on an entry of the block map is no block's number: not there, or given up.
+/// An entry of the block map from this number on means that the block does not exist or was discarded.
 const NO_BLOCK: u32 = 0xffff_fffe;
 
 const DYNAMIC: u32 = 1;
 const STATIC: u32 = 2;
 
-/// What counts of a header in which nothing was wrong.
+/// The fields of a checked header that are used.
 struct Header {
     /// The virtual size in bytes.
     size: u64,
@@ -27,12 +27,12 @@ fn invalid(what: &'static str) -> ContainerError {
     ContainerError::Header { format: Format::Vdi, what }
 }
 
-/// Checks the header; gives the virtual size in bytes.
+/// Checks the header. Gives the virtual size in bytes.
 pub(super) fn check_head(head: &[u8]) -> Result<u64, ContainerError> {
     Header::parse(head).map(|header| header.size)
 }
 
-/// The same, and that every block is in the file.
+/// Checks the header, and that every block is in the file. Gives the virtual size in bytes.
 pub(super) fn check_file(image: &Image<'_>) -> Result<u64, ContainerError> {
     let header = Header::parse(image.head)?;
     let blocks = header.size.div_ceil(BLOCK_LEN);
@@ -61,7 +61,7 @@ impl Header {
         if !matches!(word(76), DYNAMIC | STATIC) {
             return Err(ContainerError::Parent(Format::Vdi));
         }
-        // The links to the image that this one is a difference to, and to its last change.
+        // The UUIDs of the parent image and of its last change.
         if head[424..456].iter().any(|byte| *byte != 0) {
             return Err(ContainerError::Parent(Format::Vdi));
         }
@@ -72,14 +72,14 @@ impl Header {
             return Err(invalid("its sector or block size is not supported"));
         }
         if size == 0 || size.div_ceil(BLOCK_LEN) > blocks || u64::from(word(388)) > blocks {
-            return Err(invalid("its sizes do not fit together"));
+            return Err(invalid("its sizes contradict each other"));
         }
         if !size.is_multiple_of(512) {
             return Err(invalid("the virtual size is no multiple of 512"));
         }
         let in_order = map >= HEADER_LEN as u64 && map + blocks * 4 <= data;
         if !in_order || !map.is_multiple_of(512) || !data.is_multiple_of(512) {
-            return Err(invalid("its tables are in impossible places"));
+            return Err(invalid("its tables are at invalid offsets"));
         }
         Ok(Header { size, map, data })
     }

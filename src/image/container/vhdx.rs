@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! VHDX images, as Hyper-V writes them. The layout is [MS-VHDX]; all numbers are little-endian.
+//! Checks VHDX images, which Hyper-V writes. The layout is [MS-VHDX]; all numbers are little-endian.
 
 use super::{ContainerError, Image};
-use crate::image::fields::Fields;
 use crate::image::format::Format;
+use crate::image::header_fields::Fields;
 
-/// Where the two headers are; of those that are intact the one with the higher number holds.
+/// The offsets of the two headers. Of those with a correct checksum the one with the higher sequence number is valid.
 const HEADERS: [u64; 2] = [64 << 10, 128 << 10];
 const HEADER_LEN: u64 = 4 << 10;
-/// Where the first table of regions is, and how long; QEMU reads only this one.
+/// The offset of the first region table; QEMU reads only this one.
 const REGIONS: u64 = 192 << 10;
 const REGIONS_LEN: u64 = 64 << 10;
 const METADATA_LEN: u64 = 64 << 10;
@@ -16,7 +16,7 @@ const MIB: u64 = 1 << 20;
 /// The largest virtual size in bytes that the specification allows.
 const MAX_SIZE: u64 = 64 << 40;
 
-/// GUIDs as they are in the file.
+/// GUIDs in the byte order of the file.
 const BAT: u128 = u128::from_le_bytes(*b"\x66\x77\xc2\x2d\x23\xf6\x00\x42\x9d\x64\x11\x5e\x9b\xfd\x4a\x08");
 const METADATA: u128 = u128::from_le_bytes(*b"\x06\xa2\x7c\x8b\x90\x47\x9a\x4b\xb8\xfe\x57\x5f\x05\x0f\x88\x6e");
 const PARAMETERS: u128 = u128::from_le_bytes(*b"\x37\x67\xa1\xca\x36\xfa\x43\x4d\xb3\xb6\x33\xf0\xaa\x44\xe7\x6b");
@@ -27,17 +27,17 @@ const PHYSICAL_SECTOR_SIZE: u128 =
 const IDENTIFIER: u128 = u128::from_le_bytes(*b"\xab\x12\xca\xbe\xe6\xb2\x23\x45\x93\xef\xc3\x09\xe0\x00\xc7\x46");
 const PARENT: u128 = u128::from_le_bytes(*b"\x2d\x5f\xd3\xa8\x0b\xb3\x4d\x45\xab\xf7\xd3\xd8\x48\x34\xab\x0c");
 
-/// Bit of an entry: who does not know it must not read the image.
+/// Flag of an entry: a program that does not know the entry must not read the image.
 const REQUIRED: u32 = 1;
 const METADATA_REQUIRED: u32 = 4;
-/// Bit of the file parameters.
+/// Flag of the file parameters.
 const HAS_PARENT: u64 = 2;
 
-/// States of a block: all of it is in the file, or a part (the rest is the parent's).
+/// States of a block: all of it is in the file, or a part of it, and the rest is in the parent image.
 const FULL: u64 = 6;
 const PARTIAL: u64 = 7;
 
-/// What counts of the metadata.
+/// The metadata that are used, in bytes.
 #[derive(Default)]
 struct Metadata {
     size: u64,
@@ -49,7 +49,7 @@ fn invalid(what: &'static str) -> ContainerError {
     ContainerError::Header { format: Format::Vhdx, what }
 }
 
-/// Checks all of the image's tables; gives the virtual size in bytes.
+/// Checks the headers and all tables. Gives the virtual size in bytes.
 pub(super) fn check_file(image: &Image<'_>) -> Result<u64, ContainerError> {
     check_headers(image)?;
     let (bat, metadata) = regions(image)?;
@@ -83,7 +83,7 @@ fn is_intact(block: &[u8]) -> bool {
     Fields(block).le_u32(4) == Some(checksum(block))
 }
 
-/// CRC-32C with the checksum's own four bytes as zeros. Bit by bit: it is only ever of some KiB.
+/// CRC-32C, with the four bytes of the checksum itself as zeros. This simple form is fast enough for some KiB.
 fn checksum(block: &[u8]) -> u32 {
     const POLYNOMIAL: u32 = 0x82f6_3b78;
     let zeroed = block.iter().enumerate().map(|(at, byte)| if (4..8).contains(&at) { 0 } else { *byte });
@@ -93,7 +93,7 @@ fn checksum(block: &[u8]) -> u32 {
     !crc
 }
 
-/// Gives the headers and the table of regions in `file` the checksums of what they say, where they are.
+/// Corrects the checksums of the headers and of the region table in `file`.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn seal(file: &std::fs::File, len: u64) -> std::io::Result<()> {
     use std::os::unix::fs::FileExt;
@@ -121,19 +121,19 @@ impl Region {
         self.start.saturating_add(self.len)
     }
 
-    /// Whether it is behind the headers, and in whole MiB.
+    /// Whether the region begins after the headers, and is aligned to MiB.
     fn is_placed(self) -> bool {
         self.start >= MIB && self.start.is_multiple_of(MIB) && self.len.is_multiple_of(MIB)
     }
 }
 
-/// The block table and the metadata.
+/// The regions of the block table and of the metadata.
 fn regions(image: &Image<'_>) -> Result<(Region, Region), ContainerError> {
     let table = image.read(REGIONS, REGIONS_LEN)?;
     let fields = Fields(&table);
     let count = fields.le_u32(8).unwrap_or_default();
     if !table.starts_with(b"regi") || !is_intact(&table) || count > 2047 {
-        return Err(invalid("its table of regions is damaged"));
+        return Err(invalid("its region table is damaged"));
     }
     let (mut bat, mut metadata) = (None, None);
     for at in (16..).step_by(32).take(usize::try_from(count).unwrap_or_default()) {
@@ -143,15 +143,15 @@ fn regions(image: &Image<'_>) -> Result<(Region, Region), ContainerError> {
         match fields.bytes(at).map(u128::from_le_bytes) {
             Some(BAT) if bat.is_none() => bat = place,
             Some(METADATA) if metadata.is_none() => metadata = place,
-            Some(BAT | METADATA) => return Err(invalid("its table of regions says the same thing twice")),
-            _ if required => return Err(invalid("it has a region that nobody knows")),
+            Some(BAT | METADATA) => return Err(invalid("its region table names a region twice")),
+            _ if required => return Err(invalid("it needs a region of an unknown kind")),
             _ => {}
         }
     }
     let (bat, metadata) = bat.zip(metadata).ok_or(invalid("a region is missing"))?;
     let overlap = bat.start < metadata.end() && metadata.start < bat.end();
     if overlap || !bat.is_placed() || !metadata.is_placed() {
-        return Err(invalid("its regions are in impossible places"));
+        return Err(invalid("its regions are at invalid offsets"));
     }
     Ok((bat, metadata))
 }
@@ -180,7 +180,7 @@ impl Metadata {
                 Some(SECTOR_SIZE) => found.sector = word.into(),
                 Some(PHYSICAL_SECTOR_SIZE | IDENTIFIER) => {}
                 _ if fields.le_u32(at + 24).is_some_and(|bits| bits & METADATA_REQUIRED != 0) => {
-                    return Err(invalid("it has metadata that nobody knows"));
+                    return Err(invalid("it needs metadata of an unknown kind"));
                 }
                 _ => {}
             }
@@ -194,7 +194,7 @@ impl Metadata {
         if !block || !size || !matches!(self.sector, 512 | 4096) {
             return Err(invalid("its sizes are out of range"));
         }
-        // QEMU reads no others.
+        // QEMU reads only images with 512-byte sectors.
         match self.sector {
             512 => Ok(self),
             _ => Err(ContainerError::Unsupported { format: Format::Vhdx, what: "one of 4096-byte sectors" }),
@@ -202,9 +202,9 @@ impl Metadata {
     }
 }
 
-/// Every block that is there is in the file.
+/// Checks that every allocated block is in the file.
 fn check_blocks(image: &Image<'_>, disk: &Metadata, bat: Region) -> Result<(), ContainerError> {
-    // Behind so many entries there is one for a bitmap, which only images with a parent use.
+    // After `chunk` entries there is one for a bitmap, which only images with a parent use.
     let chunk = (disk.sector << 23) / disk.block;
     let blocks = disk.size.div_ceil(disk.block);
     let entries = blocks + (blocks - 1) / chunk;
@@ -212,14 +212,18 @@ fn check_blocks(image: &Image<'_>, disk: &Metadata, bat: Region) -> Result<(), C
         return Err(image.tables("its block table is too small for the virtual size"));
     }
     let table = image.read(bat.start, entries * 8)?;
-    let numbers = table.as_chunks().0.iter().map(|entry| u64::from_le_bytes(*entry)).enumerate();
-    let is_bitmap = |index: usize| (index as u64 + 1).is_multiple_of(chunk + 1);
-    for (block, entry) in (0..).zip(numbers.filter(|(index, _)| !is_bitmap(*index)).map(|(_, entry)| entry)) {
+    let mut block = 0;
+    for (number, entry) in (1_u64..).zip(table.as_chunks().0) {
+        if number.is_multiple_of(chunk + 1) {
+            continue;
+        }
+        let entry = u64::from_le_bytes(*entry);
         match entry & 7 {
             FULL => image.needs(entry >> 20 << 20, disk.block.min(disk.size - block * disk.block))?,
             PARTIAL => return Err(ContainerError::Parent(Format::Vhdx)),
             _ => {}
         }
+        block += 1;
     }
     Ok(())
 }

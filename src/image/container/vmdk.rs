@@ -1,31 +1,31 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! VMDK images in one file with a descriptor in it: monolithicSparse and streamOptimized.
+//! Checks VMDK images that are one file with a descriptor in it: monolithicSparse and streamOptimized.
 //!
-//! The layout is that of VMware's "Virtual Disk Format 5.0" and of QEMU's block/vmdk.c. All numbers are little-endian,
-//! places and sizes in sectors of 512 bytes.
+//! The layout is that of VMware's "Virtual Disk Format 5.0" and of QEMU's block/vmdk.c. All numbers are
+//! little-endian, offsets and sizes are in sectors of 512 bytes.
 //!
-//! The descriptor is read strictly, though qemu-img hardly looks at it. QEMU opens the extents that it names only
-//! where the header has a size of 0, but it takes a parent's name from a fixed place whatever the header says. So the
-//! descriptor has to be at that place, with one sparse extent without a folder in its name, no parent and no such
-//! word. The extent's name can't be held against the file's: images are renamed.
+//! The descriptor is checked strictly. QEMU opens the extents that it names only if the header has a size of 0, but it
+//! reads the name of a parent at a fixed offset, whatever the header says. So the descriptor has to be at that offset. It
+//! must have one sparse extent without a folder in its name, and no parent. The name of the extent may be another one than
+//! that of the file, because images are renamed.
 
 use super::{ContainerError, Image};
-use crate::image::fields::Fields;
 use crate::image::format::Format;
+use crate::image::header_fields::Fields;
 
 const SECTOR: u64 = 512;
-/// Where the descriptor is. QEMU looks for a parent's name here, whatever the header says.
+/// The offset of the descriptor in bytes, where QEMU looks for the name of a parent.
 const DESCRIPTOR: usize = 512;
-/// How many bytes of it QEMU reads.
+/// How many bytes of the descriptor QEMU reads.
 const DESCRIPTOR_LEN: usize = 20 * 512;
-/// Entries of a grain table.
+/// The number of entries of a grain table.
 const TABLE_ENTRIES: u64 = 512;
-/// The place of the grain directory that means: it is in the footer's header.
+/// This offset of the grain directory means that the header in the footer has the offset.
 const AT_END: u64 = u64::MAX;
 
 const FLAG_NEWLINES: u32 = 1;
 const FLAG_ZERO_GRAINS: u32 = 1 << 2;
-/// What FLAG_NEWLINES promises: these bytes get lost in a transfer as text.
+/// The bytes that the header has with FLAG_NEWLINES. A transfer in text mode changes them.
 const NEWLINES: [u8; 4] = *b"\n \r\n";
 
 const MARKER_END: u32 = 0;
@@ -35,29 +35,28 @@ fn invalid(what: &'static str) -> ContainerError {
     ContainerError::Header { format: Format::Vmdk, what }
 }
 
-/// What counts of a header.
+/// The fields of a header that are used, in sectors.
 struct Header {
     flags: u32,
-    /// The virtual size.
     capacity: u64,
     grain: u64,
     directory: u64,
     compressed: bool,
 }
 
-/// Checks header and descriptor; gives the virtual size in bytes.
+/// Checks the header and the descriptor. Gives the virtual size in bytes.
 pub(super) fn check_head(head: &[u8]) -> Result<u64, ContainerError> {
     parse(head).map(|header| header.capacity * SECTOR)
 }
 
-/// The same, and that every grain is in the file.
+/// Checks the header and the descriptor, and that every grain is in the file. Gives the virtual size in bytes.
 pub(super) fn check_file(image: &Image<'_>) -> Result<u64, ContainerError> {
     let mut header = parse(image.head)?;
     if header.directory == AT_END {
         let capacity = header.capacity;
         header = footer(image)?;
         if header.capacity != capacity || header.directory == AT_END {
-            return Err(invalid("its footer does not fit"));
+            return Err(invalid("its footer contradicts its header"));
         }
     }
     check_grains(image, &header)?;
@@ -69,14 +68,14 @@ fn parse(head: &[u8]) -> Result<Header, ContainerError> {
     let fields = Fields(head);
     let (place, sectors) = (fields.le_u64(28).unwrap_or_default(), fields.le_u64(36).unwrap_or_default());
     if place != DESCRIPTOR as u64 / SECTOR || !(1..=DESCRIPTOR_LEN as u64 / SECTOR).contains(&sectors) {
-        return Err(invalid("its descriptor is in an impossible place"));
+        return Err(invalid("its descriptor is at an invalid offset"));
     }
     let window = &head[DESCRIPTOR..head.len().min(DESCRIPTOR + DESCRIPTOR_LEN)];
     if window.windows(14).any(|part| part.eq_ignore_ascii_case(b"parentFileName")) {
         return Err(ContainerError::Parent(Format::Vmdk));
     }
     let text = window.split(|byte| *byte == 0).next().unwrap_or_default();
-    let text = std::str::from_utf8(text).map_err(|_err| invalid("its descriptor is no text"))?;
+    let text = std::str::from_utf8(text).map_err(|_err| invalid("its descriptor is not text"))?;
     check_descriptor(text, header.capacity)?;
     Ok(header)
 }
@@ -92,9 +91,9 @@ impl Header {
             return Err(invalid("its version is not supported"));
         }
         if flags & FLAG_NEWLINES != 0 && fields.bytes(73) != Some(NEWLINES) {
-            return Err(invalid("it was damaged in a transfer as text"));
+            return Err(invalid("it was damaged by a transfer in text mode"));
         }
-        // Without a size of its own QEMU goes by the descriptor, and opens what that names.
+        // If the header has no size, QEMU opens the files that the descriptor names.
         if capacity == 0 {
             return Err(ContainerError::OtherFiles(Format::Vmdk));
         }
@@ -113,7 +112,7 @@ impl Header {
     }
 }
 
-/// The descriptor names what the image is made of: it must be this one file, and no difference to another.
+/// Checks that the image consists of this one file, and that it has no parent.
 fn check_descriptor(text: &str, capacity: u64) -> Result<(), ContainerError> {
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     let (mut kind, mut parent, mut extents) = (None, None, 0);
@@ -127,11 +126,11 @@ fn check_descriptor(text: &str, capacity: u64) -> Result<(), ContainerError> {
             match key.trim().to_ascii_lowercase().as_str() {
                 "createtype" if kind.is_none() => kind = Some(value),
                 "parentcid" if parent.is_none() => parent = Some(value),
-                "createtype" | "parentcid" => return Err(invalid("its descriptor says the same thing twice")),
+                "createtype" | "parentcid" => return Err(invalid("its descriptor has createType or parentCID twice")),
                 _ => {}
             }
         } else {
-            return Err(invalid("its descriptor has a line that means nothing"));
+            return Err(invalid("its descriptor has a line of an unknown kind"));
         }
     }
     match kind.as_deref() {
@@ -147,7 +146,7 @@ fn check_descriptor(text: &str, capacity: u64) -> Result<(), ContainerError> {
     if extents == 1 { Ok(()) } else { Err(ContainerError::OtherFiles(Format::Vmdk)) }
 }
 
-/// `RW 18432 SPARSE "disk.vmdk"`: the name is the one that the file had once.
+/// Checks a line such as `RW 18432 SPARSE "disk.vmdk"`.
 fn check_extent(line: &str, capacity: u64) -> Result<(), ContainerError> {
     let mut words = line.splitn(4, ' ').skip(1);
     let (sectors, kind, name) = (words.next(), words.next(), words.next());
@@ -160,11 +159,11 @@ fn check_extent(line: &str, capacity: u64) -> Result<(), ContainerError> {
     }
 }
 
-/// The header behind the data, in an image that was written as a stream.
+/// The header in the footer, which an image has that was written as a stream.
 fn footer(image: &Image<'_>) -> Result<Header, ContainerError> {
     const WRONG: ContainerError = ContainerError::Header {
         format: Format::Vmdk,
-        what: "its footer is missing (the image is truncated, or has something behind its end)",
+        what: "its footer is missing (the image is truncated, or has trailing data after its end)",
     };
     let start = image.len.checked_sub(3 * SECTOR).filter(|start| start.is_multiple_of(SECTOR)).ok_or(WRONG)?;
     let tail = image.read(start, 3 * SECTOR)?;
@@ -179,37 +178,41 @@ fn footer(image: &Image<'_>) -> Result<Header, ContainerError> {
     Header::parse(&tail[512..])
 }
 
-/// Follows the grain directory and its tables.
+/// Checks the grain directory and its tables.
 fn check_grains(image: &Image<'_>, header: &Header) -> Result<(), ContainerError> {
     let tables = header.capacity.div_ceil(TABLE_ENTRIES * header.grain);
     let directory = image.read(sectors(header.directory), tables * 4)?;
-    let numbers = directory.as_chunks().0.iter().map(|entry| u64::from(u32::from_le_bytes(*entry)));
-    let mut used: Vec<_> =
-        (0_u64..).zip(numbers).filter(|(_, table)| *table != 0).map(|(n, table)| (table, n)).collect();
-    used.sort_unstable();
-    // No image that anybody wrote has that, and a small file could keep us busy for ever.
-    if used.windows(2).any(|pair| pair[0].0 == pair[1].0) {
-        return Err(image.tables("one grain table stands for two parts of the disk"));
-    }
-    for (table, index) in used {
-        let entries = image.read(sectors(table), TABLE_ENTRIES * 4)?;
-        for (entry, guest) in
-            entries.as_chunks().0.iter().zip((index * TABLE_ENTRIES * header.grain..).step_by(step(header)))
-        {
-            let place = u32::from_le_bytes(*entry);
-            let zero = place == 0 || (place == 1 && header.flags & FLAG_ZERO_GRAINS != 0);
-            if !zero && guest < header.capacity {
-                // Of a compressed grain, its first sector: the rest shows when it is unpacked.
-                let useful = if header.compressed { 1 } else { header.grain.min(header.capacity - guest) };
-                image.needs(sectors(place.into()), useful * SECTOR)?;
-            }
+    let mut used = Vec::new();
+    for (index, entry) in (0_u64..).zip(directory.as_chunks().0) {
+        let table = u32::from_le_bytes(*entry);
+        if table != 0 {
+            used.push((u64::from(table), index * TABLE_ENTRIES * header.grain));
         }
+    }
+    used.sort_unstable();
+    // No program writes such an image, and a small file with many such entries would take for ever to check.
+    if used.windows(2).any(|pair| pair[0].0 == pair[1].0) {
+        return Err(image.tables("two entries point to the same grain table"));
+    }
+    for (table, guest) in used {
+        check_grain_table(image, header, &image.read(sectors(table), TABLE_ENTRIES * 4)?, guest)?;
     }
     Ok(())
 }
 
-fn step(header: &Header) -> usize {
-    usize::try_from(header.grain).unwrap_or(usize::MAX)
+/// Checks a grain table that describes the disk from its sector `guest` on.
+fn check_grain_table(image: &Image<'_>, header: &Header, table: &[u8], mut guest: u64) -> Result<(), ContainerError> {
+    for entry in table.as_chunks().0 {
+        let start = u32::from_le_bytes(*entry);
+        let is_zero = start == 0 || (start == 1 && header.flags & FLAG_ZERO_GRAINS != 0);
+        if !is_zero && guest < header.capacity {
+            // The length of a compressed grain is known only when it is decoded, but it has at least a sector.
+            let useful = if header.compressed { 1 } else { header.grain.min(header.capacity - guest) };
+            image.needs(sectors(start.into()), useful * SECTOR)?;
+        }
+        guest = guest.saturating_add(header.grain);
+    }
+    Ok(())
 }
 
 fn sectors(count: u64) -> u64 {
@@ -238,8 +241,8 @@ mod tests {
             ("createType", "kind", "no createType"),
             ("ffffffff", "12345678", "needs a parent image"),
             ("parentCID=ffffffff", "", "no parentCID"),
-            ("CID=1\n", "CID=1\nparentcid=1\n", "the same thing twice"),
-            ("version=1", "what", "a line that means nothing"),
+            ("CID=1\n", "CID=1\nparentcid=1\n", "createType or parentCID twice"),
+            ("version=1", "what", "a line of an unknown kind"),
         ] {
             let message = check_descriptor(&GOOD.replace(from, to), 8).unwrap_err().to_string();
             assert!(message.contains(words), "{message}");

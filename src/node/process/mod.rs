@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Children: tied to this process, with checked status, their output passed on line by line, none left behind.
+//! Runs child processes: they die with this process, their output is passed on line by line, and none is left behind.
 
 mod namespace;
 mod worker;
@@ -23,46 +23,47 @@ use namespace::Namespace;
 
 use crate::node::sys;
 
-/// Longest piece of a child's output that is taken as one line, in bytes: a child must not fill our memory.
+/// The most bytes of a child's output that are taken as one line: a child must not fill our memory.
 const LINE_LIMIT: usize = 4096;
 
-/// Lines of a child's output that wait to be taken.
+/// How many lines of a child's output may wait.
 const LINES: usize = 64;
 
-/// How long output is still awaited after a child has ended, should something outside its process group hold the pipe.
+/// How long this process waits for output after a child has ended: a process outside of its group may keep the pipe open.
 const OUTPUT_PATIENCE: Duration = Duration::from_secs(2);
 
-/// How long children have to end after SIGTERM before SIGKILL, when this process is told to end.
+/// Time between SIGTERM and SIGKILL for children when this process has to end.
 const TERM_PATIENCE: Duration = Duration::from_millis(500);
 
-/// How long their end is awaited after SIGKILL: a process may be in the middle of a write, or unmount what it mounted.
+/// How long this process waits for them after SIGKILL: a process may be in the middle of a write, or be unmounting.
 const KILL_PATIENCE: Duration = Duration::from_millis(400);
 
-/// The process groups of all running children. Clones share one list: the signal thread ends what is in it.
+/// The process groups of all running children. Clones share one list, by which the signal thread ends the children.
 #[derive(Debug, Clone, Default)]
 pub struct Children {
     groups: Arc<Mutex<Vec<Pid>>>,
-    together: bool,
+    /// Children don't get process groups of their own.
+    in_own_group: bool,
 }
 
 impl Children {
-    /// Children in this process's own group: who ends that ends them and what they started.
+    /// Children stay in this process's own group: a signal to that group ends them and what they started.
     pub(crate) fn in_own_group() -> Self {
-        Children { together: true, ..Children::default() }
+        Children { in_own_group: true, ..Children::default() }
     }
 
     fn groups(&self) -> MutexGuard<'_, Vec<Pid>> {
         self.groups.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends every running child with its process group: SIGTERM, half a second, SIGKILL. When it returns they have
-    /// ended: whoever is asked to clean up has had the time, and nobody writes any more. From now on [`run`] waits for
-    /// ever instead of starting another: the caller is about to end this process.
+    /// Ends every running child with its process group: SIGTERM, half a second to clean up, SIGKILL. When it returns they
+    /// have ended, and none of them writes any more. From then on [`run`] waits for ever instead of starting a child: the
+    /// caller is about to end this process.
     pub(crate) fn terminate(&self) {
         let groups = self.groups();
         for (signal, patience) in [(Signal::SIGTERM, TERM_PATIENCE), (Signal::SIGKILL, KILL_PATIENCE)] {
             for group in groups.iter() {
-                // ESRCH: nothing is left.
+                // It fails with ESRCH if the group has ended.
                 let _ = killpg(*group, signal);
             }
             let start = Instant::now();
@@ -74,15 +75,15 @@ impl Children {
     }
 }
 
-/// Whether any of the process groups has a member that has not ended, leaders or not. Those that wait to be reaped do
-/// not count: kill(2) can't tell them from others, proc_pid_stat(5) can.
+/// Whether any of the process groups has a member that has not ended. Members that wait to be reaped don't count. kill(2)
+/// can't tell them from others, but proc_pid_stat(5) can.
 fn have_members(groups: &[Pid]) -> bool {
     let stats = std::fs::read_dir("/proc").into_iter().flatten().filter_map(|entry| {
-        // Gone meanwhile, or not a process.
+        // It fails for a process that has ended meanwhile, and for entries that are no process.
         std::fs::read_to_string(entry.ok()?.path().join("stat")).ok()
     });
     let mut members = stats.filter_map(|stat| {
-        // The name may hold anything, brackets too; behind it come state, parent and group.
+        // The name may contain anything, also brackets. After it come state, parent and group.
         let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
         let (state, group) = (fields.next()?, fields.nth(1)?.parse().ok().map(Pid::from_raw)?);
         (!matches!(state, "Z" | "X")).then_some(group)
@@ -90,28 +91,28 @@ fn have_members(groups: &[Pid]) -> bool {
     !groups.is_empty() && members.any(|group| groups.contains(&group))
 }
 
-/// Whether the group's leader has not ended. One that waits to be reaped does not count.
+/// Whether the group's leader has not ended. A leader that waits to be reaped has ended.
 fn is_alive(group: Pid) -> bool {
     let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     match waitid(Id::Pid(group), flags) {
-        Ok(nix::sys::wait::WaitStatus::StillAlive) => true,
+        Ok(WaitStatus::StillAlive) => true,
         Ok(_) | Err(_) => false,
     }
 }
 
-/// What must not outlive this process.
+/// Which processes must not outlive this one.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Lifetime<'f> {
-    /// The command itself; it starts nothing. A carriage return ends its lines too: tools show so how far they are.
+    /// The command itself, which starts no others. Carriage returns also end its lines, because tools print progress so.
     Child,
-    /// The command and all that it starts, whatever they do: a PID namespace ends with it. Needs CAP_SYS_ADMIN. Should this
-    /// process be ended, what they wrote to the file is on it before anything that is open here is closed.
+    /// The command and all that it starts, whatever they do: it gets a PID namespace, which needs CAP_SYS_ADMIN. If this
+    /// process is killed, the file is synced after they have ended, and before the locks that this process holds are freed.
     Namespace(Option<BorrowedFd<'f>>),
 }
 
-/// Runs `command` in a process group of its own, hands each line of its standard output and error to `on_line`, and
-/// gives its exit status. It inherits `keep` under the same numbers and no standard input. It dies with this thread,
-/// and as `lifetime` says; what it leaves running in its group, or its namespace, has ended when this returns.
+/// Runs `command` in a process group of its own, calls `on_line` with each line of its standard output and error, and
+/// returns its exit status. The command inherits `keep` under the same numbers, and no standard input. It dies with this
+/// thread, and as `lifetime` says. What it leaves running in its group or namespace has ended when this returns.
 pub(crate) fn run(
     command: Command,
     keep: &[BorrowedFd<'_>],
@@ -122,8 +123,8 @@ pub(crate) fn run(
     run_with_input(command, Stdio::null(), keep, lifetime, children, on_line)
 }
 
-/// The same with a standard input, of which this process keeps nothing open: whoever writes to a pipe notices that the
-/// command ended.
+/// As [`run`], with a standard input. This process does not keep it open, so the writer of a pipe notices when the command
+/// has ended.
 pub(crate) fn run_with_input(
     mut command: Command,
     input: impl Into<Stdio>,
@@ -137,7 +138,7 @@ pub(crate) fn run_with_input(
     sys::keep_open(&mut command, keep);
     let ends: &[u8] = if matches!(lifetime, Lifetime::Child) { b"\r\n" } else { b"\n" };
     let started = start(command, lifetime, children)?;
-    // Few lines wait: a child that is faster than whoever takes them waits too.
+    // A child that is faster than `on_line` has to wait.
     let (sender, lines) = mpsc::sync_channel(LINES);
     std::thread::spawn(move || read_lines(output, ends, &sender));
     let status = loop {
@@ -154,19 +155,19 @@ pub(crate) fn run_with_input(
     Ok(status)
 }
 
-/// A child that was not reaped yet, and leads a process group unless all are together.
+/// A child that was not reaped yet. It leads a process group, except with [`Children::in_own_group`].
 struct Started {
     pid: Pid,
     namespace: Option<Namespace>,
 }
 
-/// Start and registration are one step for the signal thread, so that it misses no child. What is open for the command
-/// only is closed here afterwards: without that the end of its output would never be seen.
+/// Starts and registers a child under one lock, so that the signal thread misses none. The command is dropped here, which
+/// closes our copy of its output pipe. Otherwise the end of the output would never come.
 fn start(mut command: Command, lifetime: Lifetime<'_>, children: &Children) -> io::Result<Started> {
     let mut groups = children.groups();
     let started = match lifetime {
         Lifetime::Child => {
-            if !children.together {
+            if !children.in_own_group {
                 command.process_group(0);
             }
             sys::tie_child(&mut command);
@@ -185,7 +186,7 @@ fn pid(child: &Child) -> io::Result<Pid> {
     i32::try_from(child.id()).map(Pid::from_raw).map_err(io::Error::other)
 }
 
-/// Waits for the child's end, kills what is left of its group, and reaps it.
+/// Waits for the child's end, kills the rest of its group, and reaps it.
 fn end(started: Started, children: &Children) -> io::Result<ExitStatus> {
     let Started { pid, namespace } = started;
     wait_for_end(pid)?;
@@ -195,7 +196,10 @@ fn end(started: Started, children: &Children) -> io::Result<ExitStatus> {
         groups.retain(|known| *known != pid);
         exit_status(waitpid(pid, None)?)
     };
-    namespace.map_or(Ok(status), |namespace| namespace.finish(status))
+    match namespace {
+        Some(namespace) => namespace.finish(status),
+        None => Ok(status),
+    }
 }
 
 fn exit_status(status: WaitStatus) -> ExitStatus {
@@ -206,7 +210,7 @@ fn exit_status(status: WaitStatus) -> ExitStatus {
     }
 }
 
-/// Waits until the child has ended; it stays unreaped.
+/// Waits until the child has ended, without reaping it.
 fn wait_for_end(child: Pid) -> io::Result<()> {
     loop {
         match waitid(Id::Pid(child), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) {
@@ -216,13 +220,13 @@ fn wait_for_end(child: Pid) -> io::Result<()> {
     }
 }
 
-/// Kills what is left of the group of a child that has ended and was not reaped.
+/// Kills the rest of the group of a child that has ended and was not reaped.
 fn kill_group(group: Pid) {
-    // ESRCH: nothing was left.
+    // It fails with ESRCH if nothing was left.
     let _ = killpg(group, Signal::SIGKILL);
 }
 
-/// Hands over line by line, of which each ends with one of `ends`.
+/// Sends each line, which ends with one of the bytes `ends`.
 fn read_lines(output: impl Read, ends: &[u8], sender: &mpsc::SyncSender<String>) {
     let mut reader = BufReader::new(output);
     let mut line = Vec::new();
@@ -235,17 +239,17 @@ fn read_lines(output: impl Read, ends: &[u8], sender: &mpsc::SyncSender<String>)
     }
 }
 
-/// As `read_until`, but with several ends, and up to the limit.
+/// As `read_until`, but with several end bytes, and at most [`LINE_LIMIT`] bytes.
 fn read_line(reader: &mut impl BufRead, ends: &[u8], line: &mut Vec<u8>) -> io::Result<usize> {
     loop {
-        let there = match reader.fill_buf() {
+        let available = match reader.fill_buf() {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            there => there?,
+            available => available?,
         };
-        let there = &there[..there.len().min(LINE_LIMIT - line.len())];
-        let end = there.iter().position(|byte| ends.contains(byte)).map(|at| at + 1);
-        let count = end.unwrap_or(there.len());
-        line.extend_from_slice(&there[..count]);
+        let available = &available[..available.len().min(LINE_LIMIT - line.len())];
+        let end = available.iter().position(|byte| ends.contains(byte)).map(|at| at + 1);
+        let count = end.unwrap_or(available.len());
+        line.extend_from_slice(&available[..count]);
         reader.consume(count);
         if end.is_some() || count == 0 || line.len() == LINE_LIMIT {
             return Ok(line.len());

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! A command in a PID namespace of its own: what it starts ends with it, whatever that did to get away.
+//! Runs a command in a PID namespace of its own, so that all processes that it starts end with it.
 //!
-//! When the first process of the namespace ends, the kernel kills all that was started in it and waits for that,
-//! whatever those processes did: setsid, two forks, closed descriptors. cgroup.kill needs Linux 5.14 and a cgroup v2
-//! that a script may write, and root can leave a cgroup. A subreaper dies by SIGKILL as this process does. Where a
-//! namespace is not permitted, hooks are an error: no promise about them would hold.
+//! When the first process of the namespace ends, the kernel kills all others in it and waits for their end, even if they
+//! used setsid, forked twice or closed their descriptors. The alternatives are weaker: cgroup.kill needs Linux 5.14 and a
+//! cgroup v2 that a script may write, and root can leave a cgroup; a subreaper can be killed by SIGKILL. If a namespace is
+//! not permitted, hooks are an error, because no promise about them would hold.
 //!
-//! The end of this process is a signal for the first one (PR_SET_PDEATHSIG), which then kills all others. It keeps the
-//! disk's lock and the sentinel's pipe until they have ended and are unmounted. The superblock of a file system without
-//! partitions lies in the first MiB and is written by unmounting, so that this has to be over before the disk is made
-//! unbootable. Where the node's mounts are not shared, one that the node unmounts meanwhile stays with the hooks until
-//! they end.
+//! When this process ends, the first process of the namespace gets a signal (PR_SET_PDEATHSIG) and kills all others. It
+//! keeps the disk's lock and the sentinel's pipe open until they have ended and their mounts are gone. Unmounting a file
+//! system without partitions writes its superblock in the first MiB, so it has to be over before the disk is made
+//! unbootable. If the node's mounts are not shared, a file system that the node unmounts meanwhile stays mounted for the
+//! hooks until they end.
 
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
@@ -29,73 +29,73 @@ use nix::unistd::{Pid, fsync};
 use super::{exit_status, pid};
 use crate::node::sys;
 
-/// What the first process is sent when this one is gone.
+/// The signal that the first process gets when this one ends.
 const ORPHANED: Signal = Signal::SIGUSR1;
 
-/// Exit code of a first process that could not run the command.
+/// Exit code of the first process if it could not run the command.
 const FAILED: i32 = 1;
 
 /// The first process of the namespace, which ends when the command has ended.
 #[derive(Debug)]
 pub(super) struct Namespace {
-    /// Its number out here; it leads a process group of its own, which the command is not in.
+    /// Its number outside of the namespace. It leads a process group, which the command is not in.
     pub(super) first: Pid,
-    /// What it tells at its end: the command's status, or the words of an error.
-    told: PipeReader,
-    /// Says that this process lives.
+    /// At its end it writes the command's status, or the words of an error.
+    result: PipeReader,
+    /// It is open as long as this process lives.
     _alive: PipeWriter,
 }
 
 impl Namespace {
-    /// Starts `command` as the second process of a new PID namespace. The first one is a copy of this process, which
-    /// reaps what ends in there. SIGTERM to it is passed on to all; then it waits until they have ended. When the calling
-    /// thread is gone it kills them, and keeps open what is open here until they have ended. Both see a /proc of the namespace, and
-    /// what they mount is only theirs. Before it ends that way it syncs `written`.
+    /// Starts `command` as the second process of a new PID namespace. The first one is a copy of this process. It reaps what
+    /// ends in the namespace, and passes SIGTERM on to all and waits until they have ended. When the calling thread ends, it
+    /// kills them, and keeps open what is open here until they have ended. Then it syncs `written`. All see a /proc of the
+    /// namespace, and their mounts are not seen outside.
     pub(super) fn start(mut command: Command, written: Option<BorrowedFd<'_>>) -> io::Result<Self> {
         let mut waited_for = SigSet::empty();
         waited_for.extend([Signal::SIGCHLD, Signal::SIGTERM, ORPHANED]);
-        let (told, mut tell) = io::pipe()?;
+        let (result, mut sender) = io::pipe()?;
         let work = || {
             let (code, words) = match run(&mut command, &waited_for, written) {
                 Ok(status) => (0, status.into_raw().to_ne_bytes().to_vec()),
                 Err(err) => (FAILED, err.to_string().into_bytes()),
             };
-            if tell.write_all(&words).is_ok() { code } else { FAILED }
+            if sender.write_all(&words).is_ok() { code } else { FAILED }
         };
         let forked = sys::fork_namespace(waited_for, ORPHANED, work);
         let needs = |err| io::Error::other(format!("starting a PID namespace (which takes CAP_SYS_ADMIN): {err}"));
         let (first, alive) = forked.map_err(needs)?;
-        Ok(Namespace { first, told, _alive: alive })
+        Ok(Namespace { first, result, _alive: alive })
     }
 
-    /// How the command ended, once the first process has, with `status`.
+    /// How the command ended. The first process has ended with `status`.
     pub(super) fn finish(mut self, status: ExitStatus) -> io::Result<ExitStatus> {
         let mut words = Vec::new();
-        self.told.read_to_end(&mut words)?;
+        self.result.read_to_end(&mut words)?;
         match (status.code(), <[u8; 4]>::try_from(words.as_slice())) {
             (Some(0), Ok(raw)) => Ok(ExitStatus::from_raw(i32::from_ne_bytes(raw))),
             (Some(FAILED), _) => Err(io::Error::other(String::from_utf8_lossy(&words).into_owned())),
-            // It was killed.
+            // The first process was killed.
             _ => Ok(status),
         }
     }
 }
 
-/// Under this name a file that is open here can be opened in a namespace, whose first process has a copy of it: programs
-/// that close what they inherit, such as sudo, don't matter.
+/// The path under which a file that is open here can be opened in a namespace, whose first process has it open too. It also
+/// works after a program, such as sudo, that closes what it inherited.
 pub(crate) fn path_in_namespace(file: &File) -> PathBuf {
     format!("/proc/1/fd/{}", file.as_raw_fd()).into()
 }
 
-/// What the first process does. It returns when nothing is left to do, and all that is left ends with it.
+/// The work of the first process. All that is left in the namespace ends when this process does.
 fn run(command: &mut Command, waited_for: &SigSet, written: Option<BorrowedFd<'_>>) -> io::Result<ExitStatus> {
-    // Outside of a namespace of its own it would kill all of the node's.
+    // Outside of a new namespace it would kill all processes of the node.
     if std::process::id() != 1 {
         return Err(io::Error::other("not the first process of a PID namespace"));
     }
     let node = File::open("/proc/self/ns/mnt")?;
     own_mounts()?;
-    // SIGTERM to the group of the first process is for that alone: it passes it on, once.
+    // A group of its own, so that SIGTERM to the group of the first process reaches the command only once.
     let command = pid(&sys::start(command.process_group(0))?)?;
     let (mut status, mut ending) = (None, false);
     loop {
@@ -104,19 +104,21 @@ fn run(command: &mut Command, waited_for: &SigSet, written: Option<BorrowedFd<'_
             signal => {
                 ending = true;
                 let signal = if signal == ORPHANED { Signal::SIGKILL } else { signal };
-                // All but this process. ESRCH: there is none.
+                // -1 means all but this process. It fails with ESRCH if there are none.
                 let _ = kill(Pid::from_raw(-1), signal);
             }
         }
         let left = reap(command, &mut status)?;
         match status {
-            // The kernel ends what is left, and unmounts what was mounted.
+            // The kernel kills what is left, and removes the mounts.
             Some(status) if !ending => return Ok(status),
             Some(status) if !left => {
-                // Unmounted and written now, and not when what is open here was closed already: somebody may wait for that,
-                // to write to the disk.
+                // This unmounts and syncs before the files that are open here are closed: another process may wait for
+                // their locks, to write to the disk.
                 setns(&node, CloneFlags::CLONE_NEWNS)?;
-                written.map_or(Ok(()), fsync)?;
+                if let Some(written) = written {
+                    fsync(written)?;
+                }
                 return Ok(status);
             }
             _ => {}
@@ -124,8 +126,8 @@ fn run(command: &mut Command, waited_for: &SigSet, written: Option<BorrowedFd<'_
     }
 }
 
-/// Reaps what has ended, and notes how `command` did. Gives whether anything is left: whoever loses its parent becomes a
-/// child of the first process.
+/// Reaps what has ended, and stores the status of `command`. Returns whether any process is left: one that loses its parent
+/// becomes a child of the first process.
 fn reap(command: Pid, status: &mut Option<ExitStatus>) -> io::Result<bool> {
     loop {
         match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
@@ -138,8 +140,8 @@ fn reap(command: Pid, status: &mut Option<ExitStatus>) -> io::Result<bool> {
     }
 }
 
-/// A mount namespace in which what is mounted later on the node is seen too, but not the other way round, and a /proc
-/// that has the processes of this PID namespace.
+/// Enters a new mount namespace, with a /proc of this PID namespace. What the node mounts later is seen in it, and its own
+/// mounts are not seen on the node.
 fn own_mounts() -> io::Result<()> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     let none = None::<&str>;

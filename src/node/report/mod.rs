@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Messages for the operator: the only module that writes to stderr.
+//! Messages for the operator, as text or as JSON. This is the only module that writes to stderr.
 //!
-//! Ganeti shows the last 20 lines of a failed script's log and breaks on a cut UTF-8 sequence, so every message is one
-//! line of printable ASCII; anything else is escaped.
+//! Ganeti shows the last 20 lines of a failed script's log and fails on a cut UTF-8 sequence. So every message is one line
+//! of printable ASCII, and anything else is escaped.
 //!
-//! The numbers of an event stand beside its words in one call of [`Report`]. That is no logging framework: nobody here
-//! needs the global logger, spans and filters of one.
+//! One call of [`Report`] takes the words of an event and its numbers. No logging framework is used, because its global
+//! logger, spans and filters are not needed.
 
-mod json;
 mod progress;
 
 pub(crate) use progress::Progress;
@@ -15,21 +14,19 @@ pub(crate) use progress::Progress;
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 use serde_json::Value;
 
-use json::{Event, Line, rfc3339};
-
 const PROGRAM: &str = "simpleimage";
-/// The level of most messages, which have no word for it in front.
+/// The level of most messages. Text does not show it.
 const INFO: &str = "info";
 
-/// What a message looks like.
+/// The form of messages.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
-    /// Words behind the program's name.
+    /// The program's name and words.
     #[default]
     Text,
     /// A JSON object.
@@ -46,30 +43,28 @@ impl LogFormat {
     }
 }
 
-/// How much is said.
+/// Which messages are written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verbosity {
-    /// Only what is wrong: warnings and errors.
+    /// Warnings and errors.
     Quiet,
-    /// What is being done, too.
+    /// Also what is being done.
     #[default]
     Normal,
-    /// Detail, too.
+    /// Also detail.
     Detail,
 }
 
-/// What a run is about, as far as that is known.
+/// The instance and variant of a run, if they are known.
 #[derive(Debug, Clone, Default, Serialize)]
 pub(crate) struct Subject {
-    /// The instance's name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) instance: Option<String>,
-    /// The variant.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) variant: Option<String>,
 }
 
-/// Where messages go, what they look like, and how much is said. Clones share one output.
+/// Writes messages. Clones share one output.
 #[derive(Clone)]
 pub struct Report {
     applet: Option<&'static str>,
@@ -80,25 +75,24 @@ pub struct Report {
 }
 
 impl Report {
-    /// Messages of `applet` (`create`, ...; none for the tool itself) to stderr, as text; `debug` turns detail on.
+    /// Writes messages of `applet` (`create`, ...; none for the tool itself) to stderr, as text. `debug` adds detail.
     pub fn stderr(applet: Option<&'static str>, debug: bool) -> Self {
         Self::to_writer(applet, debug, io::stderr())
     }
 
-    /// The same messages to any writer.
+    /// As [`Report::stderr`], but to any writer.
     pub fn to_writer(applet: Option<&'static str>, debug: bool, out: impl Write + Send + 'static) -> Self {
         let (format, subject) = (LogFormat::default(), Subject::default());
         let verbosity = if debug { Verbosity::Detail } else { Verbosity::Normal };
         Report { applet, verbosity, format, subject, out: Arc::new(Mutex::new(out)) }
     }
 
-    /// The same messages, but as many as `verbosity` lets pass.
     #[must_use]
     pub(crate) fn with_verbosity(self, verbosity: Verbosity) -> Self {
         Report { verbosity, ..self }
     }
 
-    /// The same messages in `format`. Only JSON says what the run is about: in text the messages themselves do.
+    /// Writes in `format` from now on. Only JSON shows `subject`; as text the messages themselves name it.
     #[must_use]
     pub(crate) fn formatted(self, format: LogFormat, subject: Subject) -> Self {
         Report { format, subject, ..self }
@@ -106,42 +100,42 @@ impl Report {
 
     /// What is being done.
     pub fn info(&self, message: impl Display) {
-        self.tell_from(Verbosity::Normal, INFO, &message, None);
+        self.write(Verbosity::Normal, INFO, &message, None);
     }
 
-    /// What is being done, for programs too: the `name` of what happens, and an object with what there is to know of it.
+    /// What is being done, also for programs: `name` says what happens, and `fields` is an object with details.
     pub(crate) fn event(&self, name: &str, fields: Value, message: impl Display) {
-        self.tell_from(Verbosity::Normal, INFO, &message, Some(Event { name, fields }));
+        self.write(Verbosity::Normal, INFO, &message, Some(Event { name, fields }));
     }
 
-    /// Detail that only `DEBUG_LEVEL=1` and `--verbose` show.
+    /// Detail, which only `DEBUG_LEVEL=1` and `--verbose` show.
     pub(crate) fn debug(&self, message: impl Display) {
-        self.tell_from(Verbosity::Detail, "debug", &message, None);
+        self.write(Verbosity::Detail, "debug", &message, None);
     }
 
-    /// Something the administrator should look at, though the run goes on.
+    /// Something that the administrator should look at. The run goes on.
     pub(crate) fn warn(&self, message: impl Display) {
-        self.tell_from(Verbosity::Quiet, "warning", &message, None);
+        self.write(Verbosity::Quiet, "warning", &message, None);
     }
 
-    /// Why the run failed: the last line of a run, in one line.
+    /// Why the run failed. It is the last line of a run.
     pub fn error(&self, message: impl Display) {
-        self.tell_from(Verbosity::Quiet, "error", &message, None);
+        self.write(Verbosity::Quiet, "error", &message, None);
     }
 
-    /// Tells it if as much as `least` is to be said.
-    fn tell_from(&self, least: Verbosity, level: &str, message: &dyn Display, event: Option<Event<'_>>) {
+    /// Writes the message if the verbosity is at least `least`.
+    fn write(&self, least: Verbosity, level: &str, message: &dyn Display, event: Option<Event<'_>>) {
         if self.verbosity < least {
             return;
         }
         let message = ascii_line(&message.to_string());
-        // Before the time is looked at: threads write their lines in its order.
+        // The lock comes before the time, so that the lines of all threads are in the order of their times.
         let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
         let line = match self.format {
             LogFormat::Text => Ok(self.text(level, &message)),
             LogFormat::Json => self.json(level, &message, event).to_ascii(),
         };
-        // A log that can't be written has nobody left to tell.
+        // If the log can't be written, there is nowhere to report that.
         let _ = line.and_then(|line| out.write_all((line + "\n").as_bytes())).and_then(|()| out.flush());
     }
 
@@ -157,7 +151,56 @@ impl Report {
     }
 }
 
-/// `text` as one line of printable ASCII: line breaks become `; `, tabs blanks, anything else its `\u{..}` escape.
+/// 9999-12-31T23:59:59.999Z, since 1970.
+const LAST_TIME: Duration = Duration::from_millis(253_402_300_799_999);
+
+/// What programs need besides the words of a message: a name for what happened, and an object of names and values.
+#[derive(Debug, Serialize)]
+struct Event<'l> {
+    #[serde(rename = "event")]
+    name: &'l str,
+    #[serde(flatten)]
+    fields: Value,
+}
+
+/// A message as a JSON object in one line. Fields that are not known are left out.
+#[derive(Debug, Serialize)]
+struct Line<'l> {
+    time: String,
+    level: &'l str,
+    program: &'l str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    applet: Option<&'l str>,
+    #[serde(flatten)]
+    subject: &'l Subject,
+    message: &'l str,
+    #[serde(flatten)]
+    event: Option<Event<'l>>,
+}
+
+impl Line<'_> {
+    /// The line without its end. It is ASCII, as all messages are: other characters can only be in strings, where JSON has
+    /// escapes for them.
+    fn to_ascii(&self) -> io::Result<String> {
+        let text = serde_json::to_string(self)?;
+        let mut line = String::with_capacity(text.len());
+        for c in text.chars() {
+            match c {
+                ' '..='~' => line.push(c),
+                _ => line.extend(c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}"))),
+            }
+        }
+        Ok(line)
+    }
+}
+
+/// A time by RFC 3339, in UTC with milliseconds. A time before 1970 or after 9999 becomes the nearest one in that range.
+fn rfc3339(time: SystemTime) -> String {
+    humantime::format_rfc3339_millis(time.clamp(UNIX_EPOCH, UNIX_EPOCH + LAST_TIME)).to_string()
+}
+
+/// `text` as one line of printable ASCII: line breaks become `; `, tabs become blanks, and any other character its `\u{..}`
+/// escape.
 pub(crate) fn ascii_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for part in text.split(['\n', '\r']).map(str::trim_end).filter(|part| !part.is_empty()) {
@@ -177,10 +220,12 @@ pub(crate) fn ascii_line(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{LogFormat, Report, Subject, Verbosity, ascii_line};
+    use super::{LogFormat, Report, Subject, Verbosity, ascii_line, rfc3339};
+    use proptest::prelude::*;
     use serde_json::{Value, json};
     use std::io;
     use std::sync::{Arc, Mutex};
+    use std::time::{Duration, UNIX_EPOCH};
 
     #[derive(Clone, Default)]
     struct Log(Arc<Mutex<Vec<u8>>>);
@@ -287,5 +332,34 @@ mod tests {
         assert_eq!(ascii_line("plain text"), "plain text");
         assert_eq!(ascii_line("a\r\nb\n\n c\n"), "a; b;  c");
         assert_eq!(ascii_line("caf\u{e9}\t\u{1b}[31m"), "caf\\u{e9} \\u{1b}[31m");
+    }
+
+    #[test]
+    fn times_are_as_date_writes_them() {
+        // date --utc --date=@SECONDS +%FT%T.%3NZ
+        for (seconds, millis, expected) in [
+            (0, 0, "1970-01-01T00:00:00.000Z"),
+            (951_782_400, 7, "2000-02-29T00:00:00.007Z"),
+            (1_795_237_287, 123, "2026-11-21T05:01:27.123Z"),
+            (4_107_542_399, 999, "2100-02-28T23:59:59.999Z"),
+            (4_107_542_400, 0, "2100-03-01T00:00:00.000Z"),
+        ] {
+            assert_eq!(rfc3339(UNIX_EPOCH + Duration::new(seconds, millis * 1_000_000)), expected);
+        }
+        assert_eq!(rfc3339(UNIX_EPOCH - Duration::from_secs(1)), "1970-01-01T00:00:00.000Z");
+        assert_eq!(rfc3339(UNIX_EPOCH + Duration::from_secs(300_000_000_000)), "9999-12-31T23:59:59.999Z");
+    }
+
+    proptest! {
+        /// httpdate writes `Sat, 21 Nov 2026 05:01:27 GMT`.
+        #[test]
+        fn dates_are_those_of_http(seconds in 0..253_402_300_800_u64) {
+            let time = UNIX_EPOCH + Duration::from_secs(seconds);
+            let http = httpdate::fmt_http_date(time);
+            let [_, day, month, year, clock, _] = http.split(' ').collect::<Vec<_>>()[..] else { panic!("{http}") };
+            let months = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec";
+            let month = months.split(' ').position(|name| name == month).unwrap() + 1;
+            prop_assert_eq!(rfc3339(time), format!("{year}-{month:02}-{day}T{clock}.000Z"));
+        }
     }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! How far a download is, or the writing of a disk: a bar on a terminal, elsewhere a line now and then.
+//! Shows the progress of a download, or of writing a disk: a bar on a terminal, otherwise a line from time to time.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,18 +11,18 @@ use serde_json::json;
 use super::{LogFormat, Report, Verbosity};
 use crate::node::size::ByteSize;
 
-/// Time between two lines, where there is no terminal: a job's log is read by people.
+/// Time between two lines without a terminal. People read them in a job's log.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// As wide as the terminal, the numbers in columns of their own: nothing wraps, and nothing moves about.
+/// The bar is as wide as the terminal, and numbers have columns of fixed width, so nothing wraps or moves.
 const BAR: &str = "{prefix} {bytes:>11} of {total_bytes} [{wide_bar}] {bytes_per_sec:>13}, {eta:>3} left";
-/// Where nobody knows how long the image is.
+/// Used if the length of the image is not known.
 const COUNTER: &str = "{prefix} {bytes:>11} {bytes_per_sec:>13}";
 
-/// Takes away whatever stands in a terminal's line: a bar that another process drew, for example.
+/// Erases a terminal's line, on which another process may have drawn a bar.
 const CLEAR_LINE: &[u8] = b"\r\x1b[2K";
 
-/// Shows on stderr how far a run is, one thing after the other.
+/// Shows the progress of a run on stderr, one activity after the other.
 pub(crate) struct Progress {
     terminal: bool,
     bar: ProgressBar,
@@ -31,12 +31,12 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// On stderr, for the tool. Messages like those of `report` come from [`Progress::report`] meanwhile.
+    /// Progress on stderr. Meanwhile messages have to go to [`Progress::report`] instead of `report`.
     pub(crate) fn stderr(report: &Report) -> Self {
-        // Nothing is drawn before there is something to show.
+        // Nothing is drawn before the first update.
         let bar = ProgressBar::hidden();
         let text = report.format == LogFormat::Text && report.verbosity > Verbosity::Quiet;
-        // Neither is there where the terminal can't take anything back, as TERM=dumb says.
+        // A terminal that can't erase (TERM=dumb) gets lines too.
         let terminal = text && !ProgressDrawTarget::stderr().is_hidden();
         let above = AboveBar { bar: bar.clone(), terminal };
         let report = Report { out: Arc::new(Mutex::new(above)), ..report.clone() };
@@ -44,7 +44,7 @@ impl Progress {
         Progress { terminal, bar, report, lines }
     }
 
-    /// Something begins, in one word as `writing`.
+    /// Begins an activity, named by one word such as `writing`.
     pub(crate) fn begin(&self, doing: &'static str) {
         *self.lines.lock().unwrap_or_else(PoisonError::into_inner) = Lines::starting(doing, Instant::now());
         self.bar.set_draw_target(ProgressDrawTarget::hidden());
@@ -53,12 +53,12 @@ impl Progress {
         self.bar.set_prefix(doing);
     }
 
-    /// Messages that leave the bar in one piece.
+    /// Writes messages above the bar.
     pub(crate) fn report(&self) -> &Report {
         &self.report
     }
 
-    /// `received` bytes of `expected` are there, or are written.
+    /// `received` bytes of `expected` were received or written.
     pub(crate) fn update(&self, received: u64, expected: Option<u64>) {
         if !self.terminal {
             let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
@@ -75,8 +75,10 @@ impl Progress {
             let template = if expected.is_some() { BAR } else { COUNTER };
             let style = ProgressStyle::with_template(template).unwrap_or_else(|_err| ProgressStyle::default_bar());
             self.bar.set_style(style.progress_chars("=> "));
-            expected.into_iter().for_each(|length| self.bar.set_length(length));
-            // What an earlier run has downloaded says nothing about the rate: it counts from here.
+            if let Some(length) = expected {
+                self.bar.set_length(length);
+            }
+            // The rate counts from here, because an earlier run may have downloaded these bytes.
             self.bar.set_position(received);
             self.bar.reset_eta();
             self.bar.set_draw_target(ProgressDrawTarget::stderr());
@@ -84,13 +86,13 @@ impl Progress {
         self.bar.set_position(received);
     }
 
-    /// Takes the bar away.
+    /// Removes the bar.
     pub(crate) fn finish(&self) {
         self.bar.finish_and_clear();
     }
 }
 
-/// Writes to stderr, and draws the bar anew below it.
+/// Writes to stderr, and draws the bar again below that.
 struct AboveBar {
     bar: ProgressBar,
     terminal: bool,
@@ -111,11 +113,11 @@ impl Write for AboveBar {
     }
 }
 
-/// The lines of one download, or of one disk.
+/// Makes the lines of one activity.
 struct Lines {
-    /// In one word.
+    /// The activity, in one word.
     doing: &'static str,
-    /// When the first bytes were there, and how many: an earlier run may have left some.
+    /// The time of the first update, and how many bytes there were: an earlier run may have left some.
     first: Option<(Instant, u64)>,
     last: Instant,
 }
@@ -125,19 +127,19 @@ impl Lines {
         Lines { doing, first: None, last: now }
     }
 
-    /// What there is to say now, if it is time.
+    /// The line, if it is time for one.
     fn line(&mut self, now: Instant, received: u64, expected: Option<u64>) -> Option<String> {
         if received == 0 {
             return None;
         }
-        // Fewer than there were: the download has begun again.
-        let (start, there) = self.first.filter(|(_, there)| *there <= received).unwrap_or((now, received));
-        self.first = Some((start, there));
+        // If there are fewer bytes than at first, the download has begun again.
+        let (start, at_start) = self.first.filter(|(_, at_start)| *at_start <= received).unwrap_or((now, received));
+        self.first = Some((start, at_start));
         if now.duration_since(self.last) < LINE_INTERVAL {
             return None;
         }
         self.last = now;
-        let rate = u128::from(received - there) * 1000 / now.duration_since(start).as_millis().max(1);
+        let rate = u128::from(received - at_start) * 1000 / now.duration_since(start).as_millis().max(1);
         let rate = ByteSize(u64::try_from(rate).unwrap_or(u64::MAX)).rounded();
         let (doing, received_words) = (self.doing, ByteSize(received).rounded());
         Some(match expected.filter(|expected| *expected > 0) {

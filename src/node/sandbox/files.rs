@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Which files a process may open: Landlock rulesets (landlock(7)), with as much as the kernel knows of them.
+//! Which files a process may open: Landlock rulesets (landlock(7)), as far as the kernel supports them.
 
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -14,8 +14,8 @@ use landlock::{
 /// The newest version that this was tested with (Linux 6.15).
 const TESTED: ABI = ABI::V7;
 
-/// What a program needs of the system, wherever the distribution keeps it: itself, its libraries, what interprets a
-/// script, and what qemu-img reads of processors and disks. Nothing secret lies there. What is missing is left out.
+/// The parts of the system that a program needs on any distribution: itself, its libraries, the interpreter of a script,
+/// and what qemu-img reads about processors and disks. They hold no secrets. Missing ones are left out.
 const SYSTEM: [&str; 12] = [
     "/bin",
     "/dev/urandom",
@@ -34,15 +34,15 @@ const SYSTEM: [&str; 12] = [
 /// Files that may be opened. Files in memory always may.
 #[derive(Debug, Default)]
 pub(super) struct Allowed<'a> {
-    /// Everything below, to read and to execute.
+    /// Folders of which everything may be read and executed.
     pub(super) read: Vec<PathBuf>,
-    /// Everything below, to do anything.
+    /// Folders in which everything is allowed.
     pub(super) own: Vec<PathBuf>,
-    /// This, to read.
+    /// A file that may be read.
     pub(super) image: Option<&'a Path>,
-    /// These, to read.
+    /// Files that may be read.
     pub(super) sources: &'a [&'a File],
-    /// These, to read and write.
+    /// Files that may be read and written.
     pub(super) disks: &'a [&'a File],
 }
 
@@ -65,7 +65,7 @@ pub(super) fn ruleset(allowed: &Allowed<'_>, network: bool) -> Result<Option<Own
     let read = AccessFs::from_read(TESTED);
     let ruleset = ruleset.add_rules(path_beneath_rules(&allowed.read, read))?;
     let ruleset = ruleset.add_rules(path_beneath_rules(&allowed.own, AccessFs::from_all(TESTED)))?;
-    // Devices are asked for their sizes by ioctl.
+    // The size of a device is found by an ioctl.
     let source = AccessFs::ReadFile | AccessFs::IoctlDev;
     let ruleset = ruleset.add_rules(path_beneath_rules(allowed.image, source))?;
     let ruleset = open_files(ruleset, allowed.sources, source)?;
@@ -82,7 +82,7 @@ fn open_files(
     ruleset.add_rules(files.map(|file| Ok::<_, RulesetError>(PathBeneath::new(*file, access))))
 }
 
-/// Whether it is a file in memory (memfd_create(2)): the kernel takes no rule for one, and allows it always.
+/// Whether it is a file in memory (memfd_create(2)). The kernel takes no rule for one, and always allows it.
 fn is_memfd(file: &File) -> bool {
     let name = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()));
     name.is_ok_and(|name| name.as_os_str().as_bytes().starts_with(b"/memfd:"))

@@ -1,16 +1,15 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Little privilege: what handles bytes of strangers runs with what it needs for them, and with nothing else.
+//! Sandboxes: a process that handles bytes from an attacker can do what it needs for that, and nothing else.
 //!
 //! Two kinds of processes are confined: tools that read an image (qemu-img, gpgv), and our own worker, which fetches,
-//! decodes and writes. Neither has capabilities, but for files that root does not own; neither gains any by an exec;
-//! neither dumps core. Landlock keeps them from all files but their own, a seccomp filter from sockets in the file
-//! system. A kernel without those two does without: the rest holds there too.
+//! decodes and writes. They have no capabilities, except for opening files that do not belong to root; they gain none by an
+//! exec; they dump no core. Landlock restricts the files that they open, and a seccomp filter their system calls. On a
+//! kernel without Landlock or seccomp the rest still holds.
 //!
-//! The tools do not run as another user: they open `/proc/self/fd/N` again, and root's disk is open only to root and
-//! to its group `disk`, which has every other disk too. Everything is prepared before the fork, and costs 0.3 ms of a
-//! tool's start. docs/security.md says what each process may do, and what that is good for.
+//! The tools do not run as another user: they open `/proc/self/fd/N` again, and root's disk can only be opened by root and
+//! by its group `disk`, which can open every other disk too. Everything is prepared before the fork. It adds 0.3 ms to the
+//! start of a tool. docs/security.md says what each process may do, and what that protects from.
 
-#[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")), path = "no_calls.rs")]
 mod calls;
 mod files;
 
@@ -30,89 +29,90 @@ use crate::node::sys::{self, Capabilities, Confinement};
 use calls::Reach;
 use files::Allowed;
 
-/// Ganeti's node daemon runs scripts with the same. run-parts has one of its own for hooks, 022.
+/// Ganeti's node daemon runs scripts with this umask too. run-parts sets 022 for hooks.
 const UMASK: Mode = Mode::from_bits_truncate(0o077);
 
 /// Private memory of a tool, in bytes. Measured with qemu-img 10.0 and clusters of 512 bytes to 2 MiB, packed and plain:
-/// at most 280 MiB, of which 8 MiB are the stack of each of 20 threads. It has 70 at most. RLIMIT_DATA counts that memory; RLIMIT_AS would also
-/// count what the C library reserves for each thread, which depends on the number of processors.
+/// at most 280 MiB, of which 8 MiB are the stack of each of 20 threads. It has at most 70 threads. RLIMIT_DATA counts that
+/// memory. RLIMIT_AS would also count what the C library reserves for each thread, which depends on the number of
+/// processors.
 const TOOL_MEMORY: u64 = 2048 * MIB;
 
-/// Open files of a tool: it needs about 20.
+/// Open files of a tool. It needs about 20.
 const TOOL_FILES: u64 = 256;
 
-/// Processor time that every tool gets, in seconds, and the bytes for which it gets one more: it grows with the image.
-/// Measured: clusters of 512 bytes, the slowest, need 0.007 s for 1 MiB. It is there for what never ends.
+/// Processor time of every tool in seconds, and the number of bytes for which it gets one second more. Measured: clusters of
+/// 512 bytes, the slowest, need 0.007 s for 1 MiB. The limit is there to end endless loops.
 const TOOL_SECONDS: u64 = 600;
 const TOOL_BYTES_PER_SECOND: u64 = MIB;
 
-/// Makes this process independent of how it was called: a fixed umask, errors where a write would end it by a signal,
-/// and no core dumps, in which secrets would be. For the start of `main`.
+/// Makes this process independent of how it was called: it gets a fixed umask, errors instead of signals from writes, and
+/// no core dumps, which would contain secrets. To be called at the start of `main`.
 pub fn harden_process() -> io::Result<()> {
     umask(UMASK);
     sys::set_own_signals();
     sys::lower_limit(Resource::RLIMIT_CORE, 0)?;
-    // A program that takes dumps through a pipe (core_pattern) is not bound by the limit.
+    // The limit does not hold for a program that takes dumps through a pipe (core_pattern).
     Ok(nix::sys::prctl::set_dumpable(false)?)
 }
 
-/// What a tool works on. Files are those that it opens again, under `/proc/self/fd`.
+/// What a tool may use. It opens the files again, under `/proc/self/fd`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ToolAccess<'a> {
     /// Files that it reads.
     pub(crate) sources: &'a [&'a File],
     /// Disks that it writes.
     pub(crate) disks: &'a [&'a File],
-    /// How large a file it may make, in bytes: what it writes can't be larger. Block devices have no such limit.
+    /// The size in bytes to which it may extend a file. Block devices have no such limit.
     pub(crate) file_size: u64,
-    /// How many bytes it has to go through, about.
+    /// About how many bytes it has to process.
     pub(crate) bytes: u64,
 }
 
-/// What our worker needs.
+/// What our worker may use.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct WorkerAccess<'a> {
-    /// The file or device that is the image, if it is one of the node.
+    /// The image, if it is a file or device of the node.
     pub image: Option<&'a Path>,
     /// Disks that it writes.
     pub disks: &'a [&'a File],
-    /// The folder that is its own.
+    /// A folder in which it may do anything.
     pub folder: Option<&'a Path>,
-    /// Whether it talks to servers.
+    /// Whether it may open IP sockets.
     pub network: bool,
 }
 
-/// All that a process is confined to.
+/// Everything that a process will be confined to.
 #[derive(Debug)]
 #[must_use = "nothing is confined yet"]
 pub struct Sandbox(Confinement);
 
 impl Sandbox {
-    /// For `tool`, whose PATH is set by now if it is to be another than ours.
-    pub(crate) fn for_tool(tool: &Command, work: ToolAccess<'_>) -> io::Result<Self> {
+    /// For `tool`. If it gets another PATH than ours, that has to be set already.
+    pub(crate) fn for_tool(tool: &Command, access: ToolAccess<'_>) -> io::Result<Self> {
         let program = find(tool);
         let read = files::for_program(program.as_deref());
-        let allowed = Allowed { read, sources: work.sources, disks: work.disks, ..Allowed::default() };
-        let seconds = TOOL_SECONDS + work.bytes / TOOL_BYTES_PER_SECOND;
+        let allowed = Allowed { read, sources: access.sources, disks: access.disks, ..Allowed::default() };
+        let seconds = TOOL_SECONDS + access.bytes / TOOL_BYTES_PER_SECOND;
         let limits = vec![
             (Resource::RLIMIT_CORE, 0),
             (Resource::RLIMIT_CPU, seconds),
             (Resource::RLIMIT_DATA, TOOL_MEMORY),
-            (Resource::RLIMIT_FSIZE, work.file_size),
+            (Resource::RLIMIT_FSIZE, access.file_size),
             (Resource::RLIMIT_NOFILE, TOOL_FILES),
         ];
-        let keep = for_files(work.sources, false).and(for_files(work.disks, true));
+        let keep = for_files(access.sources, false).and(for_files(access.disks, true));
         Self::new(limits, keep, &allowed, Reach { network: false, signals: false })
     }
 
-    /// For this process itself. It may read what root may read: certificates, name services, programs.
-    pub fn for_worker(needs: WorkerAccess<'_>) -> io::Result<Self> {
+    /// For this process itself. It may read everything that root may read: certificates, name services, programs.
+    pub fn for_worker(access: WorkerAccess<'_>) -> io::Result<Self> {
         let read = vec![PathBuf::from("/")];
-        let own = needs.folder.map(Path::to_owned).into_iter().collect();
-        let allowed = Allowed { read, own, image: needs.image, disks: needs.disks, ..Allowed::default() };
-        // An image on the node may be anybody's.
-        let keep = Capabilities::DAC_READ_SEARCH.and(for_files(needs.disks, true));
-        Self::new(Vec::new(), keep, &allowed, Reach { network: needs.network, signals: true })
+        let own = access.folder.map(Path::to_owned).into_iter().collect();
+        let allowed = Allowed { read, own, image: access.image, disks: access.disks, ..Allowed::default() };
+        // An image on the node may belong to any user.
+        let keep = Capabilities::DAC_READ_SEARCH.and(for_files(access.disks, true));
+        Self::new(Vec::new(), keep, &allowed, Reach { network: access.network, signals: true })
     }
 
     fn new(limits: Vec<(Resource, u64)>, keep: Capabilities, allowed: &Allowed<'_>, reach: Reach) -> io::Result<Self> {
@@ -120,23 +120,23 @@ impl Sandbox {
         Ok(Sandbox(Confinement { limits, keep, files, calls: calls::filter(reach)? }))
     }
 
-    /// Whether Landlock is part of it.
+    /// Whether the kernel has Landlock.
     pub(crate) fn has_landlock(&self) -> bool {
         self.0.files.is_some()
     }
 
-    /// Has `tool` run in it.
+    /// Makes `tool` run in it.
     pub(crate) fn confine(self, tool: &mut Command) {
         sys::confine_child(tool, self.0);
     }
 
-    /// Puts the calling thread, and all threads and processes that it starts, into it for ever.
+    /// Confines the calling thread, and all threads and processes that it starts, for ever.
     pub fn enter(self) -> io::Result<()> {
         sys::confine(&self.0)
     }
 }
 
-/// The capability to open the files again. Root needs none for its own.
+/// The capability to open the files again. Root needs none for its own files.
 fn for_files(files: &[&File], write: bool) -> Capabilities {
     let mode = if write { 0o600 } else { 0o400 };
     let is_roots = |file: &&File| file.metadata().is_ok_and(|data| data.uid() == 0 && data.mode() & mode == mode);
@@ -147,7 +147,7 @@ fn for_files(files: &[&File], write: bool) -> Capabilities {
     }
 }
 
-/// Where the command's program is, looked for as `exec` does.
+/// The path of the command's program, found as `exec` finds it.
 fn find(command: &Command) -> Option<PathBuf> {
     let program = Path::new(command.get_program());
     if program.components().count() > 1 {

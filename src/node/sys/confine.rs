@@ -1,25 +1,33 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! A process gives up what it does not need. All of it was prepared before: between fork and exec nothing may allocate.
+//! A process gives up its privileges. Everything is prepared before, because nothing may allocate between fork and exec.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+/// A compiled seccomp filter.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))]
+pub(crate) type Filter = seccompiler::BpfProgram;
+
+/// seccompiler knows no other architecture.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")))]
+pub(crate) type Filter = ();
 
 /// Capabilities, as bits by their numbers in linux/capability.h.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Capabilities(pub(crate) u64);
 
 impl Capabilities {
-    /// None at all.
     pub(crate) const NONE: Self = Capabilities(0);
     /// CAP_DAC_OVERRIDE: read and write what belongs to others.
     pub(crate) const DAC_OVERRIDE: Self = Capabilities(1 << 1);
     /// CAP_DAC_READ_SEARCH: read what belongs to others.
     pub(crate) const DAC_READ_SEARCH: Self = Capabilities(1 << 2);
 
-    /// Both.
     pub(crate) const fn and(self, other: Self) -> Self {
         Capabilities(self.0 | other.0)
     }
@@ -30,17 +38,16 @@ impl Capabilities {
     }
 }
 
-/// What is left to a process.
+/// The privileges that a process keeps.
 #[derive(Debug)]
 pub(crate) struct Confinement {
-    /// Resource limits, in each one's unit: soft and hard.
+    /// Resource limits, soft and hard, in the unit of each.
     pub(crate) limits: Vec<(Resource, u64)>,
-    /// The capabilities that it keeps, as far as it has them, over an exec too.
+    /// The capabilities that it keeps if it has them, also over an exec.
     pub(crate) keep: Capabilities,
-    /// A Landlock ruleset; none on a kernel without it.
+    /// A Landlock ruleset, or none on a kernel without Landlock.
     pub(crate) files: Option<OwnedFd>,
-    /// A seccomp filter; empty where there is none.
-    pub(crate) calls: super::Filter,
+    pub(crate) calls: Filter,
 }
 
 /// `struct __user_cap_header_struct` and two `struct __user_cap_data_struct` of linux/capability.h.
@@ -61,10 +68,11 @@ struct CapData {
 /// _LINUX_CAPABILITY_VERSION_3: 64 capabilities.
 const CAP_VERSION: u32 = 0x2008_0522;
 
-/// More than any kernel has; the first unknown one ends the walk.
+/// More than any kernel has. The loop ends at the first unknown one.
 const CAP_COUNT: libc::c_ulong = 64;
 
-/// Confines the calling thread, and all that it starts, for ever. Async-signal-safe: system calls on what is there.
+/// Confines the calling thread, and all that it starts, for ever. It is async-signal-safe: it only makes system calls and
+/// allocates nothing.
 pub(crate) fn confine(to: &Confinement) -> io::Result<()> {
     for (resource, value) in &to.limits {
         lower_limit(*resource, *value)?;
@@ -76,7 +84,32 @@ pub(crate) fn confine(to: &Confinement) -> io::Result<()> {
         // SAFETY: the descriptor is open for the call, which takes values only.
         check(unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset.as_raw_fd(), 0) })?;
     }
-    super::filter_calls(&to.calls)
+    filter_calls(&to.calls)
+}
+
+/// Makes the child of `command` confine itself before it becomes the program.
+pub(crate) fn confine_child(command: &mut Command, to: Confinement) {
+    // SAFETY: confine only makes system calls; nothing of it allocates.
+    unsafe { command.pre_exec(move || confine(&to)) };
+}
+
+/// Puts the calling thread under `filter`. On a kernel without seccomp (ENOSYS or EINVAL) there is no filter.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))]
+fn filter_calls(filter: &Filter) -> io::Result<()> {
+    match seccompiler::apply_filter(filter) {
+        Ok(()) | Err(seccompiler::Error::EmptyFilter) => Ok(()),
+        Err(seccompiler::Error::Seccomp(err)) if matches!(err.raw_os_error(), Some(libc::ENOSYS | libc::EINVAL)) => {
+            Ok(())
+        }
+        Err(seccompiler::Error::Seccomp(err) | seccompiler::Error::Prctl(err)) => Err(err),
+        // The other errors belong to another kind of filter.
+        Err(_) => Err(Errno::EINVAL.into()),
+    }
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")))]
+fn filter_calls((): &Filter) -> io::Result<()> {
+    Ok(())
 }
 
 /// Sets both limits, but never raises one.
@@ -86,8 +119,8 @@ pub(crate) fn lower_limit(resource: Resource, value: u64) -> io::Result<()> {
     Ok(setrlimit(resource, value, value)?)
 }
 
-/// Gives up all capabilities but `keep`, in every set. What an exec of root would give back is taken from the bounding
-/// set; `keep` comes over it as inheritable, which has to be set before the bounding set is empty.
+/// Gives up all capabilities but `keep`, in every set. An exec of root would give back what is in the bounding set, so that
+/// is emptied. `keep` survives an exec as inheritable, which has to be set before the bounding set is empty.
 fn keep_capabilities(keep: Capabilities) -> io::Result<()> {
     let mut had = [CapData::default(); 2];
     let mut header = CapHeader { version: CAP_VERSION, pid: 0 };
@@ -104,8 +137,8 @@ fn keep_capabilities(keep: Capabilities) -> io::Result<()> {
         // SAFETY: plain values.
         if unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) } != 0 {
             match Errno::last() {
-                // No such capability: that was the last one. Or not allowed to: what is permitted, below, is what
-                // counts then, as no exec can add to it after no_new_privs.
+                // EINVAL: there is no such capability, so all are done. EPERM: we may not change the bounding set. Then
+                // the permitted set, which follows, is what counts: after no_new_privs no exec can add to it.
                 Errno::EINVAL | Errno::EPERM => break,
                 err => return Err(err.into()),
             }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! How processes start, and what they inherit of this one.
+//! How processes are started, and what they inherit from this one.
 
 use std::fs::File;
 use std::io::{self, PipeWriter};
@@ -16,12 +16,12 @@ use nix::unistd::{ForkResult, Pid};
 /// The kernel's signals: _NSIG of linux/signal.h.
 const SIGNALS: std::ops::RangeInclusive<libc::c_int> = 1..=64;
 
-/// The exit code of a copy of this process whose work panicked, or that could not begin with it.
+/// The exit code of a forked copy whose work panicked or could not begin.
 const DIED: i32 = 101;
 
-/// Starts `command`, with no signal blocked and the default effect of all. All children that become another program
-/// start here: both are inherited over an exec, the signals that are ignored and the mask, from us and from whoever
-/// started us. With SIGTERM blocked a hook's `timeout` ends nothing.
+/// Starts `command` with no signal blocked and with the default effect of all signals. All children that become another
+/// program are started here: an exec keeps the signal mask and the ignored signals of this process, and of the process that
+/// started it. With SIGTERM blocked a hook's `timeout` would end nothing.
 pub(crate) fn start(command: &mut Command) -> io::Result<Child> {
     // SAFETY: the closure only makes async-signal-safe calls and does not allocate.
     unsafe {
@@ -33,10 +33,11 @@ pub(crate) fn start(command: &mut Command) -> io::Result<Child> {
     command.spawn()
 }
 
-/// Gives the C library's own two signals their default effect, which it lets nobody do: whoever started us may have them
-/// ignored. Only right before an exec, for what it has set up itself goes too.
+/// Gives the C library's own two signals their default effect: the process that started us may have ignored them. The
+/// library does not allow that, so it is a system call. It also removes the library's own handlers, so this is right only
+/// just before an exec.
 fn default_library_signals() {
-    // struct sigaction of the kernel: SIG_DFL, no flags, no mask. It has 32 bytes at most.
+    // The kernel's struct sigaction, of at most 32 bytes: SIG_DFL, no flags, no mask.
     let action = [0_u64; 4];
     for signal in [32, 33] {
         // SAFETY: the kernel only reads `action`; async-signal-safe.
@@ -47,19 +48,19 @@ fn default_library_signals() {
     }
 }
 
-/// Gives every signal its default effect, and blocks none.
+/// Gives every signal its default effect and blocks none.
 fn default_signals() -> nix::Result<()> {
     for signal in SIGNALS {
-        // EINVAL for SIGKILL and SIGSTOP, and for two that the C library keeps to itself.
+        // It fails with EINVAL for SIGKILL and SIGSTOP, and for the two signals of the C library.
         // SAFETY: no handler is set; async-signal-safe.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
 }
 
-/// What this program itself needs of signals, whoever started it. A write beyond the limit of file sizes (RLIMIT_FSIZE)
-/// fails with EFBIG, and one to a pipe that nobody reads with EPIPE (as `std` has it from the start on), instead of ending
-/// it. And children wait to be reaped, which they don't where SIGCHLD is ignored.
+/// Sets the effects of signals that this program needs, whatever the process that started it has set. A write beyond the
+/// limit of file sizes (RLIMIT_FSIZE) fails with EFBIG, and one to a pipe that nobody reads with EPIPE (which `std` sets
+/// too), instead of ending the process. And children wait to be reaped, which they don't if SIGCHLD is ignored.
 pub(crate) fn set_own_signals() {
     let wanted = [(libc::SIGXFSZ, libc::SIG_IGN), (libc::SIGPIPE, libc::SIG_IGN), (libc::SIGCHLD, libc::SIG_DFL)];
     for (signal, effect) in wanted {
@@ -68,12 +69,12 @@ pub(crate) fn set_own_signals() {
     }
 }
 
-/// Runs `work` in a copy of this process, in a process group of its own, which dies with the calling thread. Its exit
-/// code is what `work` gives, or 101 for a panic; no destructor of the copied frames runs. Signals have their default
-/// effect in it, less those that [`set_own_signals`] names.
+/// Runs `work` in a forked copy of this process, in a process group of its own, which is killed when the calling thread
+/// ends. The exit code is the result of `work`, or 101 for a panic. No destructor of the copied frames runs. Signals have
+/// their default effect, except those that [`set_own_signals`] sets.
 ///
-/// Of the other threads only what they did to memory is copied, so none of them may hold a lock that `work` takes:
-/// the caller sees to that. The allocator's own locks are the C library's business, which holds them over a fork.
+/// The other threads are not copied, only the memory as they left it. So no other thread may hold a lock that `work` takes;
+/// the caller has to ensure that. The C library itself handles the locks of the allocator.
 pub(crate) fn fork(work: impl FnOnce() -> i32) -> io::Result<Pid> {
     let parent = std::process::id();
     let begin = move || {
@@ -88,12 +89,12 @@ pub(crate) fn fork(work: impl FnOnce() -> i32) -> io::Result<Pid> {
     }
 }
 
-/// As [`fork`], but the copy is the first process of a new PID namespace, in a mount namespace of its own: when it has
-/// ended, so have all that were started in there, and what they mounted is unmounted. Nobody gets out of it.
+/// As [`fork`], but the copy is the first process of a new PID namespace. When it ends, all processes in the namespace are
+/// killed, and no process can leave it.
 ///
-/// All signals but `waited_for` have their default effect, which for such a process is none, SIGKILL and SIGSTOP aside;
-/// these are blocked, and when the calling thread is gone the copy is sent `orphaned`. To this end the pipe that is given
-/// back has to be open as long: the copy sees no parent, and so looks at that.
+/// The signals `waited_for` are blocked. All others have their default effect, which for such a process is none, except for
+/// SIGKILL and SIGSTOP. When the calling thread ends, the copy gets the signal `orphaned`. The caller has to keep the
+/// returned pipe open until then: the copy can't see its parent, so it looks at the pipe.
 pub(crate) fn fork_namespace(
     waited_for: SigSet,
     orphaned: Signal,
@@ -116,7 +117,7 @@ pub(crate) fn fork_namespace(
         };
         run_copy(begin, work);
     }
-    // What this thread starts from now on is no business of that namespace.
+    // What this thread starts from now on belongs to the old namespace again.
     let back = setns(own, CloneFlags::CLONE_NEWPID);
     let ForkResult::Parent { child } = forked? else { return Err(Errno::EINVAL.into()) };
     if let Err(err) = back {
@@ -127,7 +128,7 @@ pub(crate) fn fork_namespace(
     Ok((lead_group(child), alive))
 }
 
-/// The child does the same; whoever comes first. It may have ended already.
+/// Makes the child a group leader. The child does so too, and it is not known who comes first. It may have ended already.
 fn lead_group(child: Pid) -> Pid {
     let _ = nix::unistd::setpgid(child, child);
     child
@@ -141,14 +142,14 @@ fn run_copy(begin: impl FnOnce() -> io::Result<()>, work: impl FnOnce() -> i32) 
     super::exit_now(std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).unwrap_or(DIED))
 }
 
-/// Whether nobody has the other end of a pipe.
+/// Whether the other end of a pipe is closed.
 fn is_closed(pipe: BorrowedFd<'_>) -> nix::Result<bool> {
     let mut polled = [PollFd::new(pipe, PollFlags::POLLIN)];
     poll(&mut polled, PollTimeout::ZERO)?;
     Ok(polled[0].revents().is_some_and(|events| events.contains(PollFlags::POLLHUP)))
 }
 
-/// Has the calling process die with the thread that started it, in process `parent`. Async-signal-safe.
+/// Makes the calling process die with the thread that started it, in process `parent`. It is async-signal-safe.
 fn die_with(parent: u32) -> io::Result<()> {
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
     // The parent may have died before the call took effect.
@@ -158,8 +159,8 @@ fn die_with(parent: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes the child of `command` die with the calling thread (PR_SET_PDEATHSIG, SIGKILL), so that not even SIGKILL of
-/// this process leaves it behind. The thread that starts the child must outlive it.
+/// Makes the child of `command` die with the calling thread (PR_SET_PDEATHSIG, SIGKILL), so that it ends even if this
+/// process gets SIGKILL. The thread that starts the child must outlive it.
 pub(crate) fn tie_child(command: &mut Command) {
     let parent = std::process::id();
     // SAFETY: the closure only makes async-signal-safe calls and does not allocate.

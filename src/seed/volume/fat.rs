@@ -1,23 +1,52 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Makes the file system of a seed: a small FAT, in memory.
+//! Formats and reads the small FAT of a seed, in memory.
 //!
-//! The same input gives the same bytes: all times in it are 1980-01-01, where FAT's calendar begins.
+//! The crate fatfs formats it. All times are 1980-01-01, where the calendar of FAT begins, so the same input gives the same
+//! bytes. fatfs does not read it: the instance may have changed its volume, and fatfs panics over an invalid cluster number.
 
+use std::fmt;
 use std::io::{self, Cursor, Write};
 
 use fatfs::{FatType, FileSystem, FormatVolumeOptions, FsOptions};
 
-use super::{LABEL, MAKER, VolumeError};
+use super::label::{BOOT_SECTOR, BootSector, ENTRY};
+use super::{LABEL, MAKER};
 use crate::node::size::{ByteSize, MIB};
 
-/// Length of a seed's file system at most, in bytes.
+/// The largest length of the file system of a seed, in bytes.
 pub(crate) const LEN: u64 = 4 * MIB;
 
-/// Length of a cluster in bytes. At 4 MiB this makes a FAT12, as mkfs.fat would.
+/// The length of a cluster in bytes. At 4 MiB this makes a FAT12, as with mkfs.fat.
 const CLUSTER: u32 = 2048;
 
-/// A new file system of `len` bytes (1 to 4 MiB) for sectors of `sector` bytes, with the serial number `serial` and
-/// `files` by name.
+/// Attributes of a directory entry. A piece of a long name has all of the lowest four.
+const LONG_NAME: u8 = 0x0f;
+const VOLUME: u8 = 0x08;
+const FOLDER: u8 = 0x10;
+
+/// A FAT with at least this number of clusters is a FAT16.
+const FAT16_CLUSTERS: usize = 4085;
+
+/// The largest number of characters of a long name (Microsoft's FAT specification, "Long Directory Entries").
+const MAX_LONG_NAME: usize = 255;
+
+/// Where an entry has the characters of a long name, in bytes.
+const NAME_PIECES: [std::ops::Range<usize>; 3] = [1..11, 14..26, 28..32];
+
+/// Why a volume can't be made or read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum VolumeError {
+    #[error("making the seed's file system")]
+    Format { source: io::Error },
+    #[error(
+        "the seed's {file} does not fit: the volume has {volume} (shorten it; large things can come from a URL that the user-data names)"
+    )]
+    Full { file: String, volume: ByteSize },
+    #[error("the seed volume is damaged")]
+    Damaged { source: io::Error },
+}
+
+/// Makes a file system of `len` bytes (1 to 4 MiB) for sectors of `sector` bytes, with `files` (name and content).
 pub(crate) fn format<N: AsRef<str>, C: AsRef<[u8]>>(
     len: u64,
     sector: u64,
@@ -46,16 +75,170 @@ pub(crate) fn format<N: AsRef<str>, C: AsRef<[u8]>>(
 }
 
 fn write_file(fs: &FileSystem<&mut Cursor<Vec<u8>>>, name: &str, content: &[u8], len: u64) -> Result<(), VolumeError> {
-    // In memory nothing else can happen.
+    // The file system is in memory, so no other error is possible.
     let full = |_err| VolumeError::Full { file: name.to_owned(), volume: ByteSize(len) };
     let mut file = fs.root_dir().create_file(name).map_err(full)?;
     file.write_all(content).and_then(|()| file.flush()).map_err(full)
 }
 
+/// The root directory of a volume. `Debug` shows no content.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Contents {
+    /// The name and the content of each file, in the order of the directory.
+    pub(crate) files: Vec<(String, Vec<u8>)>,
+    /// The names of the folders, whose content is not read.
+    pub(crate) folders: Vec<String>,
+}
+
+impl fmt::Debug for Contents {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.files.iter().map(|(name, content)| (name, content.len()))).finish()
+    }
+}
+
+impl Contents {
+    /// Reads the FAT12 or FAT16 in `bytes`.
+    pub(crate) fn read(bytes: &[u8]) -> Result<Self, VolumeError> {
+        let fat = Fat::parse(bytes).ok_or_else(|| damaged("its boot sector is not that of a FAT12 or FAT16"))?;
+        fat.contents()
+    }
+
+    /// The content of the file `name`. Letter case makes no difference in FAT.
+    pub(crate) fn file(&self, name: &str) -> Option<&[u8]> {
+        let found = self.files.iter().find(|(other, _)| other.eq_ignore_ascii_case(name));
+        found.map(|(_, content)| content.as_slice())
+    }
+}
+
+fn damaged(why: &str) -> VolumeError {
+    VolumeError::Damaged { source: io::Error::other(why.to_owned()) }
+}
+
+/// The parts of a FAT12 or FAT16. Nothing in them is trusted.
+struct Fat<'b> {
+    table: &'b [u8],
+    root: &'b [u8],
+    data: &'b [u8],
+    cluster: usize,
+    is_fat16: bool,
+}
+
+impl<'b> Fat<'b> {
+    fn parse(bytes: &'b [u8]) -> Option<Self> {
+        let boot = BootSector::parse(bytes.first_chunk::<BOOT_SECTOR>()?)?;
+        let part = |start: u64, len: u64| bytes.get(usize::try_from(start).ok()?..usize::try_from(start + len).ok()?);
+        let data_end = boot.len().min(bytes.len() as u64);
+        let data_start = boot.directory_start() + boot.directory_len().next_multiple_of(boot.sector);
+        let cluster = usize::try_from(boot.cluster).ok()?;
+        let data = part(data_start, data_end.checked_sub(data_start)?)?;
+        Some(Fat {
+            table: part(boot.tables_start, boot.table_len).filter(|table| !table.is_empty())?,
+            root: part(boot.directory_start(), boot.directory_len())?,
+            data,
+            cluster,
+            is_fat16: data.len() / cluster >= FAT16_CLUSTERS,
+        })
+    }
+
+    fn contents(&self) -> Result<Contents, VolumeError> {
+        let (mut contents, mut name) = (Contents { files: Vec::new(), folders: Vec::new() }, LongName::default());
+        // Without this limit files that share clusters could fill the memory.
+        let mut room = self.data.len();
+        for entry in self.root.chunks_exact(ENTRY).take_while(|entry| entry[0] != 0) {
+            let attributes = entry[11];
+            if entry[0] == 0xe5 || attributes & LONG_NAME == LONG_NAME {
+                name.add(entry);
+                continue;
+            }
+            let long = std::mem::take(&mut name);
+            if attributes & FOLDER != 0 {
+                contents.folders.push(long.name_of(entry));
+            } else if attributes & VOLUME == 0 {
+                let content = self.file(entry, room)?;
+                room -= content.len();
+                contents.files.push((long.name_of(entry), content));
+            }
+        }
+        Ok(contents)
+    }
+
+    /// The content of the file of `entry`, which may have `room` bytes at most.
+    fn file(&self, entry: &[u8], room: usize) -> Result<Vec<u8>, VolumeError> {
+        let len = u32::from_le_bytes([entry[28], entry[29], entry[30], entry[31]]);
+        let len = usize::try_from(len).ok().filter(|len| *len <= room);
+        let len = len.ok_or_else(|| damaged("a file is larger than the volume"))?;
+        let mut cluster = usize::from(u16::from_le_bytes([entry[26], entry[27]]));
+        let mut content = Vec::with_capacity(len);
+        while content.len() < len {
+            let start = cluster.checked_sub(2).and_then(|index| index.checked_mul(self.cluster));
+            let data = start.and_then(|start| self.data.get(start..start + self.cluster));
+            let data = data.ok_or_else(|| damaged("a file has a cluster that is not there"))?;
+            content.extend_from_slice(&data[..self.cluster.min(len - content.len())]);
+            cluster = self.next(cluster).ok_or_else(|| damaged("the table of its clusters is too short"))?;
+        }
+        Ok(content)
+    }
+
+    /// The number of the next cluster in the chain. At the end of the chain it is a number that no cluster has.
+    fn next(&self, cluster: usize) -> Option<usize> {
+        let at = if self.is_fat16 { cluster * 2 } else { cluster * 3 / 2 };
+        let pair = u16::from_le_bytes(self.table.get(at..at + 2)?.try_into().ok()?);
+        Some(usize::from(match (self.is_fat16, cluster % 2) {
+            (true, _) => pair,
+            (false, 0) => pair & 0xfff,
+            (false, _) => pair >> 4,
+        }))
+    }
+}
+
+/// The long name in the entries before the entry of a file. The last piece comes first.
+#[derive(Default)]
+struct LongName {
+    units: Vec<u16>,
+    sum: Option<u8>,
+}
+
+impl LongName {
+    /// Adds the piece in `entry`.
+    fn add(&mut self, entry: &[u8]) {
+        // 0x40 marks the first entry of a name.
+        if entry[0] == 0xe5 || entry[0] & 0x40 != 0 || self.sum != Some(entry[13]) {
+            *self = LongName { units: Vec::new(), sum: (entry[0] != 0xe5).then_some(entry[13]) };
+        }
+        let pieces = NAME_PIECES.into_iter().flat_map(|piece| entry[piece].chunks_exact(2));
+        let units = pieces.map(|unit| u16::from_le_bytes([unit[0], unit[1]])).take_while(|unit| *unit != 0);
+        let mut units: Vec<u16> = units.collect();
+        units.append(&mut self.units);
+        // This limit keeps the time short: each piece copies all pieces that came before it.
+        self.units = units;
+        if self.units.len() > MAX_LONG_NAME {
+            *self = LongName::default();
+        }
+    }
+
+    /// The name of the file of `entry`. It is the long name if its checksum says that it belongs to `entry`, otherwise the short
+    /// one.
+    fn name_of(self, entry: &[u8]) -> String {
+        let sum = entry[..11].iter().fold(0_u8, |sum, byte| sum.rotate_right(1).wrapping_add(*byte));
+        if self.sum == Some(sum) && !self.units.is_empty() {
+            return String::from_utf16_lossy(&self.units);
+        }
+        let text = |bytes: &[u8], lower: bool| {
+            let text = String::from_utf8_lossy(bytes).trim_end().to_owned();
+            if lower { text.to_ascii_lowercase() } else { text }
+        };
+        let (base, extension) = (text(&entry[..8], entry[12] & 0x08 != 0), text(&entry[8..11], entry[12] & 0x10 != 0));
+        if extension.is_empty() { base } else { format!("{base}.{extension}") }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{LEN, format};
-    use crate::seed::volume::VolumeError;
+    use super::{Contents, LEN, VolumeError, format};
+    use proptest::prelude::{any, prop, proptest};
+
+    const NAMES: [&str; 5] =
+        ["meta-data", "user-data", "network-config", "X.TXT", "a name of more than thirteen letters"];
 
     #[test]
     fn the_same_input_gives_the_same_bytes() {
@@ -70,6 +253,65 @@ mod tests {
             let content = vec![1; usize::try_from(len).unwrap()];
             let error = format(LEN, 512, 7, [("meta-data", &b"a"[..]), ("user-data", &content)]).unwrap_err();
             assert!(matches!(&error, VolumeError::Full { file, .. } if file == "user-data"), "{error:?}");
+        }
+    }
+
+    fn volume(sector: u64) -> Vec<u8> {
+        let files = (0..).zip(NAMES).map(|(index, name)| (name, vec![index; usize::from(index) * 3000]));
+        format(LEN, sector, 0x1234_5678, files).unwrap()
+    }
+
+    #[test]
+    fn files_come_back() {
+        for sector in [512, 4096] {
+            let contents = Contents::read(&volume(sector)).unwrap();
+            assert!(contents.folders.is_empty());
+            let lengths: Vec<_> = contents.files.iter().map(|(name, content)| (name.as_str(), content.len())).collect();
+            let expected: Vec<_> = NAMES.into_iter().zip([0, 3000, 6000, 9000, 12000]).collect();
+            assert_eq!(lengths, expected);
+            assert_eq!(contents.file("Network-Config").unwrap(), [2; 6000]);
+        }
+    }
+
+    /// A name of more pieces than any has: gathering them all would take time that grows with the square of their number.
+    #[test]
+    fn a_name_without_an_end_is_none() {
+        let bytes = format(LEN, 512, 7, [("X.TXT", b"content")]).unwrap();
+        let at = bytes.windows(11).position(|window| window == b"X       TXT").unwrap();
+        let entry = bytes[at..at + 32].to_vec();
+        let sum = entry[..11].iter().fold(0_u8, |sum, byte| sum.rotate_right(1).wrapping_add(*byte));
+        let mut piece = [b'a'; 32];
+        (piece[0], piece[11], piece[13]) = (1, 0x0f, sum);
+        // The piece that fatfs itself wrote comes first.
+        for (pieces, expected) in [(19, 19 * 13 + "X.TXT".len()), (20, "X.TXT".len())] {
+            let mut bytes = bytes.clone();
+            for index in 0..pieces {
+                bytes[at + index * 32..at + (index + 1) * 32].copy_from_slice(&piece);
+            }
+            bytes[at + pieces * 32..at + (pieces + 1) * 32].copy_from_slice(&entry);
+            let files = Contents::read(&bytes).unwrap().files;
+            assert_eq!((files.len(), files[0].0.chars().count(), &files[0].1[..]), (1, expected, &b"content"[..]));
+        }
+    }
+
+    proptest! {
+        /// The disk of an instance holds what its owner wrote there: boot sector, table and directory.
+        #[test]
+        fn no_volume_panics(changes in prop::collection::vec((0..24_000_usize, any::<u8>()), 1..200)) {
+            let mut bytes = volume(512);
+            for (at, byte) in changes {
+                bytes[at] = byte;
+            }
+            let _ = Contents::read(&bytes);
+        }
+
+        #[test]
+        fn no_boot_sector_panics(changes in prop::collection::vec((11..64_usize, any::<u8>()), 1..6)) {
+            let mut bytes = volume(512);
+            for (at, byte) in changes {
+                bytes[at] = byte;
+            }
+            let _ = Contents::read(&bytes);
         }
     }
 }

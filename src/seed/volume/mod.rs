@@ -1,29 +1,24 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! The volume of a first-boot seed: a small FAT labelled CIDATA in which cloud-init's NoCloud source looks for its
-//! files; where it goes on a disk, and how it is found again.
+//! The volume of a seed: a small FAT with the label CIDATA, in which the NoCloud source of cloud-init looks for its files.
 //!
-//! A volume is made anew, never edited. fatfs, the FAT crate in wide use, panics over a cluster number that can't be,
-//! and an instance may write what it likes into its seed. So fatfs only formats, in memory. A rename or an import
-//! makes the file system again from the same files, which gives the same bytes but for what changed, and only blocks
-//! that differ are written. A seed with folders in it, which would get lost, is left alone.
+//! A volume is always made anew and never edited. A rename or an import formats the volume again from its files. Unchanged
+//! files give the same bytes, and only the blocks that differ are written. A seed with folders is not changed, because they
+//! would get lost.
 //!
-//! The FAT's OEM name says that a seed is ours, and its serial number, derived from `INSTANCE_UUID`, whose it is.
-//! rename changes only the instance's own; import changes every one of ours that is another instance's. What in it was
-//! not made from Ganeti's data stays. Neither needs a config, and neither fails over a seed.
+//! The OEM name in the boot sector says that this program made the volume. The serial number is derived from
+//! `INSTANCE_UUID`, and says to which instance it belongs. A rename changes only the volume of that instance. An import
+//! changes every volume of ours that belongs to another instance, but only what was made from the data of Ganeti. Neither of
+//! them needs the configuration, and neither of them fails because of a seed.
 
-mod error;
 mod fat;
 mod label;
-mod place;
-mod read;
+mod partition_slot;
 mod trace;
 
 pub(crate) use crate::disk::partition::read_boot_area;
-pub(crate) use error::{PlaceError, VolumeError};
-pub(crate) use fat::{LEN, format};
+pub(crate) use fat::{Contents, LEN, VolumeError, format};
 pub(crate) use label::Kind;
-pub(crate) use place::{add_partition, check_removable, find_space, remove_partition};
-pub(crate) use read::Contents;
+pub(crate) use partition_slot::{PlaceError, add_partition, check_removable, find_space, remove_partition};
 pub(crate) use trace::{Trace, remove_trace};
 
 use std::fmt;
@@ -36,28 +31,24 @@ use crate::node::size::{ByteSize, MIB};
 /// The label of every seed, as FAT stores it.
 const LABEL: &[u8; 11] = b"CIDATA     ";
 
-/// The mark of ours: the name that a FAT's boot sector has for its maker.
+/// The OEM name in the boot sector of every seed that this program makes.
 const MAKER: &[u8; 8] = b"SIMPLIMG";
 
-/// Sector size of a volume that is no partition of a table for other sectors, in bytes.
+/// The sector size of a volume, in bytes, unless the partition table has another one.
 pub(crate) const SECTOR: u64 = partition::SECTOR;
 
-/// A larger volume is not read into memory, in bytes.
+/// The largest volume that is read into memory, in bytes.
 const MAX_READ: u64 = 64 * MIB;
 
 /// Changes are written in blocks of this length, in bytes.
 const BLOCK: usize = 4096;
 
-/// What can go wrong with a seed on a disk.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// There is no place.
     #[error(transparent)]
     Place(#[from] PlaceError),
-    /// The volume can't be made or read.
     #[error(transparent)]
     Volume(#[from] VolumeError),
-    /// The disk failed.
     #[error("reading or writing the seed on the disk")]
     Disk(#[from] io::Error),
 }
@@ -65,16 +56,15 @@ pub(crate) enum Error {
 /// A volume that cloud-init takes for a seed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Found {
-    /// Its first byte on the disk.
+    /// The first byte on the disk.
     pub(crate) start: u64,
-    /// The partition that it is in; none if it is the whole disk.
+    /// The number of the partition; none if the volume is the whole disk.
     pub(crate) partition: Option<u32>,
-    /// What it is.
     pub(crate) kind: Kind,
 }
 
 impl Found {
-    /// Whether it was made by this program, and its serial number if so.
+    /// The serial number, if this program made the volume.
     pub(crate) fn our_serial(&self) -> Option<u32> {
         match self.kind {
             Kind::Fat { maker, serial, len } if maker == *MAKER && len <= LEN => Some(serial),
@@ -82,10 +72,10 @@ impl Found {
         }
     }
 
-    /// Its bytes.
+    /// Reads the whole volume.
     pub(crate) fn load(&self, disk: &dyn ReadAt) -> Result<Vec<u8>, Error> {
         let damaged = |why: &str| VolumeError::Damaged { source: io::Error::other(why.to_owned()) };
-        let Kind::Fat { len, .. } = self.kind else { return Err(damaged("it is an ISO 9660").into()) };
+        let Kind::Fat { len, .. } = self.kind else { return Err(damaged("it is an ISO 9660 file system").into()) };
         if len > MAX_READ || self.start.saturating_add(len) > disk.len() {
             return Err(damaged("it is too large").into());
         }
@@ -95,7 +85,7 @@ impl Found {
     }
 }
 
-/// For messages: where it is.
+/// Says where the volume is, for messages.
 impl fmt::Display for Found {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.partition {
@@ -105,8 +95,8 @@ impl fmt::Display for Found {
     }
 }
 
-/// Every seed on the disk: the disk itself, and each partition.
-pub(crate) fn survey(disk: &dyn ReadAt) -> io::Result<Vec<Found>> {
+/// Finds the seeds on the disk: the disk itself and each partition may be one.
+pub(crate) fn find_seeds(disk: &dyn ReadAt) -> io::Result<Vec<Found>> {
     let mut places = vec![(None, 0)];
     if let Ok(table) = Table::parse(&read_boot_area(disk)?) {
         let partitions = partition::all_partitions(disk, &table)?.into_iter().filter(|partition| !partition.extended);
@@ -119,27 +109,25 @@ pub(crate) fn survey(disk: &dyn ReadAt) -> io::Result<Vec<Found>> {
     Ok(found)
 }
 
-/// The seed of ours that lies where one goes on a disk without anything in its first MiB: what a run was to keep that did not
-/// come to its end.
-pub(crate) fn left_by_a_run(disk: &dyn ReadAt) -> io::Result<Option<Found>> {
+/// The seed that a failed run has left on a disk whose first MiB it did not write.
+pub(crate) fn seed_of_failed_run(disk: &dyn ReadAt) -> io::Result<Option<Found>> {
     if read_boot_area(disk)?.iter().any(|byte| *byte != 0) {
         return Ok(None);
     }
-    let Some(start) = place::start_without_table(disk.len()) else { return Ok(None) };
+    let Some(start) = partition_slot::start_without_table(disk.len()) else { return Ok(None) };
     let found = label::seed_at(disk, start)?.map(|kind| Found { start, partition: None, kind });
     Ok(found.filter(|found| found.our_serial().is_some()))
 }
 
-/// An error if the disk holds a seed already: with a second one nobody could tell which of them counts.
+/// An error if the disk already has a seed. With two of them it would be undefined which one cloud-init uses.
 pub(crate) fn refuse_present(disk: &dyn ReadAt) -> Result<(), Error> {
-    match survey(disk)?.first() {
+    match find_seeds(disk)?.first() {
         Some(found) => Err(PlaceError::Present { at: found.to_string() }.into()),
         None => Ok(()),
     }
 }
 
-/// `old`, a volume with `contents`, made anew for the serial number `serial` with `files`. What would get lost by that is
-/// an error.
+/// Formats the volume `old`, which has `contents`, again with `serial` and `files`. An error if something would get lost.
 pub(crate) fn rebuild(
     old: &[u8],
     contents: &Contents,
@@ -154,7 +142,7 @@ pub(crate) fn rebuild(
     format(old.len() as u64, sector, serial, files.iter().map(|(name, content)| (name, content)))
 }
 
-/// Writes the blocks in which `new` differs from `old`, both of them what lies at `start` of the disk.
+/// Writes the blocks in which `new` differs from `old`, which is on the disk from the byte `start` on.
 pub(crate) fn write_changes(disk: &mut dyn WriteAt, start: u64, old: &[u8], new: &[u8]) -> io::Result<()> {
     for (index, (old, new)) in old.chunks(BLOCK).zip(new.chunks(BLOCK)).enumerate() {
         if old != new {

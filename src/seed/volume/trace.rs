@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! The trace of a seed that its instance removes (`seed_persist`): a few words, none of them a secret, in the last 4 KiB of
-//! the disk's first MiB. A later reinstall tells by them what the instance had.
+//! The trace of a seed that its instance removes (`seed_persist`): a few words without secrets in the last 4 KiB of the first
+//! MiB of the disk. They tell a later reinstall what the instance had, when the seed and its partition are gone.
 //!
-//! They outlive the seed's partition there. The end of the disk is no place for them, for there the root grows. Partitions
-//! begin at 1 MiB or behind it in nearly every image; GRUB uses the gap before them of an MBR only, and no more than 444 KiB of
-//! it (0x78000 - 0x9000 bytes, `maxsec` in util/setup.c). Where anything else is in that place, there is no trace.
+//! The end of the disk is no place for the trace, as the root file system grows there. A partition of its own would be in
+//! the way when the disk grows, and a field of the partition table has a meaning for other programs. Nearly all images begin
+//! their partitions at 1 MiB or later. GRUB uses the gap before them only with an MBR, and at most 444 KiB of it (0x78000 -
+//! 0x9000 bytes, `maxsec` in util/setup.c). If the place is used, no trace is written.
 //!
-//! A partition would be in the way when a disk grows or a dump is restored to a larger one; a field of the table would
-//! have a meaning for others. create writes the trace with the seed, as the guest's script could not be sure to.
+//! create writes the trace together with the seed, because the script in the guest may be unable to write it.
 
 use std::io;
 
@@ -15,25 +15,22 @@ use crate::disk::device::{ReadAt, WriteAt};
 use crate::disk::partition::{self, Table, read_boot_area};
 use crate::node::size::MIB;
 
-/// Where it is, in bytes.
+/// The offset of the trace in bytes.
 const START: u64 = MIB - LEN as u64;
 
-/// What is kept for it, in bytes: a block on every disk.
+/// The length of the trace in bytes, which is a block on every disk.
 const LEN: usize = 4096;
 
-/// What was in a seed, without its content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Trace {
-    /// The serial number of the seed's volume, which says whose it was.
+    /// The serial number of the volume, which says to which instance the seed belonged.
     pub(crate) serial: u32,
-    /// How many SSH keys were in it.
+    /// The number of SSH keys.
     pub(crate) keys: u32,
-    /// Whether there was user-data.
     pub(crate) user_data: bool,
 }
 
 impl Trace {
-    /// The trace on `disk`, if there is one.
     pub(crate) fn read(disk: &dyn ReadAt) -> io::Result<Option<Self>> {
         if disk.len() < MIB {
             return Ok(None);
@@ -41,7 +38,7 @@ impl Trace {
         Ok(Trace::parse(&block(disk)?))
     }
 
-    /// Leaves the trace on `disk`, in the place of an older one; false if something else is there.
+    /// Writes the trace, over an older one. False if something else is in its place.
     pub(crate) fn write(&self, disk: &mut dyn WriteAt) -> io::Result<bool> {
         if disk.len() < MIB || !is_free(disk)? {
             return Ok(false);
@@ -53,7 +50,7 @@ impl Trace {
         Ok(true)
     }
 
-    /// Only what [`Trace::write`] has written is one.
+    /// Parses what [`Trace::write`] writes, and nothing else.
     fn parse(block: &[u8]) -> Option<Self> {
         let len = block.iter().position(|byte| *byte == 0)?;
         let text = str::from_utf8(&block[..len]).ok()?;
@@ -66,7 +63,7 @@ impl Trace {
         (trace.text() == text && block[len..].iter().all(|byte| *byte == 0)).then_some(trace)
     }
 
-    /// Words for whoever looks at the disk, too.
+    /// The first line is for people who look at the disk.
     fn text(&self) -> String {
         let user_data = if self.user_data { "yes" } else { "no" };
         format!(
@@ -76,7 +73,7 @@ impl Trace {
     }
 }
 
-/// Removes the trace from `disk`; false if there is none.
+/// Removes the trace from `disk`. False if there is none.
 pub(crate) fn remove_trace(disk: &mut dyn WriteAt) -> io::Result<bool> {
     let is_there = Trace::read(disk)?.is_some();
     if is_there {
@@ -85,13 +82,13 @@ pub(crate) fn remove_trace(disk: &mut dyn WriteAt) -> io::Result<bool> {
     Ok(is_there)
 }
 
-/// Whether no partition has the place, and nothing is in it but an older trace.
+/// Whether the place is outside of all partitions, and empty or an older trace.
 fn is_free(disk: &dyn ReadAt) -> io::Result<bool> {
     let Ok(table) = Table::parse(&read_boot_area(disk)?) else { return Ok(false) };
     let block = block(disk)?;
-    let apart = |partition: &partition::Partition| partition.start >= MIB || partition.end <= START;
+    let is_elsewhere = |partition: &partition::Partition| partition.start >= MIB || partition.end <= START;
     let is_empty = block.iter().all(|byte| *byte == 0) || Trace::parse(&block).is_some();
-    Ok(is_empty && table.partitions().iter().all(apart))
+    Ok(is_empty && table.partitions().iter().all(is_elsewhere))
 }
 
 fn block(disk: &dyn ReadAt) -> io::Result<[u8; LEN]> {

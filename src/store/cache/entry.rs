@@ -1,53 +1,50 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! One kept image: its files, and the order in which they change.
+//! One entry of the cache: its files, and the order in which they change.
 //!
-//! A sidecar is only ever there together with the image it describes. Publishing removes the old sidecar, puts the new
-//! image in place, and puts the new sidecar beside it, each step on the disk before the next: a process killed in
-//! between, or a power cut, leaves an image without a sidecar, which is no entry.
+//! A sidecar exists only together with the image that it describes. Publishing removes the old sidecar, renames the new
+//! image into place, and writes the new sidecar. Each step is on the disk before the next. A process killed in between, or
+//! a power cut, leaves an image without a sidecar, which is no entry.
 
-use std::fmt::Write as _;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::error::CacheError;
+use super::lock::EntryLock;
 use super::{folder, lock};
 use crate::store::http::{Conditions, ImageUrl};
 
-/// A sidecar is a few hundred bytes; a longer file is none.
+/// A sidecar has a few hundred bytes. A longer file is no sidecar.
 const MAX_SIDECAR: u64 = 64 << 10;
 
-/// What is known about a kept image, as TOML beside it.
+/// What is known about a cached image, stored as TOML beside it. Times are seconds since 1970.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Sidecar {
-    /// Where it came from, secrets left out.
-    pub(crate) url: String,
-    /// Where its server redirected to, secrets left out: a policy that comes later holds for these too.
+    /// URL of the image without secrets.
+    pub(super) url: String,
+    /// URLs of its redirects without secrets. A later policy is checked against them too.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(crate) via: Vec<String>,
-    /// The server's ETag.
-    pub(crate) etag: Option<String>,
-    /// The server's Last-Modified.
-    pub(crate) last_modified: Option<String>,
-    /// Its bytes.
-    pub(crate) length: u64,
-    /// Its SHA-256 as hex digits.
-    pub(crate) sha256: String,
-    /// When it was downloaded, in seconds since 1970.
+    pub(super) via: Vec<String>,
+    pub(super) etag: Option<String>,
+    pub(super) last_modified: Option<String>,
+    /// Length in bytes.
+    pub(super) length: u64,
+    /// SHA-256 as hex digits.
+    pub(super) sha256: String,
+    /// Time of the download.
     pub(crate) fetched_at: u64,
-    /// When the server last said that it is current, in seconds since 1970.
+    /// Time when the server last said that the image is current.
     pub(crate) checked_at: u64,
-    /// What it was last found to agree with, where that had to be fetched: see [`super::Cache::mark_verified`].
-    pub(crate) verified: Option<String>,
+    /// The proof of [`super::Cache::mark_verified`].
+    pub(super) verified: Option<String>,
 }
 
 impl Sidecar {
-    /// What to ask the server for to learn whether the image changed.
-    pub(crate) fn conditions(&self) -> Conditions {
+    /// Conditions for a request that asks whether the image has changed.
+    pub(super) fn conditions(&self) -> Conditions {
         Conditions { if_none_match: self.etag.clone(), if_modified_since: self.last_modified.clone() }
     }
 }
@@ -56,33 +53,32 @@ impl Sidecar {
 pub(crate) struct EntryFiles {
     dir: PathBuf,
     /// Created once, never replaced.
-    pub(crate) lock: PathBuf,
-    /// A download going on, or left by a killed one.
-    pub(crate) part: PathBuf,
-    /// How much of `part` counts.
-    pub(crate) mark: PathBuf,
-    /// A sidecar or a mark being written.
-    pub(crate) tmp: PathBuf,
+    pub(super) lock: PathBuf,
+    /// A download in progress, or what is left of one.
+    pub(super) part: PathBuf,
+    /// The checkpoint of `part`.
+    pub(super) mark: PathBuf,
+    /// A sidecar or a checkpoint while it is written.
+    pub(super) tmp: PathBuf,
     /// The image.
-    pub(crate) img: PathBuf,
+    pub(super) img: PathBuf,
     /// The sidecar.
-    pub(crate) toml: PathBuf,
+    pub(super) toml: PathBuf,
 }
 
-/// An entry that is whole, its image marked as in use.
-pub(crate) struct Entry {
-    pub(crate) file: File,
-    pub(crate) sidecar: Sidecar,
+/// A complete entry. Its image is marked as in use.
+pub(super) struct Entry {
+    pub(super) file: File,
+    pub(super) sidecar: Sidecar,
 }
 
 impl EntryFiles {
-    /// The files for `url`: the key is the SHA-256 of all of it, secrets included.
-    pub(crate) fn of_url(dir: &Path, url: &ImageUrl) -> Self {
+    /// The files for `url`. The key is the SHA-256 of the whole URL with its secrets.
+    pub(super) fn of_url(dir: &Path, url: &ImageUrl) -> Self {
         Self::of_key(dir, &hex(&Sha256::digest(url.as_url().as_str())))
     }
 
-    /// The files for a key.
-    pub(crate) fn of_key(dir: &Path, key: &str) -> Self {
+    pub(super) fn of_key(dir: &Path, key: &str) -> Self {
         let file = |suffix: &str| dir.join(format!("{key}.{suffix}"));
         EntryFiles {
             dir: dir.to_owned(),
@@ -95,91 +91,106 @@ impl EntryFiles {
         }
     }
 
-    /// The key in the name of a file, if it is one that the cache may have written.
+    /// The key in a file name that the cache may have written.
     pub(crate) fn key_of(name: &str) -> Option<&str> {
         let (key, suffix) = name.split_once('.')?;
-        let own = key.len() == 64 && key.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-        (own && matches!(suffix, "lock" | "part" | "mark" | "tmp" | "img" | "toml")).then_some(key)
+        let is_key = key.len() == 64 && key.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        (is_key && matches!(suffix, "lock" | "part" | "mark" | "tmp" | "img" | "toml")).then_some(key)
     }
 
-    /// The key.
-    pub(crate) fn key(&self) -> &str {
+    pub(super) fn key(&self) -> &str {
         self.img.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default()
     }
 
-    /// The folder they are in.
-    pub(crate) fn dir(&self) -> &Path {
+    pub(super) fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// The entry, if it is whole. The caller holds the entry's lock.
-    pub(crate) fn entry(&self) -> Result<Option<Entry>, CacheError> {
+    /// The entry, if it is complete. The caller holds the entry's lock.
+    pub(super) fn entry(&self) -> Result<Option<Entry>, CacheError> {
         let Some(sidecar) = self.sidecar()? else { return Ok(None) };
-        let Some(file) = open_if_there(&self.img)? else { return Ok(None) };
+        let Some(file) = folder::open_file(&self.img, false)? else { return Ok(None) };
         let metadata = file.metadata().map_err(CacheError::io("looking at", &self.img))?;
-        let whole = metadata.is_file() && metadata.len() == sidecar.length;
-        let ours = whole && lock::mark_used(&file).map_err(CacheError::io("locking", &self.img))?;
-        Ok(ours.then_some(Entry { file, sidecar }))
+        let is_complete = metadata.is_file() && metadata.len() == sidecar.length;
+        let is_ours = is_complete && lock::mark_used(&file, &self.img)?;
+        Ok(is_ours.then_some(Entry { file, sidecar }))
+    }
+
+    /// The entry, if it is complete. Waits for the entry's lock, but makes no lock file.
+    pub(super) fn wait_for_entry(&self) -> Result<Option<Entry>, CacheError> {
+        let Some(lock) = EntryLock::existing(&self.lock)? else { return Ok(None) };
+        lock.shared(|| ())?;
+        self.entry()
+    }
+
+    /// The entry's lock, held alone. It is none if there is no lock file, or another process holds the lock.
+    pub(super) fn try_lock(&self) -> Result<Option<EntryLock>, CacheError> {
+        match EntryLock::existing(&self.lock)? {
+            Some(lock) if lock.try_exclusive()? => Ok(Some(lock)),
+            _ => Ok(None),
+        }
     }
 
     /// The sidecar, if there is a valid one.
-    pub(crate) fn sidecar(&self) -> Result<Option<Sidecar>, CacheError> {
+    pub(super) fn sidecar(&self) -> Result<Option<Sidecar>, CacheError> {
         Ok(read_text(&self.toml)?.and_then(|text| toml::from_str(&text).ok()))
     }
 
-    /// The text of the mark, if there is one.
-    pub(crate) fn mark_text(&self) -> Result<Option<String>, CacheError> {
+    /// The text of the checkpoint, if there is one.
+    pub(super) fn checkpoint_text(&self) -> Result<Option<String>, CacheError> {
         read_text(&self.mark)
     }
 
-    /// The empty file that a download goes to: another one each time, for somebody may still read the last.
-    pub(crate) fn create_part(&self) -> Result<File, CacheError> {
-        remove_if_there(&self.part)?;
-        create(&self.part)
+    /// Creates a new, empty part file. It never empties the old file, which somebody may still read.
+    pub(super) fn create_part(&self) -> Result<File, CacheError> {
+        folder::remove(&self.part)?;
+        folder::create_file(&self.part)
     }
 
-    /// The file that a download went to, for reading and writing, if there is one.
-    pub(crate) fn open_part(&self) -> Result<Option<File>, CacheError> {
-        let opened = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOFOLLOW).open(&self.part);
-        if_there(opened).map_err(CacheError::io("opening", &self.part))
+    /// Opens the part file for reading and writing, if there is one.
+    pub(super) fn open_part(&self) -> Result<Option<File>, CacheError> {
+        folder::open_file(&self.part, true)
     }
 
-    /// The mark, for writing, if there is one.
-    pub(crate) fn open_mark(&self) -> Result<Option<File>, CacheError> {
-        let opened = OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW).open(&self.mark);
-        if_there(opened).map_err(CacheError::io("opening", &self.mark))
+    /// Length of the part file in bytes, if there is one.
+    pub(super) fn part_length(&self) -> Option<u64> {
+        folder::regular_file(&self.part).map(|metadata| metadata.len())
     }
 
-    /// The length in bytes of the file that a download went to, if there is one.
-    pub(crate) fn part_length(&self) -> Option<u64> {
-        fs::symlink_metadata(&self.part).ok().filter(fs::Metadata::is_file).map(|metadata| metadata.len())
+    /// Removes the part file. Its checkpoint, which means nothing without it, is removed first.
+    pub(super) fn discard_part(&self) -> Result<(), CacheError> {
+        self.discard_checkpoint()?;
+        folder::remove_regular(&self.part)
     }
 
-    /// Whether there is a mark.
-    pub(crate) fn has_mark(&self) -> bool {
-        is_regular(&self.mark)
+    pub(super) fn discard_checkpoint(&self) -> Result<(), CacheError> {
+        folder::remove_regular(&self.mark)
     }
 
-    /// Removes what there is of a download; the mark first, which means nothing without the file.
-    pub(crate) fn discard_part(&self) -> Result<(), CacheError> {
-        self.discard_mark()?;
-        remove_if_regular(&self.part)
+    pub(super) fn discard_tmp(&self) -> Result<(), CacheError> {
+        folder::remove_regular(&self.tmp)
     }
 
-    /// Removes the mark.
-    pub(crate) fn discard_mark(&self) -> Result<(), CacheError> {
-        remove_if_regular(&self.mark)
+    /// Removes an image that nobody uses, with its sidecar, and tells whether it did. The caller holds the entry's lock
+    /// alone.
+    pub(super) fn remove_unused(&self) -> Result<bool, CacheError> {
+        if folder::regular_file(&self.img).is_none() {
+            folder::remove_regular(&self.toml)?;
+            return Ok(false);
+        }
+        let Some(image) = folder::open_file(&self.img, false)? else { return Ok(false) };
+        if !lock::claim_unused(&image, &self.img)? {
+            return Ok(false);
+        }
+        folder::remove_regular(&self.toml)?;
+        folder::remove(&self.img)?;
+        Ok(true)
     }
 
-    /// Removes what was being written.
-    pub(crate) fn discard_tmp(&self) -> Result<(), CacheError> {
-        remove_if_regular(&self.tmp)
-    }
-
-    /// Makes the complete `.part` file the image that `sidecar` describes. The caller holds the entry's lock alone.
-    pub(crate) fn publish(&self, sidecar: &Sidecar) -> Result<(), CacheError> {
-        self.discard_mark()?;
-        remove_if_there(&self.toml)?;
+    /// Makes the complete part file the image that `sidecar` describes. The caller holds the entry's lock alone.
+    pub(super) fn publish(&self, sidecar: &Sidecar) -> Result<(), CacheError> {
+        self.discard_checkpoint()?;
+        folder::remove(&self.toml)?;
         folder::sync(&self.dir)?;
         fs::rename(&self.part, &self.img).map_err(CacheError::io("renaming", &self.part))?;
         folder::sync(&self.dir)?;
@@ -187,15 +198,15 @@ impl EntryFiles {
     }
 
     /// Replaces the sidecar. The caller holds the entry's lock alone.
-    pub(crate) fn write_sidecar(&self, sidecar: &Sidecar) -> Result<(), CacheError> {
+    pub(super) fn write_sidecar(&self, sidecar: &Sidecar) -> Result<(), CacheError> {
         let text = toml::to_string(sidecar).map_err(io::Error::other).map_err(CacheError::io("writing", &self.toml))?;
         self.replace(&self.toml, &text)?;
         folder::sync(&self.dir)
     }
 
-    /// Makes `text` all that is in the file at `path`, or leaves it as it is.
-    pub(crate) fn replace(&self, path: &Path, text: &str) -> Result<(), CacheError> {
-        let mut file = create(&self.tmp)?;
+    /// Replaces the content of the file at `path` with `text`. After a failure the old content is still there.
+    pub(super) fn replace(&self, path: &Path, text: &str) -> Result<(), CacheError> {
+        let mut file = folder::create_file(&self.tmp)?;
         file.write_all(text.as_bytes())
             .and_then(|()| file.sync_all())
             .and_then(|()| fs::rename(&self.tmp, path))
@@ -204,58 +215,16 @@ impl EntryFiles {
 }
 
 /// Hex digits of a hash.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Removes a file, or finds that it is gone.
-pub(crate) fn remove_if_there(path: &Path) -> Result<(), CacheError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(CacheError::io("removing", path)(error)),
-        _ => Ok(()),
-    }
-}
-
-/// Opens a file for reading, if there is one.
-pub(crate) fn open_if_there(path: &Path) -> Result<Option<File>, CacheError> {
-    let opened = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path);
-    if_there(opened).map_err(CacheError::io("opening", path))
-}
-
-fn if_there(opened: io::Result<File>) -> io::Result<Option<File>> {
-    match opened {
-        Ok(file) => Ok(Some(file)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-/// The text of a small file; none when there is none, or when it is something else.
+/// The text of a small file; none if there is no file, or it is no text.
 fn read_text(path: &Path) -> Result<Option<String>, CacheError> {
-    let Some(file) = open_if_there(path)? else { return Ok(None) };
+    let Some(file) = folder::open_file(path, false)? else { return Ok(None) };
     let mut text = Vec::new();
     file.take(MAX_SIDECAR).read_to_end(&mut text).map_err(CacheError::io("reading", path))?;
     Ok(String::from_utf8(text).ok())
-}
-
-/// Whether there is a file as the cache makes them: never a link or a folder.
-pub(crate) fn is_regular(path: &Path) -> bool {
-    fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file())
-}
-
-/// Removes a file as the cache makes them, if there is one.
-pub(crate) fn remove_if_regular(path: &Path) -> Result<(), CacheError> {
-    if is_regular(path) { remove_if_there(path) } else { Ok(()) }
-}
-
-fn create(path: &Path) -> Result<File, CacheError> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
-    options.open(path).map_err(CacheError::io("creating", path))
 }
 
 #[cfg(test)]

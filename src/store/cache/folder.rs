@@ -1,24 +1,25 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! The folder of the cache: ours alone, or not used at all.
+//! The folder of the cache, and operations on its files that follow no symbolic link.
 //!
-//! Whoever can write there decides what root installs, so a folder that others own or may write to is refused.
+//! Whoever can write to the folder decides what root installs. So a folder that belongs to another user, or that others
+//! may write to, is refused.
 
-use std::fs::{self, DirBuilder, File, Metadata};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::error::CacheError;
 
-/// <https://bford.info/cachedir/>: backup programs leave such folders out.
+/// Backup programs leave out folders with this file: <https://bford.info/cachedir/>.
 const CACHEDIR_TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n\
     # This folder holds downloaded images, kept by ganeti-instance-simpleimage.\n";
 
-/// The folder `dir`, made when missing, if it can be trusted.
+/// Makes the folder if it is missing, and checks that it can be trusted.
 pub(super) fn open(dir: &Path) -> Result<PathBuf, CacheError> {
-    // A final slash would make the system follow a symbolic link.
+    // With a slash at its end the path would lead through a symbolic link.
     let dir: PathBuf = dir.components().collect();
-    create(&dir).map_err(CacheError::io("creating", &dir))?;
+    create_dir(&dir).map_err(CacheError::io("creating", &dir))?;
     let metadata = fs::symlink_metadata(&dir).map_err(CacheError::io("looking at", &dir))?;
     match fault(&metadata, nix::unistd::geteuid().as_raw()) {
         Some(reason) => Err(CacheError::Folder { dir, reason }),
@@ -26,7 +27,7 @@ pub(super) fn open(dir: &Path) -> Result<PathBuf, CacheError> {
     }
 }
 
-fn create(dir: &Path) -> io::Result<()> {
+fn create_dir(dir: &Path) -> io::Result<()> {
     if fs::symlink_metadata(dir).is_ok() {
         return Ok(());
     }
@@ -34,7 +35,7 @@ fn create(dir: &Path) -> io::Result<()> {
         fs::create_dir_all(parent)?;
     }
     match DirBuilder::new().mode(0o700).create(dir) {
-        // Only a folder of our own making gets the tag: in another, it would hide the owner's files from backups.
+        // An existing folder gets no tag, which would hide its owner's files from backups.
         Ok(()) => fs::write(dir.join("CACHEDIR.TAG"), CACHEDIR_TAG),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(error),
@@ -42,20 +43,21 @@ fn create(dir: &Path) -> io::Result<()> {
 }
 
 fn fault(metadata: &Metadata, user: u32) -> Option<String> {
-    if metadata.is_symlink() {
-        return Some("it is a symbolic link".to_owned());
-    }
-    if !metadata.is_dir() {
-        return Some("it is not a folder".to_owned());
-    }
-    if metadata.uid() != user {
-        return Some(format!("it belongs to user {}, not to user {user}", metadata.uid()));
-    }
     let mode = metadata.mode() & 0o7777;
-    (mode & 0o022 != 0).then(|| format!("others may write to it (mode {mode:04o})"))
+    if metadata.is_symlink() {
+        Some("it is a symbolic link".to_owned())
+    } else if !metadata.is_dir() {
+        Some("it is not a folder".to_owned())
+    } else if metadata.uid() != user {
+        Some(format!("it belongs to user {}, not to user {user}", metadata.uid()))
+    } else if mode & 0o022 != 0 {
+        Some(format!("others may write to it (mode {mode:04o})"))
+    } else {
+        None
+    }
 }
 
-/// Bytes that may be written to the file system of `dir`, the reserve for root left alone; none where it does not tell.
+/// Bytes that may be written to the file system of `dir` without the reserve for root, if the system tells.
 pub(super) fn free_space(dir: &Path) -> Option<u64> {
     let stat = nix::sys::statvfs::statvfs(dir).ok()?;
     stat.blocks_available().checked_mul(stat.fragment_size())
@@ -64,6 +66,40 @@ pub(super) fn free_space(dir: &Path) -> Option<u64> {
 /// Makes the names in `dir` survive a power cut.
 pub(super) fn sync(dir: &Path) -> Result<(), CacheError> {
     File::open(dir).and_then(|file| file.sync_all()).map_err(CacheError::io("syncing", dir))
+}
+
+/// Creates an empty file for reading and writing, or empties the file that is there.
+pub(super) fn create_file(path: &Path) -> Result<File, CacheError> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+    options.open(path).map_err(CacheError::io("creating", path))
+}
+
+/// Opens a file for reading, and for writing if asked for; none if there is no file.
+pub(super) fn open_file(path: &Path, write: bool) -> Result<Option<File>, CacheError> {
+    match OpenOptions::new().read(true).write(write).custom_flags(libc::O_NOFOLLOW).open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(CacheError::io("opening", path)(error)),
+    }
+}
+
+/// Metadata of a regular file; none for anything else, which the cache never makes.
+pub(super) fn regular_file(path: &Path) -> Option<Metadata> {
+    fs::symlink_metadata(path).ok().filter(Metadata::is_file)
+}
+
+/// Removes a file if there is one.
+pub(super) fn remove(path: &Path) -> Result<(), CacheError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(CacheError::io("removing", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Removes a regular file if there is one.
+pub(super) fn remove_regular(path: &Path) -> Result<(), CacheError> {
+    if regular_file(path).is_some() { remove(path) } else { Ok(()) }
 }
 
 #[cfg(test)]

@@ -1,93 +1,92 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Locks that end with the process that holds them, however it ends (flock(2)).
+//! Locks that end with the process that holds them (flock(2)).
 //!
-//! There are two. The lock file of an entry is held alone while its image is downloaded or removed, so that a second
-//! `create` waits and shares the download. Who uses an image holds a shared lock on the image's own inode, and needs
-//! the first lock no longer: an image in use is never removed, and a newer one can take its name meanwhile.
+//! The lock file of an entry is locked exclusively while its image is downloaded or removed, so that a second `create`
+//! waits and shares the download. The user of an image holds a shared lock on the image file itself, and does not need
+//! the entry's lock any more. So an image in use is never removed, and a newer image can take its name meanwhile.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-/// The lock file of one entry. It is never removed or replaced: two processes must not hold locks on two files of one
+use super::error::CacheError;
+use super::folder;
+
+/// The lock file of one entry. It is never removed or replaced, because then two processes could lock two files of one
 /// name.
-pub(super) struct EntryLock(File);
+pub(super) struct EntryLock {
+    file: File,
+    path: PathBuf,
+}
 
 impl EntryLock {
-    /// Opens the lock file, made when missing.
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
-        options().create(true).open(path).map(EntryLock)
+    /// Opens the lock file, and makes it if it is missing.
+    pub(super) fn open(path: &Path) -> Result<Self, CacheError> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+        let file = options.open(path).map_err(CacheError::io("opening", path))?;
+        Ok(EntryLock { file, path: path.to_owned() })
     }
 
     /// Opens the lock file if there is one.
-    pub(super) fn existing(path: &Path) -> io::Result<Option<Self>> {
-        match options().open(path) {
-            Ok(file) => Ok(Some(EntryLock(file))),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
+    pub(super) fn existing(path: &Path) -> Result<Option<Self>, CacheError> {
+        Ok(folder::open_file(path, true)?.map(|file| EntryLock { file, path: path.to_owned() }))
     }
 
-    /// Locks together with other readers; `on_wait` runs first when that has to wait.
-    pub(super) fn shared(&self, on_wait: impl FnOnce()) -> io::Result<()> {
-        if !taken(self.0.try_lock_shared())? {
+    /// Takes the lock together with other readers. `on_wait` is called before a wait.
+    pub(super) fn shared(&self, on_wait: impl FnOnce()) -> Result<(), CacheError> {
+        if !self.try_shared()? {
             on_wait();
-            uninterrupted(|| self.0.lock_shared())?;
+            self.wait(File::lock_shared)?;
         }
         Ok(())
     }
 
-    /// Locks together with other readers if that is possible now, and says whether it was.
-    pub(super) fn try_shared(&self) -> io::Result<bool> {
-        taken(self.0.try_lock_shared())
+    /// Tries to take the lock together with other readers.
+    pub(super) fn try_shared(&self) -> Result<bool, CacheError> {
+        locked(self.file.try_lock_shared(), &self.path)
     }
 
-    /// Locks alone, giving up a shared lock before; `on_wait` runs first when that has to wait.
-    pub(super) fn exclusive(&self, on_wait: impl FnOnce()) -> io::Result<()> {
-        self.0.unlock()?;
-        if !taken(self.0.try_lock())? {
+    /// Gives up a shared lock and takes the lock alone. `on_wait` is called before a wait.
+    pub(super) fn exclusive(&self, on_wait: impl FnOnce()) -> Result<(), CacheError> {
+        self.file.unlock().map_err(CacheError::io("locking", &self.path))?;
+        if !self.try_exclusive()? {
             on_wait();
-            uninterrupted(|| self.0.lock())?;
+            self.wait(File::lock)?;
         }
         Ok(())
     }
 
-    /// Locks alone if that is possible now, and says whether it was.
-    pub(super) fn try_exclusive(&self) -> io::Result<bool> {
-        taken(self.0.try_lock())
+    /// Tries to take the lock alone.
+    pub(super) fn try_exclusive(&self) -> Result<bool, CacheError> {
+        locked(self.file.try_lock(), &self.path)
+    }
+
+    fn wait(&self, lock: impl Fn(&File) -> io::Result<()>) -> Result<(), CacheError> {
+        loop {
+            match lock(&self.file) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result.map_err(CacheError::io("locking", &self.path)),
+            }
+        }
     }
 }
 
-/// Marks an image as in use, if nobody is just removing it.
-pub(super) fn mark_used(image: &File) -> io::Result<bool> {
-    taken(image.try_lock_shared())
+/// Tries to mark the image at `path` as in use. That fails only while another process is about to remove it.
+pub(super) fn mark_used(image: &File, path: &Path) -> Result<bool, CacheError> {
+    locked(image.try_lock_shared(), path)
 }
 
-/// Makes sure that nobody uses an image, if that is so.
-pub(super) fn claim_unused(image: &File) -> io::Result<bool> {
-    taken(image.try_lock())
+/// Tries to lock the image at `path` alone, which works if nobody uses it.
+pub(super) fn claim_unused(image: &File, path: &Path) -> Result<bool, CacheError> {
+    locked(image.try_lock(), path)
 }
 
-fn options() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
-    options
-}
-
-fn taken(result: Result<(), TryLockError>) -> io::Result<bool> {
+fn locked(result: Result<(), TryLockError>, path: &Path) -> Result<bool, CacheError> {
     match result {
         Ok(()) => Ok(true),
         Err(TryLockError::WouldBlock) => Ok(false),
-        Err(TryLockError::Error(error)) => Err(error),
-    }
-}
-
-fn uninterrupted(mut lock: impl FnMut() -> io::Result<()>) -> io::Result<()> {
-    loop {
-        match lock() {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            result => return result,
-        }
+        Err(TryLockError::Error(error)) => Err(CacheError::io("locking", path)(error)),
     }
 }

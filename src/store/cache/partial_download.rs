@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! An image on its way: the `.part` file, and the mark beside it from which a later run may go on.
+//! The `.part` file of a download, and the checkpoints from which a later run can resume it.
 //!
-//! What a mark vouches for is read and compared before anybody goes on from it, so that neither a power cut nor a crash at
-//! any step, nor somebody's hand, makes a wrong byte part of an image. A file without a mark, or with one that does not
-//! hold, is worth nothing.
+//! Before a download is resumed, its bytes are read again and compared with the checkpoint. So neither a power cut nor a
+//! crash nor a change by hand can put a wrong byte into an image. A file without a valid checkpoint is useless.
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
@@ -23,68 +22,71 @@ use crate::node::size::{ByteSize, MIB};
 use crate::node::sys;
 use crate::store::http::{Content, RangeRequest};
 
-/// Bytes taken from the network, and read back from the disk, at once, at most.
+/// Bytes taken from the network at once, at most.
 const BUFFER: usize = 256 << 10;
 
-/// The disk begins to write the download every so many bytes: else all of it waits for the sync at the end.
+/// The disk begins to write the download after every so many bytes. Otherwise all of it would wait for the sync at the
+/// end.
 const FLUSH_STEP: u64 = 8 * MIB;
 
-/// After a power cut a download loses what came after its last mark that waited for the disk. Each costs two syncs, of
-/// data that the disk has been writing all along.
-const MARK_STEP: Duration = Duration::from_secs(2);
+/// Time between checkpoints. A power cut loses what came after the last one. Each costs two syncs, of data that the disk
+/// has been writing all along.
+const CHECKPOINT_STEP: Duration = Duration::from_secs(2);
 
-/// A download that is ended otherwise, be it by SIGKILL, loses less than this many bytes and what is in [`BUFFER`]: what
-/// was written is the kernel's by then.
+/// Bytes between the notes of a checkpoint. A process that is killed loses less than this and what is in [`BUFFER`].
 const NOTE_STEP: u64 = 512 << 10;
 
-/// How long the part of a download that failed waits for somebody to go on with it, in seconds: it takes room.
-const KEPT_FOR: u64 = 86_400;
+/// A failed download waits this many seconds for a run that resumes it. Then it is removed to make room.
+const MAX_AGE: u64 = 86_400;
 
-/// A download going on. The caller holds the entry's lock alone.
+/// A download in progress. The caller holds the entry's lock alone.
 pub(super) struct PartialDownload<'a> {
     files: &'a EntryFiles,
     clock: Clock,
     origin: Origin,
     file: File,
-    /// Bytes in the file, and their hash so far.
+    /// Bytes in the file, and their hash.
     length: u64,
     hash: Sha256,
-    /// Bytes that the disk was told to begin to write.
+    /// Bytes that the disk has begun to write.
     flushed: u64,
-    marked: Instant,
-    /// The mark, once this run has written one, and how many bytes it vouches for.
-    journal: Option<CheckpointFile>,
+    /// Time of the last checkpoint, and its file if this run has written one.
+    checkpoint_time: Instant,
+    checkpoint: Option<CheckpointFile>,
+    /// Bytes that the checkpoint or its note tells of.
     noted: u64,
     /// Whether the reader of the download knows this file.
-    followed: bool,
+    is_shared: bool,
 }
 
 impl<'a> PartialDownload<'a> {
-    /// An empty one for the image of which `content` follows.
+    /// Starts an empty file for the image that `content` brings.
     pub(super) fn begin(files: &'a EntryFiles, clock: Clock, content: &Content) -> Result<Self, CacheError> {
         files.discard_part()?;
-        let Content { etag, last_modified, content_length, validator, .. } = content;
-        let (etag, last_modified, validator) = (etag.clone(), last_modified.clone(), validator.clone());
-        let via = content.redirects.iter().map(ToString::to_string).collect();
-        let origin = Origin { via, etag, last_modified, total: *content_length, validator };
+        let origin = Origin {
+            via: content.redirects.iter().map(ToString::to_string).collect(),
+            etag: content.etag.clone(),
+            last_modified: content.last_modified.clone(),
+            total: content.content_length,
+            validator: content.validator.clone(),
+        };
         let file = files.create_part()?;
         Ok(Self::new(files, clock, origin, file, (0, Sha256::new())))
     }
 
-    /// What an earlier run left, as far as its mark holds; none when there is nothing to go on from.
+    /// What an earlier run left, up to the last byte that its checkpoint confirms; none if it can't be resumed.
     pub(super) fn left_by_earlier_run(files: &'a EntryFiles, clock: Clock, report: &Report) -> Option<Self> {
-        let found = SavedCheckpoint::read(files).filter(SavedCheckpoint::is_usable)?;
+        let saved = SavedCheckpoint::read(files).filter(SavedCheckpoint::is_usable)?;
         let mut file = files.open_part().ok()??;
-        // Reading it back takes its time.
-        report.info(format_args!("checking what an earlier run has downloaded: {}", ByteSize(found.length())));
-        let (length, hash) = found.intact(&file).filter(|(length, _)| *length > 0)?;
+        // Reading the bytes takes some time.
+        report.info(format_args!("checking what an earlier run has downloaded: {}", ByteSize(saved.length())));
+        let (length, hash) = saved.verify(&file).filter(|(length, _)| *length > 0)?;
         file.set_len(length).ok()?;
         file.seek(SeekFrom::End(0)).ok()?;
-        Some(Self::new(files, clock, found.mark.origin, file, (length, hash)))
+        Some(Self::new(files, clock, saved.checkpoint.origin, file, (length, hash)))
     }
 
     fn new(files: &'a EntryFiles, clock: Clock, origin: Origin, file: File, (length, hash): (u64, Sha256)) -> Self {
-        let marked = Instant::now();
         PartialDownload {
             files,
             clock,
@@ -93,21 +95,21 @@ impl<'a> PartialDownload<'a> {
             length,
             hash,
             flushed: length,
-            marked,
-            journal: None,
+            checkpoint_time: Instant::now(),
+            checkpoint: None,
             noted: length,
-            followed: false,
+            is_shared: false,
         }
     }
 
-    /// What to ask the server for; none when that is all of the image.
-    pub(super) fn rest(&self) -> Option<RangeRequest> {
+    /// The request for the missing bytes; none if the whole image has to be requested.
+    pub(super) fn missing_range(&self) -> Option<RangeRequest> {
         let validator = self.origin.validator.clone().filter(|_| self.length > 0)?;
         Some(RangeRequest { from: self.length, total: self.origin.total, validator })
     }
 
-    /// Takes in what is new in the answer that brings the rest.
-    pub(super) fn go_on(&mut self, content: &Content) {
+    /// Takes over what is new in the answer with the missing bytes.
+    pub(super) fn resume(&mut self, content: &Content) {
         self.origin.total = content.content_length.or(self.origin.total);
         for url in content.redirects.iter().map(ToString::to_string) {
             if !self.origin.via.contains(&url) {
@@ -116,35 +118,34 @@ impl<'a> PartialDownload<'a> {
         }
     }
 
-    /// Takes the space first: a full disk shows before the download instead of near its end.
+    /// Reserves disk space, so that a full disk shows before the download and not near its end.
     pub(super) fn reserve(&self) -> Result<(), CacheError> {
         let Some(missing) = self.origin.total.and_then(|total| total.checked_sub(self.length)) else { return Ok(()) };
-        let full = |free| CacheError::Full { needed: missing, free, dir: self.files.dir().to_owned() };
         let free = folder::free_space(self.files.dir());
+        let full = || CacheError::Full { needed: missing, free, dir: self.files.dir().to_owned() };
         if free.is_some_and(|free| missing > free) {
-            return Err(full(free));
+            return Err(full());
         }
-        let range = i64::try_from(self.length).ok().zip(i64::try_from(missing).ok());
-        let (at, missing) = range.ok_or_else(|| full(free))?;
-        if missing == 0 {
+        let (Ok(at), Ok(len)) = (i64::try_from(self.length), i64::try_from(missing)) else { return Err(full()) };
+        if len == 0 {
             return Ok(());
         }
-        // Not every file system can.
-        match fallocate(&self.file, FallocateFlags::FALLOC_FL_KEEP_SIZE, at, missing) {
-            Err(Errno::ENOSPC | Errno::EDQUOT) => Err(full(free)),
-            // There may be room: files of this length are not permitted here (ulimit), or not possible.
+        match fallocate(&self.file, FallocateFlags::FALLOC_FL_KEEP_SIZE, at, len) {
+            Err(Errno::ENOSPC | Errno::EDQUOT) => Err(full()),
+            // There may be space, but files of this length are not permitted (ulimit) or not possible.
             Err(Errno::EFBIG) => Err(CacheError::io("writing", &self.files.part)(Errno::EFBIG.into())),
+            // Other errors mean that the file system can't reserve space.
             _ => Ok(()),
         }
     }
 
-    /// Writes the body behind what is there, and tells `follow`.
-    pub(super) fn receive(&mut self, content: &mut Content, follow: &SharedDownload) -> Result<(), CacheError> {
-        if !self.followed {
-            let promise = DownloadInfo { length: self.origin.total, validator: self.origin.validator.clone() };
-            let begun = follow.begin(&self.file, promise, self.length);
+    /// Appends the body to the file, and tells the reader of `shared`.
+    pub(super) fn receive(&mut self, content: &mut Content, shared: &SharedDownload) -> Result<(), CacheError> {
+        if !self.is_shared {
+            let info = DownloadInfo { length: self.origin.total, validator: self.origin.validator.clone() };
+            let begun = shared.begin(&self.file, info, self.length);
             begun.map_err(CacheError::io("opening", &self.files.part))?;
-            self.followed = true;
+            self.is_shared = true;
         }
         let mut buffer = vec![0; BUFFER];
         loop {
@@ -153,7 +154,7 @@ impl<'a> PartialDownload<'a> {
                 return Ok(());
             }
             self.append(&buffer[..count])?;
-            if !follow.advance(count) {
+            if !shared.advance(count) {
                 return Err(CacheError::Abandoned);
             }
         }
@@ -167,113 +168,100 @@ impl<'a> PartialDownload<'a> {
             sys::start_writeback(&self.file, self.flushed, self.length - self.flushed);
             self.flushed = self.length;
         }
-        if self.marked.elapsed() >= MARK_STEP {
-            self.mark();
+        if self.checkpoint_time.elapsed() >= CHECKPOINT_STEP {
+            self.save_checkpoint();
         } else if self.length - self.noted >= NOTE_STEP {
-            self.note();
+            self.save_note();
         }
         Ok(())
     }
 
-    /// Whether there is a way to go on from here, and something missing.
-    fn is_worth_marking(&self) -> bool {
-        self.rest().is_some() && self.origin.total.is_none_or(|total| self.length < total)
+    /// Whether another run could resume the download here, and has bytes to request.
+    fn is_resumable(&self) -> bool {
+        self.missing_range().is_some() && self.origin.total.is_none_or(|total| self.length < total)
     }
 
-    /// Makes the bytes that are there something to go on from when this process is killed. That costs no sync.
-    fn note(&mut self) {
-        if !self.is_worth_marking() {
+    /// Saves how far the download is, in case this process is killed. That needs no sync.
+    fn save_note(&mut self) {
+        if !self.is_resumable() {
             return;
         }
-        match &self.journal {
-            Some(journal) => {
-                // Nobody believes a note that does not hold.
-                let _ = journal.note(&self.checkpoint());
+        match &self.checkpoint {
+            Some(file) => {
+                // A note that is damaged does not count.
+                let _ = file.write_note(&self.hashed_prefix());
                 self.noted = self.length;
             }
-            None => self.mark(),
+            None => self.save_checkpoint(),
         }
     }
 
-    fn checkpoint(&self) -> HashedPrefix {
+    /// Saves how far the download is, in case of a power cut. A failure only means that there is no checkpoint.
+    fn save_checkpoint(&mut self) {
+        if self.is_resumable() {
+            self.checkpoint = self.try_save_checkpoint().ok();
+            if self.checkpoint.is_none() {
+                let _ = self.files.discard_checkpoint();
+            }
+        }
+        (self.checkpoint_time, self.noted) = (Instant::now(), self.length);
+    }
+
+    fn try_save_checkpoint(&self) -> Result<CheckpointFile, CacheError> {
+        self.file.sync_data().map_err(CacheError::io("syncing", &self.files.part))?;
+        let written_at = seconds(self.clock.time());
+        Checkpoint { safe: self.hashed_prefix(), written_at, origin: self.origin.clone() }.write(self.files)
+    }
+
+    fn hashed_prefix(&self) -> HashedPrefix {
         HashedPrefix { length: self.length, sha256: hex(&self.hash.clone().finalize()) }
     }
 
-    /// Makes the bytes that are there something to go on from after a crash. It is no reason to fail when that can't be
-    /// done: then there is no mark.
-    fn mark(&mut self) {
-        if self.is_worth_marking() {
-            self.journal = self.try_mark().ok();
-            if self.journal.is_none() {
-                let _ = self.files.discard_mark();
-            }
-        }
-        (self.marked, self.noted) = (Instant::now(), self.length);
-    }
-
-    fn try_mark(&self) -> Result<CheckpointFile, CacheError> {
-        self.file.sync_data().map_err(CacheError::io("syncing", &self.files.part))?;
-        let written_at = seconds(self.clock.time());
-        Checkpoint { safe: self.checkpoint(), written_at, origin: self.origin.clone() }.write(self.files)
-    }
-
-    /// Puts the whole image onto the disk, and says what it is. Its times are not set yet.
+    /// Syncs the complete image to the disk, and describes it. The times in the sidecar are not set yet.
     pub(super) fn finish(self, url: String) -> Result<Sidecar, CacheError> {
         self.file.sync_all().map_err(CacheError::io("syncing", &self.files.part))?;
+        let HashedPrefix { length, sha256 } = self.hashed_prefix();
         let Origin { via, etag, last_modified, .. } = self.origin;
-        let sha256 = hex(&self.hash.finalize());
-        Ok(Sidecar {
-            url,
-            via,
-            etag,
-            last_modified,
-            length: self.length,
-            sha256,
-            fetched_at: 0,
-            checked_at: 0,
-            verified: None,
-        })
+        Ok(Sidecar { url, via, etag, last_modified, length, sha256, fetched_at: 0, checked_at: 0, verified: None })
     }
 
-    /// Bytes that are there.
     pub(super) fn length(&self) -> u64 {
         self.length
     }
 
-    /// The download failed. Keeps what another run can go on from, and gives how many bytes that is.
+    /// Ends a failed download. Keeps what another run can resume, and gives its number of bytes.
     pub(super) fn leave(mut self) -> Result<u64, CacheError> {
-        if self.rest().is_none() {
+        if self.missing_range().is_none() {
             return self.files.discard_part().map(|()| 0);
         }
-        // The space reserved for the rest is not needed until then.
+        // This gives back the reserved space, which the next run reserves again.
         let _ = self.file.set_len(self.length);
-        self.mark();
-        Ok(if self.journal.is_some() { self.length } else { 0 })
+        self.save_checkpoint();
+        Ok(if self.checkpoint.is_some() { self.length } else { 0 })
     }
 }
 
-/// Removes what a killed or failed download left, unless it is worth going on with it at `now` (seconds since 1970). The
-/// caller holds the entry's lock alone.
+/// Removes what a killed or failed download left, unless it can be resumed at `now` (seconds since 1970). The caller
+/// holds the entry's lock alone.
 pub(super) fn remove_leftovers(files: &EntryFiles, now: u64) -> Result<(), CacheError> {
     files.discard_tmp()?;
     if useless(files, now).is_some() { files.discard_part() } else { Ok(()) }
 }
 
-/// What there is of a download that nobody goes on with at `now` (seconds since 1970) or later; none where there is
-/// nothing, and where somebody can. Whether its bytes are still right is found out when they do.
+/// Why what is left of a download is useless at `now` (seconds since 1970). It is none if nothing is left, or the download
+/// can be resumed. The hashes are not compared before that happens.
 pub(super) fn useless(files: &EntryFiles, now: u64) -> Option<&'static str> {
     let part = files.part_length();
-    let Some(found) =
-        SavedCheckpoint::read(files).filter(|found| found.is_usable() && part >= Some(found.mark.safe.length))
-    else {
-        return part
-            .is_some()
-            .then_some("a download that nobody can go on with")
-            .or_else(|| files.has_mark().then_some("a download that is gone"));
-    };
-    // A time of the future is a clock set back, not age.
-    let old = now.saturating_sub(found.mark.written_at) >= KEPT_FOR;
-    old.then_some("a cut download that nobody went on with for a day")
+    let saved = SavedCheckpoint::read(files).filter(SavedCheckpoint::is_usable);
+    match (part, saved) {
+        (Some(length), Some(saved)) if length >= saved.checkpoint.safe.length => {
+            // A time in the future means that the clock was set back.
+            let is_old = now.saturating_sub(saved.checkpoint.written_at) >= MAX_AGE;
+            is_old.then_some("an interrupted download that nobody resumed for a day")
+        }
+        (Some(_), _) => Some("an interrupted download that can't be resumed"),
+        (None, _) => folder::regular_file(&files.mark).map(|_| "the checkpoint of a download that is gone"),
+    }
 }
 
 #[cfg(test)]
@@ -307,32 +295,32 @@ mod tests {
         }
     }
 
-    fn mark(content: &[u8]) -> Checkpoint {
+    fn checkpoint(content: &[u8]) -> Checkpoint {
         let safe = HashedPrefix { length: content.len() as u64, sha256: hex(&Sha256::digest(content)) };
         Checkpoint { safe, written_at: NOW, origin: origin() }
     }
 
-    /// How much of `part` another run would go on from.
-    fn usable(part: &[u8], mark: &str) -> Option<u64> {
+    /// How many bytes of `part` another run would use.
+    fn usable(part: &[u8], checkpoint: &str) -> Option<u64> {
         let dir = tempfile::tempdir().unwrap();
         let files = EntryFiles::of_key(dir.path(), "k");
         fs::write(&files.part, part).unwrap();
-        fs::write(&files.mark, mark).unwrap();
+        fs::write(&files.mark, checkpoint).unwrap();
         let found = PartialDownload::left_by_earlier_run(&files, clock(), &report())?;
-        assert_eq!(found.rest().unwrap().from, found.length());
+        assert_eq!(found.missing_range().unwrap().from, found.length());
         assert_eq!(fs::metadata(&files.part).unwrap().len(), found.length());
         Some(found.length())
     }
 
-    fn text(mark: &Checkpoint) -> String {
-        toml::to_string(mark).unwrap()
+    fn text(checkpoint: &Checkpoint) -> String {
+        toml::to_string(checkpoint).unwrap()
     }
 
     #[test]
-    fn only_bytes_that_the_mark_vouches_for_are_gone_on_from() {
-        let good = text(&mark(b"01234"));
+    fn only_bytes_that_the_checkpoint_confirms_are_used() {
+        let good = text(&checkpoint(b"01234"));
         assert_eq!(usable(b"01234", &good), Some(5));
-        // What came after the mark may be torn.
+        // What came after the checkpoint may be torn.
         assert_eq!(usable(b"01234567", &good), Some(5));
         for torn in [&b"0123"[..], b"", b"01235", b"\0\0\0\0\0", b"01\x0034567"] {
             assert_eq!(usable(torn, &good), None, "{torn:?}");
@@ -345,7 +333,7 @@ mod tests {
             let (length, sha256) = (content.len(), hex(&Sha256::digest(content)));
             format!("[latest]\nlength = {length:<20}\nsha256 = '{sha256}'\n")
         };
-        let safe = |content: &[u8], note: &str| text(&mark(content)) + note;
+        let safe = |content: &[u8], note: &str| text(&checkpoint(content)) + note;
         assert_eq!(usable(b"01234567", &safe(b"01234", &note(b"0123456"))), Some(7));
         assert_eq!(usable(b"01234567", &safe(b"", &note(b"0123456"))), Some(7), "nothing is safe yet");
         // What a power cut leaves: the note without its bytes, its bytes without all of the note, an older note.
@@ -364,17 +352,17 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_that_is_torn_or_says_too_little_is_none() {
-        let good = text(&mark(b"01234"));
+    fn a_checkpoint_that_is_torn_or_says_too_little_is_none() {
+        let good = text(&checkpoint(b"01234"));
         for cut in 0..good.len() - 1 {
             assert_eq!(usable(b"01234", &good[..cut]), None, "{}", &good[..cut]);
         }
         assert_eq!(usable(b"01234", &"\0".repeat(good.len())), None);
-        let without = Checkpoint { origin: Origin { validator: None, ..origin() }, ..mark(b"01234") };
+        let without = Checkpoint { origin: Origin { validator: None, ..origin() }, ..checkpoint(b"01234") };
         assert_eq!(usable(b"01234", &text(&without)), None);
-        assert_eq!(usable(b"0123456789", &text(&mark(b"0123456789"))), None, "nothing is missing");
-        assert_eq!(usable(b"", &text(&mark(b""))), None, "there is nothing");
-        let unknown = Checkpoint { origin: Origin { total: None, ..origin() }, ..mark(b"0123456789") };
+        assert_eq!(usable(b"0123456789", &text(&checkpoint(b"0123456789"))), None, "nothing is missing");
+        assert_eq!(usable(b"", &text(&checkpoint(b""))), None, "there is nothing");
+        let unknown = Checkpoint { origin: Origin { total: None, ..origin() }, ..checkpoint(b"0123456789") };
         assert_eq!(usable(b"0123456789", &text(&unknown)), Some(10));
     }
 
@@ -384,30 +372,30 @@ mod tests {
         let files = EntryFiles::of_key(dir.path(), "k");
         let golden = dir.path().join("golden");
         fs::write(&golden, "01234").unwrap();
-        fs::write(&files.mark, text(&mark(b"0123"))).unwrap();
+        fs::write(&files.mark, text(&checkpoint(b"0123"))).unwrap();
         std::os::unix::fs::symlink(&golden, &files.part).unwrap();
         assert!(PartialDownload::left_by_earlier_run(&files, clock(), &report()).is_none());
         assert_eq!(fs::read(&golden).unwrap(), b"01234");
     }
 
     #[test]
-    fn leftovers_go_after_a_day_and_without_a_mark_at_once() {
+    fn leftovers_go_after_a_day_and_without_a_checkpoint_at_once() {
         let dir = tempfile::tempdir().unwrap();
         let files = EntryFiles::of_key(dir.path(), "k");
-        let left = |mark: &str, now| {
+        let left = |checkpoint: &str, now| {
             fs::write(&files.part, "01234").unwrap();
-            fs::write(&files.mark, mark).unwrap();
+            fs::write(&files.mark, checkpoint).unwrap();
             fs::write(&files.tmp, "half").unwrap();
             remove_leftovers(&files, now).unwrap();
             assert!(!files.tmp.exists());
             assert_eq!(files.part.exists(), files.mark.exists());
             files.part.exists()
         };
-        let good = text(&mark(b"01234"));
+        let good = text(&checkpoint(b"01234"));
         assert!(left(&good, NOW + 86_399) && left(&good, NOW - 5));
         assert!(!left(&good, NOW + 86_400) && !left("", NOW));
         fs::write(&files.mark, &good).unwrap();
         remove_leftovers(&files, NOW).unwrap();
-        assert!(!files.mark.exists(), "a mark of nothing");
+        assert!(!files.mark.exists(), "a checkpoint of nothing");
     }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Reading a download while it grows: the disk is written before the network is done.
+//! Reading a download while it grows, so that the disk is written before the network is done.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -8,7 +8,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::store::http::Validator;
 
-/// One download, as its reader sees it. Both sides share it; each may go away at any time.
+/// A download that its writer and its reader share. Each side may stop at any time.
 #[derive(Default)]
 pub(crate) struct SharedDownload {
     state: Mutex<State>,
@@ -18,75 +18,77 @@ pub(crate) struct SharedDownload {
 /// What a server says of an image before it sends it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct DownloadInfo {
-    /// Its length in bytes.
+    /// Length in bytes.
     pub(crate) length: Option<u64>,
-    /// What tells this version of it from every other.
+    /// Tells this version of the image from every other.
     pub(crate) validator: Option<Validator>,
 }
 
 #[derive(Default)]
 struct State {
-    /// The download's file and what the server said of it, once the first bytes may come.
+    /// The file of the download, once bytes may come.
     part: Option<(File, DownloadInfo)>,
-    /// Bytes of it that are there.
+    /// Bytes that can be read.
     available: u64,
-    /// How many of them belong to earlier files, and what the server promised for this one.
-    attempt: (u64, Option<u64>),
-    /// Files begun: with a second one the bytes may be another image's. An attempt that goes on with a cut one adds none.
-    attempts: u32,
-    /// Set at the end: whether the file is whole.
-    whole: Option<bool>,
+    /// Number of files. With a second one the bytes may be another image's. A resumed download keeps its file.
+    files: u32,
+    /// How many of the `available` bytes belong to earlier files.
+    earlier: u64,
+    /// Length of the current file's image.
+    length: Option<u64>,
+    /// Set at the end: whether the file is complete.
+    complete: Option<bool>,
     abandoned: bool,
-    /// The reader was told that the download failed or began again.
+    /// The reader got the error that the download failed or began again.
     lost: bool,
 }
 
 impl SharedDownload {
-    /// Waits until there is something to read; none when there never will be: the image was kept already, or the
-    /// download failed before.
+    /// Waits for the first bytes, and gives a reader. It is none if there is no download: the image is in the cache, or
+    /// the download failed before.
     pub(crate) fn reader(&self) -> io::Result<Option<DownloadReader<'_>>> {
-        let mut state = self.wait_while(|state| state.part.is_none() && state.whole.is_none());
-        let Some((file, promise)) = state.part.take() else { return Ok(None) };
-        Ok(Some(DownloadReader { follow: self, file, promise, at: 0 }))
+        let mut state = self.wait_while(|state| state.part.is_none() && state.complete.is_none());
+        let Some((file, info)) = state.part.take() else { return Ok(None) };
+        Ok(Some(DownloadReader { shared: self, file, info, at: 0 }))
     }
 
-    /// How many bytes of the image are there, and how many the server promised.
+    /// Bytes of the image received, and the length that the server promised.
     pub(crate) fn progress(&self) -> (u64, Option<u64>) {
         let state = self.state();
-        (state.available - state.attempt.0, state.attempt.1)
+        (state.available - state.earlier, state.length)
     }
 
-    /// Whether it was the download that stopped the reader: what it read says nothing about the image.
+    /// Whether the download stopped the reader. Then the reader's error says nothing about the image.
     pub(crate) fn lost(&self) -> bool {
         self.state().lost
     }
 
-    /// The reader has no use for the rest: a download that has not ended yet does so with an error.
+    /// Called by the reader when it needs no more bytes. A download that has not ended yet then ends with an error.
     pub(crate) fn abandon(&self) {
         let mut state = self.state();
-        state.abandoned = state.whole.is_none();
+        state.abandoned = state.complete.is_none();
     }
 
-    /// Whether the reader gave up before the download ended.
+    /// Whether the reader stopped before the download ended.
     pub(crate) fn abandoned(&self) -> bool {
         self.state().abandoned
     }
 
-    /// An attempt begins; its bytes come to be in `part`, and `available` of them are there already.
-    pub(super) fn begin(&self, part: &File, promise: DownloadInfo, available: u64) -> io::Result<()> {
-        let (part, length) = (part.try_clone()?, promise.length);
+    /// Starts a file. Its bytes come into `part`, which has `available` bytes already.
+    pub(super) fn begin(&self, part: &File, info: DownloadInfo, available: u64) -> io::Result<()> {
+        let (part, length) = (part.try_clone()?, info.length);
         let mut state = self.state();
-        state.attempts += 1;
-        if state.attempts == 1 {
-            state.part = Some((part, promise));
+        state.files += 1;
+        if state.files == 1 {
+            state.part = Some((part, info));
             state.available = available;
         }
-        state.attempt = (state.available.saturating_sub(available), length);
+        (state.earlier, state.length) = (state.available.saturating_sub(available), length);
         self.changed.notify_all();
         Ok(())
     }
 
-    /// `count` more bytes are there; gives whether anybody still wants more.
+    /// Adds `count` bytes, and tells whether anybody still wants more.
     pub(super) fn advance(&self, count: usize) -> bool {
         let mut state = self.state();
         state.available += count as u64;
@@ -94,9 +96,9 @@ impl SharedDownload {
         !state.abandoned
     }
 
-    /// Nothing more comes. What is said first counts.
-    pub(super) fn end(&self, whole: bool) {
-        self.state().whole.get_or_insert(whole);
+    /// Ends the download. Only the first call counts.
+    pub(super) fn end(&self, complete: bool) {
+        self.state().complete.get_or_insert(complete);
         self.changed.notify_all();
     }
 
@@ -109,19 +111,18 @@ impl SharedDownload {
     }
 }
 
-/// The bytes of a download in their order; waits for those that have not come yet. Its end is the end of a download
-/// whose length was right; any other end is an error.
-pub(crate) struct DownloadReader<'f> {
-    follow: &'f SharedDownload,
+/// Reads the bytes of a download in their order, and waits for those that have not come yet. It ends with the download,
+/// if that has the right length. Any other end is an error.
+pub(crate) struct DownloadReader<'s> {
+    shared: &'s SharedDownload,
     file: File,
-    promise: DownloadInfo,
+    info: DownloadInfo,
     at: u64,
 }
 
 impl DownloadReader<'_> {
-    /// What the server said of the image.
     pub(crate) fn info(&self) -> &DownloadInfo {
-        &self.promise
+        &self.info
     }
 }
 
@@ -129,23 +130,23 @@ impl Read for DownloadReader<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let at = self.at;
         let mut state =
-            self.follow.wait_while(|state| state.available <= at && state.whole.is_none() && state.attempts == 1);
-        if state.attempts > 1 || state.whole == Some(false) {
+            self.shared.wait_while(|state| state.available <= at && state.complete.is_none() && state.files == 1);
+        if state.files > 1 || state.complete == Some(false) {
             state.lost = true;
             return Err(io::Error::other("the download failed or began again"));
         }
         let available = state.available - at;
         drop(state);
+        // At the end of a complete download `available` is 0, which ends the reader too.
         let len = usize::try_from(available).unwrap_or(buf.len()).min(buf.len());
-        // All of it is there; only the end of the download is an end.
         self.file.read_exact_at(&mut buf[..len], at)?;
         self.at += len as u64;
         Ok(len)
     }
 }
 
-/// Ends the download for its reader, however the downloading side leaves.
-pub(super) struct EndOnDrop<'f>(pub(super) &'f SharedDownload);
+/// Ends the download for its reader, no matter how the writer returns.
+pub(super) struct EndOnDrop<'s>(pub(super) &'s SharedDownload);
 
 impl Drop for EndOnDrop<'_> {
     fn drop(&mut self) {
@@ -162,12 +163,12 @@ mod tests {
     #[test]
     fn every_byte_arrives_in_order() {
         let data: Vec<u8> = (0..200_000_u32).flat_map(u32::to_le_bytes).collect();
-        let follow = SharedDownload::default();
+        let shared = SharedDownload::default();
         let mut part = tempfile::tempfile().unwrap();
         thread::scope(|scope| {
             let reading = scope.spawn(|| {
                 let mut all = Vec::new();
-                let mut reader = follow.reader().unwrap().unwrap();
+                let mut reader = shared.reader().unwrap().unwrap();
                 assert_eq!(reader.info().length, Some(data.len() as u64));
                 reader.read_to_end(&mut all).map(|_| all)
             });
@@ -175,12 +176,12 @@ mod tests {
             let (early, late) = data.split_at(100_000);
             part.write_all(early).unwrap();
             let promise = DownloadInfo { length: Some(data.len() as u64), validator: None };
-            follow.begin(&part, promise, 100_000).unwrap();
+            shared.begin(&part, promise, 100_000).unwrap();
             for piece in late.chunks(7777) {
                 part.write_all(piece).unwrap();
-                assert!(follow.advance(piece.len()));
+                assert!(shared.advance(piece.len()));
             }
-            follow.end(true);
+            shared.end(true);
             assert!(reading.join().unwrap().unwrap() == data);
         });
     }
@@ -189,7 +190,7 @@ mod tests {
     fn a_download_that_fails_or_restarts_is_an_error_and_one_that_never_begins_is_nothing() {
         let file = tempfile::tempfile().unwrap();
         let read =
-            |follow: &SharedDownload| follow.reader().unwrap().unwrap().read(&mut [0; 8]).unwrap_err().to_string();
+            |shared: &SharedDownload| shared.reader().unwrap().unwrap().read(&mut [0; 8]).unwrap_err().to_string();
         let failed = SharedDownload::default();
         failed.begin(&file, DownloadInfo::default(), 0).unwrap();
         drop(EndOnDrop(&failed));

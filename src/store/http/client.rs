@@ -1,37 +1,33 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! The client: one request after the other until the image, or the reason why there is none.
+//! The HTTP client: redirects, retries, and what counts as an answer with the image.
 
 use std::io::Read as _;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use ureq::Agent;
-use ureq::config::Config;
 use ureq::http::header;
 use ureq::http::{HeaderMap, StatusCode};
-use ureq::unversioned::transport::{ConnectProxyConnector, Connector, TcpConnector};
 
+use super::agent::Agents;
 use super::error::HttpError;
-use super::no_proxy::NoProxy;
-use super::proxy::Proxy;
-use super::request::{Conditions, RequestHeaders, Wanted, request_target};
-use super::resolver::SystemResolver;
+use super::request::{Conditions, RequestHeaders, Wanted};
 use super::response::{Content, ReceivedRange, Response};
-use super::retry::{Attempts, Backoff};
-use super::settings::{HttpSettings, Secret};
-use super::tls::{security, showing_certificate};
-use super::tls_transport::TlsConnector;
+use super::resume::RangeRequest;
+use super::retry::{Backoff, retry_after};
+use super::settings::HttpSettings;
+use super::tls::{tls_connector, tls_connector_with_client_certificate};
 use super::transport_error::RequestContext;
 use super::url::ImageUrl;
 use crate::node::report::Report;
+use crate::node::size::{ByteSize, MIB};
 
-/// Fewer than the 20 of browsers and the 50 of curl: each is one more server to trust with what is installed.
+/// Browsers follow 20 redirects and curl 50. Here each one is another server that has to be trusted with the image.
 const MAX_REDIRECTS: usize = 10;
 
-/// Bytes read from the network at once, at most.
-const INPUT_BUFFER: usize = 256 << 10;
+/// How much of an error page is read, in bytes.
+const MAX_ERROR_PAGE: u64 = 4 << 10;
 
-/// How much of an error page is looked at, in bytes.
-const MAX_PAGE: u64 = 4 << 10;
+/// Limit of [`Client::fetch_small`], in bytes. It keeps a server from filling the memory.
+const MAX_SMALL_FILE: u64 = MIB;
 
 type Answer = ureq::http::Response<ureq::Body>;
 
@@ -41,27 +37,10 @@ pub struct Client {
     settings: HttpSettings,
     headers: RequestHeaders,
     backoff: Backoff,
-    /// To the server that was asked for; with the client certificate, if there is one.
-    own: Agents,
-    /// To any other, which sees no certificate of ours, where that makes a difference.
-    foreign: Option<Agents>,
-}
-
-/// The ways to a server.
-#[derive(Debug)]
-struct Agents {
-    direct: Agent,
-    /// For http through a proxy: absolute-form requests.
-    requests: Option<ProxyAgent>,
-    /// For https through a proxy: CONNECT.
-    tunnels: Option<ProxyAgent>,
-}
-
-/// A way through a proxy.
-#[derive(Debug)]
-struct ProxyAgent {
-    proxy: Proxy,
-    agent: Agent,
+    /// For the server that was asked for. It shows the client certificate, if there is one.
+    agents: Agents,
+    /// For other servers, which must not see the client certificate. None if there is no certificate.
+    redirect_agents: Option<Agents>,
 }
 
 impl Client {
@@ -70,36 +49,45 @@ impl Client {
         Self::with_backoff(settings, Backoff::default())
     }
 
-    /// The same with other pauses between attempts.
+    /// Makes a client with other pauses between attempts.
     pub fn with_backoff(settings: &HttpSettings, backoff: Backoff) -> Result<Self, HttpError> {
         let headers = RequestHeaders::new(settings)?;
-        let plain = Agents::new(settings, &security(settings)?)?;
-        let (own, foreign) = match showing_certificate(settings)? {
-            Some(security) => (Agents::new(settings, &security)?, Some(plain)),
+        let plain = Agents::new(settings, &tls_connector(settings)?)?;
+        let (agents, redirect_agents) = match tls_connector_with_client_certificate(settings)? {
+            Some(tls) => (Agents::new(settings, &tls)?, Some(plain)),
             None => (plain, None),
         };
-        Ok(Client { settings: settings.clone(), headers, backoff, own, foreign })
+        Ok(Client { settings: settings.clone(), headers, backoff, agents, redirect_agents })
     }
 
-    /// Asks for `url`, again after transient failures, and gives the first answer that is the image or `NotModified`.
-    /// What fails within the body is the caller's: see [`Client::attempts`].
+    /// Requests `url`, again after transient failures, and gives the answer with the image or `NotModified`. A failure
+    /// within the body is for the caller, who can use [`Client::attempts`].
     pub fn get(&self, url: &ImageUrl, conditions: &Conditions, report: &Report) -> Result<Response, HttpError> {
-        let mut attempts = self.attempts(url, report);
-        loop {
-            match attempts.get(conditions, None) {
-                Err(error) if attempts.retry(&error) => {}
-                result => return result,
-            }
-        }
+        self.attempts(url, report).repeat(|attempts| attempts.get(conditions, None))
     }
 
-    /// The attempts at `url`, for callers that also try again when the body fails. The time allowed starts now.
+    /// Reads a whole file of at most 1 MiB, again after transient failures. It is never kept.
+    pub(crate) fn fetch_small(&self, url: &ImageUrl, report: &Report) -> Result<Vec<u8>, HttpError> {
+        self.attempts(url, report).repeat(|attempts| match attempts.get(&Conditions::default(), None)? {
+            Response::Content(content) => read_small(*content, url),
+            // Without conditions the client takes a 304 for an error.
+            Response::NotModified => Ok(Vec::new()),
+        })
+    }
+
+    /// The attempts at `url`, for callers that also retry when the body fails. The time allowed starts now.
     pub(crate) fn attempts<'a>(&'a self, url: &'a ImageUrl, report: &'a Report) -> Attempts<'a> {
-        Attempts::new(self, url, report)
+        let deadline = self.settings.max_time.and_then(|time| Instant::now().checked_add(time));
+        Attempts { client: self, url, report, deadline, failures: 0 }
     }
 
-    /// Asks once, following redirects.
-    pub(super) fn get_once(
+    /// Whether an image that came from `url` may be used.
+    pub(crate) fn allows(&self, url: &ImageUrl) -> bool {
+        self.settings.allows(url)
+    }
+
+    /// Sends one request and follows its redirects.
+    fn get_once(
         &self,
         first: &ImageUrl,
         wanted: Wanted,
@@ -135,10 +123,12 @@ impl Client {
         wanted: Wanted,
         deadline: Option<Instant>,
     ) -> Result<Answer, HttpError> {
-        let same_server = url.as_url().origin() == first.as_url().origin();
-        let ways = self.foreign.as_ref().filter(|_| !same_server).unwrap_or(&self.own);
-        let (agent, peer) = ways.to(url, &self.settings.no_proxy);
-        let mut request = agent.get(request_target(url));
+        let agents = match &self.redirect_agents {
+            Some(others) if !url.is_same_server(first) => others,
+            _ => &self.agents,
+        };
+        let (agent, proxy) = agents.select(url, &self.settings);
+        let mut request = agent.get(url.request_target());
         for (name, value) in self.headers.build(url, first, wanted) {
             request = request.header(name, value);
         }
@@ -146,15 +136,14 @@ impl Client {
             let left = deadline.saturating_duration_since(Instant::now());
             request = request.config().timeout_global(Some(left)).build();
         }
-        request.call().map_err(|error| self.exchange(url, &peer).failure(error))
+        request.call().map_err(|error| self.context(url, proxy).explain(error))
     }
 
-    fn exchange<'a>(&self, url: &'a ImageUrl, peer: &'a str) -> RequestContext<'a> {
-        let HttpSettings { connect_timeout, stall_timeout, max_time, .. } = self.settings;
-        RequestContext { url, peer, connect_timeout, stall_timeout, max_time }
+    fn context<'a>(&self, url: &'a ImageUrl, proxy: Option<&'a str>) -> RequestContext<'a> {
+        RequestContext { url, proxy, limits: self.settings.time_limits() }
     }
 
-    /// What `answer` of the last of the `visited` URLs means.
+    /// Judges `answer`, which came from the last of the `visited` URLs.
     fn accept(
         &self,
         visited: &[ImageUrl],
@@ -164,170 +153,146 @@ impl Client {
     ) -> Result<Response, HttpError> {
         let url = &visited[visited.len() - 1];
         let status = answer.status();
-        let other_part = |reason| HttpError::ResumeRefused { url: url.to_string(), reason };
-        let part = match (status, wanted.rest_at(url)) {
+        let refused = |reason| HttpError::ResumeRefused { url: url.to_string(), reason };
+        let range = match (status, wanted.range_at(url)) {
             (StatusCode::OK, _) => None,
             (StatusCode::NOT_MODIFIED, _) if !wanted.conditions.is_empty() => return Ok(Response::NotModified),
-            (StatusCode::PARTIAL_CONTENT, Some(rest)) => {
-                let total = rest.check(answer.headers()).map_err(other_part)?;
-                Some(ReceivedRange { from: rest.from, total })
+            (StatusCode::PARTIAL_CONTENT, Some(range)) => {
+                let total = range.check(answer.headers()).map_err(refused)?;
+                Some(ReceivedRange { from: range.from, total })
             }
             (StatusCode::RANGE_NOT_SATISFIABLE, Some(_)) => {
-                return Err(other_part("it answered 416 Range Not Satisfiable"));
+                return Err(refused("it answered 416 Range Not Satisfiable"));
             }
-            (StatusCode::BAD_REQUEST, _) if url.as_url().scheme() == "http" && wants_tls(&mut answer) => {
-                return Err(self.exchange(url, &server_of(url)).speaks_tls());
+            (StatusCode::BAD_REQUEST, _) if !url.is_https() && is_https_port(&mut answer) => {
+                // Such a page comes from the server even through a proxy.
+                return Err(self.context(url, None).speaks_tls());
             }
             _ => {
                 let retry_after = retry_after(answer.headers());
                 return Err(HttpError::Status { url: url.to_string(), status, retry_after });
             }
         };
-        let chunked = check_framing(url, answer.headers())?;
-        // Of an empty answer nobody keeps the length.
+        self.content(visited, answer, range, report).map(Response::Content)
+    }
+
+    fn content(
+        &self,
+        visited: &[ImageUrl],
+        answer: Answer,
+        range: Option<ReceivedRange>,
+        report: &Report,
+    ) -> Result<Box<Content>, HttpError> {
+        let url = &visited[visited.len() - 1];
+        let is_chunked = check_framing(url, answer.headers())?;
+        // ureq gives no length for an empty body, even where the server does.
         let says_length = answer.headers().contains_key(header::CONTENT_LENGTH);
-        let content = Content::new(visited, answer, part, &self.settings);
-        if content.content_length.is_none() && !chunked && !says_length {
+        let content = Content::new(visited, answer, range, &self.settings);
+        if content.content_length.is_none() && !is_chunked && !says_length {
             report.warn(format_args!(
                 "{url}: the server does not say how long the image is, so a cut download cannot be noticed"
             ));
         }
-        Ok(Response::Content(Box::new(content)))
-    }
-
-    /// Whether an image that came from `url` may be used.
-    pub(crate) fn allows(&self, url: &ImageUrl) -> bool {
-        self.settings.allows(url)
-    }
-
-    pub(crate) fn settings(&self) -> &HttpSettings {
-        &self.settings
-    }
-
-    pub(crate) fn backoff(&self) -> Backoff {
-        self.backoff
+        Ok(Box::new(content))
     }
 }
 
-impl Agents {
-    fn new(settings: &HttpSettings, security: &TlsConnector) -> Result<Self, HttpError> {
-        let https_proxy = settings.https_proxy.as_ref().or(settings.proxy.as_ref());
-        let direct = agent(settings, security, None);
-        let requests = settings.proxy.as_ref().map(|proxy| ProxyAgent::by_requests(proxy, settings, security));
-        let tunnels = https_proxy.map(|proxy| ProxyAgent::by_tunnels(proxy, settings, security));
-        Ok(Agents { direct, requests: requests.transpose()?, tunnels: tunnels.transpose()? })
+/// The attempts at one URL. They share the number of retries and the time allowed, no matter whether the answer or the
+/// body fails.
+pub struct Attempts<'a> {
+    client: &'a Client,
+    url: &'a ImageUrl,
+    report: &'a Report,
+    deadline: Option<Instant>,
+    failures: u32,
+}
+
+impl Attempts<'_> {
+    /// Sends one request and follows its redirects. It asks for `range` if the last URL is that of its validator, else
+    /// for the whole image.
+    pub(crate) fn get(&self, conditions: &Conditions, range: Option<&RangeRequest>) -> Result<Response, HttpError> {
+        self.client.get_once(self.url, Wanted { conditions, range }, self.deadline, self.report)
     }
 
-    /// Who carries a request to `url`, and whom a failure to connect is about.
-    fn to(&self, url: &ImageUrl, no_proxy: &[NoProxy]) -> (&Agent, String) {
-        let target = url.as_url();
-        match if target.scheme() == "https" { &self.tunnels } else { &self.requests } {
-            Some(proxied) if !no_proxy.iter().any(|entry| entry.covers(target)) => {
-                (&proxied.agent, proxied.proxy.peer())
+    /// Whether to try again after `error`. If so, this reports the error and waits first.
+    pub(crate) fn retry(&mut self, error: &HttpError) -> bool {
+        let retries = self.client.settings.retries;
+        if !error.is_transient() || self.failures >= retries {
+            return false;
+        }
+        self.failures += 1;
+        let pause = self.client.backoff.pause(self.failures, error.retry_after());
+        if self.deadline.is_some_and(|deadline| Instant::now() + pause >= deadline) {
+            return false;
+        }
+        let seconds = pause.as_secs_f32();
+        self.report.info(format_args!("{error}; trying again in {seconds} s ({} of {retries})", self.failures));
+        std::thread::sleep(pause);
+        true
+    }
+
+    fn repeat<T>(&mut self, attempt: impl Fn(&Self) -> Result<T, HttpError>) -> Result<T, HttpError> {
+        loop {
+            match attempt(self) {
+                Err(error) if self.retry(&error) => {}
+                result => return result,
             }
-            _ => (&self.direct, server_of(url)),
         }
     }
 }
 
-impl ProxyAgent {
-    fn by_requests(proxy: &Secret, settings: &HttpSettings, security: &TlsConnector) -> Result<Self, HttpError> {
-        let proxy = Proxy::parse(proxy)?;
-        let (absolute_form, resolver) = proxy.for_requests()?;
-        let connector = ().chain(TcpConnector::default()).chain(security.clone()).chain(absolute_form);
-        Ok(ProxyAgent { proxy, agent: Agent::with_parts(agent_config(settings, None), connector, resolver) })
+fn read_small(mut content: Content, url: &ImageUrl) -> Result<Vec<u8>, HttpError> {
+    let mut all = Vec::new();
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        let count = content.body.receive(&mut buffer)?;
+        if count == 0 {
+            return Ok(all);
+        }
+        all.extend_from_slice(&buffer[..count]);
+        if all.len() as u64 > MAX_SMALL_FILE {
+            return Err(HttpError::TooLarge { url: url.to_string(), limit: ByteSize(MAX_SMALL_FILE) });
+        }
     }
-
-    fn by_tunnels(proxy: &Secret, settings: &HttpSettings, security: &TlsConnector) -> Result<Self, HttpError> {
-        let proxy = Proxy::parse(proxy)?;
-        let agent = agent(settings, security, Some(proxy.for_tunnels()?));
-        Ok(ProxyAgent { proxy, agent })
-    }
 }
 
-fn agent(settings: &HttpSettings, security: &TlsConnector, proxy: Option<ureq::Proxy>) -> Agent {
-    let connector = ().chain(ConnectProxyConnector::default()).chain(TcpConnector::default()).chain(security.clone());
-    Agent::with_parts(agent_config(settings, proxy), connector, SystemResolver)
-}
-
-/// Statuses and redirects are judged by us; nothing is taken from the environment, as ureq's default proxy would be.
-fn agent_config(settings: &HttpSettings, proxy: Option<ureq::Proxy>) -> Config {
-    Agent::config_builder()
-        .http_status_as_error(false)
-        .max_redirects(0)
-        .max_redirects_will_error(false)
-        .proxy(proxy)
-        .user_agent(settings.user_agent.as_str())
-        .timeout_resolve(Some(settings.connect_timeout))
-        .timeout_connect(Some(settings.connect_timeout))
-        // A header that drips in would never stall.
-        .timeout_recv_response(Some(settings.stall_timeout))
-        // The total for a body would be timeout_recv_body; these two restart with every read and write.
-        .timeout_per_read(Some(settings.stall_timeout))
-        .timeout_per_write(Some(settings.stall_timeout))
-        .input_buffer_size(INPUT_BUFFER)
-        // Downloads are long and few: a connection kept for the next one would only be stale.
-        .max_idle_connections(0)
-        .build()
-}
-
-/// Whether the body comes in chunks; any other transfer encoding is an error, for ureq would hand out the encoded bytes.
+/// Whether the body comes in chunks. Any other transfer encoding is an error, because ureq would give out the encoded
+/// bytes.
 fn check_framing(url: &ImageUrl, headers: &HeaderMap) -> Result<bool, HttpError> {
-    let mut encodings = headers.get_all(header::TRANSFER_ENCODING).iter().peekable();
-    let chunked = encodings.peek().is_some();
-    if encodings.all(|encoding| encoding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
-        return Ok(chunked);
+    let mut encodings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    if encodings.any(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
+        let reason = "a transfer encoding other than chunked".to_owned();
+        return Err(HttpError::Protocol { url: url.to_string(), reason });
     }
-    let reason = "a transfer encoding other than chunked".to_owned();
-    Err(HttpError::Protocol { url: url.to_string(), reason })
+    Ok(headers.contains_key(header::TRANSFER_ENCODING))
 }
 
-/// `host:port` of the URL.
-pub(crate) fn server_of(url: &ImageUrl) -> String {
-    let url = url.as_url();
-    format!("{}:{}", url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or_default())
-}
-
-/// Whether `answer` comes from a port for https: Apache, Go's servers and nginx say so in plain HTTP.
-fn wants_tls(answer: &mut Answer) -> bool {
+/// Whether `answer` comes from a port for https. Apache, nginx and Go's servers say so in plain HTTP.
+fn is_https_port(answer: &mut Answer) -> bool {
     let mut page = Vec::new();
-    // What could be read is enough.
-    let _ = answer.body_mut().as_reader().take(MAX_PAGE).read_to_end(&mut page);
+    // After a read error the bytes that came before are judged.
+    let _ = answer.body_mut().as_reader().take(MAX_ERROR_PAGE).read_to_end(&mut page);
     let page = String::from_utf8_lossy(&page);
     ["to HTTPS port", "to an HTTPS server", "to an SSL-enabled server"].iter().any(|words| page.contains(words))
 }
 
-/// Where `answer` sends us, if it does; never from https to http.
+/// The URL that `answer` redirects to, if it does.
 fn redirect_target(url: &ImageUrl, answer: &Answer) -> Result<Option<ImageUrl>, HttpError> {
     if !matches!(answer.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
         return Ok(None);
     }
-    let refuse = |reason| Err(HttpError::Redirect { url: url.to_string(), reason });
-    let Some(location) = answer.headers().get(header::LOCATION).and_then(|value| value.to_str().ok()) else {
-        return refuse("the server redirects without saying where to");
-    };
-    redirect_to(url, location).map(Some).or_else(refuse)
+    let location = answer.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
+    let target = location.ok_or("the server redirects without saying where to").and_then(|to| redirect_to(url, to));
+    target.map(Some).map_err(|reason| HttpError::Redirect { url: url.to_string(), reason })
 }
 
-/// Where `location` leads from `url`, or what is wrong with that.
+/// The URL that `location` means at `url`. A redirect from https to http is an error.
 pub(crate) fn redirect_to(url: &ImageUrl, location: &str) -> Result<ImageUrl, &'static str> {
-    // The reason for a bad URL is left out: where it is a scheme, it is the server's text.
+    // The error of a bad URL is left out, because it may repeat text of the server.
     let next =
         url.join(location).map_err(|_err| "the server redirects to something that is not an http or https URL")?;
-    if url.as_url().scheme() == "https" && next.as_url().scheme() == "http" {
+    if url.is_https() && !next.is_https() {
         return Err("the server redirects from https to http, which would not be safe");
     }
     Ok(next)
-}
-
-/// The time of a Retry-After header (RFC 9110, section 10.2.3). A date is compared with the server's own, so that nobody
-/// has to trust two clocks.
-pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let text = |name| headers.get(name)?.to_str().ok().map(str::trim);
-    let after = text(header::RETRY_AFTER)?;
-    if let Ok(seconds) = after.parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let (until, now) = (httpdate::parse_http_date(after).ok()?, httpdate::parse_http_date(text(header::DATE)?).ok()?);
-    Some(until.duration_since(now).unwrap_or_default())
 }

@@ -1,188 +1,70 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Why an image could not be fetched, in one sentence that holds no secret.
+//! The errors of HTTP requests.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ureq::http::StatusCode;
 
 use crate::node::size::ByteSize;
 
-/// A fetch that failed. The URLs in it are without their secrets, as `ImageUrl` displays them.
+/// A fetch that failed. `url` is the image's URL without its secrets, as `ImageUrl` displays it. `peer` is `host:port` or
+/// `the proxy host:port`.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the message of each variant shows what its fields hold")]
 pub enum HttpError {
-    /// A setting that cannot be used.
     #[error("{setting}: {reason}")]
-    Setting {
-        /// Which setting.
-        setting: &'static str,
-        /// What is wrong with it; never its value, which may be a secret.
-        reason: String,
-    },
-    /// A file that a setting names cannot be used.
+    Setting { setting: &'static str, reason: String },
     #[error("{what} {}: {reason}", path.display())]
-    File {
-        /// What is in it: "CA file", ...
-        what: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// The server or the proxy could not be reached.
+    File { what: &'static str, path: PathBuf, reason: String },
     #[error("{url}: cannot connect to {peer}: {reason}")]
-    Connect {
-        /// The image.
-        url: String,
-        /// `host:port`, or `the proxy host:port`.
-        peer: String,
-        /// What the system said.
-        reason: String,
-    },
-    /// No such host. It may be down for good or mistyped, but asking again at once won't help.
+    Connect { url: String, peer: String, reason: String },
     #[error("{url}: there is no host {host} (look at the name, or at the node's name servers)")]
-    NoHost {
-        /// The image.
-        url: String,
-        /// The host: the server's, or the proxy's.
-        host: String,
-    },
-    /// The other side speaks another protocol.
+    NoHost { url: String, host: String },
     #[error("{url}: {peer} {speaks}")]
-    OtherProtocol {
-        /// The image.
-        url: String,
-        /// `host:port`, or `the proxy host:port`.
-        peer: String,
-        /// What it speaks, and what to do.
-        speaks: &'static str,
-    },
-    /// The proxy refused to open a tunnel.
+    OtherProtocol { url: String, peer: String, speaks: &'static str },
     #[error("{peer} refused to connect to {url}: {reason}")]
-    Tunnel {
-        /// `the proxy host:port`.
-        peer: String,
-        /// The image.
-        url: String,
-        /// Its status line.
-        reason: String,
-        /// The status, where the proxy gave one.
-        status: Option<u16>,
-    },
-    /// The server's certificate did not hold.
+    Tunnel { peer: String, url: String, reason: String, status: Option<u16> },
     #[error("{url}: the server's certificate is not trusted ({reason})")]
-    Certificate {
-        /// The image.
-        url: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// TLS failed otherwise.
+    Certificate { url: String, reason: String },
     #[error("{url}: no secure connection ({reason})")]
-    Tls {
-        /// The image.
-        url: String,
-        /// What the TLS library said.
-        reason: String,
-    },
-    /// The server answered, but not with the image.
+    Tls { url: String, reason: String },
     #[error("{url}: the server answered {}", status_text(*status))]
-    Status {
-        /// The image.
-        url: String,
-        /// The status code.
-        status: StatusCode,
-        /// How long the server asks to stay away.
-        retry_after: Option<Duration>,
-    },
-    /// A URL that the administrator does not allow.
+    Status { url: String, status: StatusCode, retry_after: Option<Duration> },
     #[error("{url} is not in a place that allowed_images lists{}", redirected(*is_redirect))]
-    NotAllowed {
-        /// It, or where the server redirected to.
-        url: String,
-        /// Whether it is the latter.
-        is_redirect: bool,
-    },
-    /// A redirect that is not followed.
+    NotAllowed { url: String, is_redirect: bool },
     #[error("{url}: {reason}")]
-    Redirect {
-        /// Who redirected.
-        url: String,
-        /// Why it is not followed.
-        reason: &'static str,
-    },
-    /// The connection ended before the answer began.
+    Redirect { url: String, reason: &'static str },
     #[error("{url}: the server closed the connection without an answer{hint}")]
-    NoAnswer {
-        /// The image.
-        url: String,
-        /// What may be the reason.
-        hint: &'static str,
-    },
-    /// The connection ended within the image.
+    NoAnswer { url: String, hint: &'static str },
     #[error("{url}: the connection was cut after {received} bytes{}", of_expected(*expected))]
-    Cut {
-        /// The image.
-        url: String,
-        /// Bytes that came.
-        received: u64,
-        /// Bytes that were announced.
-        expected: Option<u64>,
-    },
-    /// The server did not send the rest of the image, but something else. All of it may still be had.
-    #[error("{url}: the server can't go on with the download ({reason})")]
-    ResumeRefused {
-        /// The image.
-        url: String,
-        /// What it did instead.
-        reason: &'static str,
-    },
-    /// Nothing came for too long.
+    Cut { url: String, received: u64, expected: Option<u64> },
+    #[error("{url}: the server can't resume the download ({reason})")]
+    ResumeRefused { url: String, reason: &'static str },
     #[error("{url}: no data for {} s", timeout.as_secs_f32())]
-    Stalled {
-        /// The image.
-        url: String,
-        /// The stall timeout.
-        timeout: Duration,
-    },
-    /// Too little came for too long.
+    Stalled { url: String, timeout: Duration },
     #[error("{url}: less than {minimum} a second for {} s", time.as_secs_f32())]
-    Slow {
-        /// The image.
-        url: String,
-        /// The least that has to come in a second.
-        minimum: ByteSize,
-        /// The stall timeout.
-        time: Duration,
-    },
-    /// The whole fetch took too long.
+    Slow { url: String, minimum: ByteSize, time: Duration },
     #[error("{url}: not complete after {} s", limit.as_secs_f32())]
-    TooSlow {
-        /// The image.
-        url: String,
-        /// The longest time allowed.
-        limit: Duration,
-    },
-    /// A file that has to be small is not.
+    TooSlow { url: String, limit: Duration },
     #[error("{url}: larger than {limit}, which no SUMS file, signature or first-boot file may be")]
-    TooLarge {
-        /// The file.
-        url: String,
-        /// What it may have at most.
-        limit: ByteSize,
-    },
-    /// What the server sent is not HTTP.
+    TooLarge { url: String, limit: ByteSize },
     #[error("{url}: the answer is not valid HTTP ({reason})")]
-    Protocol {
-        /// The image.
-        url: String,
-        /// What is wrong with it.
-        reason: String,
-    },
+    Protocol { url: String, reason: String },
 }
 
 impl HttpError {
-    /// Whether the same request may well succeed a moment later.
+    /// The error that a setting can't be used. `reason` never has the value, which may be a secret.
+    pub(super) fn setting(setting: &'static str, reason: impl Into<String>) -> Self {
+        HttpError::Setting { setting, reason: reason.into() }
+    }
+
+    /// The error that the file of a setting can't be used; `what` names the kind of file.
+    pub(super) fn file(what: &'static str, path: &Path, reason: impl Into<String>) -> Self {
+        HttpError::File { what, path: path.to_owned(), reason: reason.into() }
+    }
+
+    /// Whether the same request may succeed a moment later.
     pub(crate) fn is_transient(&self) -> bool {
         match self {
             Self::Connect { .. }
@@ -197,8 +79,8 @@ impl HttpError {
         }
     }
 
-    /// Whether the server is down or out of reach, as opposed to an answer that the image is gone or forbidden, or a
-    /// server that cannot be trusted.
+    /// Whether the server is down or out of reach. This is false for a server that can't be trusted, and for an answer
+    /// that the image is gone or forbidden.
     pub(crate) fn is_unavailable(&self) -> bool {
         match self {
             Self::Status { status, .. } => status.is_server_error() || is_transient_status(status.as_u16()),
@@ -207,7 +89,7 @@ impl HttpError {
         }
     }
 
-    /// How long the server asks to stay away.
+    /// The time that the server asks its clients to wait.
     pub(super) fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Status { retry_after, .. } => *retry_after,
@@ -216,7 +98,7 @@ impl HttpError {
     }
 }
 
-/// Statuses that curl's `--retry` takes for transient too (curl(1)).
+/// curl's `--retry` takes the same statuses for transient (curl(1)).
 fn is_transient_status(status: u16) -> bool {
     matches!(status, 408 | 429 | 500 | 502 | 503 | 504)
 }

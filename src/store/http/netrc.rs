@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Users and passwords by host, from a netrc file (the format of netrc(5) and curl(1)).
+//! Reads netrc files: user names and passwords by host, in the format of netrc(5) and curl(1).
 
 use std::path::Path;
 
 use super::error::HttpError;
-use super::secret_file;
+use super::secret_file::read_secret_file;
 use super::settings::{Credentials, Secret};
 
-/// A netrc file's entries.
+/// The entries of a netrc file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Netrc {
     entries: Vec<Entry>,
@@ -15,59 +15,58 @@ pub(crate) struct Netrc {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Entry {
-    /// None for `default`.
+    /// None stands for `default`.
     machine: Option<String>,
     login: Secret,
     password: Secret,
 }
 
 impl Netrc {
-    /// Reads a file that nobody else can read.
-    pub(crate) fn read(path: &Path) -> Result<Self, HttpError> {
+    /// Reads the file at `path`, which must be closed to other users.
+    pub(super) fn read(path: &Path) -> Result<Self, HttpError> {
         const WHAT: &str = "netrc file";
-        let content = secret_file::read(WHAT, path)?;
-        let fault = |reason| HttpError::File { what: WHAT, path: path.to_owned(), reason };
-        let text = String::from_utf8(content).ok().ok_or_else(|| fault("not UTF-8 text".to_owned()))?;
-        Self::parse(&text).map_err(fault)
+        let content = read_secret_file(WHAT, path)?;
+        let text = String::from_utf8(content).map_err(|_err| HttpError::file(WHAT, path, "not UTF-8 text"))?;
+        Self::parse(&text).map_err(|reason| HttpError::file(WHAT, path, reason))
     }
 
-    /// The entry for `host` (a name, or an address without brackets), or else the default one behind it.
+    /// The first entry for `host`, which is a name or an address. `default` stands for every host.
     pub(crate) fn credentials(&self, host: &str) -> Option<Credentials> {
         let bare = host.trim_matches(['[', ']']);
         let matches = |entry: &&Entry| entry.machine.as_ref().is_none_or(|name| name.eq_ignore_ascii_case(bare));
         let Entry { login, password, .. } = self.entries.iter().find(matches)?;
-        // An entry without a user is there to keep the default away.
+        // An entry without a user only keeps its host from the default entry.
         (!login.0.is_empty()).then(|| Credentials { user: login.clone(), password: password.clone() })
     }
 
-    /// Reads the text of a file. The error names a line, and nothing that stands there.
+    /// Parses the text of a file. The error names a line, but nothing in it, which may be secret.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let mut entries: Vec<Entry> = Vec::new();
         let mut words = Words { rest: text, line: 1 };
         while let Some(word) = words.next()? {
             let line = words.line;
-            let wrong = |what: &str| format!("line {line}: {what}");
-            let mut value = || words.next()?.ok_or_else(|| wrong("the last word needs a value"));
+            let refused = |reason: &str| format!("line {line}: {reason}");
+            let mut value = || words.next()?.ok_or_else(|| refused("the last word needs a value"));
             match word.as_str() {
                 "machine" => entries.push(Entry::new(Some(value()?))),
                 "default" => entries.push(Entry::new(None)),
                 "macdef" => words.skip_macro(),
                 "login" | "password" | "account" => {
                     let value = Secret(value()?);
-                    let entry = entries.last_mut().ok_or_else(|| wrong("'machine' has to come first"))?;
+                    let entry = entries.last_mut().ok_or_else(|| refused("'machine' has to come first"))?;
                     match word.as_str() {
                         "login" => entry.login = value,
                         "password" => entry.password = value,
                         _ => {}
                     }
                 }
-                _ => return Err(wrong("not one of machine, default, login, password, account, macdef")),
+                _ => return Err(refused("not one of machine, default, login, password, account, macdef")),
             }
         }
         Ok(Netrc { entries })
     }
 
-    /// The text of a file with these entries.
+    /// The text of a netrc file with these entries.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn to_text(&self) -> String {
         let quoted =
@@ -87,7 +86,7 @@ impl Entry {
     }
 }
 
-/// The words of the text: separated by blanks, or in double quotes with backslashes as curl has it.
+/// The words of a text. They are separated by white space, or stand in double quotes with curl's backslashes.
 struct Words<'t> {
     rest: &'t str,
     line: usize,
@@ -97,11 +96,11 @@ impl Words<'_> {
     fn next(&mut self) -> Result<Option<String>, String> {
         loop {
             let start = self.rest.trim_start();
-            self.pass(self.rest.len() - start.len());
+            self.advance(self.rest.len() - start.len());
             if !start.starts_with('#') {
                 break;
             }
-            self.pass(start.find('\n').unwrap_or(start.len()));
+            self.advance(start.find('\n').unwrap_or(start.len()));
         }
         match self.rest.strip_prefix('"') {
             _ if self.rest.is_empty() => Ok(None),
@@ -109,7 +108,7 @@ impl Words<'_> {
             None => {
                 let end = self.rest.find(char::is_whitespace).unwrap_or(self.rest.len());
                 let word = self.rest[..end].to_owned();
-                self.pass(end);
+                self.advance(end);
                 Ok(Some(word))
             }
         }
@@ -121,7 +120,7 @@ impl Words<'_> {
         while let Some((at, c)) = chars.next() {
             match c {
                 '"' => {
-                    self.pass(at + 2);
+                    self.advance(at + 2);
                     return Ok(word);
                 }
                 '\n' => break,
@@ -140,10 +139,10 @@ impl Words<'_> {
     /// A macro ends with the first empty line.
     fn skip_macro(&mut self) {
         let end = self.rest.find("\n\n").map_or(self.rest.len(), |at| at + 2);
-        self.pass(end);
+        self.advance(end);
     }
 
-    fn pass(&mut self, bytes: usize) {
+    fn advance(&mut self, bytes: usize) {
         let (passed, rest) = self.rest.split_at(bytes);
         self.line += passed.matches('\n').count();
         self.rest = rest;

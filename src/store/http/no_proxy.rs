@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Hosts that are reached without the proxy.
+//! The list of hosts that are reached without the proxy.
 
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use ipnet::IpNet;
 use url::{Host, Url};
 
-/// One entry of a no-proxy list: a host name, `.domain`, an address, a network in CIDR notation, or `*`, each with `:port`
-/// where only that port is meant. IPv6 stands in brackets when a port follows.
+/// An entry of a no-proxy list: a host name, `.domain`, an address, a network in CIDR notation, or `*`. With `:port` it
+/// stands for that port only. IPv6 stands in brackets when a port follows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NoProxy {
     hosts: Hosts,
@@ -21,46 +22,47 @@ enum Hosts {
     Name(String),
     /// A domain and everything below it.
     Domain(String),
-    /// The addresses whose first bits, so many, are those of this one.
-    Network(IpAddr, u32),
+    Network(IpNet),
 }
 
-/// Why a text is no [`NoProxy`]. The text is not repeated.
+/// The error that a text is no [`NoProxy`]. The text is not repeated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{}", NoProxyError::WORDS)]
 pub struct NoProxyError;
 
 impl NoProxyError {
-    /// The message.
     pub(crate) const WORDS: &str = "not a host for the no-proxy list (use host names, .domain, addresses, networks such as \
                              10.0.0.0/8, or *, each with :port where only that is meant)";
 }
 
 impl NoProxy {
-    /// Whether `url` is for one of these hosts. Names are not looked up: a network only covers addresses in URLs.
+    /// Whether the entry covers the host of `url`. Names are not looked up, so a network covers only addresses in URLs.
     pub(crate) fn covers(&self, url: &Url) -> bool {
         if self.port.is_some_and(|port| url.port_or_known_default() != Some(port)) {
             return false;
         }
-        let address = match url.host() {
-            Some(Host::Ipv4(address)) => IpAddr::from(address),
-            Some(Host::Ipv6(address)) => IpAddr::from(address).to_canonical(),
-            Some(Host::Domain(name)) => return self.covers_name(&normal(name)),
-            None => return false,
-        };
-        match self.hosts {
-            Hosts::All => true,
-            Hosts::Network(network, bits) => in_network(address, network, bits),
-            Hosts::Name(_) | Hosts::Domain(_) => false,
+        match url.host() {
+            Some(Host::Ipv4(address)) => self.covers_address(IpAddr::from(address)),
+            Some(Host::Ipv6(address)) => self.covers_address(IpAddr::from(address).to_canonical()),
+            Some(Host::Domain(name)) => self.covers_name(&normal(name)),
+            None => false,
         }
     }
 
-    /// The same, where it is a name, for everything below it too, as curl takes its entries.
+    /// Makes a name cover everything below it too, as curl reads its entries.
     #[must_use]
     pub(crate) fn with_subdomains(self) -> Self {
         match self.hosts {
             Hosts::Name(name) => NoProxy { hosts: Hosts::Domain(name), ..self },
             _ => self,
+        }
+    }
+
+    fn covers_address(&self, address: IpAddr) -> bool {
+        match &self.hosts {
+            Hosts::All => true,
+            Hosts::Network(network) => network.contains(&address),
+            Hosts::Name(_) | Hosts::Domain(_) => false,
         }
     }
 
@@ -71,22 +73,22 @@ impl NoProxy {
             Hosts::Domain(domain) => {
                 host.strip_suffix(domain.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
             }
-            Hosts::Network(..) => false,
+            Hosts::Network(_) => false,
         }
     }
 }
 
-/// What parses to the same.
+/// Shows a text that parses to the same entry.
 impl fmt::Display for NoProxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let host = match &self.hosts {
             Hosts::All => "*".to_owned(),
-            // Without the dot, which is not kept, it would be an address.
+            // Without the dot at its end, which is not stored, it would be an address.
             Hosts::Name(name) if name.parse::<IpAddr>().is_ok() => format!("{name}."),
             Hosts::Name(name) => name.clone(),
             Hosts::Domain(domain) => format!(".{domain}"),
-            Hosts::Network(address, bits) if *bits == all_bits(*address) => address.to_string(),
-            Hosts::Network(address, bits) => format!("{address}/{bits}"),
+            Hosts::Network(network) if network.prefix_len() == network.max_prefix_len() => network.addr().to_string(),
+            Hosts::Network(network) => network.to_string(),
         };
         match self.port {
             None => f.write_str(&host),
@@ -100,11 +102,12 @@ impl FromStr for NoProxy {
     type Err = NoProxyError;
 
     fn from_str(text: &str) -> Result<Self, NoProxyError> {
-        // Before the port is looked for: an IPv6 address is full of colons.
+        // This comes before the search for a port, because an IPv6 address is full of colons.
         if let Some(hosts) = network(text) {
             return Ok(NoProxy { hosts, port: None });
         }
-        let (host, port) = match text.strip_prefix('[') {
+        let in_brackets = text.strip_prefix('[');
+        let (host, port) = match in_brackets {
             Some(rest) => rest.split_once(']').ok_or(NoProxyError)?,
             None => text.split_at(text.find(':').unwrap_or(text.len())),
         };
@@ -115,36 +118,27 @@ impl FromStr for NoProxy {
         };
         let hosts = match network(host) {
             Some(hosts) => hosts,
-            None if !text.starts_with('[') && host == "*" => Hosts::All,
-            None if text.starts_with('[') => return Err(NoProxyError),
+            None if in_brackets.is_some() => return Err(NoProxyError),
+            None if host == "*" => Hosts::All,
             None => name(host).ok_or(NoProxyError)?,
         };
         Ok(NoProxy { hosts, port })
     }
 }
 
-/// An address or a network.
+/// Reads an address or a network. An IPv4 network in IPv6 form becomes one of IPv4: ::ffff:10.0.0.0/104 is 10.0.0.0/8.
 fn network(text: &str) -> Option<Hosts> {
-    let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
-    let address: IpAddr = address.parse().ok()?;
-    let all = all_bits(address);
-    let bits = match bits {
-        // `u32::from_str` would also take a sign.
-        Some(bits) if bits.bytes().all(|byte| byte.is_ascii_digit()) => {
-            bits.parse().ok().filter(|bits| *bits <= all)?
-        }
-        Some(_) => return None,
-        None => all,
+    let network: IpNet = match text.parse::<IpAddr>() {
+        Ok(address) => address.into(),
+        Err(_) => text.parse().ok()?,
     };
-    match address.to_canonical() {
-        // ::ffff:10.0.0.0/104 is 10.0.0.0/8.
-        mapped @ IpAddr::V4(_) if address.is_ipv6() && bits >= 96 => Some(Hosts::Network(mapped, bits - 96)),
-        _ => Some(Hosts::Network(address, bits)),
-    }
-}
-
-fn all_bits(address: IpAddr) -> u32 {
-    if address.is_ipv4() { 32 } else { 128 }
+    let mapped = match network.addr().to_canonical() {
+        IpAddr::V4(address) if network.addr().is_ipv6() => {
+            network.prefix_len().checked_sub(96).and_then(|bits| IpNet::new(address.into(), bits).ok())
+        }
+        _ => None,
+    };
+    Some(Hosts::Network(mapped.unwrap_or(network)))
 }
 
 fn name(text: &str) -> Option<Hosts> {
@@ -156,18 +150,9 @@ fn name(text: &str) -> Option<Hosts> {
     Some(if text.starts_with('.') { Hosts::Domain(name) } else { Hosts::Name(name) })
 }
 
-/// A name without what makes no difference: letter case and a final dot.
+/// Removes what makes no difference in a name: upper case, and a dot at the end.
 fn normal(name: &str) -> String {
     name.trim_end_matches('.').to_ascii_lowercase()
-}
-
-fn in_network(address: IpAddr, network: IpAddr, bits: u32) -> bool {
-    // A shift by all bits, for a length of zero, leaves nothing to compare.
-    match (address, network) {
-        (IpAddr::V4(a), IpAddr::V4(n)) => (a.to_bits() ^ n.to_bits()).checked_shr(32 - bits).unwrap_or(0) == 0,
-        (IpAddr::V6(a), IpAddr::V6(n)) => (a.to_bits() ^ n.to_bits()).checked_shr(128 - bits).unwrap_or(0) == 0,
-        _ => false,
-    }
 }
 
 #[cfg(test)]

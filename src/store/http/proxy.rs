@@ -1,20 +1,17 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Proxies: whom to ask, and absolute-form requests for plain http.
+//! Proxies, and absolute-form requests for plain http.
 //!
-//! ureq by itself asks a proxy for a tunnel (CONNECT) even for plain http, which squid's stock rules refuse for port 80,
-//! so for http images our own connector writes `GET http://host/path HTTP/1.1` (RFC 9112, section 3.2.2).
+//! For plain http ureq asks a proxy for a tunnel (CONNECT), which squid's default rules refuse for port 80. So our own
+//! connector writes `GET http://host/path HTTP/1.1` instead (RFC 9112, section 3.2.2).
 
-use ureq::config::Config;
 use ureq::http::Uri;
-use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, NextTimeout, Transport};
 use url::Url;
 
 use super::error::HttpError;
 use super::request::{basic_authorization, user_info};
-use super::resolver::SystemResolver;
+use super::resolver::ProxyResolver;
 use super::settings::{Credentials, Secret};
-use super::transport_error::PROXY;
 
 /// An HTTP proxy.
 #[derive(Debug, Clone)]
@@ -25,55 +22,42 @@ pub(super) struct Proxy {
 }
 
 impl Proxy {
-    /// Reads `[http://][user:password@]host[:port]`. The port is 80 when absent, as the scheme says.
+    /// Reads `[http://][user:password@]host[:port]`. The default port is 80.
     pub(super) fn parse(text: &Secret) -> Result<Self, HttpError> {
-        let fault = |reason: &str| HttpError::Setting { setting: "proxy", reason: reason.to_owned() };
+        let refused = |reason: String| HttpError::setting("proxy", reason);
         let text = text.0.trim();
         let full = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
-        let url = Url::parse(&full).map_err(|err| fault(&format!("not a valid URL ({err})")))?;
+        let url = Url::parse(&full).map_err(|err| refused(format!("not a valid URL ({err})")))?;
         if url.scheme() != "http" {
-            return Err(fault(&format!("the scheme '{}' is not supported (use http)", url.scheme())));
+            return Err(refused(format!("the scheme '{}' is not supported (use http)", url.scheme())));
         }
-        let host = url.host_str().ok_or_else(|| fault("names no host"))?.to_owned();
-        let port = url.port_or_known_default().ok_or_else(|| fault("names no port"))?;
+        let host = url.host_str().ok_or_else(|| refused("names no host".to_owned()))?.to_owned();
+        let port = url.port_or_known_default().ok_or_else(|| refused("names no port".to_owned()))?;
         Ok(Proxy { host, port, credentials: user_info(&url) })
     }
 
-    /// Its name in messages.
-    pub(super) fn peer(&self) -> String {
-        format!("{PROXY}{}:{}", self.host, self.port)
+    pub(super) fn host_and_port(&self) -> String {
+        format!("{}:{}", self.host, self.port)
     }
 
-    /// The same proxy for ureq's CONNECT.
+    /// The proxy for CONNECT tunnels, in ureq's form.
     pub(super) fn for_tunnels(&self) -> Result<ureq::Proxy, HttpError> {
         let mut proxy = ureq::Proxy::builder(ureq::ProxyProtocol::Http).host(&self.host).port(self.port);
         if let Some(Credentials { user, password }) = &self.credentials {
             proxy = proxy.username(&user.0).password(&password.0);
         }
-        proxy.build().ok().ok_or_else(|| self.unusable())
+        proxy.build().map_err(|_err| self.unusable())
     }
 
     /// Connector and resolver that carry plain http requests to this proxy.
     pub(super) fn for_requests(&self) -> Result<(AbsoluteForm, ProxyResolver), HttpError> {
-        let uri = format!("http://{}:{}/", self.host, self.port).parse::<Uri>().ok().ok_or_else(|| self.unusable())?;
-        let authorization = self.credentials.as_ref().map(basic_authorization);
-        Ok((AbsoluteForm { authorization: authorization.map(Secret) }, ProxyResolver { uri }))
+        let proxy: Uri = format!("http://{}/", self.host_and_port()).parse().map_err(|_err| self.unusable())?;
+        let authorization = self.credentials.as_ref().map(basic_authorization).map(Secret);
+        Ok((AbsoluteForm { authorization }, ProxyResolver { proxy }))
     }
 
     fn unusable(&self) -> HttpError {
-        HttpError::Setting { setting: "proxy", reason: format!("{}:{} cannot be asked", self.host, self.port) }
-    }
-}
-
-/// Sends every connection to the proxy, whatever host the request names.
-#[derive(Debug)]
-pub(super) struct ProxyResolver {
-    uri: Uri,
-}
-
-impl Resolver for ProxyResolver {
-    fn resolve(&self, _: &Uri, config: &Config, timeout: NextTimeout) -> Result<ResolvedSocketAddrs, ureq::Error> {
-        SystemResolver.resolve(&self.uri, config, timeout)
+        HttpError::setting("proxy", format!("{} cannot be asked", self.host_and_port()))
     }
 }
 
@@ -93,7 +77,7 @@ impl<In: Transport> Connector<In> for AbsoluteForm {
     }
 }
 
-/// A connection to a proxy whose request lines are rewritten on their way out.
+/// A connection to a proxy. It rewrites the request lines that are sent.
 #[derive(Debug)]
 pub(super) struct AbsoluteFormTransport<T> {
     inner: T,
@@ -132,8 +116,9 @@ impl<T: Transport> Transport for AbsoluteFormTransport<T> {
     }
 }
 
-/// `output` with its request line in absolute form, or nothing when it does not begin with one: ureq writes a header too
-/// long for its buffer in several pieces, each ending with a whole line, and no header line can begin with `GET /`.
+/// Rewrites the request line in `output` to absolute form; none where `output` does not begin with a request line. ureq
+/// sends a header that is too long for its buffer in several pieces. Each piece ends with a whole line, and no header
+/// line can begin with `GET /`.
 fn absolute_form(output: &[u8], host: &str, authorization: Option<&str>) -> Option<Vec<u8>> {
     let path = output.strip_prefix(b"GET ").filter(|rest| rest.starts_with(b"/"))?;
     let line_end = path.windows(2).position(|pair| pair == b"\r\n")? + 2;
@@ -154,11 +139,11 @@ mod tests {
     #[test]
     fn reads_a_proxy_and_hides_its_password() {
         let proxy = Proxy::parse(&Secret("http://us%40er:pa%3Ass@proxy.example:3128".to_owned())).unwrap();
-        assert_eq!(proxy.peer(), "the proxy proxy.example:3128");
+        assert_eq!(proxy.host_and_port(), "proxy.example:3128");
         let credentials = proxy.credentials.clone().unwrap();
         assert_eq!((credentials.user.0.as_str(), credentials.password.0.as_str()), ("us@er", "pa:ss"));
         assert!(!format!("{proxy:?}").contains("pa:ss"));
-        assert_eq!(Proxy::parse(&Secret("proxy:8080".to_owned())).unwrap().peer(), "the proxy proxy:8080");
+        assert_eq!(Proxy::parse(&Secret("proxy:8080".to_owned())).unwrap().host_and_port(), "proxy:8080");
         let refused = Proxy::parse(&Secret("socks5://joe:hunter2@p:1080".to_owned())).unwrap_err();
         assert_eq!(refused.to_string(), "proxy: the scheme 'socks5' is not supported (use http)");
     }

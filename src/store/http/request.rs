@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! The headers of a request, and which of them may reach which server.
+//! The headers of a request, and which of them may go to which server.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -13,17 +13,16 @@ use super::resume::RangeRequest;
 use super::settings::{Credentials, HttpSettings, Secret};
 use super::url::ImageUrl;
 
-/// What must hold for the server to send the image again.
+/// Conditions under which the server sends the image again.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Conditions {
-    /// The ETag of the kept image: send it only if it has another.
+    /// ETag of the cached image.
     pub if_none_match: Option<String>,
-    /// The Last-Modified of the kept image: send it only if it is newer.
+    /// Last-Modified of the cached image.
     pub if_modified_since: Option<String>,
 }
 
 impl Conditions {
-    /// Whether there is any.
     pub(crate) fn is_empty(&self) -> bool {
         *self == Conditions::default()
     }
@@ -38,20 +37,19 @@ impl Conditions {
 /// What a request asks for.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wanted<'a> {
-    /// When to send it at all.
     pub(super) conditions: &'a Conditions,
-    /// The part that is missing, if not all of it is.
-    pub(super) rest: Option<&'a RangeRequest>,
+    /// None asks for the whole image.
+    pub(super) range: Option<&'a RangeRequest>,
 }
 
 impl<'a> Wanted<'a> {
-    /// The part to ask for at `url`.
-    pub(super) fn rest_at(&self, url: &ImageUrl) -> Option<&'a RangeRequest> {
-        self.rest.filter(|rest| rest.is_at(url))
+    /// The range to ask for at `url`.
+    pub(super) fn range_at(&self, url: &ImageUrl) -> Option<&'a RangeRequest> {
+        self.range.filter(|range| range.is_at(url))
     }
 }
 
-/// Headers that the client sets itself: the bytes must arrive as they were published, whole.
+/// Headers that a setting can't change, because the whole image must arrive as it was published.
 const OWN_HEADERS: [HeaderName; 9] = [
     header::ACCEPT_ENCODING,
     header::CONNECTION,
@@ -64,7 +62,7 @@ const OWN_HEADERS: [HeaderName; 9] = [
     header::TRANSFER_ENCODING,
 ];
 
-/// What every request for one administrator's settings carries.
+/// The headers that the settings ask for.
 #[derive(Debug, Clone)]
 pub(super) struct RequestHeaders {
     extra: Vec<(HeaderName, HeaderValue)>,
@@ -73,35 +71,38 @@ pub(super) struct RequestHeaders {
 }
 
 impl RequestHeaders {
-    /// Checks the headers and the user agent of `settings`, and reads the netrc file, if they name one.
+    /// Checks the headers and the user agent of `settings`, and reads the netrc file, if there is one.
     pub(super) fn new(settings: &HttpSettings) -> Result<Self, HttpError> {
         if HeaderValue::from_str(&settings.user_agent).is_err() {
-            return Err(HttpError::Setting { setting: "user agent", reason: "not valid in a header".to_owned() });
+            return Err(HttpError::setting("user agent", "not valid in a header"));
         }
         let extra = settings.headers.iter().map(|(name, value)| extra_header(name, value)).collect::<Result<_, _>>()?;
         let netrc = settings.netrc_file.as_deref().map(Netrc::read).transpose()?.unwrap_or_default();
-        Ok(RequestHeaders { extra, credentials: settings.credentials.clone(), netrc })
+        Ok(RequestHeaders { extra, credentials: settings.credentials(), netrc })
     }
 
-    /// The headers of a request for `url`, which `first`, the URL asked for, may have redirected to. Whatever may be
-    /// secret goes to the server of `first` only (scheme, host and port).
+    /// The headers of a request for `url`. The user asked for `first`, which may have redirected. Only the server of
+    /// `first` (scheme, host and port) gets headers that may be secret.
     pub(super) fn build(&self, url: &ImageUrl, first: &ImageUrl, wanted: Wanted) -> Vec<(HeaderName, HeaderValue)> {
         let mut headers = vec![(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"))];
         headers.extend(wanted.conditions.headers());
-        headers.extend(wanted.rest_at(url).into_iter().flat_map(RangeRequest::headers));
-        let same_server = url.as_url().origin() == first.as_url().origin();
-        if same_server {
+        if let Some(range) = wanted.range_at(url) {
+            headers.extend(range.headers());
+        }
+        let is_same_server = url.is_same_server(first);
+        if is_same_server {
             headers.extend(self.extra.iter().cloned());
         }
-        // A header of the administrator's own is more specific than a user name and password.
+        // An Authorization header of the settings is more specific than a user name and password.
         if !headers.iter().any(|(name, _)| *name == header::AUTHORIZATION) {
-            let of_server = || if same_server { self.credentials_for(first.as_url()) } else { None };
-            headers.extend(user_info(url.as_url()).or_else(of_server).as_ref().and_then(authorization_header));
+            let of_server = || if is_same_server { self.credentials_for(first.as_url()) } else { None };
+            let credentials = user_info(url.as_url()).or_else(of_server);
+            headers.extend(credentials.as_ref().and_then(authorization_header));
         }
         headers
     }
 
-    /// What stands in the URL, in the settings, or in the netrc file, in this order as with curl.
+    /// The credentials of the URL, of the settings, or of the netrc file. curl has the same order.
     fn credentials_for(&self, url: &Url) -> Option<Credentials> {
         let of_host = || self.netrc.credentials(url.host_str().unwrap_or_default());
         user_info(url).or_else(|| self.credentials.clone()).or_else(of_host)
@@ -109,15 +110,15 @@ impl RequestHeaders {
 }
 
 fn extra_header(name: &str, value: &Secret) -> Result<(HeaderName, HeaderValue), HttpError> {
-    let fault = |reason: String| HttpError::Setting { setting: "headers", reason };
+    let refused = |reason: String| HttpError::setting("headers", reason);
     let Ok(name) = HeaderName::from_bytes(name.as_bytes()) else {
-        return Err(fault("a name is not valid".to_owned()));
+        return Err(refused("a name is not valid".to_owned()));
     };
     if OWN_HEADERS.contains(&name) {
-        return Err(fault(format!("'{name}' cannot be set")));
+        return Err(refused(format!("'{name}' cannot be set")));
     }
     let Ok(mut value) = HeaderValue::from_str(&value.0) else {
-        return Err(fault(format!("the value of '{name}' is not valid")));
+        return Err(refused(format!("the value of '{name}' is not valid")));
     };
     value.set_sensitive(true);
     Ok((name, value))
@@ -143,25 +144,15 @@ pub(super) fn user_info(url: &Url) -> Option<Credentials> {
     Some(Credentials { user: decode(url.username()), password: decode(url.password().unwrap_or_default()) })
 }
 
-/// `url` as it is requested: user name and password travel in a header, the fragment not at all.
-pub(super) fn request_target(url: &ImageUrl) -> String {
-    let mut target = url.as_url().clone();
-    target.set_fragment(None);
-    // Both only fail on URLs without a host, which http and https URLs always have.
-    let _ = target.set_username("");
-    let _ = target.set_password(None);
-    target.into()
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Conditions, RequestHeaders, Wanted, request_target};
-    use crate::store::http::{Credentials, HttpSettings, ImageUrl, Secret};
+    use super::{Conditions, RequestHeaders, Wanted};
+    use crate::store::http::{HttpSettings, ImageUrl, Secret};
 
     fn sent(settings: &HttpSettings, url: &str, first: &str) -> Vec<String> {
         let (url, first) = (ImageUrl::parse(url).unwrap(), ImageUrl::parse(first).unwrap());
         let conditions = Conditions { if_none_match: Some("\"a\"".to_owned()), if_modified_since: None };
-        let wanted = Wanted { conditions: &conditions, rest: None };
+        let wanted = Wanted { conditions: &conditions, range: None };
         let headers = RequestHeaders::new(settings).unwrap().build(&url, &first, wanted);
         headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect()
     }
@@ -170,7 +161,8 @@ mod tests {
         let secret = |text: &str| Secret(text.to_owned());
         HttpSettings {
             headers: vec![("X-Token".to_owned(), secret("t0ken"))],
-            credentials: Some(Credentials { user: secret("u"), password: secret("p") }),
+            user: Some(secret("u")),
+            password: secret("p"),
             ..HttpSettings::default()
         }
     }
@@ -204,11 +196,5 @@ mod tests {
         assert_eq!(refusal("Accept-Encoding", "gzip"), "headers: 'accept-encoding' cannot be set");
         assert_eq!(refusal("X-A", "hunter2\r\nEvil: 1"), "headers: the value of 'x-a' is not valid");
         assert_eq!(refusal("X A", "hunter2"), "headers: a name is not valid");
-    }
-
-    #[test]
-    fn user_info_and_fragment_are_not_requested() {
-        let url = ImageUrl::parse("https://joe:pw@h:8443/a%20b?q=1#frag").unwrap();
-        assert_eq!(request_target(&url), "https://h:8443/a%20b?q=1");
     }
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Host names: unlike ureq's own resolver, this one tells a name that does not exist from servers that can't say.
+//! Resolving host names. ureq's own resolver does not tell a name that does not exist from name servers that do not
+//! answer.
 
 use std::net::SocketAddr;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -11,12 +12,12 @@ use ureq::http::Uri;
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::NextTimeout;
 
-use super::tls_transport::TransportError;
+use super::transport_error::TransportError;
 
-/// As many addresses as ureq's array holds.
+/// The size of ureq's array of addresses.
 const MAX_ADDRESSES: usize = 16;
 
-/// Asks the system, as every program of the node does.
+/// Resolves names with getaddrinfo(3), as every program of the node does.
 #[derive(Debug, Default)]
 pub(super) struct SystemResolver;
 
@@ -25,7 +26,7 @@ impl Resolver for SystemResolver {
         let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
         let default = if uri.scheme_str() == Some("https") { 443 } else { 80 };
         let port = uri.port_u16().unwrap_or(default);
-        // Nobody can end getaddrinfo(3): its thread is left to itself.
+        // getaddrinfo can't be interrupted. After a timeout its thread is left to end on its own.
         let (sender, answer) = mpsc::sync_channel(1);
         thread::spawn(move || sender.send(look_up(&host, port)));
         let found = match answer.recv_timeout(*timeout.after) {
@@ -45,13 +46,21 @@ fn look_up(host: &str, port: u16) -> Result<Vec<SocketAddr>, TransportError> {
     let hints = AddrInfoHints { socktype: SockType::Stream.into(), ..AddrInfoHints::default() };
     match getaddrinfo(Some(host), Some(&port.to_string()), Some(hints)) {
         Ok(found) => Ok(found.filter_map(Result::ok).map(|info| info.sockaddr).collect()),
-        Err(error) => Err(fault(error.kind(), &std::io::Error::from(error).to_string())),
+        Err(error) if matches!(error.kind(), LookupErrorKind::NoName | LookupErrorKind::NoData) => {
+            Err(TransportError::NoHost)
+        }
+        Err(error) => Err(TransportError::Unresolved(std::io::Error::from(error).to_string())),
     }
 }
 
-fn fault(kind: LookupErrorKind, words: &str) -> TransportError {
-    match kind {
-        LookupErrorKind::NoName | LookupErrorKind::NoData => TransportError::NoHost,
-        _ => TransportError::Unresolved(words.to_owned()),
+/// Resolves every name to the address of one proxy.
+#[derive(Debug)]
+pub(super) struct ProxyResolver {
+    pub(super) proxy: Uri,
+}
+
+impl Resolver for ProxyResolver {
+    fn resolve(&self, _: &Uri, config: &Config, timeout: NextTimeout) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        SystemResolver.resolve(&self.proxy, config, timeout)
     }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! The server's answer, and the image's bytes as they come.
+//! A server's answer, and the image's bytes as they arrive.
 
 use std::io::{self, Read};
 use std::time::{Duration, Instant};
@@ -9,60 +9,61 @@ use ureq::http::header::{self, HeaderMap, HeaderName};
 
 use super::error::HttpError;
 use super::resume::Validator;
-use super::settings::HttpSettings;
+use super::settings::{HttpSettings, TimeLimits};
 use super::transport_error::RequestContext;
 use super::url::ImageUrl;
 use crate::node::size::ByteSize;
 
-/// What the server had to say.
+/// A server's answer.
 pub enum Response {
     /// The image follows.
     Content(Box<Content>),
-    /// The kept image is still the one (304).
+    /// The cached image is current (304).
     NotModified,
 }
 
-/// An image on its way.
+/// An image, or the rest of one, that a server sends.
 pub struct Content {
-    /// Where it came from in the end.
+    /// The URL after all redirects.
     pub url: ImageUrl,
-    /// Where the server redirected to until then, this last URL included.
+    /// Where the server redirected to, with the last URL.
     pub(crate) redirects: Vec<ImageUrl>,
-    /// Its length in bytes, if the server said; that of the whole image also where only a part of it follows.
+    /// Length of the whole image in bytes, if the server said.
     pub content_length: Option<u64>,
-    /// How many of its bytes are left out, as asked for: 0 but for the rest of a cut download.
+    /// Offset of the first byte that follows: 0, unless a range was asked for.
     pub(crate) start: u64,
-    /// What its bytes can be told by from those of any other version, where the server gives something so strong.
+    /// Tells this version of the image from every other, if the server sent something that strong.
     pub(crate) validator: Option<Validator>,
-    /// Its ETag as sent, quotes and `W/` included.
+    /// ETag as sent, with quotes and `W/`.
     pub etag: Option<String>,
-    /// Its Last-Modified as sent.
+    /// Last-Modified as sent.
     pub last_modified: Option<String>,
-    /// Its bytes.
+    /// The bytes.
     pub body: Body,
 }
 
 impl Content {
-    /// The image in `answer`, or the `part` of it that was asked for, from the last of the `visited` URLs.
+    /// The content of `answer`, which came from the last of the `visited` URLs. `range` is given for a checked 206.
     pub(super) fn new(
         visited: &[ImageUrl],
         answer: ureq::http::Response<ureq::Body>,
-        part: Option<ReceivedRange>,
+        range: Option<ReceivedRange>,
         settings: &HttpSettings,
     ) -> Self {
         let (url, redirects) = (visited[visited.len() - 1].clone(), visited[1..].to_vec());
         let (head, body) = answer.into_parts();
-        let content_length = part.map_or_else(|| body.content_length(), |part| Some(part.total));
-        let start = part.map_or(0, |part| part.from);
+        let (start, content_length) = match range {
+            Some(ReceivedRange { from, total }) => (from, Some(total)),
+            None => (0, body.content_length()),
+        };
         let body = Body {
             url: url.clone(),
             reader: body.into_reader(),
             received: start,
             expected: content_length,
-            stall_timeout: settings.stall_timeout,
-            max_time: settings.max_time,
-            drip: settings.min_speed.map(|minimum| MinSpeed { minimum, waited: Duration::ZERO, received: 0 }),
-            pace: settings.limit_rate.map(RateLimit::new),
+            limits: settings.time_limits(),
+            min_speed: settings.min_speed.map(MinSpeed::new),
+            rate_limit: settings.limit_rate.map(RateLimit::new),
         };
         let etag = text_of(&head.headers, &header::ETAG);
         let last_modified = text_of(&head.headers, &header::LAST_MODIFIED);
@@ -71,7 +72,7 @@ impl Content {
     }
 }
 
-/// Which bytes a 206 brings, once that was checked: all from `from` on.
+/// The bytes of a 206 that was checked: all from `from` to the end of the image, which has `total` bytes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ReceivedRange {
     pub(super) from: u64,
@@ -82,40 +83,36 @@ fn text_of(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
     headers.get(name)?.to_str().ok().map(str::to_owned)
 }
 
-/// The bytes of an image, exactly as the server has them. Ending early is an error, and so is silence for longer than
+/// The bytes of an image as the server stores them. It is an error if they end early, or if none come for longer than
 /// the stall timeout.
 pub struct Body {
     url: ImageUrl,
     reader: BodyReader<'static>,
-    /// Bytes of the image that are there, those of earlier answers included.
+    /// Bytes of the image received so far, with those of earlier answers.
     received: u64,
     expected: Option<u64>,
-    stall_timeout: Duration,
-    max_time: Option<Duration>,
-    drip: Option<MinSpeed>,
-    pace: Option<RateLimit>,
+    limits: TimeLimits,
+    min_speed: Option<MinSpeed>,
+    rate_limit: Option<RateLimit>,
 }
 
 impl Body {
-    /// Reads some bytes into `buffer`; 0 at the end. As [`Read::read`], with an error that can be told apart.
+    /// Reads some bytes into `buffer`, and gives their number, which is 0 at the end of the image.
     pub(crate) fn receive(&mut self, buffer: &mut [u8]) -> Result<usize, HttpError> {
-        let wanted = match &mut self.pace {
-            Some(pace) => pace.wait(buffer.len()),
-            None => buffer.len(),
-        };
+        let wanted = self.rate_limit.as_ref().map_or(buffer.len(), |limit| limit.wait(buffer.len()));
         let begin = Instant::now();
         let count = match self.reader.read(&mut buffer[..wanted]) {
             Ok(count) => count,
-            // All of it came; it is only the last chunk's end that is missing.
+            // The whole image is here. Only the end of the last chunk is missing.
             Err(_) if self.expected == Some(self.received) => 0,
-            Err(error) => return Err(self.failure(error)),
+            Err(error) => return Err(self.explain(error)),
         };
         self.received += count as u64;
-        if let Some(drip) = &mut self.drip
-            && drip.is_too_slow(count, begin.elapsed(), self.stall_timeout)
+        if let Some(speed) = &mut self.min_speed
+            && speed.is_too_slow(count, begin.elapsed(), self.limits.stall)
         {
-            let minimum = drip.minimum;
-            return Err(HttpError::Slow { url: self.url.to_string(), minimum, time: self.stall_timeout });
+            let (minimum, time) = (speed.minimum, self.limits.stall);
+            return Err(HttpError::Slow { url: self.url.to_string(), minimum, time });
         }
         if self.expected.is_some_and(|expected| self.received > expected) {
             let reason = "more bytes than announced".to_owned();
@@ -124,8 +121,8 @@ impl Body {
         if count == 0 && !buffer.is_empty() && self.expected.is_some_and(|expected| self.received != expected) {
             return Err(self.cut());
         }
-        if let Some(pace) = &mut self.pace {
-            pace.received(count);
+        if let Some(limit) = &mut self.rate_limit {
+            limit.received(count);
         }
         Ok(count)
     }
@@ -134,17 +131,10 @@ impl Body {
         HttpError::Cut { url: self.url.to_string(), received: self.received, expected: self.expected }
     }
 
-    fn failure(&self, error: io::Error) -> HttpError {
-        let exchange = RequestContext {
-            url: &self.url,
-            // The connection stands: neither of these is ever named here.
-            peer: "the server",
-            connect_timeout: Duration::ZERO,
-            stall_timeout: self.stall_timeout,
-            max_time: self.max_time,
-        };
-        match exchange.failure(error.into()) {
-            // Mid-body, these all mean that no more bytes come: a reset, or a host that went away.
+    fn explain(&self, error: io::Error) -> HttpError {
+        let context = RequestContext { url: &self.url, proxy: None, limits: self.limits };
+        match context.explain(error.into()) {
+            // Within a body these all mean that no more bytes come: a reset, or a host that went away.
             HttpError::NoAnswer { .. } | HttpError::Connect { .. } => self.cut(),
             other => other,
         }
@@ -152,14 +142,13 @@ impl Body {
 }
 
 impl Read for Body {
-    /// An early end has the kind `UnexpectedEof`, silence and a fetch that takes too long `TimedOut`.
+    /// An early end has the kind `UnexpectedEof`. A stall and an overrun time limit have `TimedOut`.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        use HttpError::{Cut, Slow, Stalled, TooSlow};
         self.receive(buffer).map_err(|error| {
             let kind = match error {
-                HttpError::Cut { .. } => io::ErrorKind::UnexpectedEof,
-                HttpError::Stalled { .. } | HttpError::Slow { .. } | HttpError::TooSlow { .. } => {
-                    io::ErrorKind::TimedOut
-                }
+                Cut { .. } => io::ErrorKind::UnexpectedEof,
+                Stalled { .. } | Slow { .. } | TooSlow { .. } => io::ErrorKind::TimedOut,
                 _ => io::ErrorKind::Other,
             };
             io::Error::new(kind, error)
@@ -167,20 +156,24 @@ impl Read for Body {
     }
 }
 
-/// Notices a server that never falls silent, but never gets anywhere either. Only the time spent waiting for it counts:
-/// a slow disk or a rate limit of our own is no fault of its.
+/// Finds a server that never stalls, but sends too little. Only the time spent waiting for the server counts, because a
+/// slow disk and our own rate limit are not its fault.
 struct MinSpeed {
     minimum: ByteSize,
-    /// Time waited and bytes received since the last time enough had come.
+    /// Time waited and bytes received in the current window.
     waited: Duration,
     received: u64,
 }
 
 impl MinSpeed {
+    fn new(minimum: ByteSize) -> Self {
+        MinSpeed { minimum, waited: Duration::ZERO, received: 0 }
+    }
+
     fn is_too_slow(&mut self, count: usize, waited: Duration, window: Duration) -> bool {
         self.waited += waited;
         self.received += count as u64;
-        // The end of the image is no slowness.
+        // At the end of the image there is nothing more to wait for.
         if self.waited < window || count == 0 {
             return false;
         }
@@ -190,21 +183,21 @@ impl MinSpeed {
     }
 }
 
-/// Keeps a download below a rate. Time lost is not made up for by going faster later.
+/// Keeps a download below a rate. After a stall the download does not run faster than the rate to catch up.
 struct RateLimit {
     rate: u64,
     free_at: Instant,
 }
 
 impl RateLimit {
-    /// Longest pause at once, as a fraction of a second: the time limit is looked at between pauses.
+    /// Longest single pause, as a fraction of a second: the time limit is checked between pauses.
     const PAUSES_PER_SECOND: u64 = 8;
 
     fn new(rate: ByteSize) -> Self {
         RateLimit { rate: rate.0.max(1), free_at: Instant::now() }
     }
 
-    /// Waits until the next bytes are due and says how many, of `wanted`.
+    /// Waits until the next bytes may come, and gives how many of `wanted` bytes.
     fn wait(&self, wanted: usize) -> usize {
         std::thread::sleep(self.free_at.saturating_duration_since(Instant::now()));
         let at_once = usize::try_from(self.rate / Self::PAUSES_PER_SECOND).unwrap_or(usize::MAX);

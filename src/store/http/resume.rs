@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Going on with a download that was cut: what may be asked, and which answer is the rest of the same image.
+//! Resuming an interrupted download: which range may be asked for, and which answer is the rest of the same image.
 //!
-//! A download goes on only where nobody can be wrong. The rest is asked for by If-Range, with a strong ETag or a
-//! settled Last-Modified, only at the URL that gave it, and a 206 is appended only if it is exactly the missing bytes.
-//! Everything else begins again.
+//! A download is resumed only where it can't mix two versions of an image. The range is asked for with If-Range and a
+//! strong validator, only at the URL that sent the validator. A 206 is appended only if it has exactly the missing
+//! bytes. In every other case the download starts again.
 
 use std::time::Duration;
 
@@ -12,34 +12,33 @@ use ureq::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use super::url::ImageUrl;
 
-/// How much older than the answer a Last-Modified has to be for two changes in one second to be out of the question,
-/// whatever the server's clocks (RFC 7232, section 2.2.2; RFC 9110 asks for "enough difference").
-const SETTLED: Duration = Duration::from_secs(60);
+/// A Last-Modified must be this much older than the answer. Then the file can't have changed twice within the same
+/// second, even if the server's clocks differ (RFC 7232, section 2.2.2).
+const MIN_AGE: Duration = Duration::from_secs(60);
 
-/// What tells one version of an image from every other, byte for byte.
+/// Tells one version of an image from every other, byte for byte.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Validator {
-    /// Whose word it is: the URL that the image came from in the end, secrets left out. Another server's tags mean
-    /// something else.
+    /// The URL, after redirects and without secrets, that sent it. It means nothing to another server.
     source: String,
     /// A strong ETag or a Last-Modified, as sent.
     if_range: String,
 }
 
-/// What is missing of an image.
+/// A request for all bytes of an image from `from` on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RangeRequest {
-    /// How many of its bytes are there; not zero.
+    /// Not zero.
     pub(crate) from: u64,
-    /// Its length in bytes, where it is known.
+    /// Length of the image in bytes, if known.
     pub(crate) total: Option<u64>,
-    /// What the bytes that are there belong to.
+    /// The version of the image.
     pub(crate) validator: Validator,
 }
 
 impl Validator {
-    /// The validator in the answer to a request for `url`, if it is a strong one (RFC 9110, section 13.1.5): an ETag that is
-    /// not weak or, from a server that knows no ETags, a Last-Modified long enough before the answer's own date.
+    /// The validator in the answer to a request for `url`, if it is a strong one (RFC 9110, section 13.1.5). That is an
+    /// ETag that is not weak. From a server without ETags it is a Last-Modified well before the answer's own date.
     pub(crate) fn of(url: &ImageUrl, headers: &HeaderMap) -> Option<Self> {
         let text = |name: HeaderName| headers.get(name)?.to_str().ok();
         let if_range = if headers.contains_key(header::ETAG) {
@@ -48,7 +47,7 @@ impl Validator {
             let modified = text(header::LAST_MODIFIED)?;
             let date = httpdate::parse_http_date(text(header::DATE)?).ok()?;
             let age = date.duration_since(httpdate::parse_http_date(modified).ok()?).ok()?;
-            if age < SETTLED {
+            if age < MIN_AGE {
                 return None;
             }
             modified
@@ -56,7 +55,7 @@ impl Validator {
         Some(Validator { source: url.to_string(), if_range: if_range.to_owned() })
     }
 
-    /// Whether the answer to a request with this validator says that it is about something else.
+    /// Whether `headers` belong to another version.
     fn is_contradicted(&self, headers: &HeaderMap) -> bool {
         let name = if self.if_range.starts_with('"') { header::ETAG } else { header::LAST_MODIFIED };
         headers.get(name).is_some_and(|value| value.as_bytes() != self.if_range.as_bytes())
@@ -64,42 +63,44 @@ impl Validator {
 }
 
 impl RangeRequest {
-    /// Whether it can be asked for at `url`: only there the validator means anything.
+    /// Whether the range can be asked for at `url`, which must be the URL that sent the validator.
     pub(crate) fn is_at(&self, url: &ImageUrl) -> bool {
         self.validator.source == url.to_string()
     }
 
-    /// The headers that ask for it, or for all of the image if that has changed.
+    /// Headers that ask for the range, or for the whole image if it has changed.
     pub(crate) fn headers(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
         let range = format!("bytes={}-", self.from);
-        [(header::RANGE, range.as_str()), (header::IF_RANGE, self.validator.if_range.as_str())]
-            .map(|(name, value)| HeaderValue::from_str(value).map(|value| (name, value)))
+        [(header::RANGE, range), (header::IF_RANGE, self.validator.if_range.clone())]
             .into_iter()
-            .flatten()
+            .filter_map(|(name, value)| Some((name, HeaderValue::try_from(value).ok()?)))
     }
 
-    /// The image's length, if `headers` of a 206 are those of exactly the missing bytes; else what is wrong.
+    /// Checks that a 206 with `headers` brings exactly the bytes asked for, and gives the length of the image.
+    ///
+    /// # Errors
+    /// What is wrong with the answer.
     pub(crate) fn check(&self, headers: &HeaderMap) -> Result<u64, &'static str> {
         let mut ranges = headers.get_all(header::CONTENT_RANGE).iter();
         let (Some(range), None) = (ranges.next(), ranges.next()) else {
             return Err("it sent a part without saying which");
         };
-        let part = range.to_str().ok().and_then(ContentRange::parse).ok_or("it named no range of bytes")?;
+        let range = range.to_str().ok().and_then(ContentRange::parse).ok_or("it named no range of bytes")?;
         if self.validator.is_contradicted(headers) {
             return Err("it sent a part of a changed image");
         }
-        let total = part.total.or(self.total).ok_or("it did not say how long the image is")?;
+        let total = range.total.or(self.total).ok_or("it did not say how long the image is")?;
         if self.total.is_some_and(|known| known != total) {
             return Err("it sent a part of an image of another length");
         }
-        if part.first != self.from || part.last.checked_add(1) != Some(total) {
+        if range.first != self.from || range.last.checked_add(1) != Some(total) {
             return Err("it sent other bytes than those asked for");
         }
         Ok(total)
     }
 }
 
-/// The value of a Content-Range header: `bytes FIRST-LAST/TOTAL`, or `*` for an unknown total.
+/// The value of a Content-Range header: `bytes FIRST-LAST/TOTAL`, with `*` for an unknown total.
 struct ContentRange {
     first: u64,
     last: u64,
@@ -108,15 +109,19 @@ struct ContentRange {
 
 impl ContentRange {
     fn parse(text: &str) -> Option<Self> {
-        let number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
         let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
         let (first, last) = range.split_once('-')?;
-        let total = if total == "*" { None } else { Some(number(total)?) };
-        Some(ContentRange { first: number(first)?, last: number(last)?, total })
+        let total = if total == "*" { None } else { Some(digits(total)?) };
+        Some(ContentRange { first: digits(first)?, last: digits(last)?, total })
     }
 }
 
-/// An entity tag without `W/` (RFC 9110, section 8.8.3).
+/// `u64::from_str` would also take a sign.
+fn digits(text: &str) -> Option<u64> {
+    if text.starts_with('+') { None } else { text.parse().ok() }
+}
+
+/// Whether `tag` is an entity tag without `W/` (RFC 9110, section 8.8.3).
 fn is_strong(tag: &str) -> bool {
     let inner = tag.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
     inner.is_some_and(|inner| inner.bytes().all(|byte| byte != b'"' && byte > b' '))

@@ -1,25 +1,20 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! When a failed fetch is tried again.
+//! The pauses between the attempts of a request.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::client::Client;
-use super::error::HttpError;
-use super::request::{Conditions, Wanted};
-use super::response::Response;
-use super::resume::RangeRequest;
-use super::url::ImageUrl;
-use crate::node::report::Report;
+use ureq::http::HeaderMap;
+use ureq::http::header;
 
-/// The longest that a server may ask to stay away: a job waits meanwhile.
+/// The longest pause that a server may ask for. A Ganeti job waits meanwhile.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
 
-/// Pauses between attempts: each twice as long as the one before.
+/// Pauses between attempts: each is twice as long as the one before.
 #[derive(Debug, Clone, Copy)]
 pub struct Backoff {
-    /// Before the second attempt.
+    /// The pause before the second attempt.
     pub first: Duration,
-    /// At most.
+    /// The longest pause.
     pub longest: Duration,
 }
 
@@ -30,50 +25,23 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// The pause after `failures` (at least 1) of which the last asked for `retry_after`.
+    /// The pause after `failures` (at least 1) failed attempts. The last answer asked for a pause of `retry_after`.
     pub(crate) fn pause(&self, failures: u32, retry_after: Option<Duration>) -> Duration {
         let doubled = self.first.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1)));
         doubled.min(self.longest).max(retry_after.unwrap_or_default().min(MAX_RETRY_AFTER))
     }
 }
 
-/// The attempts at one image: they share the number of retries and the time allowed, whether it is the answer or the
-/// body that fails.
-pub struct Attempts<'a> {
-    client: &'a Client,
-    url: &'a ImageUrl,
-    report: &'a Report,
-    deadline: Option<Instant>,
-    failures: u32,
-}
-
-impl<'a> Attempts<'a> {
-    pub(crate) fn new(client: &'a Client, url: &'a ImageUrl, report: &'a Report) -> Self {
-        let deadline = client.settings().max_time.and_then(|time| Instant::now().checked_add(time));
-        Attempts { client, url, report, deadline, failures: 0 }
+/// The time of a Retry-After header (RFC 9110, section 10.2.3). A date is compared with the Date header, because the
+/// clocks of server and node may differ.
+pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = |name| headers.get(name)?.to_str().ok().map(str::trim);
+    let after = text(header::RETRY_AFTER)?;
+    if let Ok(seconds) = after.parse() {
+        return Some(Duration::from_secs(seconds));
     }
-
-    /// Asks once, redirects followed: for `rest` where it can be had, else for the whole image.
-    pub(crate) fn get(&self, conditions: &Conditions, rest: Option<&RangeRequest>) -> Result<Response, HttpError> {
-        self.client.get_once(self.url, Wanted { conditions, rest }, self.deadline, self.report)
-    }
-
-    /// Whether to try again after `error`; says so and waits first.
-    pub(crate) fn retry(&mut self, error: &HttpError) -> bool {
-        let retries = self.client.settings().retries;
-        if !error.is_transient() || self.failures >= retries {
-            return false;
-        }
-        self.failures += 1;
-        let pause = self.client.backoff().pause(self.failures, error.retry_after());
-        if self.deadline.is_some_and(|deadline| Instant::now() + pause >= deadline) {
-            return false;
-        }
-        let seconds = pause.as_secs_f32();
-        self.report.info(format_args!("{error}; trying again in {seconds} s ({} of {retries})", self.failures));
-        std::thread::sleep(pause);
-        true
-    }
+    let (until, now) = (httpdate::parse_http_date(after).ok()?, httpdate::parse_http_date(text(header::DATE)?).ok()?);
+    Some(until.duration_since(now).unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -1,61 +1,27 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Connections for ureq, secured by OpenSSL where the URL says https; and whether the other side speaks the same.
+//! ureq's connections over OpenSSL, and the check that the server speaks the protocol of the URL.
 //!
-//! ureq has no TLS of its own here: this is its connector. It also keeps a reset from ureq, which would take it for
-//! the end of a body without a length.
+//! ureq has no TLS of its own here. This connector also hides a reset from ureq, which would take it for the end of a
+//! body without a length.
 
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use openssl::error::ErrorStack;
 use openssl::ssl::{ConnectConfiguration, ErrorCode, HandshakeError, SslConnector, SslStream, SslVerifyMode};
 use openssl::x509::X509VerifyResult;
 use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport, TransportAdapter,
 };
 
-use super::certificate;
-use super::tls::told;
+use super::certificate::verification_fault;
+use super::transport_error::TransportError;
 
-/// How the messages of TLS begin (RFC 8446, section 5.1): an alert, a handshake.
+/// The first bytes of TLS records (RFC 8446, section 5.1): an alert and a handshake.
 const TLS_RECORDS: [[u8; 2]; 2] = [[0x15, 3], [0x16, 3]];
 
-/// Why there is no connection of the kind that the URL asks for. Each text is one that a person can read.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum TransportError {
-    /// The server's certificate.
-    #[error("{0}")]
-    Certificate(String),
-    /// Something else of TLS.
-    #[error("{0}")]
-    Tls(String),
-    /// Where TLS was to be spoken is plain HTTP, or something that is neither.
-    #[error("no TLS")]
-    NoTls {
-        /// Whether it is HTTP.
-        http: bool,
-    },
-    /// Where plain HTTP was to be spoken is TLS.
-    #[error("TLS")]
-    SpeaksTls,
-    /// The connection was torn off: reset, or ended without TLS saying so.
-    #[error("torn off")]
-    Torn,
-    /// The name stands for no address, and will not in a moment.
-    #[error("no such host")]
-    NoHost,
-    /// The name servers could not say.
-    #[error("{0}")]
-    Unresolved(String),
-}
-
-impl From<TransportError> for ureq::Error {
-    fn from(fault: TransportError) -> Self {
-        ureq::Error::Other(Box::new(fault))
-    }
-}
-
-/// Secures connections for https, and looks at the first bytes on the others.
+/// Makes connections over TLS for https, and checks the first bytes of other connections.
 #[derive(Debug, Clone)]
 pub(super) struct TlsConnector {
     connector: SslConnector,
@@ -63,25 +29,24 @@ pub(super) struct TlsConnector {
 }
 
 impl TlsConnector {
-    /// With a `connector` that is settled but for the server's name; without `verify` any certificate is taken.
+    /// `connector` has all settings but the server's name. Without `verify` any certificate is accepted.
     pub(super) fn new(connector: SslConnector, verify: bool) -> Self {
         TlsConnector { connector, verify }
     }
 
     fn handshake(&self, details: &ConnectionDetails, inner: Box<dyn Transport>) -> Result<TlsTransport, ureq::Error> {
-        let internal = |err: &openssl::error::ErrorStack| TransportError::Tls(told(err));
+        let internal = |err: &ErrorStack| TransportError::Tls(last_reason(err));
         let host = details.uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
         let mut configuration = self.connector.configure().map_err(|err| internal(&err))?;
-        let blamed = CertificateCheck::default();
+        let found = CertificateFault::default();
         if self.verify {
-            blamed.watch(&mut configuration, &host);
+            found.record(&mut configuration, &host);
         } else {
             configuration.set_verify_hostname(false);
         }
         let mut adapter = TransportAdapter::new(inner, Arc::clone(&details.current_time));
         adapter.set_timeout(details.timeout);
-        let opening = RecordingStream { inner: adapter, first: Vec::new() };
-        match configuration.connect(&host, opening) {
+        match configuration.connect(&host, RecordingStream { inner: adapter, first: Vec::new() }) {
             Ok(stream) => {
                 let config = details.config;
                 let buffers = LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size());
@@ -90,32 +55,31 @@ impl TlsConnector {
             Err(HandshakeError::SetupFailure(err)) => Err(internal(&err).into()),
             Err(HandshakeError::Failure(failed) | HandshakeError::WouldBlock(failed)) => {
                 let no_tls = failed.get_ref().no_tls();
-                let error = translated(failed.into_error());
-                Err(no_tls.or_else(|| blamed.take()).map_or(error, Into::into))
+                let error = translate(failed.into_error());
+                Err(no_tls.or_else(|| found.take()).map_or(error, Into::into))
             }
         }
     }
 }
 
-/// What the check of the certificate found wrong.
+/// The fault of a certificate in the chain, which OpenSSL tells only while it verifies.
 #[derive(Clone, Default)]
-struct CertificateCheck(Arc<Mutex<Option<String>>>);
+struct CertificateFault(Arc<Mutex<Option<String>>>);
 
-impl CertificateCheck {
-    /// Notes what is wrong, while it is known which certificate of the chain it is.
-    fn watch(&self, configuration: &mut ConnectConfiguration, host: &str) {
+impl CertificateFault {
+    fn record(&self, configuration: &mut ConnectConfiguration, host: &str) {
         let (slot, host) = (Arc::clone(&self.0), host.to_owned());
-        configuration.set_verify_callback(SslVerifyMode::PEER, move |holds, context| {
-            if holds {
+        configuration.set_verify_callback(SslVerifyMode::PEER, move |is_valid, context| {
+            if is_valid {
                 return true;
             }
-            let wrong = certificate::fault(context, &host);
-            if wrong.is_none() {
+            let fault = verification_fault(context, &host);
+            let accepted = fault.is_none();
+            if accepted {
                 context.set_error(X509VerifyResult::OK);
             }
-            let forgiven = wrong.is_none();
-            *slot.lock().unwrap_or_else(PoisonError::into_inner) = wrong;
-            forgiven
+            *slot.lock().unwrap_or_else(PoisonError::into_inner) = fault;
+            accepted
         });
     }
 
@@ -125,75 +89,72 @@ impl CertificateCheck {
 }
 
 impl<In: Transport> Connector<In> for TlsConnector {
-    type Out = TransportStream<In>;
+    type Out = MaybeTls<In>;
 
     fn connect(&self, details: &ConnectionDetails, chained: Option<In>) -> Result<Option<Self::Out>, ureq::Error> {
         let Some(inner) = chained else { return Ok(None) };
         if !details.needs_tls() || inner.is_tls() {
-            return Ok(Some(TransportStream::Plain { inner, looked: false }));
+            return Ok(Some(MaybeTls::Plain { inner, checked: false }));
         }
-        self.handshake(details, Box::new(inner)).map(|secured| Some(TransportStream::TlsTransport(Box::new(secured))))
+        self.handshake(details, Box::new(inner)).map(|tls| Some(MaybeTls::Tls(Box::new(tls))))
     }
 }
 
-/// A connection as the URL asks for.
-pub(super) enum TransportStream<In> {
-    /// Not secured.
+/// A connection with or without TLS.
+pub(super) enum MaybeTls<In> {
     Plain {
-        /// It.
         inner: In,
-        /// Whether its first bytes were looked at.
-        looked: bool,
+        /// Whether the first bytes were checked.
+        checked: bool,
     },
-    /// TlsTransport.
-    TlsTransport(Box<TlsTransport>),
+    Tls(Box<TlsTransport>),
 }
 
-impl<In: Transport> Transport for TransportStream<In> {
+impl<In: Transport> Transport for MaybeTls<In> {
     fn buffers(&mut self) -> &mut dyn Buffers {
         match self {
-            TransportStream::Plain { inner, .. } => inner.buffers(),
-            TransportStream::TlsTransport(secured) => &mut secured.buffers,
+            MaybeTls::Plain { inner, .. } => inner.buffers(),
+            MaybeTls::Tls(tls) => &mut tls.buffers,
         }
     }
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
         match self {
-            TransportStream::Plain { inner, .. } => inner.transmit_output(amount, timeout),
-            TransportStream::TlsTransport(secured) => secured.transmit_output(amount, timeout),
+            MaybeTls::Plain { inner, .. } => inner.transmit_output(amount, timeout),
+            MaybeTls::Tls(tls) => tls.transmit_output(amount, timeout),
         }
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
         match self {
-            TransportStream::Plain { inner, looked } => {
-                let progress = inner.await_input(timeout).map_err(torn)?;
+            MaybeTls::Plain { inner, checked } => {
+                let progress = inner.await_input(timeout).map_err(mark_torn)?;
                 let first = inner.buffers().input();
-                if !*looked && TLS_RECORDS.iter().any(|record| first.starts_with(record)) {
+                if !*checked && TLS_RECORDS.iter().any(|record| first.starts_with(record)) {
                     return Err(TransportError::SpeaksTls.into());
                 }
-                *looked |= first.len() > 1;
+                *checked |= first.len() > 1;
                 Ok(progress)
             }
-            TransportStream::TlsTransport(secured) => secured.await_input(timeout).map_err(torn),
+            MaybeTls::Tls(tls) => tls.await_input(timeout).map_err(mark_torn),
         }
     }
 
     fn is_open(&mut self) -> bool {
         match self {
-            TransportStream::Plain { inner, .. } => inner.is_open(),
-            TransportStream::TlsTransport(secured) => secured.stream.get_mut().inner.get_mut().is_open(),
+            MaybeTls::Plain { inner, .. } => inner.is_open(),
+            MaybeTls::Tls(tls) => tls.stream.get_mut().inner.get_mut().is_open(),
         }
     }
 
     fn is_tls(&self) -> bool {
-        matches!(self, TransportStream::TlsTransport(_))
+        matches!(self, MaybeTls::Tls(_))
     }
 }
 
-impl<In> fmt::Debug for TransportStream<In> {
+impl<In> fmt::Debug for MaybeTls<In> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Connection")
+        f.write_str("MaybeTls")
     }
 }
 
@@ -208,7 +169,7 @@ impl TlsTransport {
         self.stream.get_mut().inner.set_timeout(timeout);
         let mut rest = &self.buffers.output()[..amount];
         while !rest.is_empty() {
-            let written = self.stream.ssl_write(rest).map_err(translated)?;
+            let written = self.stream.ssl_write(rest).map_err(translate)?;
             rest = &rest[written..];
         }
         Ok(())
@@ -216,39 +177,41 @@ impl TlsTransport {
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
         self.stream.get_mut().inner.set_timeout(timeout);
-        // Not by its `Read`: that takes a connection that was cut for one that was closed.
+        // The stream's `Read` is not used, because it takes a connection that was cut for one that was closed.
         let count = match self.stream.ssl_read(self.buffers.input_append_buf()) {
             Ok(count) => count,
             Err(error) if error.code() == ErrorCode::ZERO_RETURN => 0,
-            Err(error) => return Err(translated(error)),
+            Err(error) => return Err(translate(error)),
         };
         self.buffers.input_appended(count);
         Ok(count > 0)
     }
 }
 
-/// The connection below, of which the first bytes are noted: they tell what the other side speaks.
+/// The connection below TLS. It records the first bytes, which tell what the server speaks.
 struct RecordingStream {
     inner: TransportAdapter,
     first: Vec<u8>,
 }
 
 impl RecordingStream {
-    /// Enough to tell HTTP.
-    const NOTED: usize = 5;
+    /// Enough bytes to recognise HTTP.
+    const RECORDED: usize = 5;
 
-    /// What is spoken if it is not TLS.
+    /// The error for a server that does not speak TLS.
     fn no_tls(&self) -> Option<TransportError> {
-        let tls = self.first.is_empty() || TLS_RECORDS.iter().any(|record| self.first.starts_with(record));
-        // Some servers answer a request that they can't read with a page and no head.
-        (!tls).then(|| TransportError::NoTls { http: self.first.starts_with(b"HTTP/") || self.first.starts_with(b"<") })
+        if self.first.is_empty() || TLS_RECORDS.iter().any(|record| self.first.starts_with(record)) {
+            return None;
+        }
+        // Some servers answer an unreadable request with a page without a header.
+        Some(TransportError::NoTls { http: self.first.starts_with(b"HTTP/") || self.first.starts_with(b"<") })
     }
 }
 
 impl Read for RecordingStream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.inner.read(buffer)?;
-        let missing = Self::NOTED - self.first.len();
+        let missing = Self::RECORDED - self.first.len();
         self.first.extend_from_slice(&buffer[..count.min(missing)]);
         Ok(count)
     }
@@ -264,8 +227,8 @@ impl Write for RecordingStream {
     }
 }
 
-/// The errors that ureq would take for the end of a body that has no length. A connection that was closed is none.
-fn torn(error: ureq::Error) -> ureq::Error {
+/// Replaces the errors that ureq would take for the end of a body without a length.
+fn mark_torn(error: ureq::Error) -> ureq::Error {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, UnexpectedEof};
     match error {
         ureq::Error::Io(error) if matches!(error.kind(), ConnectionAborted | ConnectionReset | UnexpectedEof) => {
@@ -275,39 +238,40 @@ fn torn(error: ureq::Error) -> ureq::Error {
     }
 }
 
-/// An error of OpenSSL: one of the connection below as it was, one of TLS in words.
-fn translated(error: openssl::ssl::Error) -> ureq::Error {
+/// Translates an error of OpenSSL. An I/O error of the connection below stays as it is.
+fn translate(error: openssl::ssl::Error) -> ureq::Error {
+    let unexpected_eof = || io::Error::from(io::ErrorKind::UnexpectedEof).into();
     let error = match error.into_io_error() {
         Ok(error) => return error.into(),
         Err(error) => error,
     };
-    let Some(errors) = error.ssl_error().filter(|errors| !errors.errors().is_empty()) else {
-        return io::Error::from(io::ErrorKind::UnexpectedEof).into();
-    };
-    let reason = told(errors);
-    if reason.contains("unexpected eof") {
-        return io::Error::from(io::ErrorKind::UnexpectedEof).into();
+    match error.ssl_error().filter(|errors| !errors.errors().is_empty()).map(last_reason) {
+        Some(reason) if !reason.contains("unexpected eof") => TransportError::Tls(in_plain_words(&reason)).into(),
+        _ => unexpected_eof(),
     }
-    TransportError::Tls(words(&reason)).into()
 }
 
-/// What the words of OpenSSL (ssl/ssl_err.c) mean for an administrator; those that say enough stay.
-fn words(reason: &str) -> String {
-    let meaning = match reason {
-        _ if reason.contains("alert certificate required") => {
-            "the server wants a client certificate: set http.client_cert"
-        }
-        _ if reason.contains("alert unknown ca") || reason.contains("alert bad certificate") => {
-            "the server does not accept the client certificate"
-        }
-        _ if reason.contains("alert protocol version") || reason == "unsupported protocol" => {
-            "the server speaks no TLS of version 1.2 or later"
-        }
-        _ if reason.contains("alert handshake failure") => {
-            "the server agrees to none of the ciphers offered, or wants a client certificate"
-        }
-        _ if reason.contains("alert unrecognized name") => "the server does not know this host name",
-        _ => reason,
+/// OpenSSL's reason for its last error.
+pub(super) fn last_reason(errors: &ErrorStack) -> String {
+    let last = errors.errors().last().and_then(|error| error.reason());
+    last.unwrap_or("unknown error of OpenSSL").to_owned()
+}
+
+/// Translates OpenSSL's reasons (ssl/ssl_err.c) that say too little to an administrator.
+fn in_plain_words(reason: &str) -> String {
+    let has = |text: &str| reason.contains(text);
+    let meaning = if has("alert certificate required") {
+        "the server wants a client certificate: set http.client_cert"
+    } else if has("alert unknown ca") || has("alert bad certificate") {
+        "the server does not accept the client certificate"
+    } else if has("alert protocol version") || reason == "unsupported protocol" {
+        "the server speaks no TLS of version 1.2 or later"
+    } else if has("alert handshake failure") {
+        "the server agrees to none of the ciphers offered, or wants a client certificate"
+    } else if has("alert unrecognized name") {
+        "the server does not know this host name"
+    } else {
+        reason
     };
     meaning.to_owned()
 }

@@ -285,7 +285,7 @@ const FAULTS: [Fault; 32] = [
             let toml = format!("http.netrc_file = '{}'\n", node.at("netrc").display());
             node.write(&format!("{CONFIG}/default/config.toml"), &toml, 0o644);
         },
-        ["error: variant default: ", "its mode 0644 lets others at the secrets in it"],
+        ["error: variant default: ", "its mode 0644 lets others read or change the secrets in it"],
         MEND_HTTP,
     ),
     (

@@ -72,7 +72,8 @@ fn a_killed_downloads_remains_go_and_one_that_lives_is_left_alone() {
     let part = file(&own, "part").unwrap();
     assert!(cleanup(&world, &["--variant", "default"]).is_empty());
     let told = cleanup(&world, &["--dry-run"]);
-    let (begin, end) = (format!("would remove {} (", part.display()), "): a download that nobody can go on with");
+    let (begin, end) =
+        (format!("would remove {} (", part.display()), "): an interrupted download that can't be resumed");
     assert!(told.len() == 1 && told[0].starts_with(&begin) && told[0].ends_with(end), "{told:?}");
     assert_eq!(suffixes(&own), ["lock", "part"]);
     let outcome = world.tool(&["cleanup", "--json"]).run();
@@ -80,7 +81,7 @@ fn a_killed_downloads_remains_go_and_one_that_lives_is_left_alone() {
     let removed = &json["removed"];
     assert_eq!((removed.as_array().unwrap().len(), json["dry_run"].as_bool()), (1, Some(false)));
     assert_eq!(removed[0]["path"].as_str(), part.to_str());
-    assert_eq!(removed[0]["reason"].as_str(), Some("a download that nobody can go on with"));
+    assert_eq!(removed[0]["reason"].as_str(), Some("an interrupted download that can't be resumed"));
     assert!(removed[0]["bytes"].as_u64().unwrap() >= MIB as u64 && removed[0]["bytes"] == json["bytes"]);
     assert_eq!(suffixes(&own), ["lock"]);
     assert!(cleanup(&world, &[]).is_empty());
@@ -103,8 +104,8 @@ fn what_a_create_can_go_on_with_goes_only_with_all() {
         let told = cleanup(&world, if dry_run { &["--all", "--dry-run"] } else { &["--all"] });
         assert_eq!(told.len(), 2, "{told:?}");
         assert!(told[0].starts_with(done) && told[0].contains(".part ("), "{told:?}");
-        assert!(told[0].ends_with(": a cut download that could be gone on with"), "{told:?}");
-        assert!(told[1].contains(".mark (") && told[1].ends_with(": how much of that download counts"), "{told:?}");
+        assert!(told[0].ends_with(": an interrupted download that could be resumed"), "{told:?}");
+        assert!(told[1].contains(".mark (") && told[1].ends_with(": the checkpoint of that download"), "{told:?}");
     }
     assert_eq!(suffixes(&world.cache()), ["lock"]);
     world.tool(&["fetch", &url(&server)]).run().succeeds();
@@ -128,12 +129,8 @@ fn fetch_killed_at_rename(world: &World, url: &str, number: u32) {
 fn what_was_not_published_to_its_end_goes() {
     let server = Server::start(|_, _| Reply::ok(disk(MIB)));
     for (rename, left, reasons) in [
-        (1, &["lock", "part"][..], &["a download that nobody can go on with"][..]),
-        (
-            2,
-            &["img", "lock", "tmp"],
-            &["a description that was not written to its end", "an image that was not published to its end"],
-        ),
+        (1, &["lock", "part"][..], &["an interrupted download that can't be resumed"][..]),
+        (2, &["img", "lock", "tmp"], &["an incomplete sidecar", "an image without its sidecar"]),
     ] {
         let world = World::new();
         fetch_killed_at_rename(&world, &url(&server), rename);

@@ -124,7 +124,7 @@ fn keep_spoiling<T>(backing: &Path, at: usize, work: impl FnOnce() -> T) -> T {
 fn the_zeros_behind_the_image_and_the_boot_area_are_read_back_too() {
     let world = World::new();
     let file = encode(&world, &disk(20 * MIB), "raw");
-    for (at, what) in [(25 * MIB + 3, "zeros behind the image"), (5000, "the boot area")] {
+    for (at, what) in [(25 * MIB + 3, "zeros after the image"), (5000, "the boot area")] {
         for kind in KINDS {
             let stale = Disk::stale(&world, "disk0", kind, SIZE);
             let target = Target::open(stale.path()).unwrap();

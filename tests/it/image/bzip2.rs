@@ -5,8 +5,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use simpleimage::image::decode;
-use simpleimage::image::format::Compression;
+use simpleimage::image::compression::Compression;
 
 use crate::support::images::{MIB, disk};
 use crate::support::world::tool;
@@ -19,7 +18,7 @@ fn data() -> Vec<u8> {
 
 fn decoded(archive: &Path) -> Vec<u8> {
     let mut data = Vec::new();
-    decode::reader(File::open(archive).unwrap(), Compression::Bzip2).read_to_end(&mut data).unwrap();
+    Compression::Bzip2.reader(File::open(archive).unwrap()).read_to_end(&mut data).unwrap();
     data
 }
 

@@ -28,7 +28,7 @@ fn defect_01_a_truncated_archive_wrote_half_a_disk_and_exited_0() {
         garbage.extend_from_slice(b"trailing garbage");
         fs::write(&file, garbage).unwrap();
         let target = Disk::stale(&world, "disk0", Kind::File, 9 * MIB);
-        world.create(target.path(), file.to_str().unwrap(), image_type).run().fails(&["belongs to no member"]);
+        world.create(target.path(), file.to_str().unwrap(), image_type).run().fails(&["trailing data after the end"]);
         target.assert_unbootable(image_type);
     }
 }

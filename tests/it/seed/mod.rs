@@ -18,7 +18,7 @@ use simpleimage::ganeti::request::{Asked, job};
 use simpleimage::install;
 use simpleimage::install::job::Job;
 use simpleimage::node::run::Run;
-use simpleimage::seed::{Held, SeedFiles};
+use simpleimage::seed::{SeedContent, SeedFiles};
 
 use crate::support::log::Log;
 use crate::support::world::World;
@@ -46,7 +46,8 @@ fn files(world: &World, variables: &[(&str, &str)]) -> anyhow::Result<(SeedFiles
     let request = request(world, variables)?;
     let log = Log::new();
     let context = Run::new(log.report());
-    let files = install::seed_files(request.seed.plan().expect("no seed"), &Held::default(), &request.http, &context)?;
+    let files =
+        install::seed_files(request.seed.plan().expect("no seed"), &SeedContent::default(), &request.http, &context)?;
     Ok((files, log.text()))
 }
 

@@ -25,8 +25,8 @@ pub(super) fn broken(
 
 fn vdi() -> Vec<Case> {
     const PARENT: &[&str] = &["the vdi image needs a parent image, which is not allowed"];
-    const SIZES: &[&str] = &["the vdi header is invalid: its sizes do not fit together"];
-    const PLACES: &[&str] = &["the vdi header is invalid: its tables are in impossible places"];
+    const SIZES: &[&str] = &["the vdi header is invalid: its sizes contradict each other"];
+    const PLACES: &[&str] = &["the vdi header is invalid: its tables are at invalid offsets"];
     const CUT: &[&str] = &["the vdi image is truncated: it has", "but needs at least"];
     vec![
         broken("vdi that is a difference", "vdi", PARENT, &[(76, &[4])]),
@@ -125,15 +125,15 @@ fn vhdx_headers() -> Vec<Case> {
                 patched(image, &[(2 * BASE, b"none")])
             },
         ),
-        broken("vhdx with damaged regions", "vhdx", &["its table of regions is damaged"], &[(3 * BASE + 40, &[0xff])]),
-        bytes("vhdx with an unknown region", "vhdx", &["it has a region that nobody knows"], |site| {
+        broken("vhdx with damaged regions", "vhdx", &["its region table is damaged"], &[(3 * BASE + 40, &[0xff])]),
+        bytes("vhdx with an unknown region", "vhdx", &["it needs a region of an unknown kind"], |site| {
             let mut table = site.image("vhdx", &[])[3 * BASE..][8..112].to_vec();
             // A third entry, which is required.
             (table[0], table[100]) = (3, 1);
             table[72..88].fill(9);
             summed(site, 3 * BASE, BASE, 8, &table)
         }),
-        bytes("vhdx with regions in the header", "vhdx", &["its regions are in impossible places"], |site| {
+        bytes("vhdx with regions in the header", "vhdx", &["its regions are at invalid offsets"], |site| {
             summed(site, 3 * BASE, BASE, 32, &[0; 8])
         }),
     ]
@@ -156,7 +156,7 @@ fn vhdx_metadata() -> Vec<Case> {
             let entry = metadata(&image) + 32;
             patched(image, &[(entry, b"\x2d\x5f\xd3\xa8\x0b\xb3\x4d\x45\xab\xf7\xd3\xd8\x48\x34\xab\x0c")])
         }),
-        bytes("vhdx with unknown metadata", "vhdx", &["it has metadata that nobody knows"], |site| {
+        bytes("vhdx with unknown metadata", "vhdx", &["it needs metadata of an unknown kind"], |site| {
             let image = site.image("vhdx", &[]);
             let entry = metadata(&image) + 32;
             patched(image, &[(entry, &[9; 16])])

@@ -175,7 +175,7 @@ fn headers() -> Vec<Case> {
 /// Tables in places where they can't be, or of impossible sizes.
 fn places() -> Vec<Case> {
     const LARGE: &[&str] = &["the qcow2 header is invalid: its tables are too large"];
-    const PLACE: &[&str] = &["the qcow2 header is invalid: its tables are in impossible places"];
+    const PLACE: &[&str] = &["the qcow2 header is invalid: its tables are at invalid offsets"];
     const OVERLAP: &[&str] = &["the qcow2 header is invalid: its tables overlap"];
     const CUT: &[&str] = &["the qcow2 image is truncated: it has", "but needs at least"];
     vec![
@@ -197,8 +197,9 @@ fn places() -> Vec<Case> {
 
 /// Entries that lead to impossible places.
 fn tables() -> Vec<Case> {
-    const INTO: &[&str] = &["the qcow2 image is corrupt: an entry points into its tables (see qemu-img check)"];
-    const UNALIGNED: &[&str] = &["the qcow2 image is corrupt: an entry points to no cluster's start"];
+    const INTO: &[&str] =
+        &["the qcow2 image is corrupt: an entry points into the tables of the image (see qemu-img check)"];
+    const UNALIGNED: &[&str] = &["the qcow2 image is corrupt: an entry does not point to the start of a cluster"];
     const CUT: &[&str] = &["the qcow2 image is truncated: it has", "but needs at least"];
     vec![
         broken("l2 at no cluster", UNALIGNED, &[(L1, &[0x80, 0, 0, 0, 0, 4, 2, 0])]),
@@ -214,7 +215,7 @@ fn tables() -> Vec<Case> {
         bytes(
             "one l2 for all",
             "qcow2",
-            &["the qcow2 image is corrupt: one L2 table stands for two parts of the disk"],
+            &["the qcow2 image is corrupt: two entries point to the same L2 table"],
             |site| {
                 let image = site.image("qcow2", &["-o", "cluster_size=512"]);
                 let l1 = usize::try_from(u64::from_be_bytes(image[40..48].try_into().unwrap())).unwrap();

@@ -82,7 +82,7 @@ fn other_files() -> Vec<Case> {
         descriptor("vmdk without a type", &["its descriptor has no createType"], |_, text| {
             text.replace("createType", "type")
         }),
-        descriptor("vmdk of binary noise", &["its descriptor has a line that means nothing"], |_, text| {
+        descriptor("vmdk of binary noise", &["its descriptor has a line of an unknown kind"], |_, text| {
             format!("{text}\x01\x02\n")
         }),
     ]
@@ -91,11 +91,11 @@ fn other_files() -> Vec<Case> {
 fn headers() -> Vec<Case> {
     vec![
         broken("vmdk version", "vmdk", &["the vmdk header is invalid: its version is not supported"], &[(4, &[4])]),
-        broken("vmdk through ftp", "vmdk", &["it was damaged in a transfer as text"], &[(73, b"\r\n\r\n")]),
+        broken("vmdk through ftp", "vmdk", &["it was damaged by a transfer in text mode"], &[(73, b"\r\n\r\n")]),
         broken(
             "vmdk with its descriptor elsewhere",
             "vmdk",
-            &["its descriptor is in an impossible place"],
+            &["its descriptor is at an invalid offset"],
             &[(28, &[2])],
         ),
         broken("vmdk with huge grains", "vmdk", &["its grains are not supported"], &[(22, &[0xff])]),
@@ -142,7 +142,7 @@ fn larger(site: &Site) -> Vec<u8> {
 /// VMDK images that were written as a stream, with the header that counts behind the data.
 fn streams() -> Vec<Case> {
     const OPTIONS: &[&str] = &["-o", "subformat=streamOptimized"];
-    const FOOTER: &[&str] = &["its footer is missing (the image is truncated, or has something behind its end)"];
+    const FOOTER: &[&str] = &["its footer is missing (the image is truncated, or has trailing data after its end)"];
     /// The image as VMware's tools write it: the directory's place is in the footer only.
     fn footed(site: &Site) -> Vec<u8> {
         let image = site.image("vmdk", OPTIONS);
@@ -164,7 +164,7 @@ fn streams() -> Vec<Case> {
         bytes(
             "streamed vmdk with another size in its footer",
             "vmdk",
-            &["the vmdk header is invalid: its footer does not fit"],
+            &["the vmdk header is invalid: its footer contradicts its header"],
             |site| {
                 let image = footed(site);
                 let footer = image.len() - 1024;
@@ -179,7 +179,7 @@ fn streams() -> Vec<Case> {
         bytes("streamed vmdk cut in a table", "vmdk", &["the vmdk image is truncated: it has"], |site| {
             cut(site.image("vmdk", OPTIONS), 26 * 512 + 2)
         }),
-        bytes("one table for all", "vmdk", &["one grain table stands for two parts of the disk"], |site| {
+        bytes("one table for all", "vmdk", &["two entries point to the same grain table"], |site| {
             // 64 MiB need two tables; there is one.
             let image = footed(site);
             let file = site.world.path("two.vmdk");

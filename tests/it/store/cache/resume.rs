@@ -154,7 +154,7 @@ fn whatever_is_not_the_rest_of_the_same_image_starts_over() {
                 None => assert_eq!(asked, [None, rest], "{what}"),
                 Some(reason) => {
                     assert_eq!(asked, [None, rest, None], "{what}");
-                    let told = format!("{}: the server can't go on with the download (it ", server.url("/x"));
+                    let told = format!("{}: the server can't resume the download (it ", server.url("/x"));
                     assert!(log.contains(&told) && log.contains(reason), "{what}: {log}");
                 }
             }
@@ -179,7 +179,7 @@ fn a_wrong_part_that_is_the_last_attempt_is_an_error_and_leaves_nothing() {
     test.fetch_once(&url, noon()).unwrap_err();
     let message = test.fetch_once(&url, noon()).unwrap_err().to_string();
     let reason = "it sent other bytes than those asked for";
-    assert_eq!(message, format!("{url}: the server can't go on with the download ({reason})"));
+    assert_eq!(message, format!("{url}: the server can't resume the download ({reason})"));
     assert_eq!(test.suffixes(), ["lock"]);
     assert!(read(&mut test.fetch_once(&url, noon()).unwrap()) == image);
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use simpleimage::node::size::ByteSize;
 use simpleimage::store::http::{
-    Backoff, Client, Conditions, Content, Credentials, HttpError, HttpSettings, ImageUrl, Response, Secret, UrlPrefix,
+    Backoff, Client, Conditions, Content, HttpError, HttpSettings, ImageUrl, Response, Secret, UrlPrefix,
 };
 
 use crate::support::bytes;
@@ -390,7 +390,8 @@ fn credentials_and_headers_stay_with_their_server() {
     });
     let settings = HttpSettings {
         headers: vec![("X-Token".to_owned(), secret("t0ken"))],
-        credentials: Some(Credentials { user: secret("joe"), password: secret("hunter2") }),
+        user: Some(secret("joe")),
+        password: secret("hunter2"),
         ..HttpSettings::default()
     };
     assert_eq!(read(content(&settings, &server.url("/a"))), b"image");

@@ -1,20 +1,30 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! The entries of a list in one text, as people join them: with line breaks, semicolons, commas, blanks, and the `\n` that
-//! no shell turned into a line break.
+//! Splits the lists in OS parameters into their entries. People separate them with line breaks, semicolons, commas, blanks,
+//! or a `\n` that no shell has replaced by a line break.
 //!
-//! A character that an entry may hold itself separates only where the next entry is known by its beginning. So nothing
-//! is lost in what stands before it, as a second key would be in the first one's comment.
+//! A character that may be part of an entry is a separator only if the beginning of another entry follows. Otherwise a
+//! second key could get lost in the comment of the first one.
 
-use super::key_types::is_type;
+/// The types of keys that OpenSSH accepts for logins (ssh-keygen(1)), and how many strings follow the type in each
+/// (RFC 4253, section 6.6; RFC 5656; RFC 8709; PROTOCOL.u2f). ssh-dss is left out: OpenSSH has refused it since 2015.
+pub(super) const KEY_TYPES: [(&str, usize); 7] = [
+    ("ssh-ed25519", 1),
+    ("ssh-rsa", 2),
+    ("ecdsa-sha2-nistp256", 2),
+    ("ecdsa-sha2-nistp384", 2),
+    ("ecdsa-sha2-nistp521", 2),
+    ("sk-ssh-ed25519@openssh.com", 2),
+    ("sk-ecdsa-sha2-nistp256@openssh.com", 3),
+];
 
-/// What a text may have in it instead of a line break.
+/// A separator that stands for a line break.
 const ESCAPED: &str = "\\n";
-/// How long the lines are that base64(1) and openssl(1) make.
+/// The line lengths of base64(1) and openssl(1).
 const WRAPPED: [usize; 2] = [76, 64];
-/// How an entry begins that is no file's name.
+/// The beginnings of entries that are not file names.
 const STARTS: [&str; 3] = ["base64:", "https://", "http://"];
 
-/// The entries of a list of files, URLs and `base64:`, none of which can hold a blank.
+/// The entries of a list of file names, URLs and `base64:` texts. None of them can contain a blank.
 pub(super) fn documents(text: &str) -> Vec<&str> {
     split(text, |entry, separator, rest| match separator {
         " " | "\n" => !is_wrapped(entry, rest),
@@ -23,7 +33,8 @@ pub(super) fn documents(text: &str) -> Vec<&str> {
     })
 }
 
-/// The same of a list in which there may be keys too, with options and comments of any characters but line breaks and `;`.
+/// The entries of a list that may also contain keys. Their options and comments may contain any character but line breaks
+/// and `;`.
 pub(super) fn keys_and_places(text: &str) -> Vec<&str> {
     split(text, |entry, separator, rest| match separator {
         " " => false,
@@ -36,13 +47,13 @@ pub(super) fn keys_and_places(text: &str) -> Vec<&str> {
     })
 }
 
-/// The keys in a line, of which there should be one.
+/// The keys in a line. There should be one, but there may be several.
 pub(super) fn keys_of_line(line: &str) -> Vec<&str> {
     split(line, |_, separator, rest| matches!(separator, "," | ESCAPED) && (rest.is_empty() || is_key(rest)))
 }
 
-/// The pieces of `text` between the separators for which `separates` says so: of the entry before, the separator (a
-/// blank or a line break of any kind is `" "` or `"\n"`), and all that follows.
+/// Splits `text` at the separators for which `separates` is true. Its arguments are the entry before the separator, the
+/// separator (`" "` for any blank, `"\n"` for any line break), and the rest of the text.
 fn split(text: &str, separates: impl Fn(&str, &str, &str) -> bool) -> Vec<&str> {
     let (mut entries, mut start, mut at) = (Vec::new(), 0, 0);
     while at < text.len() {
@@ -60,7 +71,7 @@ fn split(text: &str, separates: impl Fn(&str, &str, &str) -> bool) -> Vec<&str> 
     entries.into_iter().map(str::trim).filter(|entry| !entry.is_empty()).collect()
 }
 
-/// The separator that `text` begins with, and its length in bytes.
+/// The separator at the beginning of `text`, and its length in bytes.
 fn separator(text: &str) -> Option<(&'static str, usize)> {
     match text.as_bytes() {
         [b'\r' | b'\n', ..] => Some(("\n", 1)),
@@ -72,19 +83,19 @@ fn separator(text: &str) -> Option<(&'static str, usize)> {
     }
 }
 
-/// Whether nothing follows, or an entry that is known by how it begins.
+/// Whether `rest` is empty, or begins with an entry that is not a file name.
 fn is_start(rest: &str) -> bool {
     let begins = |start: &&str| rest.get(..start.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(start));
     rest.is_empty() || STARTS.iter().any(begins)
 }
 
-/// Whether a key follows, without options.
+/// Whether `rest` begins with a key without options.
 fn is_key(rest: &str) -> bool {
     let mut words = words(rest);
     words.next().is_some_and(|(at, word)| at == 0 && is_type(word)) && words.next().is_some()
 }
 
-/// Whether it goes on with the rest of a key's options, and that key.
+/// Whether `rest` begins with options of a key, and that key follows.
 fn is_in_options(rest: &str) -> bool {
     let line = rest.split(['\n', '\r', ';']).next().unwrap_or_default();
     let key = words(line).find(|(_, word)| is_type(word));
@@ -92,7 +103,7 @@ fn is_in_options(rest: &str) -> bool {
     !before.is_empty() && !before.ends_with(',') && !before.ends_with(ESCAPED)
 }
 
-/// Whether `entry` is base64 of which a further line follows in `rest`.
+/// Whether `entry` is the beginning of a base64 text that continues with the next line in `rest`.
 fn is_wrapped(entry: &str, rest: &str) -> bool {
     let Some(encoded) = entry.strip_prefix(STARTS[0]) else { return false };
     let plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/'));
@@ -102,7 +113,12 @@ fn is_wrapped(entry: &str, rest: &str) -> bool {
     full && !next.is_empty() && next.len() <= line.len() && plain(next.trim_end_matches('='))
 }
 
-/// The words of a text with where they begin.
+/// Whether `word` is the type of a key, even one that is not accepted.
+fn is_type(word: &str) -> bool {
+    KEY_TYPES.iter().any(|(name, _)| *name == word) || word == "ssh-dss" || word.ends_with("-cert-v01@openssh.com")
+}
+
+/// The words of a text with their offsets in bytes.
 fn words(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let place = |word: &str| word.as_ptr().addr() - text.as_ptr().addr();
     text.split_ascii_whitespace().map(move |word| (place(word), word))

@@ -4,26 +4,25 @@
 //! Whatever a shell would expand or execute is refused instead of being taken for its text: a value that the
 //! predecessor computed must not silently become another one.
 
-use super::ParseError;
-use super::values::Checked;
+use crate::config::ParseError;
+use crate::node::value::Checked;
 
 /// `KEY=VALUE` with the quotes resolved.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Assignment {
-    /// The name: letters, digits and underscores.
     pub(crate) key: String,
-    /// The value.
     pub(crate) value: String,
     /// Where the key starts, in bytes.
     pub(crate) offset: usize,
 }
 
-/// What the shell treats specially outside quotes. Braces only in arguments of `export`, but nobody needs them bare.
+/// The shell gives these characters a meaning outside quotes. Braces have one in arguments of `export` only, but nobody needs
+/// them bare.
 const LIVE: &str = "$`;|&<>(){}";
-/// What double quotes leave special behind a backslash.
+/// Within double quotes, a backslash takes away the meaning of these characters only.
 const ESCAPED_IN_QUOTES: &str = "$`\"\\";
 
-/// The assignments in `text`, one per line, in their order; `export` before one is fine.
+/// Reads the assignments in `text`, one per line, in their order; `export` before one is fine.
 ///
 /// # Errors
 /// [`ParseError`] for anything that a shell would execute or expand, for anything that is no assignment, and for quotes
@@ -204,7 +203,7 @@ impl Scanner<'_> {
     }
 }
 
-/// The words of `text` as separated by blanks, with quotes resolved.
+/// Splits `text` at blanks into words, with quotes resolved.
 ///
 /// # Errors
 /// A quote left open. A backslash outside quotes: the predecessor kept it as it was, a shell would remove it.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! What a seed gives its instance, compared with another seed: what a reinstall would take away, and what of it may be
-//! kept. A guest could have written an old seed, so that only what is well-formed counts.
+//! Compares an old seed with a new one: what a reinstall would lose, and what it may keep. The guest may have changed the
+//! old seed, so only its well-formed parts are used.
 
 use std::fmt;
 
@@ -9,68 +9,64 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
-use super::adopt::{is_persistent, servers_of};
+use super::MAX_FILE;
+use super::clone::{has_resolver, is_persistent};
+use super::identity::{Identity, KEYS};
 use super::keys::{self, Key};
-use super::metadata::KEYS;
-use super::userdata::MAX_USER_DATA;
-use super::{Identity, MAX_FILE};
+use super::user_data::MAX_USER_DATA;
 use crate::node::size::ByteSize;
 
-/// What a seed gives. `Debug` shows no content.
+/// What a seed gives to its instance. `Debug` shows no content.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Held {
-    /// The SSH keys, each once.
+pub struct SeedContent {
     #[serde(serialize_with = "as_lines", deserialize_with = "from_lines")]
     pub(crate) keys: Vec<Key>,
-    /// The user-data; empty for none.
+    /// Empty if there is none.
     #[serde(serialize_with = "as_base64", deserialize_with = "from_base64")]
     pub(crate) user_data: Vec<u8>,
-    network: HeldNetwork,
+    network: NetworkOrigin,
     persist: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-enum HeldNetwork {
-    /// There is none, or one with nothing in it but what Ganeti says of the NICs.
+enum NetworkOrigin {
+    /// There is no network-config, or it only has what Ganeti says of the NICs.
     #[default]
     Plain,
-    /// One of Ganeti's NICs, with name servers or search domains.
+    /// It has name servers or search domains, too.
     Resolver { servers: bool, search: bool },
-    /// One that was given.
+    /// The user gave it.
     Given,
 }
 
-/// Why an old seed is not looked at any closer. Its content is not repeated.
+/// Why an old seed is not used. The messages do not repeat its content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum HeldError {
-    /// No seed of ours has it like that.
+pub enum OldSeedError {
+    /// The meta-data has another form.
     #[error("its meta-data is not as simpleimage writes it")]
     MetaData,
-    /// No seed of ours has so much.
+    /// A file is too large.
     #[error("its {file} has {size}, more than simpleimage writes")]
     TooLarge {
-        /// The file.
+        /// The name of the file.
         file: &'static str,
         /// Its size.
         size: ByteSize,
     },
 }
 
-impl Held {
-    /// What the seed with `files` gives to `identity`, by name.
-    ///
-    /// # Errors
-    /// [`HeldError`] for what is no seed of ours any more.
+impl SeedContent {
+    /// Reads a seed with these files (name and content), which was made for `identity`.
     pub(crate) fn of<'n, 'c>(
         files: impl IntoIterator<Item = (&'n str, &'c [u8])>,
         identity: &Identity,
-    ) -> Result<Self, HeldError> {
-        let mut held = Held::default();
+    ) -> Result<Self, OldSeedError> {
+        let mut held = SeedContent::default();
         for (name, content) in files {
             match name.to_ascii_lowercase().as_str() {
                 "meta-data" => held.keys = keys_of(at_most("meta-data", MAX_FILE, content)?)?,
                 "user-data" => held.user_data = at_most("user-data", MAX_USER_DATA, content)?.to_vec(),
-                "network-config" => held.network = HeldNetwork::of(at_most("network-config", MAX_FILE, content)?),
+                "network-config" => held.network = NetworkOrigin::of(at_most("network-config", MAX_FILE, content)?),
                 "vendor-data" => held.persist = is_persistent(content, identity),
                 _ => {}
             }
@@ -78,106 +74,108 @@ impl Held {
         Ok(held)
     }
 
-    /// This, and of `other` what this has not.
+    /// Adds what only `other` has.
     #[must_use]
     pub(crate) fn with(self, other: Self) -> Self {
-        Held {
+        SeedContent {
             keys: keys::unique(self.keys.into_iter().chain(other.keys)),
             user_data: if self.user_data.is_empty() { other.user_data } else { self.user_data },
-            network: if self.network == HeldNetwork::Plain { other.network } else { self.network },
+            network: if self.network == NetworkOrigin::Plain { other.network } else { self.network },
             persist: self.persist || other.persist,
         }
     }
 
-    /// The OS parameters to which this seed owes what `new` has not, each with words on it.
-    pub(crate) fn lost_in(&self, new: &Held) -> Vec<Lost> {
+    /// The OS parameters whose effect this seed has and `new` has not.
+    pub(crate) fn lost_in(&self, new: &SeedContent) -> Vec<LostParameter> {
         let missing = keys::missing(&self.keys, &new.keys);
         let mut lost = Vec::new();
         if missing > 0 {
-            lost.push(Lost::keys(missing, self.keys.len()));
+            lost.push(LostParameter::keys(missing, self.keys.len()));
         }
         let (servers, search) = self.network.lost_in(new.network);
         let others = [
             ("user_data", !self.user_data.is_empty() && new.user_data.is_empty()),
-            ("network_config", self.network == HeldNetwork::Given && new.network != HeldNetwork::Given),
+            ("network_config", self.network == NetworkOrigin::Given && new.network != NetworkOrigin::Given),
             ("dns_servers", servers),
             ("dns_search", search),
             ("seed_persist", self.persist && !new.persist),
         ];
-        lost.extend(others.into_iter().filter(|(_, is_lost)| *is_lost).map(|(name, _)| Lost::plain(name)));
+        lost.extend(others.into_iter().filter(|(_, is_lost)| *is_lost).map(|(name, _)| LostParameter::plain(name)));
         lost
     }
 }
 
-/// An OS parameter whose effect gets lost.
+/// An OS parameter whose effect a reinstall would lose.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lost {
-    /// Its name.
+pub struct LostParameter {
     pub(crate) parameter: &'static str,
-    words: String,
+    details: String,
 }
 
-impl Lost {
-    /// `missing` of the `total` keys.
+impl LostParameter {
+    /// `missing` of `total` SSH keys would get lost.
     pub(crate) fn keys(missing: usize, total: usize) -> Self {
         let plural = if total == 1 { "" } else { "s" };
-        Lost { parameter: "ssh_keys", words: format!(" ({missing} of {total} key{plural})") }
+        LostParameter { parameter: "ssh_keys", details: format!(" ({missing} of {total} key{plural})") }
     }
 
-    /// All that the parameter gave.
+    /// The whole effect of the parameter would get lost.
     pub(crate) fn plain(parameter: &'static str) -> Self {
-        Lost { parameter, words: String::new() }
+        LostParameter { parameter, details: String::new() }
     }
 }
 
-impl fmt::Display for Lost {
+impl fmt::Display for LostParameter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", self.parameter, self.words)
+        write!(f, "{}{}", self.parameter, self.details)
     }
 }
 
-impl HeldNetwork {
+impl NetworkOrigin {
     fn of(content: &[u8]) -> Self {
-        match servers_of(content) {
-            None => HeldNetwork::Given,
-            Some((false, false)) => HeldNetwork::Plain,
-            Some((servers, search)) => HeldNetwork::Resolver { servers, search },
+        match has_resolver(content) {
+            None => NetworkOrigin::Given,
+            Some((false, false)) => NetworkOrigin::Plain,
+            Some((servers, search)) => NetworkOrigin::Resolver { servers, search },
         }
     }
 
-    /// Whether `new` lacks name servers, and search domains. One that was given has what it has.
+    /// Whether `new` lacks name servers, and whether it lacks search domains. Those of a network-config that the user gave
+    /// are not compared.
     fn lost_in(self, new: Self) -> (bool, bool) {
         match (self, new) {
-            (HeldNetwork::Resolver { .. }, HeldNetwork::Given) => (false, false),
-            (HeldNetwork::Resolver { servers, search }, HeldNetwork::Plain) => (servers, search),
-            (HeldNetwork::Resolver { servers, search }, HeldNetwork::Resolver { servers: new, search: new_search }) => {
-                (servers && !new, search && !new_search)
-            }
-            (HeldNetwork::Plain | HeldNetwork::Given, _) => (false, false),
+            (NetworkOrigin::Resolver { .. }, NetworkOrigin::Given) => (false, false),
+            (NetworkOrigin::Resolver { servers, search }, NetworkOrigin::Plain) => (servers, search),
+            (
+                NetworkOrigin::Resolver { servers, search },
+                NetworkOrigin::Resolver { servers: new, search: new_search },
+            ) => (servers && !new, search && !new_search),
+            (NetworkOrigin::Plain | NetworkOrigin::Given, _) => (false, false),
         }
     }
 }
 
-fn at_most<'c>(file: &'static str, most: usize, content: &'c [u8]) -> Result<&'c [u8], HeldError> {
+fn at_most<'c>(file: &'static str, most: usize, content: &'c [u8]) -> Result<&'c [u8], OldSeedError> {
     let size = ByteSize(content.len() as u64);
-    if content.len() > most { Err(HeldError::TooLarge { file, size }) } else { Ok(content) }
+    if content.len() > most { Err(OldSeedError::TooLarge { file, size }) } else { Ok(content) }
 }
 
-/// The keys in a meta-data; what is no key is left out.
-fn keys_of(meta_data: &[u8]) -> Result<Vec<Key>, HeldError> {
-    let meta_data: Map<String, Value> = serde_json::from_slice(meta_data).map_err(|_not_ours| HeldError::MetaData)?;
+/// The keys in a meta-data. Anything else in their list is ignored.
+fn keys_of(meta_data: &[u8]) -> Result<Vec<Key>, OldSeedError> {
+    let meta_data: Map<String, Value> =
+        serde_json::from_slice(meta_data).map_err(|_not_ours| OldSeedError::MetaData)?;
     let lines = match meta_data.get(KEYS) {
         None => return Ok(Vec::new()),
-        Some(lines) => lines.as_array().ok_or(HeldError::MetaData)?,
+        Some(lines) => lines.as_array().ok_or(OldSeedError::MetaData)?,
     };
     let keys = lines.iter().filter_map(|line| keys::parse(line.as_str()?.as_bytes()).ok());
     Ok(keys::unique(keys.flatten()))
 }
 
-impl fmt::Debug for Held {
+impl fmt::Debug for SeedContent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Held { keys, user_data, network, persist } = self;
-        let mut shown = f.debug_struct("Held");
+        let SeedContent { keys, user_data, network, persist } = self;
+        let mut shown = f.debug_struct("SeedContent");
         shown.field("keys", &keys.len()).field("user_data", &user_data.len());
         shown.field("network", network).field("persist", persist).finish()
     }
@@ -203,10 +201,10 @@ fn from_base64<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D:
 
 #[cfg(test)]
 mod tests {
-    use super::{Held, HeldError};
+    use super::{OldSeedError, SeedContent};
     use crate::node::size::ByteSize;
     use crate::seed::Nic;
-    use crate::seed::userdata::MAX_USER_DATA;
+    use crate::seed::user_data::MAX_USER_DATA;
     use crate::seed::{Dns, Identity, MAX_FILE, Network, meta_data, parse_keys, vendor_data};
     use proptest::prelude::{any, prop, proptest};
 
@@ -228,11 +226,11 @@ mod tests {
         Network::new(&[nic], &Dns::new(servers, search).unwrap()).unwrap().document().unwrap()
     }
 
-    fn held(files: &[(&str, &[u8])]) -> Held {
-        Held::of(files.iter().copied(), &identity()).unwrap()
+    fn held(files: &[(&str, &[u8])]) -> SeedContent {
+        SeedContent::of(files.iter().copied(), &identity()).unwrap()
     }
 
-    fn lost(old: &Held, new: &Held) -> String {
+    fn lost(old: &SeedContent, new: &SeedContent) -> String {
         old.lost_in(new).iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
     }
 
@@ -248,7 +246,7 @@ mod tests {
             ("vendor-data", &script),
             ("other", b"x"),
         ]);
-        let none = Held::default();
+        let none = SeedContent::default();
         assert_eq!(lost(&old, &none), "ssh_keys (2 of 2 keys), user_data, dns_servers, dns_search, seed_persist");
         assert_eq!(lost(&old, &old), "");
         assert_eq!(lost(&none, &old), "");
@@ -278,13 +276,13 @@ mod tests {
     fn what_a_guest_made_of_it_is_no_key_or_no_seed() {
         let odd = format!(r#"{{"public-keys": ["{}", "no key", 7, "command=\"x\" {}", "a\nb"]}}"#, KEYS[0], KEYS[1]);
         assert_eq!(held(&[("meta-data", odd.as_bytes())]).keys, parse_keys(KEYS[0].as_bytes()).unwrap());
-        let of = |name, content: &[u8]| Held::of([(name, content)], &identity());
+        let of = |name, content: &[u8]| SeedContent::of([(name, content)], &identity());
         for text in ["", "instance-id: x\n", "[]", r#"{"public-keys": {"a": "b"}}"#, "\u{feff}{}"] {
-            assert_eq!(of("meta-data", text.as_bytes()), Err(HeldError::MetaData), "{text}");
+            assert_eq!(of("meta-data", text.as_bytes()), Err(OldSeedError::MetaData), "{text}");
         }
         for (file, most) in [("meta-data", MAX_FILE), ("network-config", MAX_FILE), ("user-data", MAX_USER_DATA)] {
             let size = ByteSize(most as u64 + 1);
-            assert_eq!(of(file, &vec![b' '; most + 1]), Err(HeldError::TooLarge { file, size }));
+            assert_eq!(of(file, &vec![b' '; most + 1]), Err(OldSeedError::TooLarge { file, size }));
         }
         assert_eq!(of("user-data", &vec![b' '; MAX_USER_DATA]).unwrap().user_data.len(), MAX_USER_DATA);
     }
@@ -295,12 +293,12 @@ mod tests {
             let network = if by_hand { b"x".to_vec() } else { network(Some("192.0.2.53"), None) };
             let old = held(&[("meta-data", &with_keys(&keys)), ("user-data", &user_data), ("network-config", &network)]);
             let bytes = serde_json::to_vec(&old).unwrap();
-            assert_eq!(serde_json::from_slice::<Held>(&bytes).unwrap(), old);
+            assert_eq!(serde_json::from_slice::<SeedContent>(&bytes).unwrap(), old);
         }
 
         #[test]
         fn no_seed_panics(meta_data in any::<Vec<u8>>(), network in "\\PC{0,40}") {
-            let _ = Held::of([("meta-data", &meta_data[..]), ("network-config", network.as_bytes())], &identity());
+            let _ = SeedContent::of([("meta-data", &meta_data[..]), ("network-config", network.as_bytes())], &identity());
         }
     }
 }

@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! The shell predecessor's `config`: what its scripts sourced, read as data.
+//! The shell predecessor's `config`, which its scripts sourced, translated into the keys and values of config.toml.
+
+mod curl;
+pub(crate) mod shell;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::time::Duration;
 
-use super::shell::{Assignment, assignments};
-use super::values::{self, Checked};
-use super::{ParseError, PartialSettings, curl};
+use toml::{Table, Value};
+
+use self::shell::{Assignment, assignments};
+use super::{ParseError, values};
+use crate::node::value::{Checked, absolute_path};
+use crate::store::http::values::proxy;
 
 /// The variables that the predecessor knew.
 pub(super) const KEYS: [&str; 4] = ["PROXY", "IMAGE_STORAGE", "DOWNLOAD_CACHE_MAX_DAYS", "CUSTOM_CURL_OPTS"];
@@ -15,7 +19,7 @@ pub(super) const KEYS: [&str; 4] = ["PROXY", "IMAGE_STORAGE", "DOWNLOAD_CACHE_MA
 /// golden images included, so its own files and foreign ones stay where they are.
 const CACHE_FOLDER: &str = "ganeti-instance-simpleimage";
 
-/// Reads the text of a predecessor's `config`.
+/// Translates the text of a predecessor's `config`.
 ///
 /// `PROXY` becomes `http.proxy` (curl's port 1080 where it names none), `DOWNLOAD_CACHE_MAX_DAYS` `cache.max_age_days`,
 /// `IMAGE_STORAGE` with our own folder `ganeti-instance-simpleimage` below it `cache.dir`, and the options in
@@ -24,7 +28,7 @@ const CACHE_FOLDER: &str = "ganeti-instance-simpleimage";
 /// # Errors
 /// [`ParseError`] with line and column for what a shell would execute or expand, an unknown key, a wrong value or a
 /// curl option without an equivalent. No value is repeated.
-pub(crate) fn parse_legacy(text: &str) -> Result<PartialSettings, ParseError> {
+pub(crate) fn parse_legacy(text: &str) -> Result<Table, ParseError> {
     let mut set = BTreeMap::new();
     for assignment in assignments(text)? {
         let Some(key) = KEYS.into_iter().find(|key| *key == assignment.key) else {
@@ -32,36 +36,43 @@ pub(crate) fn parse_legacy(text: &str) -> Result<PartialSettings, ParseError> {
         };
         set.insert(key, assignment);
     }
-    let mut settings = PartialSettings::default();
+    let (mut http, mut cache) = (Table::new(), Table::new());
     // In the order of KEYS: curl's --proxy is stronger than PROXY.
     for (key, assignment) in KEYS.into_iter().filter_map(|key| set.remove_entry(key)) {
-        apply(key, &assignment.value, &mut settings)
+        translate(key, &assignment.value, &mut http, &mut cache)
             .map_err(|problem| ParseError::at(text, assignment.offset, &format!("{key}: {problem}")))?;
     }
-    Ok(settings)
+    let tables = [("http", http), ("cache", cache)].into_iter().filter(|(_, table)| !table.is_empty());
+    Ok(tables.map(|(name, table)| (name.to_owned(), Value::Table(table))).collect())
 }
 
-fn apply(key: &str, value: &str, settings: &mut PartialSettings) -> Result<(), String> {
+fn translate(key: &str, value: &str, http: &mut Table, cache: &mut Table) -> Result<(), String> {
     match key {
-        "PROXY" => settings.http.proxy = Some(values::proxy(value, curl::PROXY_PORT)?),
-        "IMAGE_STORAGE" => settings.cache.dir = Some(storage(value)?),
-        "DOWNLOAD_CACHE_MAX_DAYS" => settings.cache.max_age = Some(days(value)?),
-        _ => curl::apply(value, &mut settings.http)?,
+        "PROXY" => {
+            let proxy = proxy(value, curl::PROXY_PORT)?.unwrap_or_default();
+            http.insert("proxy".to_owned(), proxy.0.into());
+        }
+        "IMAGE_STORAGE" => {
+            let folder = absolute_path(value)?.join(CACHE_FOLDER).display().to_string();
+            cache.insert("dir".to_owned(), folder.into());
+        }
+        "DOWNLOAD_CACHE_MAX_DAYS" => {
+            cache.insert("max_age_days".to_owned(), days(value)?.into());
+        }
+        _ => curl::translate(value, http)?,
     }
     Ok(())
 }
 
-fn storage(value: &str) -> Checked<PathBuf> {
-    values::absolute_path(value).map(|path| path.join(CACHE_FOLDER))
-}
-
-fn days(value: &str) -> Checked<Duration> {
+fn days(value: &str) -> Checked<i64> {
     const WRONG: &str = "must be a whole number of days";
     // u64 also takes a sign.
     if !value.chars().all(|c| c.is_ascii_digit()) {
         return Err(WRONG);
     }
-    values::days(value.parse().map_err(|_err| WRONG)?)
+    let number: u64 = value.parse().map_err(|_err| WRONG)?;
+    values::days(number)?;
+    i64::try_from(number).map_err(|_err| WRONG)
 }
 
 fn unknown(text: &str, assignment: &Assignment) -> ParseError {
@@ -72,9 +83,12 @@ fn unknown(text: &str, assignment: &Assignment) -> ParseError {
 #[cfg(test)]
 mod tests {
     use super::parse_legacy;
-    use crate::config::PartialSettings;
     use proptest::prelude::*;
-    use std::path::Path;
+    use toml::Table;
+
+    fn proxy(text: &str) -> String {
+        parse_legacy(text).unwrap()["http"]["proxy"].as_str().unwrap().to_owned()
+    }
 
     fn message(text: &str) -> String {
         parse_legacy(text).unwrap_err().to_string()
@@ -84,39 +98,33 @@ mod tests {
     fn a_config_of_the_predecessor() {
         let text = "# our proxy\nPROXY=\"proxy.example:3128\"\nexport IMAGE_STORAGE=/srv/images # shared\n\n\
                     DOWNLOAD_CACHE_MAX_DAYS='30'\nCUSTOM_CURL_OPTS=\"-k \\\n  --retry 3\"\n";
-        let settings = parse_legacy(text).unwrap();
-        assert_eq!(settings.http.proxy.as_ref().unwrap().0, "http://proxy.example:3128");
-        assert_eq!(settings.cache.dir.as_deref(), Some(Path::new("/srv/images/ganeti-instance-simpleimage")));
-        assert_eq!(settings.cache.max_age.unwrap().as_secs(), 30 * 86_400);
-        assert_eq!((settings.http.insecure_tls, settings.http.retries), (Some(true), Some(3)));
-        let keys = ["http.proxy", "http.insecure_tls", "http.retries", "cache.dir", "cache.max_age_days"];
-        assert_eq!(settings.keys(), keys);
+        let expected = "[http]\nproxy = 'http://proxy.example:3128'\ninsecure_tls = true\nretries = 3\n\
+                        [cache]\ndir = '/srv/images/ganeti-instance-simpleimage'\nmax_age_days = 30\n";
+        assert_eq!(parse_legacy(text), Ok(toml::from_str(expected).unwrap()));
     }
 
     #[test]
     fn empty_values() {
-        assert_eq!(parse_legacy("# nothing\n"), Ok(PartialSettings::default()));
-        assert_eq!(parse_legacy("CUSTOM_CURL_OPTS=\n"), Ok(PartialSettings::default()));
-        assert_eq!(parse_legacy("PROXY=\n").unwrap().http.proxy.unwrap().0, "");
+        assert_eq!(parse_legacy("# nothing\n"), Ok(Table::new()));
+        assert_eq!(parse_legacy("CUSTOM_CURL_OPTS=\n"), Ok(Table::new()));
+        assert_eq!(proxy("PROXY=\n"), "");
         assert_eq!(message("IMAGE_STORAGE="), "1:1: IMAGE_STORAGE: must be an absolute path (begin it with /)");
         assert_eq!(message("DOWNLOAD_CACHE_MAX_DAYS="), "1:1: DOWNLOAD_CACHE_MAX_DAYS: must be a whole number of days");
     }
 
     #[test]
     fn a_later_assignment_wins() {
-        let settings =
-            parse_legacy("PROXY=::\nDOWNLOAD_CACHE_MAX_DAYS=1\nPROXY=b:2\nDOWNLOAD_CACHE_MAX_DAYS=0").unwrap();
-        assert_eq!(settings.http.proxy.unwrap().0, "http://b:2");
-        assert!(settings.cache.max_age.unwrap().is_zero());
+        let text = "PROXY=::\nDOWNLOAD_CACHE_MAX_DAYS=1\nPROXY=b:2\nDOWNLOAD_CACHE_MAX_DAYS=0";
+        assert_eq!(proxy(text), "http://b:2");
+        assert_eq!(parse_legacy(text).unwrap()["cache"]["max_age_days"].as_integer(), Some(0));
     }
 
     #[test]
     fn curls_proxy_is_stronger_in_any_order() {
         for text in ["PROXY=a:1\nCUSTOM_CURL_OPTS='-x b -U u:p'", "CUSTOM_CURL_OPTS='-U u:p -x b'\nPROXY=a:1"] {
-            assert_eq!(parse_legacy(text).unwrap().http.proxy.unwrap().0, "http://u:p@b:1080");
+            assert_eq!(proxy(text), "http://u:p@b:1080");
         }
-        let settings = parse_legacy("CUSTOM_CURL_OPTS='-U joe:s3cret'\nPROXY=a:1").unwrap();
-        assert_eq!(settings.http.proxy.unwrap().0, "http://joe:s3cret@a:1");
+        assert_eq!(proxy("CUSTOM_CURL_OPTS='-U joe:s3cret'\nPROXY=a:1"), "http://joe:s3cret@a:1");
     }
 
     #[test]
@@ -135,8 +143,8 @@ mod tests {
         ] {
             assert_eq!(message(text), expected);
         }
-        let proxy = message("PROXY=socks5://joe:s3cret@p:1");
-        assert_eq!(proxy, "1:1: PROXY: only http:// proxies are supported (https images go through them too)");
+        let refused = message("PROXY=socks5://joe:s3cret@p:1");
+        assert_eq!(refused, "1:1: PROXY: only http:// proxies are supported (https images go through them too)");
     }
 
     proptest! {

@@ -1,14 +1,20 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! user-data: one document as it is, or several in one of MIME.
+//! The files `user-data` and `vendor-data`.
+//!
+//! vendor-data is a script of this provider, and not a `#cloud-config`: a list such as `runcmd` in the user-data would
+//! replace ours. cloud-init runs the script once for an instance, by cc_scripts_vendor in its last stage. It finds the
+//! volume by the serial number, which follows from the UUID of the instance. If anything in it fails, the seed stays.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use super::identity::Identity;
 use crate::node::size::ByteSize;
 
-/// What user-data may have at most, in bytes. All files of a seed have to fit into a FAT volume of 4 MiB.
+/// The largest user-data, in bytes. All files of a seed have to fit into a FAT volume of 4 MiB.
 pub(crate) const MAX_USER_DATA: usize = 2 << 20;
-/// What cloud-init tells a part's type by (`INCLUSION_TYPES_MAP` of cloudinit/handlers), the longest first.
+/// The first words by which cloud-init detects the type of a part (`INCLUSION_TYPES_MAP` of cloudinit/handlers), the longest
+/// first.
 const TYPES: [(&str, &str); 9] = [
     ("#cloud-config-archive", "text/cloud-config-archive"),
     ("#cloud-config-jsonp", "text/cloud-config-jsonp"),
@@ -22,43 +28,38 @@ const TYPES: [(&str, &str); 9] = [
 ];
 /// The first bytes of a gzip member (RFC 1952, section 2.3.1).
 const GZIP: &[u8] = b"\x1f\x8b";
-/// How far cloud-init looks for a MIME document's header, in bytes (`convert_string` of cloudinit/user_data.py).
+/// In how many bytes cloud-init looks for the header of a MIME document (`convert_string` of cloudinit/user_data.py).
 const MIME_WINDOW: usize = 4096;
-/// No base64 has dashes or more than two equals signs in it, so that no part can hold this.
+/// No part can contain this, as base64 has no dashes and at most two equals signs.
 const BOUNDARY: &str = "===============simpleimage==";
 /// The length of a line of base64 (RFC 2045, section 6.8), in bytes.
 const LINE: usize = 76;
 
-/// Why there is no user-data. The content is not repeated.
+/// The script of `vendor-data`. `@SERIAL@` stands for the serial number of the instance's volume.
+const PERSIST: &str = include_str!("persist.sh");
+
+/// Why user-data can't be made. The numbers of parts are counted from 1, and no content is repeated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum UserDataError {
-    /// A part with nothing in it.
     #[error("part {0} of user_data is empty")]
     Empty(usize),
-    /// A part that is a page of a web server.
     #[error("part {0} of user_data is an HTML page")]
     Html(usize),
-    /// A part that can't be a part.
     #[error("part {0} of user_data is a MIME document itself, which only stands alone (name its parts)")]
     Mime(usize),
-    /// More than fits.
     #[error("the user-data has {0} and may have {limit} at most (keep less in it and fetch the rest with #include)", limit = ByteSize(MAX_USER_DATA as u64))]
     TooLarge(ByteSize),
 }
 
-/// The file `user-data`, and which of its parts, from 1, begin with nothing that cloud-init knows.
+/// The content of `user-data`.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct UserData {
-    /// The document.
     pub(crate) document: Vec<u8>,
-    /// The parts that cloud-init will pass over.
+    /// The numbers of the parts that cloud-init will ignore, because it does not know their first words; from 1.
     pub(crate) unknown: Vec<usize>,
 }
 
-/// One document of `parts`: empty without any, a single one as it is, more as a MIME document, in this order.
-///
-/// # Errors
-/// [`UserDataError`] for a part that can't be used, and for more than [`MAX_USER_DATA`] in all.
+/// Makes one document of `parts`. A single part stays as it is, several become a MIME document in this order.
 pub(crate) fn user_data(mut parts: Vec<Vec<u8>>) -> Result<UserData, UserDataError> {
     for (number, part) in (1..).zip(&parts) {
         match part {
@@ -80,11 +81,11 @@ pub(crate) fn user_data(mut parts: Vec<Vec<u8>>) -> Result<UserData, UserDataErr
     Ok(UserData { document, unknown })
 }
 
-/// All parts in base64, which takes scripts and gzip alike.
+/// A MIME document with all parts in base64, which is right for text and for gzip.
 fn multipart(parts: &[Vec<u8>]) -> Vec<u8> {
     let mut document = format!("Content-Type: multipart/mixed; boundary=\"{BOUNDARY}\"\nMIME-Version: 1.0\n\n");
     for part in parts {
-        // cloud-init itself looks at what is declared as plain.
+        // cloud-init detects the type of a part that is declared as text/plain.
         let content_type = content_type(part).unwrap_or("text/plain");
         let charset = if content_type.starts_with("text/") { "; charset=\"utf-8\"" } else { "" };
         document += &format!(
@@ -103,7 +104,7 @@ fn multipart(parts: &[Vec<u8>]) -> Vec<u8> {
     document.into_bytes()
 }
 
-/// What `part` is, by its first bytes, as cloud-init tells it: blanks before them and letter case make no difference.
+/// The type of `part` by its first words, as cloud-init detects it: leading blanks and letter case make no difference.
 fn content_type(part: &[u8]) -> Option<&'static str> {
     if part.starts_with(GZIP) {
         return Some("application/gzip");
@@ -111,7 +112,7 @@ fn content_type(part: &[u8]) -> Option<&'static str> {
     TYPES.iter().find(|(start, _)| begins(part, start)).map(|(_, name)| *name)
 }
 
-/// Whether `part` is what a server shows people, and no document of cloud-init's.
+/// Whether `part` is a web page, such as the error page of a server.
 pub(crate) fn is_html(part: &[u8]) -> bool {
     ["<!doctype html", "<html"].iter().any(|start| begins(part, start))
 }
@@ -126,9 +127,17 @@ fn is_mime(part: &[u8]) -> bool {
     part[..part.len().min(MIME_WINDOW)].windows(HEADER.len()).any(|window| window.eq_ignore_ascii_case(HEADER))
 }
 
+/// The content of `vendor-data` for an instance that copies its seed and removes the partition.
+pub(crate) fn vendor_data(identity: &Identity) -> Vec<u8> {
+    let serial = identity.volume_serial();
+    // blkid(8) shows the UUID of a FAT volume in this form.
+    PERSIST.replace("@SERIAL@", &format!("{:04X}-{:04X}", serial >> 16, serial & 0xffff)).into_bytes()
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{MAX_USER_DATA, UserDataError, user_data};
+    use super::{MAX_USER_DATA, UserDataError, user_data, vendor_data};
+    use crate::seed::Identity;
 
     fn parts(texts: &[&str]) -> Vec<Vec<u8>> {
         texts.iter().map(|text| text.as_bytes().to_vec()).collect()
@@ -176,5 +185,15 @@ mod tests {
         let expected = "the user-data has 2.00 MiB (2097153 bytes) and may have 2 MiB at most (keep less in it and fetch the \
                         rest with #include)";
         assert_eq!(message, expected);
+    }
+
+    #[test]
+    fn the_script_knows_the_instances_volume() {
+        let identity = Identity::new("web1", "5ae2a4f5-8d24-4a2e-9f6b-0a7b1c2d3e4f").unwrap();
+        let script = String::from_utf8(vendor_data(&identity)).unwrap();
+        let serial = format!("{:08X}", identity.volume_serial());
+        assert!(script.starts_with("#!/bin/sh\n"), "{script}");
+        assert!(script.contains(&format!("\nserial={}-{}\n", &serial[..4], &serial[4..])), "{script}");
+        assert!(!script.contains('@'), "{script}");
     }
 }

@@ -1,29 +1,52 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! The typed `config.toml`.
+//! The text of a `config.toml`, and errors that name a place in it.
 
-use super::{ParseError, PartialSettings};
+use toml::de::DeTable;
+use toml::{Table, Value};
 
-/// Reads the text of a `config.toml`.
+use super::{ParseError, Settings};
+
+/// The keys in `[http]` of which the second belongs to the first: one file's user never gets another file's password, and
+/// its certificate never another file's key.
+pub(super) const PAIRS: [(&str, &str); 2] = [("user", "password"), ("client_cert", "client_key")];
+
+/// Reads the text of a `config.toml`, and checks every value.
 ///
 /// # Errors
 /// [`ParseError`] with line and column for a syntax error, an unknown key (the allowed ones are named) or a wrong
 /// value, which is never repeated.
-pub(crate) fn parse_toml(text: &str) -> Result<PartialSettings, ParseError> {
-    let settings: PartialSettings = ::toml::from_str(text).map_err(|error| explain(text, error))?;
-    if settings.http.password.is_some() && settings.http.user.is_none() {
-        return Err(ParseError::somewhere("http.password needs http.user in the same file"));
+pub(crate) fn parse_toml(text: &str) -> Result<Table, ParseError> {
+    toml::from_str::<Settings>(text).map_err(|error| explain(text, error))?;
+    let table: Table = toml::from_str(text).map_err(|error| explain(text, error))?;
+    refuse_decimals(text)?;
+    if let Some(Value::Table(http)) = table.get("http") {
+        for (first, second) in PAIRS {
+            if http.contains_key(second) && !http.contains_key(first) {
+                return Err(ParseError::somewhere(&format!("http.{second} needs http.{first} in the same file")));
+            }
+        }
     }
-    if settings.http.client_key.is_some() && settings.http.client_cert.is_none() {
-        return Err(ParseError::somewhere("http.client_key needs http.client_cert in the same file"));
-    }
-    Ok(settings)
+    Ok(table)
 }
 
-fn explain(text: &str, mut error: ::toml::de::Error) -> ParseError {
+/// Refuses times with decimals: only curl's options have those.
+fn refuse_decimals(text: &str) -> Result<(), ParseError> {
+    let document = DeTable::parse(text).map_err(|error| explain(text, error))?;
+    let http = document.get_ref().get("http").and_then(|http| http.get_ref().as_table());
+    match http.and_then(|http| http.iter().find(|(_, value)| value.get_ref().is_float())) {
+        None => Ok(()),
+        Some((key, value)) => {
+            let words = "expected a whole number that is not negative, found a decimal number";
+            Err(ParseError::at(text, value.span().start, &format!("http.{}: {words}", key.get_ref())))
+        }
+    }
+}
+
+pub(super) fn explain(text: &str, mut error: toml::de::Error) -> ParseError {
     // Without the input, toml shows no line of the file, which may hold a password, but the path of the key instead.
     error.set_input(None);
-    let shown = error.to_string();
-    let key = shown.trim_end().rsplit_once("\nin `").map(|(_, key)| key.trim_end_matches('`'));
+    let words = error.to_string();
+    let key = words.trim_end().rsplit_once("\nin `").map(|(_, key)| key.trim_end_matches('`'));
     let message = without_values(error.message());
     let message = key.map_or_else(|| message.clone(), |key| format!("{key}: {message}"));
     match error.span() {
@@ -32,7 +55,7 @@ fn explain(text: &str, mut error: ::toml::de::Error) -> ParseError {
     }
 }
 
-/// serde's words without the value that it repeats: `invalid type: string "x", expected a boolean`.
+/// Takes the value out of serde's words, such as `invalid type: string "x", expected a boolean`.
 fn without_values(message: &str) -> String {
     let found = message.strip_prefix("invalid type: ").or_else(|| message.strip_prefix("invalid value: "));
     if let Some((found, expected)) = found.and_then(|found| found.rsplit_once(", expected ")) {
@@ -42,10 +65,10 @@ fn without_values(message: &str) -> String {
     message.replace("unknown field", "unknown key").replace("expected one of", "allowed are")
 }
 
-/// serde's word for a kind of value, in those of config.toml.
+/// Says serde's word for a kind of value in those of the manual page.
 fn plain(kind: &str) -> &str {
     match kind {
-        "u32" | "u64" => "a whole number that is not negative",
+        "u32" | "u64" | "f64" => "a whole number that is not negative",
         "integer" => "an integer",
         "floating point" => "a decimal number",
         "boolean" => "true or false",
@@ -59,125 +82,8 @@ fn plain(kind: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::parse_toml;
-    use crate::config::partial::PartialCache;
-    use crate::config::{ImageAlias, ImagePlace, Images, PartialHttp, PartialSettings, RequireChecksum};
-    use crate::disk::write::Wipe;
-    use crate::image::format::Format;
-    use crate::node::report::LogFormat;
-    use crate::node::size::ByteSize;
-    use crate::store::http::{Secret, UrlPrefix};
+    use crate::config::tests::{FULL, message};
     use proptest::prelude::*;
-    use std::time::Duration;
-
-    const FULL: &str = include_str!("testdata/full.toml");
-
-    fn message(text: &str) -> String {
-        parse_toml(text).unwrap_err().to_string()
-    }
-
-    fn secret(text: &str) -> Option<Secret> {
-        Some(Secret(text.to_owned()))
-    }
-
-    fn full_images() -> Images {
-        let debian = ImageAlias {
-            image: Secret("https://images.example/debian-12.qcow2".to_owned()),
-            image_type: Some("qcow2".to_owned()),
-            checksum: secret("https://images.example/SHA512SUMS"),
-            signature: secret("https://images.example/SHA512SUMS.sign"),
-            note: Some("Debian 12, genericcloud".to_owned()),
-        };
-        let golden = Secret("/srv/images/golden.raw".to_owned());
-        let golden = ImageAlias { image: golden, image_type: None, checksum: None, signature: None, note: None };
-        Images::from([("debian-12".to_owned(), debian), ("golden-1.2".to_owned(), golden)])
-    }
-
-    fn full_http() -> PartialHttp {
-        let header = |name: &str, value: &str| (name.to_owned(), Secret(value.to_owned()));
-        PartialHttp {
-            proxy: secret("http://joe:p%40ss@proxy.example:3128"),
-            https_proxy: secret("http://tunnels.example:8443"),
-            no_proxy: Some(["localhost", ".example.com", "10.0.0.0/8:8080"].map(|host| host.parse().unwrap()).into()),
-            ca_file: Some("/etc/ssl/site-ca.pem".into()),
-            client_cert: Some("/etc/ssl/node.pem".into()),
-            client_key: Some("/etc/ssl/private/node.key".into()),
-            insecure_tls: Some(false),
-            headers: Some(vec![header("Authorization", "Bearer abc"), header("X-Site", "fra1")]),
-            user: secret("images"),
-            password: secret("s3cret"),
-            netrc_file: Some("/etc/ganeti/instance-simpleimage/netrc".into()),
-            user_agent: Some("our-cluster/1".to_owned()),
-            connect_timeout: Some(Duration::from_secs(10)),
-            stall_timeout: Some(Duration::from_secs(20)),
-            min_speed: Some(ByteSize(20 << 10)),
-            max_time: Some(Duration::from_secs(3600)),
-            retries: Some(3),
-            limit_rate: Some(ByteSize(10 << 20)),
-        }
-    }
-
-    fn full_cache() -> PartialCache {
-        PartialCache {
-            dir: Some("/srv/simpleimage-cache".into()),
-            max_age: Some(Duration::from_secs(14 * 86_400)),
-            stale_if_error: Some(false),
-            max_size: Some(ByteSize(50 << 30)),
-            verify_cached: Some(true),
-        }
-    }
-
-    #[test]
-    fn golden_every_key() {
-        let expected = PartialSettings {
-            image: Some("https://images.example/debian.qcow2".to_owned()),
-            image_type: Some("qcow2".to_owned()),
-            image_checksum: Some("https://images.example/SHA256SUMS".to_owned()),
-            image_signature: Some("https://images.example/SHA256SUMS.sign".to_owned()),
-            cloud_init: Some("auto".to_owned()),
-            ssh_keys: secret(
-                "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcH joe\n\
-                 https://images.example/team.keys",
-            ),
-            user_data: secret("base.yaml;web.yaml"),
-            network_config: secret("network.yaml"),
-            dns_servers: Some("192.0.2.53 2001:db8::53".to_owned()),
-            dns_search: Some("example.org".to_owned()),
-            seed_persist: Some(true),
-            seed_keep: Some(true),
-            require_checksum: Some(RequireChecksum::Http),
-            require_signature: Some(true),
-            keyring: Some("/etc/keys/images.gpg".into()),
-            allow_unknown_content: Some(true),
-            image_formats: Some(vec![Format::Raw, Format::Qcow2, Format::Vmdk]),
-            mbr_tolerance: Some(ByteSize(128 << 20)),
-            wipe: Some(Wipe::Ends),
-            verify_readback: Some(true),
-            wipe_other_disks: Some(true),
-            allowed_images: Some(vec![
-                ImagePlace::Path("/srv/images".into()),
-                ImagePlace::Url(UrlPrefix::parse("https://images.example/debian").unwrap()),
-            ]),
-            log_format: Some(LogFormat::Json),
-            images: full_images(),
-            http: full_http(),
-            cache: full_cache(),
-        };
-        let settings = parse_toml(FULL).unwrap();
-        assert_eq!(settings, expected);
-        assert_eq!(settings.keys().len(), 47);
-        let debug = format!("{settings:?}");
-        assert!(
-            !["s3cret", "p%40ss", "abc", "AAAA", "web.yaml"].into_iter().any(|secret| debug.contains(secret)),
-            "{debug}"
-        );
-    }
-
-    #[test]
-    fn nothing_is_fine() {
-        for text in ["", "# only this\n", "[http]\n[cache]\n", "[http.headers]\r\n"] {
-            assert!(parse_toml(text).unwrap().keys().iter().all(|key| *key == "http.headers"), "{text}");
-        }
-    }
 
     #[test]
     fn unknown_keys_are_named_with_the_allowed_ones() {
@@ -252,6 +158,13 @@ mod tests {
         ] {
             assert_eq!(message(text), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn times_are_whole_seconds() {
+        let words = "expected a whole number that is not negative, found a decimal number";
+        assert_eq!(message("[http]\nstall_timeout = 2.5"), format!("2:17: http.stall_timeout: {words}"));
+        assert_eq!(message("http.max_time = 1.0"), format!("1:17: http.max_time: {words}"));
     }
 
     #[test]

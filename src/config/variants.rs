@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Which variants there are: a name that is none of them is mistyped, and must not get other settings in silence.
+//! Which variants there are, and which files in their folders have a mistyped name.
 //!
-//! create, verify and every command refuse such a name, and name the nearest. A variant that is listed but has no
-//! folder has the site's settings. A folder without a line in the list is what Ganeti's `--force-variant` is for, and
-//! `check` warns of it. import, export and rename do their work whatever the variant, for a backup must be restorable:
-//! they only warn that no hooks were looked for.
+//! A name that is no variant's is mistyped, and must not get other settings in silence: create, verify and every command
+//! refuse it, and name the nearest. A variant that is listed but has no folder has the site's settings. A folder without a
+//! line in the list is what Ganeti's `--force-variant` is for, and `check` warns of it. import, export and rename do their
+//! work whatever the variant, for a backup must be restorable: they only warn that no hooks were looked for.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
 
-use super::{ConfigError, Paths, VariantName};
+use super::{ConfigError, HookPhase, Paths, VariantName};
 
 /// The variants that there are.
 #[derive(Debug, Default)]
@@ -54,8 +53,8 @@ impl Variants {
     }
 }
 
-/// By how many letters `name` is not `meant`, whatever their case; two that changed their places count as one.
-pub(super) fn misspelt(meant: &str, name: &str) -> usize {
+/// Counts the letters by which `name` is not `meant`, whatever their case; two that changed their places count as one.
+fn misspelt(meant: &str, name: &str) -> usize {
     strsim::damerau_levenshtein(&meant.to_ascii_lowercase(), &name.to_ascii_lowercase())
 }
 
@@ -73,9 +72,49 @@ fn folders(dir: &Path) -> io::Result<BTreeSet<VariantName>> {
     Ok(found)
 }
 
+/// What is read besides the folders of hooks.
+const FILES: [&str; 4] = ["config.toml", "config", "keyring.gpg", "user-data"];
+
+/// What people take for folders of hooks, and what they mean.
+const OTHER_NAMES: [(&str, HookPhase); 4] = [
+    ("hooks.post", HookPhase::Create),
+    ("hooks.create", HookPhase::Create),
+    ("pre-hooks", HookPhase::Pre),
+    ("post-hooks", HookPhase::Create),
+];
+
+/// A name with more letters than these added, lost or changed means something else.
+const MISTYPED: usize = 2;
+
+/// Finds the entries in the folder of `variant` that nothing reads though their names are nearly those of what is read: a
+/// mistyped `hooks.pre` loses a veto, a mistyped `config.toml` a policy. Each comes with the name that is read, in the order
+/// of their own names. A folder that can't be read has none.
+pub(crate) fn mistyped_names(paths: &Paths, variant: &VariantName) -> Vec<(PathBuf, &'static str)> {
+    let folder = paths.variant_dir(variant);
+    let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let mut found: Vec<_> = names.filter_map(|name| Some((folder.join(&name), intended_name(&name)?))).collect();
+    found.sort();
+    found
+}
+
+/// Tells what is meant by `name`, if that is nearly the name of something that is read.
+fn intended_name(name: &str) -> Option<&'static str> {
+    let known = || FILES.into_iter().chain(HookPhase::ALL.map(HookPhase::dir_name));
+    // Editors leave such files, and hidden ones are no mistakes.
+    if known().any(|known| known == name) || name.starts_with(['.', '#']) || name.ends_with('~') {
+        return None;
+    }
+    let lower = name.to_ascii_lowercase();
+    if let Some((_, phase)) = OTHER_NAMES.iter().find(|(name, _)| *name == lower) {
+        return Some(phase.dir_name());
+    }
+    known().min_by_key(|known| misspelt(known, name)).filter(|known| misspelt(known, name) <= MISTYPED)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::Variants;
+    use super::{Variants, intended_name};
     use crate::config::{Paths, VariantName};
     use std::fs::{create_dir_all, write};
 
@@ -83,7 +122,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths::below(dir.path());
         create_dir_all(&paths.config_dir).unwrap();
-        list.map_or(Ok(()), |text| write(paths.variants_list(), text)).unwrap();
+        if let Some(text) = list {
+            write(paths.variants_list(), text).unwrap();
+        }
         folders.iter().for_each(|name| create_dir_all(paths.config_dir.join(name)).unwrap());
         (dir, paths)
     }
@@ -130,5 +171,32 @@ mod tests {
         write(paths.config_dir.join("file"), "").unwrap();
         let known = Variants::of(&paths).unwrap();
         assert_eq!(known.all().map(VariantName::as_str).collect::<Vec<_>>(), ["ok", "web"]);
+    }
+    #[test]
+    fn only_what_is_mistyped_is_meant() {
+        for (name, known) in [
+            ("Hooks", "hooks"),
+            ("hook", "hooks"),
+            ("hooks.post", "hooks"),
+            ("hooks-pre", "hooks.pre"),
+            ("hooks.imports", "hooks.import"),
+            ("confg.toml", "config.toml"),
+            ("config.yaml", "config.toml"),
+            ("user_data", "user-data"),
+            ("keyring.pgp", "keyring.gpg"),
+        ] {
+            assert_eq!(intended_name(name), Some(known), "{name}");
+        }
+        let own = [
+            "hooks.pre",
+            "config",
+            "guest-root.sh",
+            "README",
+            "hooks.disabled",
+            "config.toml~",
+            ".config.toml.swp",
+            "notes",
+        ];
+        assert!(own.iter().all(|name| intended_name(name).is_none()));
     }
 }

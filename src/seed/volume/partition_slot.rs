@@ -1,45 +1,72 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Where a seed goes on an instance's first disk: a partition of its own at the very end.
+//! The partition for a seed at the end of an instance's first disk.
 //!
-//! It has 4 MiB in the last 5, aligned to 1 MiB, with room behind it for a backup GPT, in an MBR too, which may become
-//! a GPT one day. Its entry has Windows' bits for "hidden" and "no drive letter". The file system has 4 MiB on a
-//! larger disk of its own too: one form is tested.
+//! It has 4 MiB in the last 5 MiB of the disk, and is aligned to 1 MiB. There is room after it for a backup GPT, on a disk
+//! with an MBR too, as that may be converted to GPT later. Its entry has the bits of Windows for "hidden" and "no drive
+//! letter". The file system has the same 4 MiB on a disk of its own, so that only one form has to be tested.
 //!
-//! A run that failed leaves a disk without its first MiB. The next one with `seed_keep` looks for the seed where one
-//! would go, by the disk's size alone.
+//! A failed run leaves a disk without its first MiB. The next run with `seed_keep` looks for the seed in the place that
+//! follows from the size of the disk.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
 use super::fat::LEN;
-use super::{PlaceError, read_boot_area};
 use crate::disk::device::{ReadAt, WriteAt};
-use crate::disk::partition::{Attributes, Gpt, Mbr, NewEntry, SECTOR, Table, TableError};
+use crate::disk::partition::{Attributes, Gpt, NewEntry, SECTOR, Table, TableError, read_boot_area};
 use crate::node::size::{ByteSize, MIB};
 
-/// What is kept free behind the seed where there is no GPT, in sectors: as much as one would need for its backup.
+/// The number of sectors that stay free after the seed on a disk without a GPT. The backup of a GPT needs as many.
 const BACKUP_SECTORS: u64 = 33;
 
-/// "Microsoft basic data", EBD0A0A2-B9E5-4433-87C0-68B6B72699C7, as it lies on a disk.
+/// The type "Microsoft basic data", EBD0A0A2-B9E5-4433-87C0-68B6B72699C7, in the byte order of the disk.
 const BASIC_DATA: [u8; 16] =
     [0xa2, 0xa0, 0xd0, 0xeb, 0xe5, 0xb9, 0x33, 0x44, 0x87, 0xc0, 0x68, 0xb6, 0xb7, 0x26, 0x99, 0xc7];
 
-/// FAT with sector addresses (LBA).
+/// The type of a FAT partition with sector addresses (LBA) in an MBR.
 const FAT_LBA: u8 = 0x0c;
 
-/// A place for the seed, of [`LEN`] bytes.
+/// A place for a seed of [`LEN`] bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Space {
-    /// First byte.
+    /// The first byte.
     pub(crate) start: u64,
-    /// Sector size of the disk's table, in bytes.
+    /// The sector size of the partition table, in bytes.
     pub(crate) sector: u64,
 }
 
-/// The place for a seed on a disk of `size` bytes, of which an image begins with `head` (its first MiB, or all of it),
-/// once its backup GPT lies at the disk's end. `disk` is for messages.
+/// Why a seed can't be written to a disk. Every message says what to do.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PlaceError {
+    #[error(
+        "the image has {reason}, so there is no place for the seed on disk {disk} (give the instance a disk for it: --disk 1:size=16M,name=cidata; or use cloud_init=off)",
+        disk = disk.display()
+    )]
+    Table { disk: PathBuf, reason: TableError },
+    #[error(
+        "{what} {number} of the image reaches into the last 5 MiB of disk {disk}, where the seed goes (use a disk of at least {needed}, or one more disk: --disk 1:size=16M,name=cidata; or cloud_init=off)",
+        what = if *extended { "extended partition" } else { "partition" },
+        disk = disk.display()
+    )]
+    Occupied { disk: PathBuf, number: u32, extended: bool, needed: ByteSize },
+    #[error("disk {disk} has {size}, too small for a seed of 4 MiB at its end (use a larger disk, or cloud_init=off)", disk = disk.display())]
+    Small { disk: PathBuf, size: ByteSize },
+    #[error(
+        "the {table} of the image has no free entry for the seed's partition{why} (give the instance a disk for it: --disk 1:size=16M,name=cidata; or use cloud_init=off)"
+    )]
+    NoEntry { table: &'static str, why: &'static str },
+    #[error(
+        "the image already holds a volume labelled CIDATA, {at} (remove it with `simpleimage seed remove`, or use cloud_init=off)"
+    )]
+    Present { at: String },
+    #[error("disk {disk}, which is named cidata, has {size}: a seed needs 1 MiB (use a larger one)", disk = disk.display())]
+    SmallDisk { disk: PathBuf, size: ByteSize },
+}
+
+/// Finds the place for a seed on a disk of `size` bytes whose image begins with `head` (its first MiB, or all of it). The
+/// backup GPT of the image will be at the end of the disk. `disk` is for messages.
 pub(crate) fn find_space(head: &[u8], size: u64, disk: &Path) -> Result<Space, PlaceError> {
     let table = Table::parse(head).map_err(|reason| PlaceError::Table { disk: disk.to_owned(), reason })?;
     let small = || PlaceError::Small { disk: disk.to_owned(), size: ByteSize(size) };
@@ -57,19 +84,19 @@ pub(crate) fn find_space(head: &[u8], size: u64, disk: &Path) -> Result<Space, P
     with_entry(table.clone(), start, "").map(|_| Space { start, sector: table.sector() })
 }
 
-/// Where a seed begins that ends before `end`.
+/// The first byte of a seed that ends before `end`.
 fn start_before(end: u64) -> Option<u64> {
     let start = end.checked_sub(LEN).map(|start| start - start % MIB);
-    // The first MiB is the boot area, which has an end of its own.
+    // The first MiB is the boot area.
     start.filter(|start| *start >= MIB)
 }
 
-/// Where a seed begins on a disk of `size` bytes whose table has no say in that.
+/// The first byte of a seed on a disk of `size` bytes without a GPT.
 pub(super) fn start_without_table(size: u64) -> Option<u64> {
     size.checked_sub(BACKUP_SECTORS * SECTOR).and_then(start_before)
 }
 
-/// The byte behind the last one that a partition may have, when the backup GPT is or will be moved to the disk's end.
+/// The end of the last possible partition, in bytes, if the backup GPT is at the end of the disk or will be moved there.
 fn usable_end(gpt: &Gpt, size: u64) -> Option<u64> {
     let last = (size / gpt.sector()).checked_sub(1)?;
     let sectors = if gpt.alternate() == last {
@@ -80,7 +107,7 @@ fn usable_end(gpt: &Gpt, size: u64) -> Option<u64> {
     sectors.checked_mul(gpt.sector())
 }
 
-/// The table with one entry more, and that entry's number. `uuid` is the instance's.
+/// Adds an entry for the seed to the table. Gives the new table, and the number of the entry. `uuid` is that of the instance.
 fn with_entry(mut table: Table, start: u64, uuid: &str) -> Result<(Table, u32), PlaceError> {
     let added = match &mut table {
         Table::Gpt(gpt) => {
@@ -97,18 +124,18 @@ fn with_entry(mut table: Table, start: u64, uuid: &str) -> Result<(Table, u32), 
     added.map(|number| (table, number)).ok_or(PlaceError::NoEntry { table: name, why })
 }
 
-/// The partition's own GUID: the same for the same instance.
+/// The GUID of the partition, which follows from the UUID of the instance.
 fn partition_guid(uuid: &str) -> [u8; 16] {
     let hash = Sha256::digest(format!("simpleimage seed partition {uuid}"));
     let mut guid: [u8; 16] = std::array::from_fn(|at| hash[at]);
-    // Version 8 (made by a rule of one's own) and variant of RFC 9562; the version's byte is in a little-endian field.
+    // Version 8 (custom) and variant of RFC 9562. The byte of the version is in a little-endian field.
     guid[7] = guid[7] & 0x0f | 0x80;
     guid[8] = guid[8] & 0x3f | 0x80;
     guid
 }
 
-/// Notes the seed of instance `uuid` at `space` in the disk's table, the backup GPT included; gives its number. On a
-/// whole disk: its backup GPT has to be at its end.
+/// Adds a partition at `space` for the seed of instance `uuid` to the table of the disk, and to the backup GPT, which has to
+/// be at the end of the disk. Gives the number of the partition.
 pub(crate) fn add_partition(
     disk: &mut dyn WriteAt,
     space: Space,
@@ -127,8 +154,8 @@ pub(crate) fn add_partition(
     Ok(number)
 }
 
-/// The disk's table, in which partition `number` is one that can be removed.
-fn table_of(disk: &dyn ReadAt, number: u32) -> io::Result<Table> {
+/// The table of the disk. An error if its partition `number` can't be removed.
+fn removable_table(disk: &dyn ReadAt, number: u32) -> io::Result<Table> {
     let table = Table::parse(&read_boot_area(disk)?).map_err(io::Error::other)?;
     match &table {
         Table::Gpt(gpt) if !ends_the_disk(gpt, disk.len()) => {
@@ -143,12 +170,12 @@ fn table_of(disk: &dyn ReadAt, number: u32) -> io::Result<Table> {
 
 /// An error if partition `number` can't be removed.
 pub(crate) fn check_removable(disk: &dyn ReadAt, number: u32) -> io::Result<()> {
-    table_of(disk, number).map(drop)
+    removable_table(disk, number).map(drop)
 }
 
-/// Frees partition `number`.
+/// Removes partition `number`.
 pub(crate) fn remove_partition(disk: &mut dyn WriteAt, number: u32) -> io::Result<()> {
-    let mut table = table_of(disk, number)?;
+    let mut table = removable_table(disk, number)?;
     match &mut table {
         Table::Gpt(gpt) => gpt.remove(number),
         Table::Mbr(mbr) => mbr.remove(number),
@@ -156,13 +183,13 @@ pub(crate) fn remove_partition(disk: &mut dyn WriteAt, number: u32) -> io::Resul
     store(&table, disk)
 }
 
-/// Whether the backup is where we write it: header last, entries before it and behind every partition.
+/// Whether the backup GPT is in its normal place: the header last, the entries before it and after every partition.
 fn ends_the_disk(gpt: &Gpt, size: u64) -> bool {
     Some(gpt.alternate()) == (size / gpt.sector()).checked_sub(1)
         && gpt.alternate().checked_sub(gpt.entries_sectors()).is_some_and(|at| at > gpt.last_usable())
 }
 
-/// The backup first: at any moment one of the two is whole.
+/// Writes the table. The backup is written first, so that one of the two is complete at any moment.
 fn store(table: &Table, disk: &mut dyn WriteAt) -> io::Result<()> {
     match table {
         Table::Gpt(gpt) => {
@@ -170,22 +197,20 @@ fn store(table: &Table, disk: &mut dyn WriteAt) -> io::Result<()> {
             disk.sync()?;
             gpt.write_primary(disk)
         }
-        Table::Mbr(mbr) => store_mbr(mbr, disk),
+        Table::Mbr(mbr) => {
+            let (entries, at) = mbr.bytes();
+            disk.write_at(entries, at)
+        }
     }
-}
-
-fn store_mbr(mbr: &Mbr, disk: &mut dyn WriteAt) -> io::Result<()> {
-    let (entries, at) = mbr.bytes();
-    disk.write_at(entries, at)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{add_partition, ends_the_disk, find_space, remove_partition};
+    use super::{PlaceError, add_partition, ends_the_disk, find_space, remove_partition};
     use crate::disk::device::MemoryDisk;
     use crate::disk::partition::{Table, TableError};
     use crate::node::size::MIB;
-    use crate::seed::volume::{PlaceError, survey};
+    use crate::seed::volume::find_seeds;
     use flate2::Crc;
     use proptest::prelude::{any, prop, proptest};
     use std::path::Path;
@@ -261,7 +286,7 @@ mod tests {
             let alternate = if at_end & 1 == 1 { LAST } else { alternate };
             let last_usable = if at_end & 2 == 2 { LAST - 33 } else { last_usable };
             let mut disk = with_gpt(LEN, alternate, last_usable, first, last);
-            let _ = survey(&disk);
+            let _ = find_seeds(&disk);
             let path = Path::new("/disk");
             if let Ok(space) = find_space(&disk.0[..1 << 20], LEN as u64, path) {
                 let _ = add_partition(&mut disk, space, "uuid", path);
@@ -281,7 +306,7 @@ mod tests {
             disk[446 + 16 * extended + 9..446 + 16 * extended + 12].fill(0);
             disk[510..512].copy_from_slice(&[0x55, 0xaa]);
             let mut disk = MemoryDisk(disk);
-            let _ = survey(&disk);
+            let _ = find_seeds(&disk);
             let _ = find_space(&disk.0[..1 << 20], 8 << 20, Path::new("/disk"));
             let _ = remove_partition(&mut disk, 1);
         }

@@ -1,66 +1,63 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! The seed of one instance made another's: what a clone reads at its first boot.
+//! Changes the seed of an instance into the seed of its clone.
 
 use serde_json::{Map, Value};
 
+use super::dns::Dns;
+use super::document;
 use super::identity::Identity;
 use super::network::Network;
-use super::{Dns, json, vendor_data};
-use crate::seed::Nic;
+use super::nic::Nic;
+use super::user_data::vendor_data;
 
-/// A file of a seed: name and content.
+/// The name and the content of a file in a seed.
 pub(crate) type File = (String, Vec<u8>);
 
-/// What stayed as it was, and can be wrong for the clone.
+/// A file that was not changed, and may be wrong for the clone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kept {
-    /// A meta-data that we did not write: the clone takes itself for the old instance.
+pub(crate) enum Unchanged {
+    /// The meta-data was not made by this program. With it the clone takes itself for the old instance.
     MetaData,
-    /// A network-config that we did not write, or for which Ganeti's data is not enough.
+    /// The network-config was not made by this program, or a new one can't be made from the data of Ganeti.
     Network,
 }
 
-impl Kept {
-    /// The file.
+impl Unchanged {
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Kept::MetaData => "meta-data",
-            Kept::Network => "network-config",
+            Unchanged::MetaData => "meta-data",
+            Unchanged::Network => "network-config",
         }
     }
 }
 
-/// `files` for the instance `identity` with `nics`: another id and name in meta-data, its own NICs in network-config, its
-/// own volume in our vendor-data. Keys and user-data stay, and so does what others wrote.
-pub(crate) fn adopted(files: &[File], identity: &Identity, nics: &[Nic]) -> (Vec<File>, Vec<Kept>) {
-    let mut kept = Vec::new();
+/// Changes the files of a seed for the clone `identity` with `nics`: UUID and name in meta-data, NICs in network-config, the
+/// volume in vendor-data. SSH keys, user-data, and files that this program did not make stay as they are.
+pub(crate) fn for_clone(files: &[File], identity: &Identity, nics: &[Nic]) -> (Vec<File>, Vec<Unchanged>) {
     let old = files.iter().find(|(name, _)| name == "meta-data").and_then(|(_, content)| parse(content));
     let old = old.and_then(|meta_data| Some((identity_of(&meta_data)?, meta_data)));
-    let adopt = |(name, content): &File| {
+    let (mut new_files, mut unchanged) = (Vec::with_capacity(files.len()), Vec::new());
+    for (name, content) in files {
         let new = match (name.as_str(), &old) {
             ("meta-data", Some((_, meta_data))) => Some(with_identity(meta_data.clone(), identity)),
-            ("meta-data", None) => {
-                kept.push(Kept::MetaData);
-                None
-            }
-            ("network-config", _) => network(content, nics).or_else(|| {
-                kept.push(Kept::Network);
-                None
-            }),
-            ("vendor-data", Some((old, _))) => is_persistent(content, old).then(|| vendor_data(identity)),
+            ("network-config", _) => network(content, nics),
+            ("vendor-data", Some((old, _))) if is_persistent(content, old) => Some(vendor_data(identity)),
             _ => None,
         };
-        (name.clone(), new.unwrap_or_else(|| content.clone()))
-    };
-    let files = files.iter().map(adopt).collect();
-    (files, kept)
+        match (name.as_str(), &new) {
+            ("meta-data", None) => unchanged.push(Unchanged::MetaData),
+            ("network-config", None) => unchanged.push(Unchanged::Network),
+            _ => {}
+        }
+        new_files.push((name.clone(), new.unwrap_or_else(|| content.clone())));
+    }
+    (new_files, unchanged)
 }
 
 fn parse(content: &[u8]) -> Option<Map<String, Value>> {
     serde_json::from_slice(content).ok()
 }
 
-/// Whose meta-data it is.
 fn identity_of(meta_data: &Map<String, Value>) -> Option<Identity> {
     let text = |key: &str| meta_data.get(key).and_then(Value::as_str);
     Identity::new(text("local-hostname")?, text("instance-id")?).ok()
@@ -69,28 +66,28 @@ fn identity_of(meta_data: &Map<String, Value>) -> Option<Identity> {
 fn with_identity(mut meta_data: Map<String, Value>, identity: &Identity) -> Vec<u8> {
     meta_data.insert("instance-id".to_owned(), identity.uuid().into());
     meta_data.insert("local-hostname".to_owned(), identity.name().into());
-    json::document(&meta_data)
+    document(&meta_data)
 }
 
-/// Whether a vendor-data is the one of ours for `identity`, which keeps the seed without its partition.
+/// Whether `content` is the vendor-data that this program makes for `identity`.
 pub(super) fn is_persistent(content: &[u8], identity: &Identity) -> bool {
     content == vendor_data(identity)
 }
 
-/// Whether a network-config that we made from NICs has name servers, and search domains; none for one that we did not make.
-pub(super) fn servers_of(content: &[u8]) -> Option<(bool, bool)> {
+/// Whether a network-config has name servers, and whether it has search domains. None if this program did not make it.
+pub(super) fn has_resolver(content: &[u8]) -> Option<(bool, bool)> {
     let [servers, search] = resolver(content)?;
     Some((servers.is_some(), search.is_some()))
 }
 
-/// The network-config of `nics`, with the name servers of `old`; none if `old` is not one that we make from NICs.
+/// The network-config for `nics` with the name servers of `old`; none if this program did not make `old`.
 fn network(old: &[u8], nics: &[Nic]) -> Option<Vec<u8>> {
     let [servers, search] = resolver(old)?;
     let dns = Dns::new(servers.as_deref(), search.as_deref()).ok()?;
     Network::new(nics, &dns).ok()?.document()
 }
 
-/// The name servers and the search domains in a network-config that we made from NICs, as lists that [`Dns`] takes.
+/// The name servers and the search domains in a network-config, as lists for [`Dns`]. None if this program did not make it.
 fn resolver(content: &[u8]) -> Option<[Option<String>; 2]> {
     let old = parse(content)?;
     let interfaces = old.get("ethernets").and_then(Value::as_object)?;
@@ -109,7 +106,7 @@ fn resolver(content: &[u8]) -> Option<[Option<String>; 2]> {
 
 #[cfg(test)]
 mod tests {
-    use super::{File, Kept, adopted};
+    use super::{File, Unchanged, for_clone};
     use crate::seed::Nic;
     use crate::seed::{Dns, Identity, Network, meta_data, vendor_data};
 
@@ -137,7 +134,7 @@ mod tests {
     #[test]
     fn a_clones_seed_is_the_one_that_it_would_have_got() {
         let (old, new) = (identity("web1", "1111"), identity("web2", "2222"));
-        let cloned = adopted(&files(&old, nic("aa:00:00:00:00:01")), &new, &[nic("aa:00:00:00:00:02")]);
+        let cloned = for_clone(&files(&old, nic("aa:00:00:00:00:01")), &new, &[nic("aa:00:00:00:00:02")]);
         assert!(cloned == (files(&new, nic("aa:00:00:00:00:02")), Vec::new()));
     }
 
@@ -147,6 +144,6 @@ mod tests {
         let foreign =
             [("meta-data", "instance-id: x\n"), ("network-config", "version: 2\n"), ("vendor-data", "#!/bin/sh\n")];
         let foreign = foreign.map(|(name, content)| (name.to_owned(), content.into())).to_vec();
-        assert!(adopted(&foreign, &new, &[]) == (foreign, vec![Kept::MetaData, Kept::Network]));
+        assert!(for_clone(&foreign, &new, &[]) == (foreign, vec![Unchanged::MetaData, Unchanged::Network]));
     }
 }

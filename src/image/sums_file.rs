@@ -1,50 +1,36 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! SUMS files: the checksums of many files in one text.
+//! Finds the checksum of an image in a SUMS file.
 //!
 //! Three forms of a line are read: `HEX  name` and `HEX *name` as sha256sum(1) writes them, and `SHA256 (name) = HEX`
-//! as BSD's tools and `sha256sum --tag` do. All other lines are passed over, so that a clear-signed file can be read
-//! too (its own signature is not looked at: `image_signature` names a detached one).
+//! as BSD's tools and `sha256sum --tag` do. All other lines are ignored, so that a clear-signed file can be read, too. The
+//! signature in such a file is not checked, as `image_signature` names a detached one.
 //!
-//! A file of one image, called like that with `.sha256` or `.sha512` behind it, may also hold the digits alone, as
-//! Alpine's do, or with another name, as openSUSE's do: there the image's name is a link to one with the build's number.
+//! The SUMS file may belong to one image: then it has the name of the image and `.sha256` or `.sha512` after it. Such a
+//! file may consist of the digits alone, as Alpine's do, or have another name, as openSUSE's do. (There the name of the
+//! image is a link to one with the number of the build.)
 
 use super::checksum::{Algorithm, Digest};
 use super::reference::ImageRef;
 
-/// What follows an image's name in the name of a file with its checksum only.
-const OF_ONE: [&str; 4] = [".sha256", ".sha512", ".sha256sum", ".sha512sum"];
+/// The name of a SUMS file of one image is the name of the image and one of these.
+const SINGLE_SUFFIXES: [&str; 4] = [".sha256", ".sha512", ".sha256sum", ".sha512sum"];
 
-/// Why a SUMS file does not say what an image's checksum is.
+/// Why the checksum of an image is not known. `name` is the file name of the image.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum SumsError {
-    /// The image is not in it.
     #[error("{sums} has no SHA-256 or SHA-512 checksum of {name}")]
-    Missing {
-        /// The SUMS file, without secrets.
-        sums: String,
-        /// The image's base name.
-        name: String,
-    },
-    /// It is there with different checksums.
+    Missing { sums: String, name: String },
     #[error("{sums} has more than one {algorithm} checksum of {name}")]
-    Ambiguous {
-        /// The SUMS file, without secrets.
-        sums: String,
-        /// The image's base name.
-        name: String,
-        /// Of which kind.
-        algorithm: Algorithm,
-    },
+    Ambiguous { sums: String, name: String, algorithm: Algorithm },
 }
 
-/// The digest of the file with the base name `name`, as the SUMS file with this `text` has it; folders in the file's
-/// names don't count. SHA-256 comes first where both are there: the cache knows it of every image. `sums` is where the
-/// SUMS file is from: a file of this image alone need not repeat its name.
+/// The digest of the image `name` in the SUMS file that was read from `sums` and has the content `text`. Folders in the
+/// names of a SUMS file are ignored. SHA-256 is preferred, because the cache knows it of every image.
 pub(crate) fn find(sums: &ImageRef, text: &[u8], name: &str) -> Result<Digest, SumsError> {
     let text = text_of(text);
     let entries: Vec<_> = text.lines().filter_map(entry).collect();
     let named = |entry: &str| base_name(entry) == name;
-    let any = is_of_one(sums, name) && !entries.iter().any(|(_, entry)| named(entry));
+    let any = is_single(sums, name) && !entries.iter().any(|(_, entry)| named(entry));
     let wanted = entries.into_iter().filter(|(_, entry)| any || named(entry));
     let mut digests: Vec<_> = wanted.map(|(digest, _)| digest).collect();
     digests.sort_by_key(Digest::algorithm);
@@ -58,7 +44,7 @@ pub(crate) fn find(sums: &ImageRef, text: &[u8], name: &str) -> Result<Digest, S
     Ok(first.clone())
 }
 
-/// The text, also where PowerShell wrote it: in UTF-16, or with a byte order mark.
+/// Decodes the text. PowerShell writes it in UTF-16, or with a byte order mark.
 pub(crate) fn text_of(bytes: &[u8]) -> String {
     let wide = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
         let units: Vec<_> = bytes.chunks_exact(2).map(|pair| unit([pair[0], pair[1]])).collect();
@@ -71,13 +57,13 @@ pub(crate) fn text_of(bytes: &[u8]) -> String {
     }
 }
 
-/// Whether the SUMS file is by its name that of the image called `name` and of no other.
-fn is_of_one(sums: &ImageRef, name: &str) -> bool {
+/// Whether the name of the SUMS file says that it belongs to the image `name` alone.
+fn is_single(sums: &ImageRef, name: &str) -> bool {
     let own = sums.base_name().unwrap_or_default();
-    own.strip_prefix(name).is_some_and(|rest| OF_ONE.contains(&rest))
+    own.strip_prefix(name).is_some_and(|rest| SINGLE_SUFFIXES.contains(&rest))
 }
 
-/// A line's digest, if it has one, and its file name, which may be empty.
+/// The digest in a line, if there is one, and the file name, which may be empty.
 fn entry(line: &str) -> Option<(Digest, &str)> {
     let line = line.trim_end_matches('\r');
     for (tag, algorithm) in [("SHA256 (", Algorithm::Sha256), ("SHA512 (", Algorithm::Sha512)] {

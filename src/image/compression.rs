@@ -1,0 +1,313 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! The compressions that an image file may have. Everything that the program knows about one of them is in this file;
+//! CONTRIBUTING.md has the recipe for a new one.
+
+use std::fmt;
+use std::io::{self, BufRead, Read};
+
+use flate2::bufread::GzDecoder;
+use xz2::bufread::XzDecoder;
+use xz2::stream::MtStreamBuilder;
+
+use super::decode::{Member, Members};
+
+/// An .xz that needs more memory than this to decode is refused, in bytes: `xz -9` needs 65 MiB, the largest dictionary
+/// 1.5 GiB.
+const XZ_MEMORY_LIMIT: u64 = 1 << 30;
+
+/// The blocks of an .xz are decoded at the same time as long as they need less memory than this, in bytes.
+const XZ_THREADING_LIMIT: u64 = 192 << 20;
+
+/// The compression of an image file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    /// gzip, RFC 1952.
+    Gzip,
+    /// bzip2.
+    Bzip2,
+    /// The .xz format.
+    Xz,
+    /// Zstandard, RFC 8878.
+    Zstd,
+}
+
+struct Properties {
+    /// The part after the `+` of an image type.
+    suffix: &'static str,
+    /// A second suffix that is accepted.
+    alias: Option<&'static str>,
+    /// How messages call a file with this compression.
+    archive: &'static str,
+    /// Whether a file that begins with these bytes has this compression.
+    is_head: fn(&[u8]) -> bool,
+}
+
+impl Compression {
+    pub(crate) const ALL: [Compression; 4] =
+        [Compression::Gzip, Compression::Bzip2, Compression::Xz, Compression::Zstd];
+
+    fn properties(self) -> Properties {
+        match self {
+            Compression::Gzip => Properties {
+                suffix: "gz",
+                alias: None,
+                archive: "a gzip archive",
+                is_head: |head| matches!(head, [0x1f, 0x8b, 8, ..]),
+            },
+            Compression::Bzip2 => {
+                Properties { suffix: "bz2", alias: Some("bzip2"), archive: "a bzip2 archive", is_head: is_bzip2 }
+            }
+            Compression::Xz => Properties {
+                suffix: "xz",
+                alias: None,
+                archive: "an xz archive",
+                is_head: |head| head.starts_with(b"\xfd7zXZ\0"),
+            },
+            Compression::Zstd => Properties {
+                suffix: "zst",
+                alias: None,
+                archive: "a Zstandard archive",
+                // pzstd begins its files with a skippable frame.
+                is_head: |head| matches!(head, [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..]),
+            },
+        }
+    }
+
+    /// Reads the decoded bytes of `input`, all of which has this compression. A truncated or corrupt archive, or anything
+    /// but zero padding after its end, is an error of kind `InvalidData` or `UnexpectedEof`.
+    pub fn reader<'r>(self, input: impl Read + Send + 'r) -> Box<dyn Read + Send + 'r> {
+        let Properties { suffix, is_head, .. } = self.properties();
+        match self {
+            Compression::Gzip => Box::new(Members::<_, GzDecoder<_>>::new(input, suffix, is_head)),
+            Compression::Bzip2 => Box::new(bzip2_parallel::reader(input)),
+            Compression::Xz => Box::new(Members::<_, XzDecoder<_>>::new(input, suffix, is_head)),
+            Compression::Zstd => Box::new(Members::<_, zstd::Decoder<'static, _>>::new(input, suffix, is_head)),
+        }
+    }
+
+    /// The compression of a file that begins with `head`; none if the file has no compression that is served.
+    pub(crate) fn detect(head: &[u8]) -> Option<Self> {
+        Self::ALL.into_iter().find(|compression| (compression.properties().is_head)(head))
+    }
+
+    /// The compression that an image type calls `suffix`.
+    pub(super) fn with_suffix(suffix: &str) -> Option<Self> {
+        let is_called = |properties: Properties| properties.suffix == suffix || properties.alias == Some(suffix);
+        Self::ALL.into_iter().find(|compression| is_called(compression.properties()))
+    }
+
+    /// How messages call a file with this compression: "a gzip archive".
+    pub(super) fn archive(self) -> &'static str {
+        self.properties().archive
+    }
+}
+
+impl fmt::Display for Compression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.properties().suffix)
+    }
+}
+
+fn is_bzip2(head: &[u8]) -> bool {
+    const FIRST_BLOCK: [u8; 6] = [0x31, 0x41, 0x59, 0x26, 0x53, 0x59];
+    // A stream without a block has this instead.
+    const END: [u8; 6] = [0x17, 0x72, 0x45, 0x38, 0x50, 0x90];
+    match head {
+        [b'B', b'Z', b'h', b'1'..=b'9', rest @ ..] => rest.starts_with(&FIRST_BLOCK) || rest.starts_with(&END),
+        _ => false,
+    }
+}
+
+impl<R: BufRead> Member<R> for GzDecoder<R> {
+    fn start(input: R) -> io::Result<Self> {
+        Ok(GzDecoder::new(input))
+    }
+
+    fn into_input(self) -> R {
+        self.into_inner()
+    }
+}
+
+impl<R: BufRead> Member<R> for XzDecoder<R> {
+    fn start(input: R) -> io::Result<Self> {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let stream = MtStreamBuilder::new()
+            .threads(u32::try_from(threads).unwrap_or(1))
+            .memlimit_threading(XZ_THREADING_LIMIT)
+            .memlimit_stop(XZ_MEMORY_LIMIT)
+            .decoder()?;
+        Ok(XzDecoder::new_stream(input, stream))
+    }
+
+    fn into_input(self) -> R {
+        self.into_inner()
+    }
+}
+
+impl<R: BufRead> Member<R> for zstd::Decoder<'static, R> {
+    fn start(input: R) -> io::Result<Self> {
+        Ok(zstd::Decoder::with_buffer(input)?.single_frame())
+    }
+
+    fn into_input(self) -> R {
+        self.finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Compression;
+    use proptest::prelude::{any, prop, prop_assert_eq, proptest};
+    use std::io::{self, Read, Write};
+
+    fn encode(data: &[u8], compression: Compression) -> Vec<u8> {
+        let mut out = Vec::new();
+        match compression {
+            Compression::Gzip => {
+                let mut encoder = flate2::write::GzEncoder::new(&mut out, flate2::Compression::fast());
+                encoder.write_all(data).and_then(|()| encoder.finish().map(drop)).unwrap();
+            }
+            Compression::Bzip2 => {
+                let mut encoder = bzip2::write::BzEncoder::new(&mut out, bzip2::Compression::fast());
+                encoder.write_all(data).and_then(|()| encoder.finish().map(drop)).unwrap();
+            }
+            Compression::Xz => {
+                let mut encoder = xz2::write::XzEncoder::new(&mut out, 1);
+                encoder.write_all(data).and_then(|()| encoder.finish().map(drop)).unwrap();
+            }
+            Compression::Zstd => out = zstd::encode_all(data, 1).unwrap(),
+        }
+        out
+    }
+
+    fn decode(encoded: &[u8], compression: Compression) -> io::Result<Vec<u8>> {
+        let mut out = Vec::new();
+        compression.reader(Trickle(encoded)).read_to_end(&mut out).map(|_| out)
+    }
+
+    /// Gives a few bytes at a time, so that members meet the edges of every buffer.
+    struct Trickle<'d>(&'d [u8]);
+
+    impl Read for Trickle<'_> {
+        fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+            let len = buf.len().min(7);
+            self.0.read(&mut buf[..len])
+        }
+    }
+
+    /// Gives a few bytes, an interruption, a few bytes, ..., and at the end what the disk said.
+    struct Interrupting<'d>(&'d [u8], bool, Option<i32>);
+
+    impl Read for Interrupting<'_> {
+        fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+            self.1 = !self.1;
+            match self.2 {
+                _ if self.1 => Err(io::ErrorKind::Interrupted.into()),
+                Some(code) if self.0.is_empty() => Err(io::Error::from_raw_os_error(code)),
+                _ => {
+                    let len = buf.len().min(777);
+                    self.0.read(&mut buf[..len])
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn interruptions_are_not_seen() {
+        for compression in Compression::ALL {
+            let encoded = [encode(&sample(), compression), vec![0; 5000], encode(b"more", compression)].concat();
+            // Padding that another member follows is none.
+            let padded = [encode(&sample(), compression), vec![0; 5000]].concat();
+            let read = |data: &[u8]| {
+                let mut out = Vec::new();
+                compression.reader(Interrupting(data, false, None)).read_to_end(&mut out).map(|_| out)
+            };
+            assert!(read(&padded).unwrap() == sample(), "{compression}");
+            assert!(read(&encoded).is_err(), "{compression}");
+        }
+    }
+
+    #[test]
+    fn a_disk_that_fails_is_not_taken_for_a_broken_archive() {
+        for compression in Compression::ALL {
+            let encoded = encode(&sample(), compression);
+            let mut failing = compression.reader(Interrupting(&encoded[..encoded.len() / 2], false, Some(libc::EIO)));
+            let error = failing.read_to_end(&mut Vec::new()).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EIO), "{compression}: {error}");
+        }
+    }
+
+    fn sample() -> Vec<u8> {
+        (0..100_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn any_split_into_members_decodes_to_the_whole(
+            parts in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..3000), 1..6),
+            padding in 0..3_usize,
+        ) {
+            for compression in Compression::ALL {
+                let mut encoded: Vec<u8> = parts.iter().flat_map(|part| encode(part, compression)).collect();
+                encoded.extend(vec![0; padding * 512]);
+                prop_assert_eq!(decode(&encoded, compression).unwrap(), parts.concat());
+            }
+        }
+    }
+
+    /// Defect 1 of the predecessor: half an image, exit 0.
+    #[test]
+    fn a_cut_anywhere_is_an_error() {
+        let data = &sample()[..9000];
+        for compression in Compression::ALL {
+            let encoded = encode(data, compression);
+            for len in (1..encoded.len()).step_by(37).chain(encoded.len() - 12..encoded.len()) {
+                let error = decode(&encoded[..len], compression).expect_err(&format!("{compression} cut at {len}"));
+                let message = error.to_string();
+                let reasons = ["is truncated", "is corrupt", "trailing data"];
+                assert!(reasons.iter().any(|reason| message.contains(reason)), "{compression} cut at {len}: {message}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_second_member_that_is_cut_is_an_error() {
+        for compression in Compression::ALL {
+            let one = encode(&sample(), compression);
+            let two = [one.as_slice(), &one[..one.len() / 2]].concat();
+            let message = decode(&two, compression).unwrap_err().to_string();
+            assert!(message.contains("is truncated"), "{compression}: {message}");
+        }
+    }
+
+    #[test]
+    fn trailing_garbage_is_an_error() {
+        for compression in Compression::ALL {
+            let encoded = [encode(&sample(), compression), b"garbage".to_vec()].concat();
+            let message = decode(&encoded, compression).unwrap_err().to_string();
+            assert!(message.contains("trailing data"), "{compression}: {message}");
+        }
+    }
+
+    #[test]
+    fn a_flipped_bit_is_an_error() {
+        for compression in Compression::ALL {
+            let mut encoded = encode(&sample(), compression);
+            let middle = encoded.len() / 2;
+            encoded[middle] ^= 0x10;
+            // A zstd frame has no checksum unless asked for one.
+            if compression != Compression::Zstd {
+                let message = decode(&encoded, compression).unwrap_err().to_string();
+                assert!(message.contains("is corrupt"), "{compression}: {message}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_cut_magic_is_no_magic() {
+        assert_eq!(Compression::detect(b"BZh9"), None);
+        assert_eq!(Compression::detect(b"BZh91AY&SY"), Some(Compression::Bzip2));
+        assert_eq!(Compression::detect(b"\x28\xb5\x2f"), None);
+        assert_eq!(Compression::detect(b"\x52\x2a\x4d\x18"), Some(Compression::Zstd));
+    }
+}
