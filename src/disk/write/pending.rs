@@ -15,7 +15,7 @@ use crate::disk::partition::{Gpt, Mbr};
 pub struct PendingDisk<'t> {
     target: &'t Target,
     boot: AlignedBuf,
-    /// What was written after the boot area since the image was complete. Only if the disk is to be read back.
+    /// The writes after the boot area since the image was complete. None unless the disk is to be read back.
     changes: Option<Vec<Change>>,
     image_len: u64,
     written: Option<Written>,

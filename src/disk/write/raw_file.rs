@@ -37,7 +37,7 @@ pub fn raw_file(
     let unit = if seen.is_some() { BLOCK } else { ALIGNMENT };
     let extents = Mutex::new(Extents { file, at: 0, data_end: 0, len, unit: unit as u64 });
     in_threads("a copying thread died", || copy(&source, &extents, writer, seen))?;
-    // What was cut off meanwhile looked like a hole.
+    // If the file was cut off meanwhile, the missing part looked like a hole.
     match lseek64(file, 0, Whence::SeekEnd) {
         Ok(end) if u64::try_from(end).is_ok_and(|end| end < len) => Err(WriteError::Shrunk),
         Ok(_) => Ok(()),

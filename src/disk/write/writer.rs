@@ -22,10 +22,10 @@ const BLOCK: usize = 4096;
 /// A shorter zero run between data is written as data, in bytes: a request of its own costs more.
 const MIN_RUN: usize = 64 << 10;
 
-/// The same at a buffer's edge, where the run may go on in the next buffer, in bytes.
+/// The least length of a run at a buffer's edge, where it may go on in the next buffer, in bytes.
 const MIN_EDGE_RUN: usize = 16 << 10;
 
-/// What the disk should hold after the boot area, as far as the image reaches.
+/// The expected content of the disk from the boot area's end to the image's end.
 pub(super) enum ExpectedContent {
     /// The bytes that were written here, as sums.
     Written(RegionSums),
