@@ -20,7 +20,7 @@ mod wipe;
 mod writer;
 
 pub(crate) use dump::dump;
-pub use pending::{BootArea, PendingDisk};
+pub use pending::PendingDisk;
 pub use qemu_img::{QemuDisk, convert};
 pub use raw_file::raw_file;
 pub use stream::stream;
