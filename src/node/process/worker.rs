@@ -10,7 +10,7 @@
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Read, Seek, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::UnixStream;
 
 use nix::errno::Errno;
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -38,7 +38,8 @@ pub fn run_in_worker<T: Serialize + DeserializeOwned>(
     work: impl FnOnce() -> Result<(T, Option<File>), String>,
 ) -> io::Result<Result<(T, Option<File>), String>> {
     let memory = File::from(memfd_create(c"simpleimage-answer", MFdFlags::MFD_CLOEXEC)?);
-    let (receiver, sender) = UnixDatagram::pair()?;
+    // Connected for ever: by a socket for datagrams the worker could send to any service of the node.
+    let (receiver, sender) = UnixStream::pair()?;
     let pid = {
         // While this is held the signal thread holds nothing: it takes it first, and the process has no other thread.
         let mut groups = children.groups();
@@ -65,7 +66,7 @@ pub fn run_in_worker<T: Serialize + DeserializeOwned>(
 fn give<T: Serialize>(
     answer: Result<(T, Option<File>), String>,
     mut memory: &File,
-    sender: &UnixDatagram,
+    sender: &UnixStream,
 ) -> io::Result<()> {
     let (answer, file) = answer.map_or_else(|words| (Err(words), None), |(answer, file)| (Ok(answer), file));
     if let Some(file) = file {
@@ -84,7 +85,7 @@ fn take<T: DeserializeOwned>(mut memory: File) -> io::Result<Result<T, String>> 
 }
 
 /// Hands the file over: unix(7), SCM_RIGHTS.
-fn send(to: &UnixDatagram, file: &File) -> io::Result<()> {
+fn send(to: &UnixStream, file: &File) -> io::Result<()> {
     let files = [file.as_raw_fd()];
     let byte = [IoSlice::new(&[0])];
     sendmsg::<()>(to.as_raw_fd(), &byte, &[ControlMessage::ScmRights(&files)], MsgFlags::empty(), None)?;
@@ -92,7 +93,7 @@ fn send(to: &UnixDatagram, file: &File) -> io::Result<()> {
 }
 
 /// The file that was handed over, if there is one.
-fn receive(from: &UnixDatagram) -> io::Result<Option<File>> {
+fn receive(from: &UnixStream) -> io::Result<Option<File>> {
     let mut byte = [0];
     let mut buffers = [IoSliceMut::new(&mut byte)];
     let mut control = nix::cmsg_space!([i32; 1]);

@@ -2,7 +2,7 @@
 //! How processes are started, and what they inherit from this one.
 
 use std::fs::File;
-use std::io::{self, PipeWriter};
+use std::io::{self, PipeWriter, Read as _};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
@@ -69,22 +69,30 @@ pub(crate) fn set_own_signals() {
     }
 }
 
-/// Runs `work` in a forked copy of this process, in a process group of its own, which is killed when the calling thread
-/// ends. The exit code is the result of `work`, or 101 for a panic. No destructor of the copied frames runs. Signals have
+/// Runs `work` in a forked copy of this process, which is killed when the calling thread ends. The copy leads a session of its
+/// own, and so a process group. Such a session has no terminal, into which the copy could push input. The exit code is the result of `work`, or 101 for a panic. No destructor of the copied frames runs. Signals have
 /// their default effect, except those that [`set_own_signals`] sets.
 ///
 /// The other threads are not copied, only the memory as they left it. So no other thread may hold a lock that `work` takes;
 /// the caller has to ensure that. The C library itself handles the locks of the allocator.
 pub(crate) fn fork(work: impl FnOnce() -> i32) -> io::Result<Pid> {
     let parent = std::process::id();
+    let (mut started, starts) = io::pipe()?;
     let begin = move || {
+        nix::unistd::setsid()?;
+        drop(starts);
         default_signals()?;
         set_own_signals();
         die_with(parent)
     };
     // SAFETY: no lock that the child needs is held by another thread, as said above.
     match unsafe { nix::unistd::fork() }? {
-        ForkResult::Parent { child } => Ok(lead_group(child)),
+        ForkResult::Parent { child } => {
+            drop(begin);
+            // The copy closes the pipe when its group exists. Before that nobody could end it by its group.
+            let _ = started.read(&mut [0]);
+            Ok(child)
+        }
         ForkResult::Child => run_copy(begin, work),
     }
 }
@@ -108,6 +116,7 @@ pub(crate) fn fork_namespace(
     if let Ok(ForkResult::Child) = forked {
         drop(alive);
         let begin = move || {
+            nix::unistd::setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
             default_signals()?;
             sigprocmask(SigmaskHow::SIG_SETMASK, Some(&waited_for), None)?;
             set_own_signals();
@@ -135,10 +144,7 @@ fn lead_group(child: Pid) -> Pid {
 }
 
 fn run_copy(begin: impl FnOnce() -> io::Result<()>, work: impl FnOnce() -> i32) -> ! {
-    let run = || {
-        let ready = nix::unistd::setpgid(Pid::from_raw(0), Pid::from_raw(0)).map_err(io::Error::from);
-        if ready.and_then(|()| begin()).is_ok() { work() } else { DIED }
-    };
+    let run = || if begin().is_ok() { work() } else { DIED };
     super::exit_now(std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).unwrap_or(DIED))
 }
 
