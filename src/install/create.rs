@@ -90,7 +90,7 @@ fn refuse_own_disk(job: &Job, target: &Target) -> anyhow::Result<()> {
 fn install_in_worker(job: &Job, target: &Target, run: &Run) -> anyhow::Result<(InstallAnswer, File)> {
     let seed_disk = job.seed.plan().map(|plan| own_disk(plan, job)).transpose()?.flatten();
     // Made here, as the worker can't. Where that fails, it will say so if it needs it.
-    let folder = Cache::open(&job.cache).ok().map(|cache| cache.dir().to_owned());
+    let cache = Cache::open(&job.cache).ok();
     let local = match &job.image {
         ImageRef::Url(url) => {
             tell_what_is_left(url, &job.cache, run);
@@ -103,7 +103,7 @@ fn install_in_worker(job: &Job, target: &Target, run: &Run) -> anyhow::Result<(I
     // What the instance had is a guest's bytes, and read by a worker of its own.
     let old = OldSeed::read_in_worker(job, target, seed_disk.as_ref(), run);
     let image = if let ImageRef::Path(path) = &job.image { Some(path.as_path()) } else { None };
-    let needs = WorkerAccess { image, disks: &disks, folder: folder.as_deref(), network: true };
+    let needs = WorkerAccess { image, disks: &disks, folder: cache.as_ref().map(Cache::dir), network: true };
     let answer = in_worker_with_file(needs, run, |run| {
         // Before a reinstall touches the old system: a seed that can't be had is no reason to lose it.
         let seed = prepare_seed(job, &old, seed_disk.as_ref(), run)?;
@@ -114,6 +114,9 @@ fn install_in_worker(job: &Job, target: &Target, run: &Run) -> anyhow::Result<(I
         watch.end()?;
     }
     let (answer, fetched) = answer?;
+    if let (Some(cache), Some(image)) = (&cache, &fetched) {
+        cache.note_use(image);
+    }
     let image = local.map(StoredImage::into_file).or(fetched).context("the working process gave no image")?;
     Ok((answer, image))
 }

@@ -20,6 +20,7 @@ mod shared_download;
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -87,7 +88,7 @@ impl CachedImage {
     /// The image of an entry that is used now. The modification time of an image is the time of its last use: it is set
     /// in one step without a lock, and the bytes of an image never change.
     fn used(files: &EntryFiles, entry: Entry, hit: bool, now: SystemTime) -> Self {
-        // A failure changes only the order in which images are removed.
+        // A failure changes only the order in which images are removed. A worker may set no times: see `note_use`.
         let _ = entry.file.set_modified(now);
         Self::of_entry(files, entry, hit)
     }
@@ -100,6 +101,15 @@ impl CachedImage {
 }
 
 impl Cache {
+    /// Notes that a worker has used `image` now. Only an image of this cache is changed, because a worker may answer with any file.
+    pub(crate) fn note_use(&self, image: &File) {
+        let path = std::fs::read_link(format!("/proc/self/fd/{}", image.as_raw_fd()));
+        let folder = self.dir().canonicalize();
+        if path.is_ok_and(|path| folder.is_ok_and(|folder| path.parent() == Some(&folder))) {
+            let _ = image.set_modified(SystemTime::now());
+        }
+    }
+
     /// Opens the cache, and makes its folder (mode 0700) if it is missing.
     ///
     /// # Errors
