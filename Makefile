@@ -93,6 +93,10 @@ test-unit: setup ## Run the tests that stand beside the code
 test-it: test-downloads ## Run the scripts against real disks, tools and servers (as root)
 	$(INSIDE) cargo test --locked --test it
 
+.PHONY: test-attacks
+test-attacks: ## Try every way out of each kind of confined process (as root)
+	$(INSIDE) cargo test --locked --test attacks
+
 .PHONY: test-ganeti
 test-ganeti: ## Run the tests against a real Ganeti (as root)
 	$(INSIDE) cargo test --locked --test ganeti

@@ -15,7 +15,7 @@ use std::thread;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use crate::node::process::{self, Children, Lifetime};
-use crate::node::sandbox::{Sandbox, ToolAccess};
+use crate::node::sandbox::{Sandbox, Tool, ToolAccess};
 
 /// Most bytes of gpgv's status lines. A signature needs a few hundred.
 const MAX_STATUS: u64 = 1 << 20;
@@ -122,7 +122,7 @@ impl Signature {
     }
 
     fn confine(&self, gpgv: &mut Command, bytes: u64) -> io::Result<()> {
-        let work = ToolAccess { sources: &[&self.keyring], disks: &[], file_size: MAX_STATUS, bytes };
+        let work = ToolAccess { tool: Tool::Gpgv, sources: &[&self.keyring], disks: &[], file_size: MAX_STATUS, bytes };
         Sandbox::for_tool(gpgv, work)?.confine(gpgv);
         Ok(())
     }

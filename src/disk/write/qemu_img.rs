@@ -19,7 +19,7 @@ use super::writer::ExpectedContent;
 use super::{BOOT_AREA, DiskWriter, WriteError, check_fits, readback};
 use crate::disk::device::{DirectReader, DiskKind, ReadAt, Target, descriptor_path};
 use crate::node::process::{self, Children, Lifetime};
-use crate::node::sandbox::{Sandbox, ToolAccess};
+use crate::node::sandbox::{Sandbox, Tool, ToolAccess};
 
 /// Requests that qemu-img keeps in flight. Measured: 16 is 1.1 times as fast as its default of 8.
 const COROUTINES: &str = "16";
@@ -150,7 +150,8 @@ fn convert_rest(
     };
     command.arg(image.options(start, len)).arg(disk_options(target, start, len));
     let file_size = if target.kind() == DiskKind::File { target.size() } else { 0 };
-    let access = ToolAccess { sources: &[&image.file], disks: &[target.file()], file_size, bytes: len };
+    let access =
+        ToolAccess { tool: Tool::QemuImg, sources: &[&image.file], disks: &[target.file()], file_size, bytes: len };
     run(command, access, &[&image.file, target.file()], children, progress)
 }
 
@@ -185,7 +186,7 @@ impl ConvertedImage {
             format!("{},cache.direct={}", disk_options(target, self.start, len), if direct { "on" } else { "off" });
         command.arg(self.image.options(self.start, len)).arg(disk);
         let sources: [&File; 2] = [&self.image.file, target.file()];
-        let access = ToolAccess { sources: &sources, disks: &[], file_size: 0, bytes: 2 * len };
+        let access = ToolAccess { tool: Tool::QemuImg, sources: &sources, disks: &[], file_size: 0, bytes: 2 * len };
         let (status, last_line) = run_to_end(command, access, &sources, &self.children, |_| ())?;
         match status.code() {
             Some(0) => Ok(()),
@@ -240,7 +241,7 @@ fn read_part(image: &QemuImage, start: u64, len: u64, children: &Children) -> Re
     let target =
         format!("driver=raw,file.driver=file,file.locking=off,file.filename={}", descriptor_path(&memory).display());
     command.arg(image.options(start, len)).arg(target);
-    let access = ToolAccess { sources: &[&image.file], disks: &[], file_size: len, bytes: len };
+    let access = ToolAccess { tool: Tool::QemuImg, sources: &[&image.file], disks: &[], file_size: len, bytes: len };
     run(command, access, &[&image.file, &memory], children, |_| ())?;
     let mut bytes = vec![0; usize::try_from(len).map_err(|err| memory_error(io::Error::other(err)))?];
     memory.read_exact_at(&mut bytes, 0).map_err(memory_error)?;

@@ -60,7 +60,9 @@ pub(super) fn for_program(program: Option<&Path>) -> Vec<PathBuf> {
 /// A ruleset that allows nothing else. None on a kernel without Landlock.
 pub(super) fn ruleset(allowed: &Allowed<'_>, network: bool) -> Result<Option<OwnedFd>, RulesetError> {
     let ruleset = Ruleset::default().handle_access(AccessFs::from_all(TESTED))?.scope(Scope::from_all(TESTED))?;
-    let ruleset = if network { ruleset } else { ruleset.handle_access(AccessNet::from_all(TESTED))? };
+    // Nobody serves.
+    let refused = if network { AccessNet::BindTcp.into() } else { AccessNet::from_all(TESTED) };
+    let ruleset = ruleset.handle_access(refused)?;
     let Ok(ruleset) = ruleset.create() else { return Ok(None) };
     let read = AccessFs::from_read(TESTED);
     let ruleset = ruleset.add_rules(path_beneath_rules(&allowed.read, read))?;

@@ -3,15 +3,25 @@
 //!
 //! Two kinds of processes are confined: tools that read an image (qemu-img, gpgv), and our own worker, which fetches,
 //! decodes and writes. They have no capabilities, except for opening files that do not belong to root; they gain none by an
-//! exec; they dump no core. Landlock restricts the files that they open, and a seccomp filter their system calls. On a
+//! exec; they dump no core. Landlock restricts the files that they open, and a seccomp filter allows the system calls that
+//! their work needs. On a
 //! kernel without Landlock or seccomp the rest still holds.
 //!
 //! The tools do not run as another user: they open `/proc/self/fd/N` again, and root's disk can only be opened by root and
 //! by its group `disk`, which can open every other disk too. Everything is prepared before the fork. It adds 0.3 ms to the
 //! start of a tool. docs/security.md says what each process may do, and what that protects from.
 
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))]
 mod calls;
 mod files;
+
+/// seccompiler does not know the other architectures, so there is no filter.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")))]
+mod calls {
+    pub(super) fn filter(_kind: super::Kind) -> std::io::Result<crate::node::sys::Filter> {
+        Ok(())
+    }
+}
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -26,7 +36,6 @@ use nix::sys::stat::{Mode, umask};
 use crate::node::size::MIB;
 use crate::node::sys::{self, Capabilities, Confinement};
 
-use calls::Reach;
 use files::Allowed;
 
 /// Ganeti's node daemon runs scripts with this umask too. run-parts sets 022 for hooks.
@@ -56,17 +65,41 @@ pub fn harden_process() -> io::Result<()> {
     Ok(nix::sys::prctl::set_dumpable(false)?)
 }
 
+/// A program that reads an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tool {
+    /// qemu-img writes to open files.
+    QemuImg,
+    /// gpgv only reads.
+    Gpgv,
+}
+
+/// The kinds of confined processes, by the system calls that they have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Our own worker.
+    Worker {
+        /// Whether it is a client of servers.
+        network: bool,
+        /// Whether it makes, renames and removes files.
+        folder: bool,
+    },
+    Tool(Tool),
+}
+
 /// The files and limits of a tool. It opens the files again, under `/proc/self/fd`.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct ToolAccess<'a> {
+pub struct ToolAccess<'a> {
+    /// Which tool it is.
+    pub tool: Tool,
     /// Files that it reads.
-    pub(crate) sources: &'a [&'a File],
+    pub sources: &'a [&'a File],
     /// Disks that it writes.
-    pub(crate) disks: &'a [&'a File],
+    pub disks: &'a [&'a File],
     /// The size in bytes to which it may extend a file. Block devices have no such limit.
-    pub(crate) file_size: u64,
+    pub file_size: u64,
     /// About how many bytes it has to process.
-    pub(crate) bytes: u64,
+    pub bytes: u64,
 }
 
 /// The files and servers that our worker may use.
@@ -89,7 +122,7 @@ pub struct Sandbox(Confinement);
 
 impl Sandbox {
     /// For `tool`. If it gets another PATH than ours, that has to be set already.
-    pub(crate) fn for_tool(tool: &Command, access: ToolAccess<'_>) -> io::Result<Self> {
+    pub fn for_tool(tool: &Command, access: ToolAccess<'_>) -> io::Result<Self> {
         let program = find(tool);
         let read = files::for_program(program.as_deref());
         let allowed = Allowed { read, sources: access.sources, disks: access.disks, ..Allowed::default() };
@@ -102,7 +135,7 @@ impl Sandbox {
             (Resource::RLIMIT_NOFILE, TOOL_FILES),
         ];
         let keep = for_files(access.sources, false).and(for_files(access.disks, true));
-        Self::new(limits, keep, &allowed, Reach { network: false, signals: false })
+        Self::new(limits, keep, &allowed, Kind::Tool(access.tool))
     }
 
     /// For this process itself. It may read everything that root may read: certificates, name services, programs.
@@ -112,12 +145,14 @@ impl Sandbox {
         let allowed = Allowed { read, own, image: access.image, disks: access.disks, ..Allowed::default() };
         // An image on the node may belong to any user.
         let keep = Capabilities::DAC_READ_SEARCH.and(for_files(access.disks, true));
-        Self::new(Vec::new(), keep, &allowed, Reach { network: access.network, signals: true })
+        let kind = Kind::Worker { network: access.network, folder: access.folder.is_some() };
+        Self::new(Vec::new(), keep, &allowed, kind)
     }
 
-    fn new(limits: Vec<(Resource, u64)>, keep: Capabilities, allowed: &Allowed<'_>, reach: Reach) -> io::Result<Self> {
-        let files = files::ruleset(allowed, reach.network).map_err(io::Error::other)?;
-        Ok(Sandbox(Confinement { limits, keep, files, calls: calls::filter(reach)? }))
+    fn new(limits: Vec<(Resource, u64)>, keep: Capabilities, allowed: &Allowed<'_>, kind: Kind) -> io::Result<Self> {
+        let network = matches!(kind, Kind::Worker { network: true, .. });
+        let files = files::ruleset(allowed, network).map_err(io::Error::other)?;
+        Ok(Sandbox(Confinement { limits, keep, files, calls: calls::filter(kind)? }))
     }
 
     /// Whether the kernel has Landlock.
@@ -126,7 +161,7 @@ impl Sandbox {
     }
 
     /// Makes `tool` run in it.
-    pub(crate) fn confine(self, tool: &mut Command) {
+    pub fn confine(self, tool: &mut Command) {
         sys::confine_child(tool, self.0);
     }
 
@@ -160,7 +195,7 @@ fn find(command: &Command) -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Sandbox, ToolAccess, WorkerAccess, find};
+    use super::{Sandbox, Tool, ToolAccess, WorkerAccess, find};
     use std::path::Path;
     use std::process::Command;
 
@@ -181,7 +216,8 @@ mod tests {
             cat "$0" && echo read; echo x >"$0" && echo written; ulimit -f; ulimit -n; ulimit -c"#;
         let mut command = Command::new("sh");
         command.args(["-c", script]).args([other.path(), source.path()]);
-        let work = ToolAccess { sources: &[source.as_file()], disks: &[], file_size: 1024, bytes: 0 };
+        let work =
+            ToolAccess { tool: Tool::QemuImg, sources: &[source.as_file()], disks: &[], file_size: 1024, bytes: 0 };
         let sandbox = Sandbox::for_tool(&command, work).unwrap();
         assert!(sandbox.has_landlock(), "this test needs a kernel with Landlock");
         sandbox.confine(&mut command);

@@ -7,6 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use nix::errno::Errno;
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// A compiled seccomp filter.
@@ -74,6 +75,9 @@ const CAP_COUNT: libc::c_ulong = 64;
 /// Confines the calling thread, and all that it starts, for ever. It is async-signal-safe: it only makes system calls and
 /// allocates nothing.
 pub(crate) fn confine(to: &Confinement) -> io::Result<()> {
+    leave_terminal();
+    // Shared memory and message queues of System V belong to root's other processes. Without the right to leave them the filter has to do.
+    let _ = unshare(CloneFlags::CLONE_NEWIPC);
     for (resource, value) in &to.limits {
         lower_limit(*resource, *value)?;
     }
@@ -110,6 +114,22 @@ fn filter_calls(filter: &Filter) -> io::Result<()> {
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")))]
 fn filter_calls((): &Filter) -> io::Result<()> {
     Ok(())
+}
+
+/// Gives up the controlling terminal: who has it may push input into it (TIOCSTI) and take it over. The leader of a session keeps it,
+/// for its other processes would be sent SIGHUP; the filter holds there.
+fn leave_terminal() {
+    // SAFETY: system calls on plain values, on a string that ends with a zero, and on a descriptor that is open for them.
+    unsafe {
+        if libc::getsid(0) == libc::getpid() {
+            return;
+        }
+        let terminal = libc::open(c"/dev/tty".as_ptr(), libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC);
+        if terminal >= 0 {
+            libc::ioctl(terminal, libc::TIOCNOTTY);
+            libc::close(terminal);
+        }
+    }
 }
 
 /// Sets both limits, but never raises one.

@@ -280,6 +280,10 @@ fn assert_worker_of(parent: &str) {
     let worker = confined_child(parent);
     assert_eq!((status(&worker, "CapEff"), status(&worker, "CapBnd")), (READ_ANY.to_owned(), NONE.to_owned()));
     assert_eq!(status(&worker, "NoNewPrivs"), "1");
+    // Behind the name: state, parent, group, session, terminal.
+    let stat = fs::read_to_string(Path::new("/proc").join(&worker).join("stat")).unwrap();
+    let fields: Vec<_> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    assert_eq!(fields[2..5], [worker.as_str(), worker.as_str(), "0"], "a session of its own, without a terminal");
     for pid in [parent, worker.as_str()] {
         assert_eq!(field(pid, "limits", "Max core file size"), "0");
         assert_eq!(status(pid, "Umask"), "0077");
@@ -336,6 +340,7 @@ fn a_worker_writes_its_folder_and_its_disk_only() {
     let socket = world.path("socket");
     let _unix = UnixListener::bind(&socket).unwrap();
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+    let server = tcp.local_addr().unwrap();
     for network in [true, false] {
         let answer = run_in_worker(&Children::default(), || {
             let needs = WorkerAccess { disks: &[&open], folder: Some(&own), network, ..WorkerAccess::default() };
@@ -349,7 +354,7 @@ fn a_worker_writes_its_folder_and_its_disk_only() {
                 File::options().write(true).open("/proc/sys/kernel/core_pattern").map(drop),
                 new_user_namespace(),
                 UnixStream::connect(&socket).map(drop),
-                TcpStream::connect(tcp.local_addr().unwrap()).map(drop),
+                TcpStream::connect(server).map(drop),
             ]
             .map(|done| done.map_or_else(|err| err.raw_os_error().unwrap_or_default(), |()| 0));
             Ok((words.to_vec(), None))
