@@ -20,7 +20,7 @@
 //! | [`node`] | starts processes, confines them, and writes messages |
 //!
 //! A room imports only from rooms below it. `main` chooses [`cli::run`] or [`ganeti::script::run`] by the name under which
-//! the binary was called. A create goes on to [`install::install`], which forks a worker that reads the image.
+//! the binary was called. A create goes on to [`install::create`], which forks a worker that reads the image.
 //! ARCHITECTURE.md has the steps of a run and the reasons.
 
 pub mod cli;

@@ -91,7 +91,7 @@ pub(super) fn install(
         let rehearsed = install::rehearse(&job, &Run::ended_by_signals(report.clone())?)?;
         return write_plan(&job, &rehearsed, out);
     }
-    install::install(&job, None, &Run::with_progress(Progress::stderr(report))?)
+    install::create(&job, None, &Run::with_progress(Progress::stderr(report))?)
 }
 
 /// A user who gives an unknown name may have meant the file in this folder.

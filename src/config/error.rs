@@ -63,7 +63,7 @@ pub(crate) enum ConfigError {
     Unsafe {
         /// The file.
         path: PathBuf,
-        /// Who could write it, and how to mend that.
+        /// Who could write it, and how to correct that.
         problem: String,
     },
     /// A variant that nobody has set up.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
+use std::sync::LazyLock;
 use std::{fmt, fs, io};
 
 use serde::{Deserialize, Deserializer, Serialize, de};
@@ -10,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 use super::values::shown_text;
 use super::{ConfigError, Paths};
 use crate::image::checksum::Checksum;
-use crate::image::format::ImageType;
+use crate::image::format::{self, ImageType};
 use crate::image::reference::ImageRef;
 use crate::node::value::{Checked, absolute_path, value_kinds};
 use crate::store::http::{ImageUrl, Secret, UrlPrefix};
@@ -96,9 +97,11 @@ fn checked_url(url: String) -> Checked<String> {
 }
 
 fn checked_type(image_type: String) -> Checked<String> {
-    let wrong = "type: not an image type (there are auto, raw, qcow2, vmdk, vdi and vhdx, all but auto also with +gz, \
-                 +bz2, +xz or +zst)";
-    ImageType::parse(&image_type).map(|_type| image_type).map_err(|_err| wrong)
+    static WRONG: LazyLock<String> = LazyLock::new(|| {
+        let (formats, suffixes) = (format::formats(), format::suffixes());
+        format!("type: not an image type (use auto, {formats}, all but auto also with {suffixes})")
+    });
+    ImageType::parse(&image_type).map(|_type| image_type).map_err(|_err| WRONG.as_str())
 }
 
 fn checked_checksum(checksum: String) -> Checked<String> {
@@ -212,7 +215,7 @@ mod tests {
             ("[images.a]\nurl = 'http://h/s3cret'\npath = '/s3cret'\n", "give it a url or a path, one of the two"),
             ("[images.a]\nurl = '/s3cret'\n", "url: not an http or https URL"),
             ("[images.a]\npath = 's3cret'\n", "path: must be an absolute path"),
-            ("[images.a]\npath = '/a'\ntype = 's3cret'\n", "type: not an image type (there are auto, "),
+            ("[images.a]\npath = '/a'\ntype = 's3cret'\n", "type: not an image type (use auto, "),
             ("[images.a]\npath = '/a'\nchecksum = 's3cret'\n", sums),
             (
                 "[images.a]\npath = '/a'\nsignature = 's3cret'\n",

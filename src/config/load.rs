@@ -104,8 +104,8 @@ pub(crate) fn layers(paths: &Paths, variant: &VariantName) -> Result<Vec<Layer>,
 }
 
 /// Finds out what the messages of a run of `variant` look like; an OS need not have a variant. A file that is unreadable,
-/// refused or wrong has no say: the settings are loaded later, and tell the error in the format that is left. The
-/// predecessor's format has no such key.
+/// refused or wrong is ignored here; `load` reports it later, in the format found so far. The predecessor's format has no
+/// such key.
 pub(crate) fn log_format(paths: &Paths, variant: Option<&VariantName>) -> LogFormat {
     let format_in = |folder: &Path| {
         let layer = Layer::read(&folder.join(TOML), parse_toml).ok()??;

@@ -28,7 +28,7 @@ use crate::node::size::ByteSize;
 /// before a new disk is unbootable; a reinstall's disk is opened when all is known that the words alone tell.
 pub(super) fn create(env: &Environment, paths: &Paths, run: &Run) -> anyhow::Result<()> {
     if env.reinstall()? {
-        return install::install(&request::job(Asked::of(env)?, paths)?, None, run);
+        return install::create(&request::job(Asked::of(env)?, paths)?, None, run);
     }
     let target = Target::open(&request::first_disk(env)?)?;
     write::make_unbootable(target.held())?;
@@ -38,7 +38,7 @@ pub(super) fn create(env: &Environment, paths: &Paths, run: &Run) -> anyhow::Res
             .context("zeroing the instance's other disks (wipe_other_disks)")?;
     }
     let job = request::job_with(Asked::of(env)?, settings, paths)?;
-    install::install(&job, Some(target), run)
+    install::create(&job, Some(target), run)
 }
 
 /// Zeroes the other disks. That comes before the OS parameters are looked at: when a create failed

@@ -144,7 +144,7 @@ fn perform(script: Script, invocation: &Invocation, report: &Report) -> anyhow::
         Script::Rename => install::rename(request::rename(env, &paths)?, &run()?),
         Script::Verify => {
             // It reads settings and compares words, and leaves nothing behind when a signal ends it. The others have
-            // their work done by a confined process.
+            // their work done by a worker.
             Sandbox::for_worker(WorkerAccess::default()).and_then(Sandbox::enter).context("giving up privileges")?;
             request::verify(env, &paths)
         }

@@ -60,6 +60,11 @@ impl DiskSize {
         Self::in_file(compression, head, &HeadAndRest { head, rest }, len)
     }
 
+    /// Whether only the end of an archive tells its exact size.
+    pub(crate) fn is_at_end(compression: Compression) -> bool {
+        matches!(compression, Compression::Xz)
+    }
+
     /// How many bytes of the beginning [`DiskSize::at_server`] needs.
     pub(crate) const FIRST: usize = 12;
 

@@ -79,11 +79,13 @@ pub struct ImageType {
 #[error("unknown image type '{0}' (use auto, {formats}, all but auto also with {suffixes})", formats = formats(), suffixes = suffixes())]
 pub struct UnknownType(String);
 
-fn formats() -> String {
+/// `raw, qcow2 or ...`, for messages.
+pub(crate) fn formats() -> String {
     alternatives(&Format::ALL.map(|format| format.name().to_owned()))
 }
 
-fn suffixes() -> String {
+/// `+gz, +bz2 or ...`, for messages.
+pub(crate) fn suffixes() -> String {
     alternatives(&Compression::ALL.map(|compression| format!("+{compression}")))
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! The one gate before every reader of an image: what it is, whether that is what was said and what is taken, and
-//! whether it is safe to read.
+//! The one gate before every reader of an image: its real type, whether the declared type agrees, whether the variant
+//! accepts it, and whether it is safe to read.
 //!
 //! The magic bytes decide what an image is, and the declared type has to agree. A header that names another file, asks
 //! for unknown features or has impossible numbers is refused before qemu-img sees the file: qemu-img would follow it
@@ -21,14 +21,14 @@ use super::reader::{ImageBytes, ImageReader};
 use crate::disk::fingerprint::Fingerprint;
 use crate::disk::partition::MBR_TOLERANCE;
 
-/// What the user says of an image, and what the variant takes.
+/// What the user says of an image, and which images the variant accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Expected {
     /// Its declared type, which the content must agree with; none: the content decides.
     pub(crate) image_type: Option<ImageType>,
-    /// Whether a raw disk in which nothing is recognised is taken.
+    /// Whether a raw disk in which nothing is recognised is accepted.
     pub(crate) allow_unknown: bool,
-    /// The formats that are taken.
+    /// The formats that are accepted.
     pub(crate) formats: Formats,
     /// How much of an MBR partition without a known file system may be missing, in bytes.
     pub(crate) mbr_tolerance: u64,
@@ -41,8 +41,8 @@ impl Default for Expected {
     }
 }
 
-/// Finds out what the image `file` of `len` bytes is. `name` is its name in messages. What is decoded of it is noted in
-/// `seen`.
+/// Finds out what the image `file` of `len` bytes is. `name` is its name in messages. The bytes read for
+/// decoding are added to the fingerprint `seen`.
 pub(super) fn file_reader<'f>(
     name: &str,
     file: &'f File,
@@ -95,7 +95,7 @@ pub(super) fn likely_type(mut file: &File) -> Option<ImageType> {
     }
 }
 
-/// Finds out what the image is whose bytes come one after the other from `input`. `length` is their number, where it is
+/// Identifies an image that comes as a stream, from `input`. `length` is their number, where it is
 /// known. `pieces`, where they can be had, give any place of the image; they are only asked for what stands at its end,
 /// and it does no harm if they fail.
 pub(crate) fn stream_reader<'r>(

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::hooks;
 use super::job::Job;
-use super::progress::{Counted, Origin, Summary, Watch, seconds};
+use super::progress::{Counted, Origin, ProgressDisplay, Summary, seconds};
 use super::seed::Seed;
 use super::verify::{Verification, Verified, WrongImage};
 use crate::disk::device::{MemoryDisk, Sentinel, Target};
@@ -109,13 +109,13 @@ pub(super) fn check_size(image: &ImageReader<'_>, target: &Target) -> anyhow::Re
 }
 
 /// Copies all of the image called `name`, which fits as far as its size is known. A raw file is noted in `seen`. What is
-/// done is shown until the [`Watch`] is dropped.
+/// done is shown until the [`ProgressDisplay`] is dropped.
 pub(super) fn copy<'j>(
     image: ImageReader<'_>,
     name: &str,
     seen: Option<&Fingerprint>,
     installation: &Installation<'j>,
-) -> anyhow::Result<(DiskWriter<'j>, Watch)> {
+) -> anyhow::Result<(DiskWriter<'j>, ProgressDisplay)> {
     let Installation { job, target, run, seed } = *installation;
     tell_image(&image, installation);
     let unpacked;
@@ -136,7 +136,7 @@ pub(super) fn copy<'j>(
     let mut writer = DiskWriter::begin(target, job.write)?;
     let exact = if let DiskSize::Exact(size) = image.size { Some(size) } else { None };
     let (done, all) = (writer.done(), job.write.wipe.total(exact, target.size()));
-    let watch = Watch::start(run, "writing", move || (done.load(Ordering::Relaxed), all));
+    let watch = ProgressDisplay::start(run, "writing", move || (done.load(Ordering::Relaxed), all));
     let driver = image.image_type.format.name();
     match image.bytes {
         ImageBytes::RawFile(file, len) => write::raw_file(file, len, &mut writer, seen)?,
@@ -184,13 +184,13 @@ fn unpack_image(packed: &mut dyn Read, name: &str, installation: &Installation<'
     let cache = Cache::open(&installation.job.cache)?;
     let mut bytes = Counted::new(packed);
     let done = bytes.done();
-    let _watch = Watch::start(installation.run, "unpacking", move || (done.load(Ordering::Relaxed), None));
+    let _watch = ProgressDisplay::start(installation.run, "unpacking", move || (done.load(Ordering::Relaxed), None));
     Ok(StoredImage::unpacked(name, unpack(&mut bytes, cache.dir(), installation.target.size())?)?)
 }
 
 /// Zeroes the rest of the disk, adds the seed, and puts all of it but the boot area onto stable storage.
 pub(super) fn finish(
-    (writer, watch): (DiskWriter<'_>, Watch),
+    (writer, watch): (DiskWriter<'_>, ProgressDisplay),
     verified: Verified,
     image: &StoredImage,
     installation: &Installation<'_>,

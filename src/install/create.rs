@@ -42,7 +42,7 @@ use crate::store::http::{HttpSettings, Secret};
 /// worker's business. Whatever fails after the disk was touched leaves it unbootable: its first MiB reads zero. `held` is
 /// the disk where it is held already: a new instance's is unbootable by then, for it may hold another tenant's system. A
 /// reinstall touches the old system only when the new image is at hand and has passed every check.
-pub(crate) fn install(job: &Job, held: Option<Target>, run: &Run) -> anyhow::Result<()> {
+pub(crate) fn create(job: &Job, held: Option<Target>, run: &Run) -> anyhow::Result<()> {
     progress::tell_start(job, &run.report);
     let target = held.map_or_else(|| Target::open(&job.disk), Ok)?;
     progress::tell_plan(job, target.size(), &run.report);
@@ -117,7 +117,7 @@ fn install_in_worker(job: &Job, target: &Target, run: &Run) -> anyhow::Result<(I
     if let (Some(cache), Some(image)) = (&cache, &fetched) {
         cache.note_use(image);
     }
-    let image = local.map(StoredImage::into_file).or(fetched).context("the working process gave no image")?;
+    let image = local.map(StoredImage::into_file).or(fetched).context("the worker gave no image")?;
     Ok((answer, image))
 }
 

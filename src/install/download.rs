@@ -13,7 +13,7 @@ use std::time::SystemTime;
 use anyhow::{Context as _, anyhow};
 
 use super::job::Checks;
-use super::progress::Watch;
+use super::progress::ProgressDisplay;
 use super::verify::{Verification, WrongImage, mark};
 use crate::disk::partition::Incomplete;
 use crate::disk::write::WriteError;
@@ -63,14 +63,14 @@ impl FetchTools {
         self.refusal.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
-    /// Why a new image was refused, if that is what `error` says without the reason; else `error`.
+    /// The stored reason of a refusal, if there is one; else `error`.
     fn reason(&self, error: anyhow::Error) -> anyhow::Error {
         self.refusal.lock().unwrap_or_else(PoisonError::into_inner).take().map_or(error, Into::into)
     }
 }
 
-/// An image that was fetched, and what came of its use.
-pub(super) type Fetched<T> = (StoredImage, anyhow::Result<T>);
+/// An image that was fetched, and the result of its use.
+pub(super) type UsedImage<T> = (StoredImage, anyhow::Result<T>);
 
 impl RemoteImage<'_> {
     /// Has `fetch` get the image and use it. When the cached image turns out to be wrong there is a second try. When what
@@ -78,7 +78,7 @@ impl RemoteImage<'_> {
     /// cache as long as its file is open.
     pub(super) fn with_image<T>(
         &self,
-        fetch: impl Fn(&FetchTools) -> anyhow::Result<Fetched<T>>,
+        fetch: impl Fn(&FetchTools) -> anyhow::Result<UsedImage<T>>,
         reuse: impl Fn(&StoredImage, &Verification) -> anyhow::Result<T>,
     ) -> anyhow::Result<(StoredImage, T)> {
         let cache = Cache::open(self.cache)?;
@@ -126,25 +126,25 @@ impl RemoteImage<'_> {
         tools: &FetchTools,
         id: &DownloadId,
         error: anyhow::Error,
-        fetch: impl Fn(&FetchTools) -> anyhow::Result<Fetched<T>>,
+        fetch: impl Fn(&FetchTools) -> anyhow::Result<UsedImage<T>>,
         reuse: impl Fn(&StoredImage, &Verification) -> anyhow::Result<T>,
-    ) -> anyhow::Result<Fetched<T>> {
+    ) -> anyhow::Result<UsedImage<T>> {
         let RemoteImage { url, run, .. } = *self;
         let report = &run.report;
-        let damage = match error.downcast_ref() {
+        let reread = match error.downcast_ref() {
             Some(WrongImage::Checksum { .. } | WrongImage::Signature(_)) => {
-                verify_open(&tools.cache, tools.cache.open_download(id)?)?
+                Some(verify_open(&tools.cache, tools.cache.open_download(id)?)?)
             }
-            // That it is damaged was just found; what is no image at all is of no use to anybody.
-            _ => Verdict::Gone,
+            // It is known to be damaged or no image.
+            _ => None,
         };
-        match damage {
-            Verdict::Intact => {}
-            Verdict::Damaged(_) => {
+        match reread {
+            Some(Verdict::Intact) => {}
+            Some(Verdict::Damaged(_)) => {
                 report.warn(format_args!("{error:#}; the kept image is damaged; downloading it again"));
                 return fetch(tools).map_err(|error| tools.reason(error));
             }
-            Verdict::Gone => {
+            Some(Verdict::Gone) | None => {
                 tools.discard(id)?;
                 report.warn(format_args!("{error:#}; downloading it again"));
                 return fetch(tools).map_err(|error| tools.reason(error));
@@ -176,7 +176,7 @@ impl RemoteImage<'_> {
         Ok(cached)
     }
 
-    /// Only the next run without a network depends on this note.
+    /// Notes that the image was verified. A failure here matters only to a later run without a network.
     fn note(&self, cache: &Cache, id: &DownloadId) {
         if let Some(Err(error)) = mark(self.checks).map(|mark| cache.mark_verified(id, &mark)) {
             self.run.report.warn(format_args!("noting that the image was checked: {error}"));
@@ -206,7 +206,7 @@ pub(super) fn download<T: Send>(
 ) -> anyhow::Result<(StoredImage, Option<anyhow::Result<T>>)> {
     let (follow, now) = (Arc::new(SharedDownload::default()), SystemTime::now());
     let shown = Arc::clone(&follow);
-    let watch = Watch::start(run, "fetching", move || shown.progress());
+    let watch = ProgressDisplay::start(run, "fetching", move || shown.progress());
     let accept = |image| tools.accepts(url, image, run);
     let (fetched, read) = thread::scope(|scope| {
         let reading = scope.spawn(|| read_along(&follow, read));

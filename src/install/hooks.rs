@@ -153,7 +153,7 @@ fn check_link(path: &Path) -> io::Result<()> {
     let found = path.metadata().map(drop);
     found.map_err(|err| match err.kind() {
         io::ErrorKind::NotFound => {
-            io::Error::other(format!("{} is a link that leads nowhere (mend or remove it)", path.display()))
+            io::Error::other(format!("{} is a link that leads nowhere (correct or remove it)", path.display()))
         }
         _ => err,
     })

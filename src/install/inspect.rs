@@ -116,7 +116,7 @@ pub(super) struct Inspection<'r> {
     pub(super) servers: bool,
 }
 
-/// Looks at the image in a confined process: the gate of create decides. Of one at a server no more is fetched than that
+/// Looks at the image in a worker: the gate of create decides. Of one at a server no more is fetched than that
 /// needs, and nothing is kept.
 pub(crate) fn inspect(job: &InspectJob, run: &Run) -> anyhow::Result<Judged> {
     let InspectJob { image, expected, local, http, cache } = job;
@@ -132,7 +132,7 @@ pub(crate) fn inspect(job: &InspectJob, run: &Run) -> anyhow::Result<Judged> {
     inspect_in_worker(&inspection, run, |_| Ok(()))
 }
 
-/// The same, with something more for the confined process to do first.
+/// The same, with something more for the worker to do first.
 pub(super) fn inspect_in_worker(
     inspection: &Inspection<'_>,
     run: &Run,

@@ -55,7 +55,7 @@ pub struct Job {
     pub(crate) cache: CacheSettings,
     /// What the instance reads at its first boot.
     pub seed: SeedWish,
-    /// Who the instance is: of interest to the seed that it had only.
+    /// The instance's identity, needed only to recognise its old seed.
     pub(crate) identity: Result<Identity, IdentityError>,
     /// The disk named cidata, if the instance has one besides its first.
     pub(crate) seed_disk: anyhow::Result<Option<PathBuf>>,
@@ -64,7 +64,7 @@ pub struct Job {
     /// The hooks after the image is on the disk, likewise.
     pub(crate) hooks: Option<HookPlan>,
     /// What in the variant's folder nothing reads, each with the name that may be meant.
-    pub(crate) nearly_read: Vec<(PathBuf, &'static str)>,
+    pub(crate) mistyped_names: Vec<(PathBuf, &'static str)>,
     /// OS parameters without effect, in words.
     pub(crate) no_effect: Vec<String>,
 }
@@ -177,7 +177,7 @@ pub(crate) struct ExportJob {
 /// What `import` shall do. No variant and no config: a backup must always be restorable.
 #[derive(Debug)]
 pub(crate) struct ImportJob {
-    /// Who the new instance is: of interest to a seed on the disk only.
+    /// The new instance's identity, needed only if there is a seed on the disk.
     pub(crate) identity: Result<Identity, IdentityError>,
     /// Its NICs, likewise.
     pub(crate) nics: anyhow::Result<Vec<Nic>>,
@@ -192,7 +192,7 @@ pub(crate) struct RenameJob {
     pub(crate) disk: anyhow::Result<Option<PathBuf>>,
     /// The disk named cidata, if the instance has one besides its first.
     pub(crate) seed_disk: anyhow::Result<Option<PathBuf>>,
-    /// Who the instance is now: of interest to its seed only.
+    /// The instance's new identity, needed only for its seed.
     pub(crate) identity: Result<Identity, IdentityError>,
     /// The hooks of the rename; none for an OS without a variant. That there is no such variant only keeps them from
     /// running.

@@ -3,10 +3,10 @@
 //! in a worker.
 //!
 //! Capabilities, `no_new_privs`, Landlock and seccomp can't be taken back, and hooks need full root. So the script
-//! forks before the first foreign byte, and the worker gives all that up; the script looks at no byte of the image. To
-//! give up only where there are no hooks would leave most installs as they were. To lower the rights of single threads
-//! would protect nothing, as they share their memory. docs/security.md says which work is confined, and what that is
-//! good for.
+//! forks before the first foreign byte, and the worker gives all that up. The script decodes nothing; of what was written
+//! it parses only the partition table, for its hooks (`hook_variables`). To give up only where there are no hooks would
+//! leave most installs as they were. To lower the rights of single threads would protect nothing, as they share their
+//! memory. docs/security.md says which work is confined, and what that is good for.
 
 mod cache;
 mod copy;
@@ -37,7 +37,7 @@ use crate::node::run::{Run, SignalCleanup};
 use crate::node::sandbox::{Sandbox, WorkerAccess};
 
 pub(crate) use cache::{Cleaned, Fetched, cleanup, fetch};
-pub(crate) use create::{Rehearsed, install, rehearse};
+pub(crate) use create::{Rehearsed, create, rehearse};
 pub(crate) use download::{Verdict, verify_kept};
 pub(crate) use dump::{export, import};
 pub(crate) use inspect::{Inspected, Judged, Layout, Part, inspect, likely_types};
@@ -73,5 +73,5 @@ fn in_worker_with_file<T: Serialize + DeserializeOwned>(
         });
         done.map_err(|err| format!("{err:#}"))
     });
-    answer.context("working apart")?.map_err(|words| anyhow!(words))
+    answer?.map_err(|words| anyhow!(words))
 }

@@ -3,10 +3,10 @@
 //! it, so nothing in it can fail a run.
 //!
 //! A reinstall forks a worker for it, without network, and with nothing to write to but the disks that are open
-//! anyway, before the one that installs. Its answer is a type whose keys are keys, with the user-data and which settings
-//! there were (`seed::SeedContent`). Whatever is wrong with the seed, a panic included, is a warning. The second worker
-//! compares the new seed with it, before the disk is touched. `seed_keep` is off unless it is set, and parameters are
-//! stronger: who ends a break-in must be able to leave out what the guest may have written.
+//! anyway, before the one that installs. It answers with `SeedContent`, in which every SSH key was parsed. Whatever is
+//! wrong with the seed, a panic included, is a warning. The second worker compares the new seed with the old one, before
+//! the disk is touched. `seed_keep` is off unless it is set, and parameters are stronger: an administrator who ends a
+//! break-in must be able to leave out what the guest may have written.
 
 use std::io;
 
@@ -27,19 +27,19 @@ const SSH_KEYS: &str = "ssh_keys";
 /// What the instance's disks say of its seed.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct OldSeed {
-    /// Of the one on the first disk, which the image overwrites.
+    /// The seed on the first disk; the image overwrites it.
     first: Option<SeedContent>,
-    /// Of the one on a disk of its own, which only a new seed overwrites.
+    /// The seed on a disk of its own; only a new seed overwrites it.
     own: Option<SeedContent>,
-    /// Keys, and whether there was user-data, of a seed that the instance has removed.
+    /// The number of keys, and whether there was user-data, in a seed that the instance has removed.
     removed: Option<(u32, bool)>,
-    /// Why it is not known what the seed holds.
+    /// Why the seed could not be read.
     unreadable: Option<String>,
 }
 
 fn warn_unreadable(why: &str, report: &Report) {
     report.warn(format_args!(
-        "the old seed of the instance can't be read, so that nothing of it is kept, and nobody knows what gets lost: {why}"
+        "can't read the instance's old seed ({why}): nothing of it is kept, and what is lost is unknown"
     ));
 }
 
@@ -97,23 +97,23 @@ impl OldSeed {
         let (lost, what) = match self.removed {
             Some(removed) if lost.is_empty() => (
                 lost_of_removed(removed, new.unwrap_or(&SeedContent::default())),
-                "a seed gave it that is in its own file system by now (seed_persist), where seed_keep can't reach it",
+                "settings that it copied from its seed into its own file system (seed_persist); seed_keep can't read them there",
             ),
-            _ => (lost, "its old seed gave it"),
+            _ => (lost, "what its old seed gave it"),
         };
         if lost.is_empty() {
             return;
         }
         let names = lost.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         report.warn(format_args!(
-            "the instance loses what {what}: {names} (Ganeti forgets OS parameters that a reinstall's command line does not repeat; to bring them back: {})",
+            "the instance loses {what}: {names} (Ganeti forgets OS parameters that a reinstall's command line does not repeat; to bring them back: {})",
             command(&lost, &job.instance)
         ));
     }
 }
 
 fn lost_of_removed((keys, user_data): (u32, bool), new: &SeedContent) -> Vec<LostParameter> {
-    // A number that no memory holds is one that a guest wrote.
+    // Only a guest can have written a count this large.
     let keys = usize::try_from(keys).unwrap_or(usize::MAX);
     let fewer = keys.saturating_sub(new.keys.len());
     let lost_keys = (fewer > 0).then(|| LostParameter::keys(fewer, keys));

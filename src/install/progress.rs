@@ -19,7 +19,7 @@ use crate::node::report::Report;
 use crate::node::run::Run;
 use crate::node::size::ByteSize;
 
-/// How often it is looked how far the work is.
+/// Time between two updates of the progress.
 const POLL: Duration = Duration::from_millis(100);
 
 /// Where an image came from.
@@ -61,9 +61,10 @@ pub(super) fn tell_start(job: &Job, report: &Report) {
         "version {version}: installing instance {instance} (variant {variant}) from image {image} onto disk {disk}"
     );
     report.event("start", fields, message);
-    for (path, known) in &job.nearly_read {
+    for (path, known) in &job.mistyped_names {
         let path = path.display();
-        report.warn(format_args!("{path} is read by nothing (is {known} meant? else call it something else)"));
+        report
+            .warn(format_args!("nothing reads {path} (rename it to {known} if that is meant, else to something else)"));
     }
     job.no_effect.iter().for_each(|words| report.warn(words));
 }
@@ -120,29 +121,34 @@ impl fmt::Display for Summary {
         write!(f, "a disk image of {} ({origin})", ByteSize(*len))?;
         let all = match written {
             Some(Written { data, zeros }) => {
-                write!(f, ", {} of data and {} of zeros", ByteSize(*data).rounded(), ByteSize(*zeros).rounded())?;
+                write!(
+                    f,
+                    ", {} of data and {} of zeros written",
+                    ByteSize(*data).rounded(),
+                    ByteSize(*zeros).rounded()
+                )?;
                 data.saturating_add(*zeros)
             }
             None => {
-                f.write_str(", by qemu-img,")?;
+                f.write_str(", written by qemu-img")?;
                 *len
             }
         };
         let rate = u128::from(all) * 1000 / writing.as_millis().max(1);
         let rate = ByteSize(u64::try_from(rate).unwrap_or(u64::MAX)).rounded();
-        write!(f, " written in {} ({rate}/s)", seconds(*writing))
+        write!(f, " in {} ({rate}/s)", seconds(*writing))
     }
 }
 
 /// A thread that shows how far something is, until this is dropped. It runs in the process that does the work, for a worker
 /// has the terminal open too: it looks at the counters of the download, the decoder or the writer. Of qemu-img it shows
 /// what `-p` says.
-pub(super) struct Watch {
+pub(super) struct ProgressDisplay {
     end: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Watch {
+impl ProgressDisplay {
     /// Shows what `position` gives (bytes done, and bytes in all where that is known), if anybody is there to look. What is
     /// done is called `doing`.
     pub(super) fn start(
@@ -150,7 +156,7 @@ impl Watch {
         doing: &'static str,
         position: impl Fn() -> (u64, Option<u64>) + Send + 'static,
     ) -> Self {
-        let Some(progress) = run.progress.clone() else { return Watch { end: None, thread: None } };
+        let Some(progress) = run.progress.clone() else { return ProgressDisplay { end: None, thread: None } };
         let (end, ended) = mpsc::channel();
         let thread = thread::spawn(move || {
             progress.begin(doing);
@@ -160,11 +166,11 @@ impl Watch {
             }
             progress.finish();
         });
-        Watch { end: Some(end), thread: Some(thread) }
+        ProgressDisplay { end: Some(end), thread: Some(thread) }
     }
 }
 
-impl Drop for Watch {
+impl Drop for ProgressDisplay {
     fn drop(&mut self) {
         self.end = None;
         // It has nothing to say but what it showed.
@@ -183,7 +189,7 @@ impl<R: Read> Counted<R> {
         Counted { bytes, done: Arc::default() }
     }
 
-    /// How many were read, counted on.
+    /// The counter, which goes on while bytes are read.
     pub(super) fn done(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.done)
     }
@@ -210,7 +216,7 @@ mod tests {
         let words = "a disk image of 4 MiB (a cache hit), 3 MiB of data and 5 MiB of zeros written in 0.5 s (16 MiB/s)";
         assert_eq!(summary.to_string(), words);
         let summary = Summary { origin: Origin::Node, written: None, writing: Duration::ZERO, ..summary };
-        let words = "a disk image of 4 MiB (a file on the node), by qemu-img, written in 0.0 s (3.90 GiB/s)";
+        let words = "a disk image of 4 MiB (a file on the node), written by qemu-img in 0.0 s (3.90 GiB/s)";
         assert_eq!(summary.to_string(), words);
     }
 }

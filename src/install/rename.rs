@@ -44,7 +44,7 @@ pub(crate) fn rename(job: RenameJob, run: &Run) -> anyhow::Result<()> {
 }
 
 /// Writes the instance's name into its own seed, if the disk at `path` holds it. Touches nothing else, and no other disk.
-/// What is on the disk is a guest's: a confined process reads it, and gives the volume as it shall be.
+/// What is on the disk is a guest's: a worker reads it, and gives the new volume.
 fn rename_seed(path: &Path, identity: &Identity, run: &Run) -> anyhow::Result<()> {
     let disk = SourceDisk::open(path)?;
     let Some((start, new)) = in_worker(WorkerAccess::default(), run, |run| renamed(&disk, identity, run))? else {

@@ -14,9 +14,9 @@ use anyhow::Context as _;
 use serde_json::json;
 
 use super::copy::{InstallAnswer, Installation, check_size, copy, finish, install_stored, installing};
-use super::download::{FetchTools, Fetched, RemoteImage, download};
+use super::download::{FetchTools, RemoteImage, UsedImage, download};
 use super::job::Job;
-use super::progress::{Watch, seconds};
+use super::progress::{ProgressDisplay, seconds};
 use crate::disk::write::DiskWriter;
 use crate::image::compression::Compression;
 use crate::image::disk_size::DiskSize;
@@ -51,7 +51,7 @@ fn fetch_first(
     url: &ImageUrl,
     tools: &FetchTools,
     installation: &Installation<'_>,
-) -> anyhow::Result<Fetched<InstallAnswer>> {
+) -> anyhow::Result<UsedImage<InstallAnswer>> {
     let (started, run) = (Instant::now(), installation.run);
     // What the first bytes tell need not wait for the rest.
     let look = |growing: DownloadReader<'_>| growing_reader(url, growing, tools, installation).map(drop);
@@ -67,7 +67,7 @@ fn stream_first_download(
     url: &ImageUrl,
     tools: &FetchTools,
     installation: &Installation<'_>,
-) -> anyhow::Result<Fetched<InstallAnswer>> {
+) -> anyhow::Result<UsedImage<InstallAnswer>> {
     let run = installation.run;
     let (image, streamed) = download(url, tools, run, |growing| stream(url, growing, tools, installation))?;
     let hit = image.download().is_some_and(|download| download.hit);
@@ -89,7 +89,7 @@ fn stream<'j>(
     growing: DownloadReader<'_>,
     tools: &FetchTools,
     installation: &Installation<'j>,
-) -> anyhow::Result<Option<(DiskWriter<'j>, Watch)>> {
+) -> anyhow::Result<Option<(DiskWriter<'j>, ProgressDisplay)>> {
     let reader = growing_reader(url, growing, tools, installation)?;
     // qemu-img has to seek in the file that is being downloaded.
     if reader.image_type.format != Format::Raw && reader.image_type.compression.is_none() {
@@ -142,7 +142,7 @@ fn size_at_the_end(
     (tools, run): (&FetchTools, &Run),
 ) -> DiskSize {
     let DownloadInfo { length: Some(total), validator: Some(validator) } = promise else { return DiskSize::Unknown };
-    if compression != Compression::Xz {
+    if !DiskSize::is_at_end(compression) {
         return DiskSize::Unknown;
     }
     let pieces = RangeReader::new(*total, validator.clone(), url, &tools.client, &run.report);

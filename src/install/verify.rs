@@ -98,7 +98,7 @@ impl Verification {
     /// Fetches what has to be fetched for `checks` of `image`: the SUMS file, whose signature is checked, and the
     /// signature.
     pub(super) fn gather(checks: &Checks, image: &ImageRef, http: &HttpSettings, run: &Run) -> anyhow::Result<Self> {
-        let source = Fetch { http, run };
+        let source = SmallFiles { http, run };
         let mut signature = checks.signature.as_ref().map(|signature| source.signature(signature)).transpose()?;
         let digest = match &checks.checksum {
             None => None,
@@ -220,13 +220,13 @@ impl Pass<'_> {
     }
 }
 
-/// How the small files are had.
-struct Fetch<'c> {
+/// Fetches SUMS files and signatures.
+struct SmallFiles<'c> {
     http: &'c HttpSettings,
     run: &'c Run,
 }
 
-impl Fetch<'_> {
+impl SmallFiles<'_> {
     fn get(&self, url: &ImageUrl) -> anyhow::Result<Vec<u8>> {
         Ok(Client::new(self.http)?.fetch_small(url, &self.run.report)?)
     }

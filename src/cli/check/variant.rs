@@ -56,16 +56,16 @@ fn verify(node: &Node<'_>, variant: &VariantName, settings: &Settings, checkup: 
     };
     let plain = ("OS_VARIANT", variant.as_str());
     if let Err(err) = verify(&[plain]) {
-        let hint = "mend the defaults in its config.toml";
+        let hint = "correct the defaults in its config.toml";
         return checkup.error(format!("variant {variant}"), format!("{err:#}"), hint);
     }
     if let Err(err) = request::check_seed_files(settings, node.paths, variant) {
-        let hint = "put the file there, or mend the setting in its config.toml";
+        let hint = "put the file there, or correct the setting in its config.toml";
         checkup.error(format!("variant {variant}"), format!("{err:#}"), hint);
     }
     for name in settings.images.keys() {
         if let Err(err) = verify(&[plain, ("OSP_IMAGE", name)]) {
-            let hint = format!("mend [images.{name}] in config.toml, or what it is refused by");
+            let hint = format!("correct [images.{name}], or the setting that refuses it");
             checkup.error(format!("image {name} of variant {variant}"), format!("{err:#}"), hint);
         }
     }
@@ -89,7 +89,7 @@ pub(super) fn check_offered(node: &Node<'_>, offered: &[VariantName], checkup: &
 fn files(variant: &VariantName, settings: &Settings, checkup: &mut Checkup) {
     // A new client reads the certificates, the key and the netrc file, as a download does.
     if let Err(err) = Client::new(&settings.http) {
-        let hint = "mend the file, or the setting in [http] of its config.toml";
+        let hint = "correct the file, or the setting in [http] of its config.toml";
         checkup.error(format!("variant {variant}"), err.to_string(), hint);
     }
     let named_signature = settings.images.values().any(|image| image.signature.is_some());
@@ -112,7 +112,7 @@ fn files(variant: &VariantName, settings: &Settings, checkup: &mut Checkup) {
     for (image, key) in own.chain(named).filter(|(image, _)| image.starts_with('/')) {
         if let Err(err) = fs::File::open(image) {
             let problem = format!("it is the image of variant {variant}, but can't be read: {err}");
-            checkup.warn(image, problem, format!("put it there, or mend the setting {key}"));
+            checkup.warn(image, problem, format!("put it there, or correct the setting {key}"));
         }
     }
 }
@@ -163,7 +163,7 @@ fn check_hooks(node: &Node<'_>, folder: &Path, checkup: &mut Checkup) {
             checkup.error(
                 hook.display(),
                 problem,
-                "mend its first line, such as #!/bin/sh, and save it with Unix line ends",
+                "correct its first line, such as #!/bin/sh, and save it with Unix line ends",
             );
         }
     }

@@ -61,7 +61,7 @@ pub enum DeviceError {
         /// Its user, and what the administrator can do about it.
         user: String,
         /// Whether the use is more than a process that has the disk open, which may be about to end.
-        lasting: bool,
+        permanent: bool,
     },
     /// It can't be found out whether the disk is in use.
     #[error("looking who uses disk {path} (is /sys mounted?)", path = path.display())]
@@ -109,7 +109,7 @@ fn open_disk(path: &Path, options: &OpenOptions, extra_flags: i32) -> Result<(Fi
 fn busy(path: &Path, disk: &File) -> DeviceError {
     let user = users::find_holder(disk).unwrap_or_else(|| {
         let path = path.display();
-        DiskUser::passing(format!(
+        DiskUser::temporary(format!(
             "it is mounted, part of another device, or another program holds it (see lsblk and fuser -v {path}; stop that first)"
         ))
     });
@@ -117,7 +117,7 @@ fn busy(path: &Path, disk: &File) -> DeviceError {
 }
 
 fn in_use(path: &Path, user: DiskUser) -> DeviceError {
-    DeviceError::Busy { path: path.to_owned(), user: user.words, lasting: user.lasting }
+    DeviceError::Busy { path: path.to_owned(), user: user.words, permanent: user.permanent }
 }
 
 /// The path under which this process, and a child that inherits the descriptor, opens the same file again.

@@ -52,7 +52,7 @@ impl Target {
         let start = Instant::now();
         loop {
             match Self::open_now(path) {
-                Err(DeviceError::Busy { lasting: false, .. }) if start.elapsed() < PATIENCE => {
+                Err(DeviceError::Busy { permanent: false, .. }) if start.elapsed() < PATIENCE => {
                     std::thread::sleep(PATIENCE / 20);
                 }
                 opened => return opened,

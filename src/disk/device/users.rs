@@ -8,6 +8,10 @@
 //! nobody has it open, such as a guest's volume group that the node has activated: it claims the disk, and would
 //! still be there over the new content. Only the administrator can decide to remove it, so the error has the command.
 //!
+//! Three questions: `find_user` asks before a disk is written, and counts mounts, swap, devices and writers. `find_holder`
+//! explains why an exclusive open failed, so it counts programs that only read, too. `find_writer` asks before an image is
+//! read, and counts only what can change its content.
+//!
 //! O_EXCL finds mounts, swap and devices made out of a block device. It does not find users of a file, programs that
 //! write, and a qemu. So qemu's own locks are taken too (`locks`), except by our own qemu-img. A read lease finds writers
 //! that no process shows, because the kernel grants none while anybody can write. It is given back at once: a program
@@ -32,33 +36,33 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub(super) struct DiskUser {
     /// Its name, and what the administrator can do about it.
     pub(super) words: String,
-    /// Whether it is a mount or the like, and not only a process, which may be about to end.
-    pub(super) lasting: bool,
+    /// Whether it is a mount, swap or a device. A process is temporary: it may be about to end.
+    pub(super) permanent: bool,
 }
 
 impl DiskUser {
-    pub(super) fn lasting(words: String) -> Self {
-        DiskUser { words, lasting: true }
+    pub(super) fn permanent(words: String) -> Self {
+        DiskUser { words, permanent: true }
     }
 
-    pub(super) fn passing(words: String) -> Self {
-        DiskUser { words, lasting: false }
+    pub(super) fn temporary(words: String) -> Self {
+        DiskUser { words, permanent: false }
     }
 
     /// A user of whom only the kernel knows.
     pub(super) fn unseen() -> Self {
         let words =
             "a program has it open that can't be seen here, maybe on another node (see fuser -v; stop that first)";
-        DiskUser::passing(words.to_owned())
+        DiskUser::temporary(words.to_owned())
     }
 }
 
 /// Which users are looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Question {
-    /// Those whom other content would harm, and those who could change the content.
-    Use,
-    /// Those who could change the content.
+    /// Whoever uses the disk (mount, swap, device on it), and writers.
+    AnyUse,
+    /// Only writers.
     Writing,
 }
 
@@ -75,13 +79,13 @@ struct Scene<'d> {
 /// Finds a user that keeps others from opening the disk exclusively.
 pub(super) fn find_holder(disk: &File) -> Option<DiskUser> {
     let scene = Scene::of(disk).ok()?;
-    scene.claim(Question::Use).or_else(|| scene.opener(OpenMode::Any))
+    scene.claim(Question::AnyUse).or_else(|| scene.opener(OpenMode::Any))
 }
 
 /// Finds a user of the disk besides this process and its children. It is an error if the disk can't be examined.
 pub(super) fn find_user(disk: &File) -> io::Result<Option<DiskUser>> {
     let scene = Scene::of(disk)?;
-    let claim = scene.claim(Question::Use);
+    let claim = scene.claim(Question::AnyUse);
     Ok(claim.or_else(|| scene.opener(OpenMode::Writing)).or_else(|| scene.claimed_loop()))
 }
 
@@ -91,7 +95,7 @@ pub fn find_writer(image: &File) -> Option<String> {
     let start = Instant::now();
     loop {
         match find_writer_now(image) {
-            Some(DiskUser { lasting: false, .. }) if start.elapsed() < PATIENCE => std::thread::sleep(PATIENCE / 40),
+            Some(DiskUser { permanent: false, .. }) if start.elapsed() < PATIENCE => std::thread::sleep(PATIENCE / 40),
             found => return found.map(|user| user.words),
         }
     }
@@ -124,7 +128,8 @@ pub(super) fn is_open_unseen(file: &File) -> bool {
 /// one exists.
 pub(super) fn of_devices(layers: &[Layer]) -> Option<String> {
     let (mounts, swaps) = (Mounts::now(), Swaps::now());
-    let used = |layer: &Layer| claim(layer, Question::Use, &mounts, &swaps).or_else(|| opener_of_layer(layer, &mounts));
+    let used =
+        |layer: &Layer| claim(layer, Question::AnyUse, &mounts, &swaps).or_else(|| opener_of_layer(layer, &mounts));
     let exists =
         |layer: &Layer| format!("device {} was made of it ({})", layer.node().display(), layer.removal_command());
     layers.iter().find_map(used).or_else(|| layers.first().map(exists))
@@ -143,22 +148,22 @@ impl<'d> Scene<'d> {
     fn claim(&self, question: Question) -> Option<DiskUser> {
         let is_file = self.identity.block_device.is_none();
         if is_file && self.swaps.has_file(self.disk, self.identity, &self.mounts) {
-            return Some(DiskUser::lasting("it is a swap file (run swapoff first)".to_owned()));
+            return Some(DiskUser::permanent("it is a swap file (run swapoff first)".to_owned()));
         }
         let mut words = self.layers.iter().find_map(|layer| claim(layer, question, &self.mounts, &self.swaps));
-        if words.is_none() && question == Question::Use {
+        if words.is_none() && question == Question::AnyUse {
             // The uppermost has to be removed first.
             let made = self.layers.iter().rfind(|layer| layer.kind == LayerKind::Made);
             words = made.map(|made| format!("it is part of device {} ({})", made.known_as(), made.removal_command()));
         }
-        words.map(DiskUser::lasting)
+        words.map(DiskUser::permanent)
     }
 
     /// The processes that have the disk open, or something that lies on it.
     fn opener(&self, mode: OpenMode) -> Option<DiskUser> {
         let found = processes::openers(&self.wanted(), mode, &self.mounts);
         let words = processes::have_it_open(&found, self.identity.block_device);
-        words.or_else(|| self.layers.iter().find_map(|layer| opener_among(layer, &found))).map(DiskUser::passing)
+        words.or_else(|| self.layers.iter().find_map(|layer| opener_among(layer, &found))).map(DiskUser::temporary)
     }
 
     /// The devices and the file that a user of the disk may have open. A program that watches the whole disk of a partition does not use the
@@ -174,7 +179,7 @@ impl<'d> Scene<'d> {
         let mut loops = self.layers.iter().filter(|layer| layer.kind == LayerKind::Loop);
         let layer = loops.find(|layer| is_claimed(layer))?;
         let words = opener_of_layer(layer, &self.mounts);
-        Some(DiskUser::passing(
+        Some(DiskUser::temporary(
             words.unwrap_or_else(|| format!("{} is held by the kernel (see lsblk; stop that first)", layer.words())),
         ))
     }

@@ -44,7 +44,7 @@ pub struct Asked {
     pub(crate) params: OsParams,
     /// The instance's name.
     pub(crate) name: String,
-    /// Its UUID: of interest to its seed only, as all that follows but the disk.
+    /// Its UUID, which only the seed needs.
     pub(crate) uuid: anyhow::Result<String>,
     /// Whether it was installed before.
     pub(crate) reinstall: bool,
@@ -110,7 +110,7 @@ pub(super) fn job_with(asked: Asked, settings: Settings, paths: &Paths) -> anyho
         http: settings.http,
         pre_hooks: Some(asked.hooks(paths, HookPhase::Pre)),
         hooks: Some(asked.hooks(paths, HookPhase::Create)),
-        nearly_read: config::mistyped_names(paths, &asked.variant),
+        mistyped_names: config::mistyped_names(paths, &asked.variant),
         instance: asked.name,
         seed_disk: asked.seed_disk,
         disk: asked.disk,
@@ -124,7 +124,7 @@ pub(super) fn first_disk(env: &Environment) -> anyhow::Result<PathBuf> {
     env.first_disk()?.context("the instance has no disk to install onto (DISK_COUNT is 0)")
 }
 
-/// The hooks of a variant; none for an OS without one. What there is no variant for is no reason to do nothing else.
+/// The hooks of a variant. An OS without a variant has no hooks; that is no error.
 fn variant_hooks(
     env: &Environment,
     paths: &Paths,
@@ -155,11 +155,10 @@ fn variant_of(name: &str) -> Result<Option<VariantName>, VariantNameError> {
 pub(crate) fn verify(env: &Environment, paths: &Paths) -> anyhow::Result<()> {
     let mut core = env.core()?;
     if core.variant.is_empty() {
-        // What names there are is each variant's own.
+        // Names and formats are settings of a variant: without one they can't be checked.
         core.params.image = core.params.image.filter(|image| !ImageRef::is_name(image));
     }
     let settings = match core.variant.as_str() {
-        // And so is which formats are taken.
         "" => Settings { image_formats: Formats::ALL, ..Settings::default() },
         variant => config::load(paths, &VariantName::parse(variant)?)?,
     };
@@ -195,7 +194,7 @@ pub(crate) fn inspect_file(path: PathBuf) -> InspectJob {
 pub(crate) fn inspect_named(image: String, variant: &VariantName, paths: &Paths) -> anyhow::Result<InspectJob> {
     let settings = config::load(paths, variant)?;
     let params = OsParams { image: Some(image), ..OsParams::default() };
-    // What the variant says of its own image is not said of this one.
+    // The variant's type, checksum and signature are for its own image.
     let any = Settings {
         require_checksum: RequireChecksum::Never,
         require_signature: false,
@@ -223,8 +222,8 @@ pub(crate) fn variant_cache(variant: &VariantName, paths: &Paths) -> anyhow::Res
     Ok(config::load(paths, variant)?.cache_settings())
 }
 
-/// The names that variants have for images from URLs, with the URLs, of those variants that keep images in `dir`. One whose
-/// settings are wrong has none here: what is kept is told all the same.
+/// The names that variants have for images from URLs, with the URLs, of those variants that keep images in `dir`. A variant
+/// with wrong settings is left out, so that the list still works.
 pub(crate) fn image_names(dir: &Path, paths: &Paths) -> Vec<(String, ImageUrl)> {
     let mut names = Vec::new();
     let Ok(variants) = Variants::of(paths) else { return names };
@@ -263,7 +262,7 @@ pub(crate) fn import(env: &Environment, paths: &Paths) -> anyhow::Result<ImportJ
     Ok(ImportJob { identity, nics, hooks })
 }
 
-/// Who the instance is, where a seed is no condition.
+/// The instance's identity, for scripts that work without a seed too.
 fn identity(env: &Environment) -> Result<Identity, IdentityError> {
     Identity::new(env.instance_name().unwrap_or_default(), env.instance_uuid().unwrap_or_default())
 }

@@ -98,7 +98,7 @@ impl NamedSeed {
         given.map(|(parameter, _)| format!("{parameter} has no effect: {why}")).collect()
     }
 
-    /// Where the seed goes. Without a word about that there is one if there is something to say in it.
+    /// Where the seed goes. If cloud_init is not set, there is a seed as soon as one of its parameters is.
     fn place(&self, mode: Option<&str>) -> anyhow::Result<Place> {
         let network = !matches!(self.network, NamedNetwork::Ganeti);
         let given = network || !self.keys.is_empty() || !self.user_data.is_empty() || self.dns != Dns::default();
@@ -109,7 +109,7 @@ impl NamedSeed {
             Some("auto") => Place::At(Placement::Auto),
             Some("disk") => Place::At(Placement::Disk),
             Some("partition") => Place::At(Placement::Partition),
-            Some(_) => bail!("parameter cloud_init: not one of off, auto, disk and partition"),
+            Some(_) => bail!("parameter cloud_init: must be off, auto, disk or partition"),
         })
     }
 
@@ -144,7 +144,7 @@ impl NamedSeed {
     fn plan(self, placement: Placement, asked: &Asked, paths: &Paths) -> anyhow::Result<Plan> {
         let folder = paths.user_data_dir(&asked.variant);
         let network = match self.network {
-            NamedNetwork::Ganeti => NetworkPlan::Ganeti(Network::new(given(&asked.nics)?, &self.dns)?),
+            NamedNetwork::Ganeti => NetworkPlan::Ganeti(Network::new(required_for_seed(&asked.nics)?, &self.dns)?),
             NamedNetwork::Given(name) => NetworkPlan::Given(open("network_config", name, &folder)?),
             NamedNetwork::Off => NetworkPlan::Off,
         };
@@ -155,7 +155,7 @@ impl NamedSeed {
             placement,
             persist: self.persist,
             keep: self.keep,
-            identity: Identity::new(&asked.name, given(&asked.uuid)?)?,
+            identity: Identity::new(&asked.name, required_for_seed(&asked.uuid)?)?,
             keys: all("ssh_keys", self.keys)?,
             user_data: all("user_data", self.user_data)?,
             network,
@@ -192,8 +192,8 @@ impl NamedNetwork {
     }
 }
 
-/// What a seed can't do without.
-fn given<T>(value: &anyhow::Result<T>) -> anyhow::Result<&T> {
+/// The value, or its error.
+fn required_for_seed<T>(value: &anyhow::Result<T>) -> anyhow::Result<&T> {
     value.as_ref().map_err(|err| anyhow!("{err:#}"))
 }
 
@@ -207,7 +207,7 @@ fn yes_or_no(text: &str) -> anyhow::Result<bool> {
     match text {
         "yes" => Ok(true),
         "no" => Ok(false),
-        _ => bail!("parameter seed_persist: not yes or no"),
+        _ => bail!("parameter seed_persist: must be yes or no"),
     }
 }
 

@@ -28,8 +28,8 @@ const FAILED: i32 = 101;
 /// Longest answer in bytes. The volume of a seed, 4 MiB, and a few numbers have to fit.
 const MAX_ANSWER: u64 = 8 << 20;
 
-/// Does `work` in a worker, and gives its answer, with an open file and the locks that it holds, or the words of an error.
-/// An error of another kind means that the worker died. Where this process is told to end, it ends the worker first.
+/// Does `work` in a worker, and gives its answer, with an open file and the locks that it holds. The outer error: the worker
+/// died. The inner one: its error text. When a signal ends this process, it ends the worker first.
 ///
 /// The worker has one thread and no signal thread: signals have their default effect. It shares no memory with this
 /// process, only what is open. What it does to `children` is lost: it needs a list of its own.
@@ -37,13 +37,16 @@ pub fn run_in_worker<T: Serialize + DeserializeOwned>(
     children: &Children,
     work: impl FnOnce() -> Result<(T, Option<File>), String>,
 ) -> io::Result<Result<(T, Option<File>), String>> {
-    let memory = File::from(memfd_create(c"simpleimage-answer", MFdFlags::MFD_CLOEXEC)?);
+    let starting = |error: io::Error| io::Error::new(error.kind(), format!("starting a worker process: {error}"));
+    let memory = memfd_create(c"simpleimage-answer", MFdFlags::MFD_CLOEXEC).map_err(|error| starting(error.into()))?;
+    let memory = File::from(memory);
     // Connected for ever: by a socket for datagrams the worker could send to any service of the node.
-    let (receiver, sender) = UnixStream::pair()?;
+    let (receiver, sender) = UnixStream::pair().map_err(starting)?;
     let pid = {
         // While this is held the signal thread holds nothing: it takes it first, and the process has no other thread.
         let mut groups = children.groups();
-        let pid = sys::fork(|| if give(work(), &memory, &sender).is_ok() { 0 } else { FAILED })?;
+        let pid =
+            sys::fork(|| if send_answer(work(), &memory, &sender).is_ok() { 0 } else { FAILED }).map_err(starting)?;
         groups.push(pid);
         pid
     };
@@ -55,15 +58,15 @@ pub fn run_in_worker<T: Serialize + DeserializeOwned>(
         waitpid(pid, None)?
     };
     if status != WaitStatus::Exited(pid, 0) {
-        return Err(io::Error::other(format!("the working process died ({})", exit_status(status))));
+        return Err(io::Error::other(format!("the worker process died ({})", exit_status(status))));
     }
-    match take(memory)? {
+    match read_answer(memory)? {
         Ok(answer) => Ok(Ok((answer, receive(&receiver)?))),
         Err(words) => Ok(Err(words)),
     }
 }
 
-fn give<T: Serialize>(
+fn send_answer<T: Serialize>(
     answer: Result<(T, Option<File>), String>,
     mut memory: &File,
     sender: &UnixStream,
@@ -75,13 +78,13 @@ fn give<T: Serialize>(
     memory.write_all(&postcard::to_allocvec(&answer).map_err(io::Error::other)?)
 }
 
-fn take<T: DeserializeOwned>(mut memory: File) -> io::Result<Result<T, String>> {
+fn read_answer<T: DeserializeOwned>(mut memory: File) -> io::Result<Result<T, String>> {
     memory.rewind()?;
     let len = memory.metadata()?.len().min(MAX_ANSWER);
     // The room is taken at once, because read_to_end would begin with 32 bytes.
     let mut bytes = Vec::with_capacity(usize::try_from(len).map_err(io::Error::other)?);
     memory.take(len).read_to_end(&mut bytes)?;
-    postcard::from_bytes(&bytes).map_err(|err| io::Error::other(format!("the answer of the working process: {err}")))
+    postcard::from_bytes(&bytes).map_err(|err| io::Error::other(format!("the answer of the worker process: {err}")))
 }
 
 /// Hands the file over: unix(7), SCM_RIGHTS.
@@ -123,13 +126,13 @@ mod tests {
         let refused = run_in_worker::<u8>(&children, || Err("no".to_owned()));
         assert_eq!(refused.unwrap().unwrap_err(), "no");
         let too_large = run_in_worker(&children, || Ok((vec![7_u8; 9 << 20], None))).unwrap_err().to_string();
-        assert!(too_large.starts_with("the answer of the working process: "), "{too_large}");
+        assert!(too_large.starts_with("the answer of the worker process: "), "{too_large}");
         let died = run_in_worker(&children, || {
             let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL);
             Ok(((), None))
         });
         let words = died.unwrap_err().to_string();
-        assert_eq!(words, "the working process died (signal: 9 (SIGKILL))");
+        assert_eq!(words, "the worker process died (signal: 9 (SIGKILL))");
         assert!(children.groups().is_empty());
     }
 

@@ -44,10 +44,10 @@ pub enum HttpError {
     #[error("{url}: no data for {} s", timeout.as_secs_f32())]
     Stalled { url: String, timeout: Duration },
     #[error("{url}: less than {minimum} a second for {} s", time.as_secs_f32())]
-    Slow { url: String, minimum: ByteSize, time: Duration },
+    BelowMinSpeed { url: String, minimum: ByteSize, time: Duration },
     #[error("{url}: not complete after {} s", limit.as_secs_f32())]
-    TooSlow { url: String, limit: Duration },
-    #[error("{url}: larger than {limit}, which no SUMS file, signature or first-boot file may be")]
+    OverMaxTime { url: String, limit: Duration },
+    #[error("{url}: larger than {limit}, the limit for SUMS files, signatures and first-boot files")]
     TooLarge { url: String, limit: ByteSize },
     #[error("{url}: the answer is not valid HTTP ({reason})")]
     Protocol { url: String, reason: String },
@@ -72,7 +72,7 @@ impl HttpError {
             | Self::Cut { .. }
             | Self::ResumeRefused { .. }
             | Self::Stalled { .. }
-            | Self::Slow { .. } => true,
+            | Self::BelowMinSpeed { .. } => true,
             Self::Status { status, .. } => is_transient_status(status.as_u16()),
             Self::Tunnel { status, .. } => status.is_some_and(is_transient_status),
             _ => false,
@@ -84,7 +84,7 @@ impl HttpError {
     pub(crate) fn is_unavailable(&self) -> bool {
         match self {
             Self::Status { status, .. } => status.is_server_error() || is_transient_status(status.as_u16()),
-            Self::TooSlow { .. } | Self::NoHost { .. } => true,
+            Self::OverMaxTime { .. } | Self::NoHost { .. } => true,
             _ => self.is_transient(),
         }
     }

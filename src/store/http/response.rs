@@ -112,7 +112,7 @@ impl Body {
             && speed.is_too_slow(count, begin.elapsed(), self.limits.stall)
         {
             let (minimum, time) = (speed.minimum, self.limits.stall);
-            return Err(HttpError::Slow { url: self.url.to_string(), minimum, time });
+            return Err(HttpError::BelowMinSpeed { url: self.url.to_string(), minimum, time });
         }
         if self.expected.is_some_and(|expected| self.received > expected) {
             let reason = "more bytes than announced".to_owned();
@@ -144,11 +144,11 @@ impl Body {
 impl Read for Body {
     /// An early end has the kind `UnexpectedEof`. A stall and an overrun time limit have `TimedOut`.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        use HttpError::{Cut, Slow, Stalled, TooSlow};
+        use HttpError::{BelowMinSpeed, Cut, OverMaxTime, Stalled};
         self.receive(buffer).map_err(|error| {
             let kind = match error {
                 Cut { .. } => io::ErrorKind::UnexpectedEof,
-                Stalled { .. } | Slow { .. } | TooSlow { .. } => io::ErrorKind::TimedOut,
+                Stalled { .. } | BelowMinSpeed { .. } | OverMaxTime { .. } => io::ErrorKind::TimedOut,
                 _ => io::ErrorKind::Other,
             };
             io::Error::new(kind, error)

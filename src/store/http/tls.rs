@@ -5,7 +5,7 @@
 //! here. rustls refuses by design what administrators have: a server's own certificate in `ca_file`, CA:TRUE on it, no
 //! alternative names, P-521, an intermediate as the trusted one. A verifier of our own that accepts them would be code in
 //! which a mistake costs most. The price of OpenSSL is a C library that reads a server's bytes. But the distribution
-//! mends it without a new binary of ours, and create runs it in the confined worker.
+//! corrects it without a new binary of ours, and create runs it in the confined worker.
 
 use std::path::Path;
 

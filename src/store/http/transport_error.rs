@@ -77,7 +77,7 @@ impl RequestContext<'_> {
             (ureq::Timeout::Resolve | ureq::Timeout::Connect, _) => {
                 self.connect(format!("no answer within {} s", self.limits.connect.as_secs_f32()))
             }
-            (ureq::Timeout::Global, Some(limit)) => HttpError::TooSlow { url, limit },
+            (ureq::Timeout::Global, Some(limit)) => HttpError::OverMaxTime { url, limit },
             _ => HttpError::Stalled { url, timeout: self.limits.stall },
         }
     }

@@ -134,7 +134,7 @@ fn modified(cluster: &Cluster) {
     // A reinstall's command line can't take a parameter back: Ganeti hands over the word.
     let taken_back = format!("{},seed_persist=default", image(cluster));
     let said = cluster.gnt_fails(&["gnt-instance", "reinstall", "-f", "-O", &taken_back, &instance.name]);
-    assert_says(&said, "parameter seed_persist: not yes or no");
+    assert_says(&said, "parameter seed_persist: must be yes or no");
     cluster.gnt(&[
         "gnt-instance",
         "modify",
@@ -199,7 +199,7 @@ fn removed(cluster: &Cluster) {
     assert_eq!(keys(&instance), None);
     // A restored copy misses it as well.
     let new = cluster.back_up_and_restore(&instance.name, "removed-new.example.com", Storage::File, &[16]);
-    let warning = "warning: the instance loses what a seed gave it that is in its own file system by now (seed_persist), where seed_keep can't reach it: ssh_keys (1 of 1 key)";
+    let warning = "warning: the instance loses settings that it copied from its seed into its own file system (seed_persist); seed_keep can't read them there: ssh_keys (1 of 1 key)";
     for instance in [&instance, &new] {
         cluster.gnt(&["gnt-instance", "modify", "--os-parameters-private", "ssh_keys=default", &instance.name]);
         let log = reinstall(cluster, instance, &["-O", &format!("{},seed_persist=no", image(cluster))]);

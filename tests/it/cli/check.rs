@@ -13,7 +13,7 @@ use crate::support::world::{World, tool};
 const OS: &str = "usr/share/ganeti/os/simpleimage";
 const CONFIG: &str = "etc/ganeti/instance-simpleimage";
 const GANETI: &str = "var/lib/ganeti/config.data";
-const MEND_HTTP: &str = "mend the file, or the setting in [http] of its config.toml";
+const MEND_HTTP: &str = "correct the file, or the setting in [http] of its config.toml";
 const CACHE: &str = "var/cache/ganeti-instance-simpleimage";
 
 /// A root with the provider in it, as `make install` puts it there.
@@ -213,13 +213,13 @@ const FAULTS: [Fault; 32] = [
         "an impossible default",
         |node| node.write(&format!("{CONFIG}/default/config.toml"), "image_type = 'iso'\n", 0o644),
         ["error: variant default: ", "parameter image_type"],
-        "mend the defaults in its config.toml",
+        "correct the defaults in its config.toml",
     ),
     (
         "a default image that is not there",
         |node| node.write(&format!("{CONFIG}/default/config.toml"), "image = '/srv/no/such.raw'\n", 0o644),
         ["warning: /srv/no/such.raw: ", "it is the image of variant default, but can't be read"],
-        "put it there, or mend the setting image",
+        "put it there, or correct the setting image",
     ),
     (
         "a missing keyring",
@@ -299,7 +299,7 @@ const FAULTS: [Fault; 32] = [
             "error: image a of variant default: ",
             "https://sums.example/SHA256SUMS is not in a place that allowed_images lists",
         ],
-        "mend [images.a] in config.toml, or what it is refused by",
+        "correct [images.a], or the setting that refuses it",
     ),
     (
         "an image that no SUMS file can name",
@@ -308,7 +308,7 @@ const FAULTS: [Fault; 32] = [
             node.write(&format!("{CONFIG}/default/config.toml"), toml, 0o644);
         },
         ["error: variant default: ", "has no name to look for in https://images.example/SHA256SUMS"],
-        "mend the defaults in its config.toml",
+        "correct the defaults in its config.toml",
     ),
     (
         "an armoured keyring",

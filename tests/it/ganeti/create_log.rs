@@ -49,5 +49,5 @@ fn what_qemu_img_wrote_is_not_counted() {
     let file = encode(&world, &disk(5 * MIB), "qcow2");
     let lines = story(&world, file.to_str().unwrap(), &[]);
     let last = lines.last().unwrap();
-    assert!(last.contains(": a disk image of 5 MiB (a file on the node), by qemu-img, written in "), "{last}");
+    assert!(last.contains(": a disk image of 5 MiB (a file on the node), written by qemu-img in "), "{last}");
 }

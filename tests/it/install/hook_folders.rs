@@ -148,7 +148,7 @@ fn what_is_nearly_called_as_what_is_read_is_warned_of() {
     for (name, known) in near {
         let path = variant(&world).join(name);
         fs::create_dir(&path).unwrap();
-        let warning = format!("{} is read by nothing (is {known} meant?", path.display());
+        let warning = format!("nothing reads {} (rename it to {known} if that is meant", path.display());
         let log = world.create(target.path(), image.to_str().unwrap(), "raw").run().succeeds();
         assert!(log.contains(&format!("warning: {warning}")), "{name}: {log}");
         let output = world.tool(&["check", "default"]).run().output();
@@ -166,5 +166,5 @@ fn what_is_nearly_called_as_what_is_read_is_warned_of() {
     }
     fs::write(folder.join("keyring.gpg"), "").unwrap();
     let log = world.create(target.path(), image.to_str().unwrap(), "raw").run().succeeds();
-    assert!(!log.contains("is read by nothing"), "{log}");
+    assert!(!log.contains("nothing reads"), "{log}");
 }

@@ -177,7 +177,7 @@ fn a_worker_that_dies_fails_the_create() {
     let target = Disk::stale(&world, "disk0", Kind::File, 12 * MIB);
     let child = fake.first_in_path(world.create(target.path(), file.to_str().unwrap(), "")).spawn();
     tool("kill", &["-KILL", &status(&fake.waiting(), "PPid")]);
-    Outcome(child.wait_with_output().unwrap()).fails(&["the working process died (signal: 9 (SIGKILL))"]);
+    Outcome(child.wait_with_output().unwrap()).fails(&["the worker process died (signal: 9 (SIGKILL))"]);
     target.assert_unbootable("its worker died");
 }
 

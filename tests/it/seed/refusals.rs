@@ -31,8 +31,8 @@ fn verify_and_create_refuse_wrong_parameters() {
     let world = World::new();
     let no_key = format!("{KEY}\nssh-rsa {}", &KEY[12..]);
     for (name, value, message) in [
-        ("OSP_CLOUD_INIT", "yes", "parameter cloud_init: not one of off, auto, disk and partition"),
-        ("OSP_SEED_PERSIST", "true", "parameter seed_persist: not yes or no"),
+        ("OSP_CLOUD_INIT", "yes", "parameter cloud_init: must be off, auto, disk or partition"),
+        ("OSP_SEED_PERSIST", "true", "parameter seed_persist: must be yes or no"),
         (
             "OSP_SSH_KEYS",
             &*no_key,

@@ -312,7 +312,7 @@ fn guest_removes_its_seed(disk: &Path, [seed, root]: [&str; 2]) {
     write_at(disk, &vec![0xe1; 4 * MIB], START);
 }
 
-const TOOK: &str = "warning: the instance loses what a seed gave it that is in its own file system by now (seed_persist), where seed_keep can't reach it: ";
+const TOOK: &str = "warning: the instance loses settings that it copied from its seed into its own file system (seed_persist); seed_keep can't read them there: ";
 
 #[test]
 fn a_seed_that_the_guest_removed_leaves_a_trace() {
@@ -428,7 +428,7 @@ fn what_a_guest_made_of_its_seed_fails_no_run() {
     let world = World::new();
     let image = mbr_image(&world);
     let plain = fs::read(&image).unwrap();
-    let unreadable = "warning: the old seed of the instance can't be read, so that nothing of it is kept, and nobody knows what gets lost: ";
+    let unreadable = "warning: can't read the instance's old seed (";
     for (keep, kind) in [(false, Kind::File), (true, Kind::Block)] {
         world.variant_file("config.toml", &format!("seed_keep = {keep}\n"));
         let make = || {
