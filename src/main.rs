@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use simpleimage::cli;
-use simpleimage::ganeti::applet::Applet;
 use simpleimage::ganeti::env::Environment;
+use simpleimage::ganeti::script::Applet;
 use simpleimage::ganeti::script::{self, Invocation};
 use simpleimage::node::report::Report;
 use simpleimage::node::sandbox;

@@ -9,12 +9,12 @@ use std::path::Path;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::sparse_disk::{Disk, SECTOR};
-use crate::disk::device::{AlignedBuf, ReadAt, Target, WriteAt};
+use crate::disk::device::{ReadAt, Target, WriteAt};
 use crate::disk::partition::{
     ImageExtent, Incomplete, MBR_TOLERANCE, Partition, StreamedDisk, Table, all_partitions, check_complete, crc32,
     get4, get8, read_boot_area, seal,
 };
-use crate::disk::write::PendingDisk;
+use crate::disk::write::{PendingDisk, WriteOptions};
 use crate::node::size::MIB;
 use crate::seed::volume::{self, find_space};
 
@@ -202,9 +202,8 @@ pub(super) fn gpt(data: &[u8]) {
     file.write_all_at(&boot_zeros, 0).expect("writing to memory");
     file.write_all_at(&case.disk[case.boot_len..], case.boot_len as u64).expect("writing to memory");
     let target = Target::in_memory(&file).expect("memory is a disk");
-    let mut boot = AlignedBuf::new(case.boot_len);
-    boot.copy_from_slice(&case.disk[..case.boot_len]);
-    let mut whole = PendingDisk::in_memory(&target, boot);
+    let (boot, len) = (&case.disk[..case.boot_len], case.image_len as u64);
+    let mut whole = PendingDisk::from_boot_area(&target, boot, len, WriteOptions::default());
     whole.move_backup_gpt(case.image_len as u64).expect("memory does not fail");
     let mut after = vec![0; case.disk.len()];
     target.read_at(&mut after, 0).expect("reading memory");

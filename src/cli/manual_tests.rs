@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use clap::{CommandFactory as _, ValueEnum as _};
 
 use super::Tool;
-use crate::ganeti::applet::Script;
+use crate::ganeti::script::Script;
 
 const MANUAL: &str = include_str!("../../man/simpleimage.8");
 

@@ -24,8 +24,8 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
-use crate::ganeti::applet::Script;
 use crate::ganeti::env::{Environment, OsParams};
+use crate::ganeti::script::Script;
 use crate::ganeti::script::{self, Invocation};
 use crate::node::report::{LogFormat, Report, Subject, Verbosity};
 use crate::store::cache::CacheError;

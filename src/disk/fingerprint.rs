@@ -20,7 +20,7 @@ use std::thread::{self, JoinHandle};
 /// as long, and hashing the place before the bytes, so that no chunk is whole, 7 times.
 pub(crate) const BLOCK: usize = 64 << 10;
 
-/// What a [`FingerprintReader`] hands to its thread at once, in bytes, and how many such pieces may wait.
+/// Length of a piece that a [`FingerprintReader`] sends to its thread, in bytes, and how many pieces may wait.
 const PIECE: usize = 4 * BLOCK;
 const PIECES: usize = 8;
 
@@ -82,7 +82,7 @@ impl Fingerprint {
 /// Adds to a fingerprint what is read from it. The fingerprint is complete when the reader has reached its end.
 pub(crate) struct FingerprintReader<R> {
     inner: R,
-    /// What was not sent to the thread yet.
+    /// Bytes that were not sent to the thread yet.
     waiting: Vec<u8>,
     /// None after the end. If the thread dies, the sum differs, and the run fails.
     adding: Option<(SyncSender<Vec<u8>>, JoinHandle<()>)>,

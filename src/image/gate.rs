@@ -17,6 +17,7 @@ use super::detect::{self, Content, FOOTER_LEN, FooterCheck, HEAD_LEN};
 use super::disk_size::DiskSize;
 use super::error::ImageError;
 use super::format::{Format, Formats, ImageType};
+use super::reader::{ImageBytes, ImageReader};
 use crate::disk::fingerprint::Fingerprint;
 use crate::disk::partition::MBR_TOLERANCE;
 
@@ -40,66 +41,15 @@ impl Default for Expected {
     }
 }
 
-/// What an image is, and how to get at its disk.
-pub(crate) struct Contents<'f> {
-    /// The type, as declared or found.
-    pub(crate) image_type: ImageType,
-    /// The disk in it.
-    pub(crate) body: Body<'f>,
-}
-
-/// An image's disk in the form that is fastest to copy.
-pub(crate) enum Body<'f> {
-    /// The file is the disk: `len` bytes, holes included.
-    RawFile(&'f File, u64),
-    /// The disk's bytes, decoded as they are read, and what is known of their number.
-    RawStream(Box<dyn Read + Send + 'f>, DiskSize),
-    /// A file for qemu-img, which was checked, and the size of the disk in it.
-    QemuFile(&'f File, u64),
-    /// The bytes of a file for qemu-img, which is checked once it is unpacked.
-    QemuStream(Packed<'f>),
-}
-
-/// The bytes of a file in a format of which only the first bytes were checked.
-pub(crate) struct Packed<'f> {
-    /// All of them, from the start.
-    pub(crate) bytes: Box<dyn Read + Send + 'f>,
-    format: Format,
-    size: Option<u64>,
-    name: String,
-}
-
-impl Body<'_> {
-    /// The size of the disk in the image, as far as it is known before all of it was decoded.
-    pub(crate) fn disk_size(&self) -> DiskSize {
-        match self {
-            Body::RawFile(_, size) | Body::QemuFile(_, size) => DiskSize::Exact(*size),
-            Body::RawStream(_, size) => *size,
-            Body::QemuStream(packed) => packed.size.map_or(DiskSize::Unknown, DiskSize::Exact),
-        }
-    }
-}
-
-impl Packed<'_> {
-    /// Checks the file that the bytes were unpacked to; gives the size in bytes of the disk in it.
-    pub(crate) fn check(&self, unpacked: &File) -> Result<u64, ImageError> {
-        let gate = Gate { name: &self.name, expected: Expected::default() };
-        let mut input = unpacked;
-        let len = input.seek(io::SeekFrom::End(0)).and_then(|len| input.rewind().map(|()| len));
-        let (head, len) = (gate.head(&mut input)?, len.map_err(|err| gate.read_error(err))?);
-        gate.container(self.format, &head, unpacked, len)
-    }
-}
-
-/// Finds out what the image `file` of `len` bytes is. `name` is what it is called in messages. What is decoded of it is noted
-/// in `seen`; who copies the file itself notes what it copies.
-pub(super) fn file_contents<'f>(
+/// Finds out what the image `file` of `len` bytes is. `name` is its name in messages. What is decoded of it is noted in
+/// `seen`.
+pub(super) fn file_reader<'f>(
     name: &str,
     file: &'f File,
     len: u64,
     expected: Expected,
     seen: Option<&Arc<Fingerprint>>,
-) -> Result<Contents<'f>, ImageError> {
+) -> Result<ImageReader<'f>, ImageError> {
     let gate = Gate { name, expected };
     let mut input = file;
     input.rewind().map_err(|err| gate.read_error(err))?;
@@ -116,11 +66,18 @@ pub(super) fn file_contents<'f>(
         };
     }
     let format = gate.format(&head, None)?;
-    let body = match format {
-        Format::Raw => Body::RawFile(file, gate.raw_len(file, len)?),
-        _ => Body::QemuFile(file, gate.container(format, &head, file, len)?),
+    let (size, bytes) = match format {
+        Format::Raw => {
+            gate.check_footer(file, len)?;
+            (len, ImageBytes::RawFile(file, len))
+        }
+        _ => {
+            let checked = container::check_file(format, &head, file, len);
+            let size = checked.map_err(|source| gate.container_error(source))?;
+            (size, ImageBytes::QemuFile(file, size))
+        }
     };
-    Ok(Contents { image_type: ImageType { format, compression: None }, body })
+    Ok(ImageReader { image_type: ImageType { format, compression: None }, size: DiskSize::Exact(size), bytes })
 }
 
 /// What the first bytes of `file` say that it is; none where they are no disk image's, or can't be read.
@@ -138,37 +95,28 @@ pub(super) fn likely_type(mut file: &File) -> Option<ImageType> {
     }
 }
 
-/// The same for an image of which the bytes come one after the other. `length` is their number where it is known.
-pub(crate) fn stream_contents<'r>(
-    name: &str,
-    input: impl Read + Send + 'r,
-    length: Option<u64>,
-    expected: Expected,
-) -> Result<Contents<'r>, ImageError> {
-    remote_contents(name, input, length, None, expected)
-}
-
-/// The same where `pieces` of the image can be had besides, wherever they lie. What stands at its end is only asked for: it
-/// need not be there.
-pub(crate) fn remote_contents<'r>(
+/// Finds out what the image is whose bytes come one after the other from `input`. `length` is their number, where it is
+/// known. `pieces`, where they can be had, give any place of the image; they are only asked for what stands at its end,
+/// and it does no harm if they fail.
+pub(crate) fn stream_reader<'r>(
     name: &str,
     mut input: impl Read + Send + 'r,
     length: Option<u64>,
     pieces: Option<&dyn FileExt>,
     expected: Expected,
-) -> Result<Contents<'r>, ImageError> {
+) -> Result<ImageReader<'r>, ImageError> {
     let gate = Gate { name, expected };
     let head = gate.first_head(&mut input)?;
     let whole = pieces.zip(length);
     let Some(compression) = gate.compression(&head)? else {
-        let contents = gate.decoded(head, input, None, length.map_or(DiskSize::Unknown, DiskSize::Exact))?;
-        if let (Format::Raw, Some((pieces, len))) = (contents.image_type.format, whole) {
-            match gate.raw_len(pieces, len) {
-                Ok(_) | Err(ImageError::Read { .. }) => {}
+        let reader = gate.decoded(head, input, None, length.map_or(DiskSize::Unknown, DiskSize::Exact))?;
+        if let (Format::Raw, Some((pieces, len))) = (reader.image_type.format, whole) {
+            match gate.check_footer(pieces, len) {
+                Ok(()) | Err(ImageError::Read { .. }) => {}
                 Err(foreign) => return Err(foreign),
             }
         }
-        return Ok(contents);
+        return Ok(reader);
     };
     let size = match whole {
         Some((rest, len)) => DiskSize::at_server(compression, &head, rest, len),
@@ -195,7 +143,7 @@ impl Gate<'_> {
         archive: impl Read + Send + 'r,
         compression: Compression,
         size: DiskSize,
-    ) -> Result<Contents<'r>, ImageError> {
+    ) -> Result<ImageReader<'r>, ImageError> {
         let mut decoder = compression.reader(archive);
         let head = self.head(&mut decoder)?;
         self.decoded(head, decoder, Some(compression), size)
@@ -208,15 +156,15 @@ impl Gate<'_> {
         rest: impl Read + Send + 'r,
         compression: Option<Compression>,
         size: DiskSize,
-    ) -> Result<Contents<'r>, ImageError> {
+    ) -> Result<ImageReader<'r>, ImageError> {
         let format = self.format(&head, compression)?;
         let known = container::check_head(format, &head).map_err(|source| self.container_error(source))?;
         let bytes = Cursor::new(head).chain(rest);
-        let body = match format {
-            Format::Raw => Body::RawStream(Box::new(FooterCheck::new(bytes)), size),
-            _ => Body::QemuStream(Packed { bytes: Box::new(bytes), format, size: known, name: self.name.to_owned() }),
+        let (size, bytes): (_, ImageBytes<'r>) = match format {
+            Format::Raw => (size, ImageBytes::RawStream(Box::new(FooterCheck::new(bytes)))),
+            _ => (known.map_or(DiskSize::Unknown, DiskSize::Exact), ImageBytes::QemuStream(Box::new(bytes))),
         };
-        Ok(Contents { image_type: ImageType { format, compression }, body })
+        Ok(ImageReader { image_type: ImageType { format, compression }, size, bytes })
     }
 
     /// The compression that the file is in, once the declared type agrees with it.
@@ -273,22 +221,18 @@ impl Gate<'_> {
         ImageError::Mismatch { name: self.name.to_owned(), declared, found, hint: hint.to_string() }
     }
 
-    fn container(&self, format: Format, head: &[u8], file: &File, len: u64) -> Result<u64, ImageError> {
-        container::check_file(format, head, file, len).map_err(|source| self.container_error(source))
-    }
-
     fn container_error(&self, source: container::ContainerError) -> ImageError {
         ImageError::Container { name: self.name.to_owned(), source }
     }
 
-    /// The length of a raw image, once its end is no other format's.
-    fn raw_len(&self, file: &dyn FileExt, len: u64) -> Result<u64, ImageError> {
+    /// An error if the end of a raw image of `len` bytes is another format's.
+    fn check_footer(&self, file: &dyn FileExt, len: u64) -> Result<(), ImageError> {
         let mut tail = [0; FOOTER_LEN];
-        let Some(start) = len.checked_sub(FOOTER_LEN as u64) else { return Ok(len) };
+        let Some(start) = len.checked_sub(FOOTER_LEN as u64) else { return Ok(()) };
         file.read_exact_at(&mut tail, start).map_err(|err| self.read_error(err))?;
         match detect::footer(&tail) {
             Some(words) => Err(ImageError::Foreign { name: self.name.to_owned(), found: words.to_owned() }),
-            None => Ok(len),
+            None => Ok(()),
         }
     }
 

@@ -8,23 +8,23 @@
 
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 
-use super::confined::confined;
+use super::in_worker;
 use super::job::InspectJob;
-use super::unsteady;
-use crate::disk::device::{FileBytes, MemoryDisk, ReadAt};
+use super::local_image::{UnsteadyImage, open_local};
+use crate::disk::device::{MemoryDisk, ReadAt};
 use crate::disk::partition::{self, ImageExtent, Partition, StreamedDisk, Table, TableError};
-use crate::disk::write::QemuDisk;
 use crate::image::disk_size::DiskSize;
 use crate::image::format::{Format, Formats};
+use crate::image::gate::{Expected, stream_reader};
 use crate::image::policy::LocalPolicy;
+use crate::image::reader::{ImageBytes, ImageReader};
 use crate::image::reference::ImageRef;
-use crate::image::source::{Body, Contents, Expected, ImageError, ImageFile, remote_contents};
-use crate::node::process::Answer;
+use crate::image::stored::StoredImage;
 use crate::node::run::Run;
 use crate::node::sandbox::WorkerAccess;
 use crate::node::size::MIB;
@@ -103,7 +103,7 @@ pub(crate) struct Part {
 
 /// Which image is looked at, and what for.
 #[derive(Clone, Copy)]
-pub(super) struct Look<'r> {
+pub(super) struct Inspection<'r> {
     pub(super) image: &'r ImageRef,
     pub(super) expected: Expected,
     /// None: any regular file may be the image.
@@ -120,7 +120,7 @@ pub(super) struct Look<'r> {
 /// needs, and nothing is kept.
 pub(crate) fn inspect(job: &InspectJob, run: &Run) -> anyhow::Result<Judged> {
     let InspectJob { image, expected, local, http, cache } = job;
-    let look = Look {
+    let inspection = Inspection {
         image,
         expected: *expected,
         local: local.as_ref(),
@@ -129,57 +129,51 @@ pub(crate) fn inspect(job: &InspectJob, run: &Run) -> anyhow::Result<Judged> {
         room: None,
         servers: false,
     };
-    look_apart(&look, run, |_| Ok(()))
+    inspect_in_worker(&inspection, run, |_| Ok(()))
 }
 
 /// The same, with something more for the confined process to do first.
-pub(super) fn look_apart(
-    look: &Look<'_>,
+pub(super) fn inspect_in_worker(
+    inspection: &Inspection<'_>,
     run: &Run,
     first: impl FnOnce(&Run) -> anyhow::Result<()>,
 ) -> anyhow::Result<Judged> {
-    let (path, url) = match look.image {
+    let (path, url) = match inspection.image {
         ImageRef::Path(path) => (Some(path.as_path()), None),
         ImageRef::Url(url) => (None, Some(url)),
     };
-    // Opened here: the confined process may write nothing, not even the lock of a kept image, and can't see what others
-    // have open.
-    let image = match (path, url) {
-        (Some(path), _) => match unsteady::settle(look.open(path)?) {
+    // Opened here: the worker may write nothing, not even the lock of a kept image, and can't see what others have open.
+    let image = match inspection.image {
+        ImageRef::Path(path) => match open_local(path, inspection.local) {
             Ok(image) => Some(image),
-            Err(unsteady) => return Ok(Judged::Refused(format!("{unsteady:#}"))),
+            Err(error) if error.is::<UnsteadyImage>() => return Ok(Judged::Refused(format!("{error:#}"))),
+            Err(error) => return Err(error),
         },
-        (None, url) => url.map_or(Ok(None), |url| look.kept(url, run))?,
+        ImageRef::Url(url) => inspection.cached(url, run)?,
     };
-    let needs = WorkerAccess { image: path, network: url.is_some() || look.servers, ..WorkerAccess::default() };
-    let answer = confined(needs, run, |run| {
+    let needs = WorkerAccess { image: path, network: url.is_some() || inspection.servers, ..WorkerAccess::default() };
+    in_worker(needs, run, |run| {
         first(run)?;
-        let judged = match (&image, url) {
-            (Some(image), url) => look.file(image, url.map(|_| true), run),
-            (None, Some(url)) => look.remote(url, run)?,
-            (None, None) => anyhow::bail!("image {} is not open", look.image),
-        };
-        Ok(Answer { bytes: serde_json::to_vec(&judged)?, file: None })
-    })?;
-    serde_json::from_slice(&answer.bytes).context("reading the answer of the working process")
+        match (&image, url) {
+            (Some(image), url) => Ok(inspection.file(image, url.map(|_| true), run)),
+            (None, Some(url)) => inspection.remote(url, run),
+            (None, None) => bail!("image {} is not open", inspection.image),
+        }
+    })
 }
 
-impl Look<'_> {
-    fn open(&self, path: &Path) -> Result<ImageFile, ImageError> {
-        self.local.map_or_else(|| ImageFile::open(path), |local| ImageFile::open_allowed(path, local))
-    }
-
+impl Inspection<'_> {
     /// The image that a create would use without asking the server.
-    fn kept(&self, url: &ImageUrl, run: &Run) -> anyhow::Result<Option<ImageFile>> {
-        let cache = self.cache.map_or(Ok(None), Cache::existing)?;
-        let Some(cache) = cache else { return Ok(None) };
-        let kept = cache.fresh(url, &Client::new(self.http)?, run.began, &run.report)?;
-        Ok(kept.map(|kept| ImageFile::cached(url, kept)))
+    fn cached(&self, url: &ImageUrl, run: &Run) -> anyhow::Result<Option<StoredImage>> {
+        let Some(settings) = self.cache else { return Ok(None) };
+        let Some(cache) = Cache::existing(settings)? else { return Ok(None) };
+        let cached = cache.fresh(url, &Client::new(self.http)?, run.began, &run.report)?;
+        Ok(cached.map(|cached| StoredImage::cached(url, cached)))
     }
 
-    fn file(&self, image: &ImageFile, kept: Option<bool>, run: &Run) -> Judged {
-        let found = image.contents(self.expected, None).map_err(anyhow::Error::new).and_then(|contents| {
-            let found = self.examine(contents, Some(image.size()), From::File, image.name(), run)?;
+    fn file(&self, image: &StoredImage, kept: Option<bool>, run: &Run) -> Judged {
+        let found = image.reader(self.expected, None).map_err(anyhow::Error::new).and_then(|reader| {
+            let found = self.examine(reader, Some(image.size()), From::File, image.name(), run)?;
             Ok(Inspected { kept, ..found })
         });
         found.map_or_else(|error| Judged::Refused(format!("{error:#}")), Judged::Taken)
@@ -190,18 +184,18 @@ impl Look<'_> {
         let client = Client::new(self.http)?;
         let Response::Content(content) = client.get(url, &Conditions::default(), &run.report)? else {
             // The client refuses a 304 that nobody asked for.
-            anyhow::bail!("{url}: the server sent no image");
+            bail!("{url}: the server sent no image");
         };
         let pieces = RangeReader::of(&content, url, &client, &run.report);
         let pieces = pieces.as_ref().map(|pieces| pieces as &dyn FileExt);
         let Content { content_length, body, .. } = *content;
         let name = url.to_string();
-        let found = remote_contents(&name, body, content_length, pieces, self.expected);
-        let found = found.map_err(anyhow::Error::new).and_then(|contents| {
-            let image_type = contents.image_type;
+        let found = stream_reader(&name, body, content_length, pieces, self.expected);
+        let found = found.map_err(anyhow::Error::new).and_then(|reader| {
+            let image_type = reader.image_type;
             let raw = image_type.compression.is_none() && image_type.format == Format::Raw;
             let rest = pieces.zip(content_length).filter(|_| raw);
-            let found = self.examine(contents, content_length, From::Server(rest), &name, run)?;
+            let found = self.examine(reader, content_length, From::Server(rest), &name, run)?;
             Ok(Inspected { kept: Some(false), ..found })
         });
         match found {
@@ -215,18 +209,15 @@ impl Look<'_> {
     /// What the image with these contents is, of `size` bytes; an error if create would find that it is not all there.
     fn examine(
         &self,
-        contents: Contents<'_>,
+        image: ImageReader<'_>,
         size: Option<u64>,
         from: From<'_>,
         name: &str,
         run: &Run,
     ) -> anyhow::Result<Inspected> {
-        let Contents { image_type, body } = contents;
+        let image_type = image.image_type;
         let taken = Formats::default().has(image_type.format);
-        let examined = match body {
-            Body::QemuStream(_) if image_type.compression.is_none() => Examined::in_part(&body, Layout::Remote),
-            body => self.disk(body, image_type.format, from, run).with_context(|| format!("image {name}"))?,
-        };
+        let examined = self.disk(image, from, run).with_context(|| format!("image {name}"))?;
         Ok(Inspected {
             image_type: image_type.to_string(),
             size,
@@ -239,17 +230,19 @@ impl Look<'_> {
     }
 
     /// Unpacks nothing to the node.
-    fn disk(&self, body: Body<'_>, format: Format, from: From<'_>, run: &Run) -> anyhow::Result<Examined> {
-        let size = body.disk_size();
-        let all = |layout| Examined { size, layout, all: true };
-        match (body, from) {
-            (Body::RawFile(file, len), _) => self.here(&FileBytes::new(file, len), len, run).map(all),
-            (Body::QemuFile(file, len), _) => {
-                self.here(&QemuDisk::open(file, format.name(), len, &run.children)?, len, run).map(all)
+    fn disk(&self, image: ImageReader<'_>, from: From<'_>, run: &Run) -> anyhow::Result<Examined> {
+        let size = image.size;
+        if let (Some(disk), Some(len)) = (image.disk(&run.children)?, size.least()) {
+            return Ok(Examined { size, layout: self.here(&*disk, len, run)?, all: true });
+        }
+        match (image.bytes, from) {
+            (ImageBytes::RawStream(decoded), From::File) => self.stream(decoded, size),
+            (ImageBytes::RawStream(decoded), From::Server(rest)) => self.beginning(decoded, size, rest),
+            _ => {
+                let packed = image.image_type.compression.is_some();
+                let layout = if packed { Layout::Packed } else { Layout::Remote };
+                Ok(Examined { size, layout, all: false })
             }
-            (Body::RawStream(decoded, _), From::File) => self.stream(decoded, size),
-            (Body::RawStream(decoded, _), From::Server(rest)) => self.beginning(decoded, size, rest),
-            (body @ Body::QemuStream(_), _) => Ok(Examined::in_part(&body, Layout::Packed)),
         }
     }
 
@@ -293,7 +286,7 @@ impl Look<'_> {
         Ok(Examined { size, layout: further.unwrap_or(layout), all })
     }
 
-    /// The same as [`Look::whole`] of a disk of which each byte can be read; what raises doubts is told.
+    /// The same as [`Inspection::whole`] of a disk of which each byte can be read; what raises doubts is told.
     fn here(&self, disk: &dyn ReadAt, len: u64, run: &Run) -> anyhow::Result<Layout> {
         let layout = self.whole(disk, len)?;
         partition::missing_backup(disk, len)?.iter().for_each(|doubt| run.report.warn(doubt));
@@ -311,7 +304,9 @@ impl Look<'_> {
     /// An error too where a seed would have no place.
     fn on_disk(&self, disk: &dyn ReadAt) -> anyhow::Result<Layout> {
         let head = partition::read_boot_area(disk)?;
-        self.room.map_or(Ok(()), |(path, size)| volume::find_space(&head, size, path).map(drop))?;
+        if let Some((path, size)) = self.room {
+            volume::find_space(&head, size, path)?;
+        }
         let table = match Table::parse(&head) {
             Ok(table) => table,
             Err(TableError::None) => return Ok(Layout::None),
@@ -350,12 +345,6 @@ struct Examined {
     all: bool,
 }
 
-impl Examined {
-    fn in_part(body: &Body<'_>, layout: Layout) -> Self {
-        Examined { size: body.disk_size(), layout, all: false }
-    }
-}
-
 /// Whether it is the way to the image that failed.
 fn is_the_networks(error: &anyhow::Error) -> bool {
     let inner = |cause: &(dyn std::error::Error + 'static)| {
@@ -383,4 +372,14 @@ impl ReadAt for Remote<'_> {
         first.copy_from_slice(&here[..first.len()]);
         if rest.is_empty() { Ok(()) } else { self.pieces.read_exact_at(rest, offset + first.len() as u64) }
     }
+}
+
+/// The types that the first bytes of each file show, as the OS parameter `image_type`; none for what is no disk image, or
+/// not there.
+pub(crate) fn likely_types(files: &[PathBuf], run: &Run) -> anyhow::Result<Vec<Option<String>>> {
+    if files.is_empty() {
+        return Ok(Vec::new());
+    }
+    let look = |path: &PathBuf| Some(StoredImage::open(path).ok()?.likely_type()?.to_string());
+    in_worker(WorkerAccess::default(), run, |_| Ok(files.iter().map(look).collect()))
 }

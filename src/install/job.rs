@@ -10,9 +10,9 @@ use std::path::PathBuf;
 
 use crate::disk::write::WriteOptions;
 use crate::image::checksum::Checksum;
+use crate::image::gate::Expected;
 use crate::image::policy::LocalPolicy;
 use crate::image::reference::ImageRef;
-use crate::image::source::Expected;
 use crate::seed::{Identity, IdentityError, Nic, Plan};
 use crate::store::cache::CacheSettings;
 use crate::store::http::{HttpSettings, ImageUrl};

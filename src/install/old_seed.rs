@@ -3,8 +3,8 @@
 //! it, so nothing in it can fail a run.
 //!
 //! A reinstall forks a worker for it, without network, and with nothing to write to but the disks that are open
-//! anyway, before the one that installs. The answer has keys that are keys, the user-data, and which settings there
-//! were (`seed::SeedContent`). Whatever is wrong with the seed, a panic included, is a warning. The second worker
+//! anyway, before the one that installs. Its answer is a type whose keys are keys, with the user-data and which settings
+//! there were (`seed::SeedContent`). Whatever is wrong with the seed, a panic included, is a warning. The second worker
 //! compares the new seed with it, before the disk is touched. `seed_keep` is off unless it is set, and parameters are
 //! stronger: who ends a break-in must be able to leave out what the guest may have written.
 
@@ -12,15 +12,13 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
-use super::confined::confined;
+use super::in_worker;
 use super::job::Job;
-use super::seed_identity::{own_seed, read};
 use crate::disk::device::{ReadAt, Target};
-use crate::node::process::Answer;
 use crate::node::report::Report;
 use crate::node::run::Run;
 use crate::node::sandbox::WorkerAccess;
-use crate::seed::volume::{self, Found, Trace};
+use crate::seed::volume::{self, Contents, Error, Found, Trace};
 use crate::seed::{Identity, LostParameter, SeedContent};
 
 /// The parameter that is private in most clusters.
@@ -39,26 +37,6 @@ pub(super) struct OldSeed {
     unreadable: Option<String>,
 }
 
-/// Looks for the seed of the instance of `job` on its first disk, and on the one for the seed, in a process without
-/// network; gives an [`OldSeed`] in bytes, which this process does not look at. A new instance has none.
-pub(super) fn look(job: &Job, first: &Target, own: Option<&Target>, run: &Run) -> Vec<u8> {
-    let Ok(identity) = &job.identity else { return Vec::new() };
-    if !job.reinstall {
-        return Vec::new();
-    }
-    let looked = confined(WorkerAccess::default(), run, |_| {
-        let old = OldSeed::on(first, own, identity);
-        Ok(Answer { bytes: serde_json::to_vec(&old)?, file: None })
-    });
-    match looked {
-        Ok(answer) => answer.bytes,
-        Err(error) => {
-            warn_unreadable(&format!("{error:#}"), &run.report);
-            Vec::new()
-        }
-    }
-}
-
 fn warn_unreadable(why: &str, report: &Report) {
     report.warn(format_args!(
         "the old seed of the instance can't be read, so that nothing of it is kept, and nobody knows what gets lost: {why}"
@@ -66,6 +44,19 @@ fn warn_unreadable(why: &str, report: &Report) {
 }
 
 impl OldSeed {
+    /// Looks for the seed of the instance of `job` on its first disk, and on the one for the seed, in a worker without
+    /// network. A new instance has none.
+    pub(super) fn read_in_worker(job: &Job, first: &Target, own: Option<&Target>, run: &Run) -> Self {
+        let Ok(identity) = &job.identity else { return OldSeed::default() };
+        if !job.reinstall {
+            return OldSeed::default();
+        }
+        in_worker(WorkerAccess::default(), run, |_| Ok(OldSeed::on(first, own, identity))).unwrap_or_else(|error| {
+            warn_unreadable(&format!("{error:#}"), &run.report);
+            OldSeed::default()
+        })
+    }
+
     fn on(first: &Target, own: Option<&Target>, identity: &Identity) -> Self {
         let mut old = OldSeed::default();
         let mut held = |disk| {
@@ -81,12 +72,6 @@ impl OldSeed {
             old.removed = trace.map(|trace| (trace.keys, trace.user_data));
         }
         old
-    }
-
-    /// From what [`look`] gave.
-    pub(super) fn from_bytes(bytes: &[u8]) -> Self {
-        let wrong = |_| OldSeed { unreadable: Some("the answer is wrong".to_owned()), ..OldSeed::default() };
-        if bytes.is_empty() { OldSeed::default() } else { serde_json::from_slice(bytes).unwrap_or_else(wrong) }
     }
 
     /// What it gave to the instance.
@@ -162,4 +147,17 @@ fn find(disk: &dyn ReadAt, identity: &Identity) -> io::Result<Option<Found>> {
         found => found,
     };
     Ok(found.filter(|found| found.our_serial() == Some(identity.volume_serial())))
+}
+
+/// The seed of this instance on the disk.
+pub(super) fn own_seed(disk: &dyn ReadAt, identity: &Identity) -> io::Result<Option<Found>> {
+    let found = volume::find_seeds(disk)?;
+    Ok(found.into_iter().find(|found| found.our_serial() == Some(identity.volume_serial())))
+}
+
+/// Its bytes, and what is in them.
+pub(super) fn read(found: &Found, disk: &dyn ReadAt) -> Result<(Vec<u8>, Contents), Error> {
+    let bytes = found.load(disk)?;
+    let contents = Contents::read(&bytes)?;
+    Ok((bytes, contents))
 }

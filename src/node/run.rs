@@ -17,16 +17,16 @@ use super::process::Children;
 use super::report::{Progress, Report};
 use super::sys;
 
-/// What every operation works with.
+/// The context that every operation works in.
 #[derive(Clone)]
 pub struct Run {
     /// Where messages go.
     pub(crate) report: Report,
     /// The children that run now.
     pub(crate) children: Children,
-    /// What a signal does before it ends the run.
+    /// The actions of a signal before it ends the run.
     pub(crate) signal_cleanup: SignalCleanup,
-    /// What a signal reports before it ends the run.
+    /// The message of a signal before it ends the run.
     pub(crate) final_message: FinalMessage,
     /// When the run began, by the clock of file times.
     pub(crate) began: SystemTime,
@@ -145,7 +145,7 @@ impl SignalCleanup {
 
 type Message = Box<dyn Fn() -> Option<String> + Send>;
 
-/// What is reported before a signal ends the process, such as what it leaves behind. Clones share it.
+/// A message that is reported before a signal ends the process, such as which files it leaves. Clones share it.
 #[derive(Clone, Default)]
 pub(crate) struct FinalMessage(Arc<Mutex<Option<Message>>>);
 

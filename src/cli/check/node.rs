@@ -12,8 +12,8 @@ use serde::Deserialize;
 
 use super::{Checkup, Node};
 use crate::config::{self, VariantName};
-use crate::ganeti::applet::Script;
 use crate::ganeti::env::API_VERSION;
+use crate::ganeti::script::Script;
 use crate::node::process::{self, Lifetime};
 
 /// PATH of the scripts that Ganeti runs (`constants.HOOKS_PATH` in Ganeti).

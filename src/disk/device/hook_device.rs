@@ -44,7 +44,7 @@ pub(crate) enum HookDeviceError {
         device: PathBuf,
         /// The disk.
         path: PathBuf,
-        /// Who uses it, and what to do about it.
+        /// Its user, and what the administrator can do about it.
         user: String,
     },
     #[error("looking whether {device} is still in use", device = device.display())]

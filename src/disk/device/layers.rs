@@ -16,7 +16,7 @@ use super::descriptor_path;
 use super::mounts::Mounts;
 use crate::node::sys::{self, LoopStatus};
 
-/// What a device is to the disk.
+/// The relation of a device to the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LayerKind {
     /// The disk itself.

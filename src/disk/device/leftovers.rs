@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! What hooks made out of a disk and did not remove: loop devices, devices of the device mapper, arrays, swap space,
+//! Devices that hooks made out of a disk and did not remove: loop devices, devices of the device mapper, arrays, swap space,
 //! partitions of a loop device; and loop devices of ours that outlived their run.
 //!
 //! They are found in /sys: a device on the disk (`layers`) that was not there before the hooks ran is theirs, whatever

@@ -58,7 +58,7 @@ pub enum DeviceError {
     Busy {
         /// The disk.
         path: PathBuf,
-        /// Who uses it, and what to do about it.
+        /// Its user, and what the administrator can do about it.
         user: String,
         /// Whether the use is more than a process that has the disk open, which may be about to end.
         lasting: bool,

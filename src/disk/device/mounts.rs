@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! What is mounted, in every mount namespace, what is swapped to, and which file systems answer without a server.
+//! The mounts of every mount namespace, the swap space, and which file systems answer without a server.
 
 use std::fs::{File, read_dir, read_link, read_to_string};
 use std::path::{Path, PathBuf};

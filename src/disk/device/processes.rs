@@ -98,7 +98,7 @@ pub(super) fn is_ours_writing(wanted: &Wanted, mounts: &Mounts) -> bool {
     ours.any(|process| !opened_by(process, wanted, OpenMode::Writing, mounts, &mut budget).is_empty())
 }
 
-/// What a process has open, each device once. Each descriptor takes one from `budget`.
+/// The wanted devices and file that a process has open, each once. Each descriptor takes one from `budget`.
 fn opened_by(process: u32, wanted: &Wanted, mode: OpenMode, mounts: &Mounts, budget: &mut usize) -> Vec<Opener> {
     let mut found = Vec::new();
     for descriptor in read_dir(format!("/proc/{process}/fd")).into_iter().flatten().flatten() {
@@ -112,8 +112,8 @@ fn opened_by(process: u32, wanted: &Wanted, mode: OpenMode, mounts: &Mounts, bud
     found
 }
 
-/// What a descriptor leads to: `Some(Some(number))` for one of the devices, `Some(None)` for the file, and none for
-/// anything else.
+/// Returns `Some(Some(number))` if the descriptor leads to one of the devices, `Some(None)` if it leads to the file, and
+/// none for anything else.
 fn wanted_in(descriptor: &Path, wanted: &Wanted, mode: OpenMode, mounts: &Mounts) -> Option<Option<u64>> {
     // The link's own permissions tell how the descriptor was opened: proc_pid_fd(5).
     let bits = if mode == OpenMode::Writing { 0o200 } else { 0o600 };

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Who uses a disk or writes an image, in words for the administrator, as far as /proc and /sys tell. This is the only
+//! Finds out who uses a disk or writes an image, in words for the administrator, as far as /proc and /sys tell. This is the only
 //! list of the ways in which a disk can be in use.
 //!
 //! Only active use counts: a device that was made out of the disk, a mount, swap, a program that can write, or a program
@@ -30,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// A use of a disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct DiskUser {
-    /// Who it is, and what to do about it.
+    /// Its name, and what the administrator can do about it.
     pub(super) words: String,
     /// Whether it is a mount or the like, and not only a process, which may be about to end.
     pub(super) lasting: bool,
@@ -72,20 +72,20 @@ struct Scene<'d> {
     swaps: Swaps,
 }
 
-/// Who keeps others from opening the disk exclusively.
+/// Finds a user that keeps others from opening the disk exclusively.
 pub(super) fn find_holder(disk: &File) -> Option<DiskUser> {
     let scene = Scene::of(disk).ok()?;
     scene.claim(Question::Use).or_else(|| scene.opener(OpenMode::Any))
 }
 
-/// Who uses the disk besides this process and the children that it started. It is an error if that can't be found out.
+/// Finds a user of the disk besides this process and its children. It is an error if the disk can't be examined.
 pub(super) fn find_user(disk: &File) -> io::Result<Option<DiskUser>> {
     let scene = Scene::of(disk)?;
     let claim = scene.claim(Question::Use);
     Ok(claim.or_else(|| scene.opener(OpenMode::Writing)).or_else(|| scene.claimed_loop()))
 }
 
-/// Who can write to the file or block device `image`, which is about to be read, and what to do about it, in words. While
+/// Says in words who can write to the file or block device `image`, which is about to be read, and what to do about it. While
 /// `image` is open no qemu starts to write to it, on a file system with locks.
 pub fn find_writer(image: &File) -> Option<String> {
     let start = Instant::now();
@@ -120,8 +120,8 @@ pub(super) fn is_open_unseen(file: &File) -> bool {
     !has_loops && !processes::is_ours_writing(&scene.wanted(), &scene.mounts)
 }
 
-/// Who uses the first of the devices that anybody uses, and what to do about it. If nobody uses any of them, the first one
-/// itself.
+/// Says in words who uses one of the devices, and what to do about it. If nobody uses any of them, it says that the first
+/// one exists.
 pub(super) fn of_devices(layers: &[Layer]) -> Option<String> {
     let (mounts, swaps) = (Mounts::now(), Swaps::now());
     let used = |layer: &Layer| claim(layer, Question::Use, &mounts, &swaps).or_else(|| opener_of_layer(layer, &mounts));
@@ -161,7 +161,7 @@ impl<'d> Scene<'d> {
         words.or_else(|| self.layers.iter().find_map(|layer| opener_among(layer, &found))).map(DiskUser::passing)
     }
 
-    /// What processes may have open of the disk. A program that watches the whole disk of a partition does not use the
+    /// The devices and the file that a user of the disk may have open. A program that watches the whole disk of a partition does not use the
     /// partition.
     fn wanted(&self) -> Wanted {
         let layers = self.layers.iter().filter(|layer| layer.kind != LayerKind::Parent);
@@ -169,7 +169,7 @@ impl<'d> Scene<'d> {
         Wanted { devices: layers.map(|layer| layer.number).collect(), file }
     }
 
-    /// Who claims a loop device of the disk and is not found otherwise, such as a file system's journal on it.
+    /// Finds a user that claims a loop device of the disk and is not found otherwise, such as a file system's journal on it.
     fn claimed_loop(&self) -> Option<DiskUser> {
         let mut loops = self.layers.iter().filter(|layer| layer.kind == LayerKind::Loop);
         let layer = loops.find(|layer| is_claimed(layer))?;

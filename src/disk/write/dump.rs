@@ -87,7 +87,7 @@ fn write_all(
     ended.map_err(|source| DumpError::Write { written, size, source })
 }
 
-/// What the reading threads share.
+/// The state that the reading threads share.
 struct Reading<'d> {
     disk: &'d SourceDisk,
     reader: DirectReader<'d>,

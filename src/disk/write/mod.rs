@@ -20,7 +20,7 @@ mod wipe;
 mod writer;
 
 pub(crate) use dump::dump;
-pub use pending::{BootArea, PendingDisk};
+pub use pending::PendingDisk;
 pub use qemu_img::{QemuDisk, convert};
 pub use raw_file::raw_file;
 pub use stream::stream;
@@ -76,7 +76,7 @@ pub enum WriteError {
         first: u64,
         /// Its last byte.
         last: u64,
-        /// What the piece belongs to.
+        /// The name of the part of the disk that the piece belongs to.
         what: &'static str,
     },
     /// The image's bytes could not be read or decoded.
@@ -120,7 +120,7 @@ pub enum WriteError {
 /// How carefully a disk is written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct WriteOptions {
-    /// What is zeroed after the image's end.
+    /// The part of the disk after the image's end that is zeroed.
     pub wipe: Wipe,
     /// Whether all that was written is read back and compared, before the disk can boot.
     pub verify_readback: bool,

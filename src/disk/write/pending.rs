@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! The last steps of writing a disk: a disk that has all of an image but its boot area, and the boot area.
+//! The last steps of writing a disk, which has all of an image but its boot area.
 
 use std::io;
+use std::time::Instant;
 
 use super::writer::Written;
 use super::{WriteError, WriteOptions, disk_error, make_unbootable, readback};
@@ -14,9 +15,11 @@ use crate::disk::partition::{Gpt, Mbr};
 pub struct PendingDisk<'t> {
     target: &'t Target,
     boot: AlignedBuf,
-    /// What was written after the boot area since the image was complete. Only if the disk is to be read back.
+    /// The writes after the boot area since the image was complete. None unless the disk is to be read back.
     changes: Option<Vec<Change>>,
-    written: Written,
+    image_len: u64,
+    written: Option<Written>,
+    started: Instant,
 }
 
 /// Bytes that were written over the image.
@@ -27,26 +30,49 @@ struct Change {
 }
 
 impl<'t> PendingDisk<'t> {
-    pub(super) fn new(target: &'t Target, boot: AlignedBuf, read_back: bool, written: Written) -> Self {
-        PendingDisk { target, boot, changes: read_back.then(Vec::new), written }
+    pub(super) fn new(
+        target: &'t Target,
+        boot: AlignedBuf,
+        read_back: bool,
+        image_len: u64,
+        written: Option<Written>,
+        started: Instant,
+    ) -> Self {
+        PendingDisk { target, boot, changes: read_back.then(Vec::new), image_len, written, started }
     }
 
-    #[cfg(any(test, fuzzing))]
-    pub(crate) fn in_memory(target: &'t Target, boot: AlignedBuf) -> Self {
-        Self::new(target, boot, false, Written::default())
+    /// Takes the boot area from another process, which has written all the rest and put it onto stable storage.
+    pub(crate) fn from_boot_area(target: &'t Target, bytes: &[u8], image_len: u64, options: WriteOptions) -> Self {
+        let mut boot = AlignedBuf::new(bytes.len());
+        boot.copy_from_slice(bytes);
+        Self::new(target, boot, options.verify_readback, image_len, None, Instant::now())
     }
 
-    /// How much was written, without what qemu-img has written.
-    pub(crate) fn written(&self) -> Written {
+    /// Its boot area, for the process that commits it.
+    pub(crate) fn boot_area(&self) -> &[u8] {
+        &self.boot
+    }
+
+    /// Size of the disk in the image, in bytes.
+    pub(crate) fn image_len(&self) -> u64 {
+        self.image_len
+    }
+
+    /// How much was written. None if qemu-img wrote it.
+    pub(crate) fn written(&self) -> Option<Written> {
         self.written
     }
 
-    /// Puts everything but the boot area onto stable storage. Afterwards only the boot area is missing.
-    pub fn sync(self) -> Result<BootArea<'t>, WriteError> {
-        let PendingDisk { target, boot, changes, .. } = self;
+    /// When writing began.
+    pub(crate) fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// Puts everything but the boot area onto stable storage.
+    pub fn sync(mut self) -> Result<Self, WriteError> {
+        let target = self.target;
         target.sync().map_err(|err| disk_error(target.path(), err))?;
-        let read_back = changes.is_some();
-        let mut changes = changes.unwrap_or_default();
+        let mut changes = self.changes.as_mut().map(std::mem::take).unwrap_or_default();
         for at in 0..changes.len() {
             let (earlier, later) = changes.split_at_mut(at + 1);
             // Where a later change lies over this one, the disk has to hold the later one.
@@ -54,7 +80,35 @@ impl<'t> PendingDisk<'t> {
             later.iter().for_each(|over| overlay(bytes, *offset, over));
             readback::check_bytes(target, bytes, *offset, "what was added to the image")?;
         }
-        Ok(BootArea { target, bytes: boot, read_back })
+        Ok(self)
+    }
+
+    /// Writes the boot area of a disk that is synced. Its first block comes last: only that block makes a boot sector or a
+    /// partition table, and it gets onto the disk as a whole or not at all. Afterwards the disk can boot. After an error it
+    /// can't.
+    pub fn commit(self) -> Result<(), WriteError> {
+        self.write_boot_area().and_then(|()| self.check_boot_area()).map_err(|err| {
+            match make_unbootable(self.target.held()) {
+                Ok(()) => err,
+                Err(_) => WriteError::MayBoot(Box::new(err)),
+            }
+        })
+    }
+
+    fn write_boot_area(&self) -> Result<(), WriteError> {
+        let target = self.target;
+        let (first, rest) = self.boot.split_at(ALIGNMENT.min(self.boot.len()));
+        target.held().set_unbootable(false);
+        let write = |data, offset| target.write_at(data, offset).and_then(|()| target.sync());
+        let written = target.check_size().and_then(|()| write(rest, first.len() as u64)).and_then(|()| write(first, 0));
+        written.map_err(|err| disk_error(target.path(), err))
+    }
+
+    fn check_boot_area(&self) -> Result<(), WriteError> {
+        match self.changes {
+            Some(_) => readback::check_bytes(self.target, &self.boot, 0, "the boot area"),
+            None => Ok(()),
+        }
     }
 
     /// Fits the GPT of an image of `image_len` bytes to a larger disk: if the primary table is intact, its backup moves from
@@ -158,49 +212,5 @@ fn overlay(bytes: &mut [u8], offset: u64, over: &Change) {
         let index = |at: u64, base: u64| usize::try_from(at - base).unwrap_or(usize::MAX);
         let from = &over.bytes[index(start, over.offset)..index(end, over.offset)];
         bytes[index(start, offset)..index(end, offset)].copy_from_slice(from);
-    }
-}
-
-/// The boot area of a disk that has everything else of an image.
-#[must_use = "without it the disk can't boot"]
-pub struct BootArea<'t> {
-    target: &'t Target,
-    bytes: AlignedBuf,
-    read_back: bool,
-}
-
-impl<'t> BootArea<'t> {
-    /// Its bytes, for the process that commits them.
-    pub(crate) fn bytes(&self) -> &[u8] {
-        &self.bytes
-    }
-
-    /// Takes the boot area from another process, which has written all the rest.
-    pub(crate) fn from_bytes(target: &'t Target, bytes: &[u8], options: WriteOptions) -> Self {
-        let mut boot = AlignedBuf::new(bytes.len());
-        boot.copy_from_slice(bytes);
-        BootArea { target, bytes: boot, read_back: options.verify_readback }
-    }
-
-    /// Writes it. Its first block comes last: only that block makes a boot sector or a partition table, and it gets onto
-    /// the disk as a whole or not at all. Afterwards the disk can boot. After an error it can't.
-    pub fn commit(self) -> Result<(), WriteError> {
-        self.write().and_then(|()| self.check()).map_err(|err| match make_unbootable(self.target.held()) {
-            Ok(()) => err,
-            Err(_) => WriteError::MayBoot(Box::new(err)),
-        })
-    }
-
-    fn write(&self) -> Result<(), WriteError> {
-        let target = self.target;
-        let (first, rest) = self.bytes.split_at(ALIGNMENT.min(self.bytes.len()));
-        target.held().set_unbootable(false);
-        let write = |data, offset| target.write_at(data, offset).and_then(|()| target.sync());
-        let written = target.check_size().and_then(|()| write(rest, first.len() as u64)).and_then(|()| write(first, 0));
-        written.map_err(|err| disk_error(target.path(), err))
-    }
-
-    fn check(&self) -> Result<(), WriteError> {
-        if self.read_back { readback::check_bytes(self.target, &self.bytes, 0, "the boot area") } else { Ok(()) }
     }
 }

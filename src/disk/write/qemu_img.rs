@@ -42,6 +42,7 @@ pub fn convert(
     children: &Children,
 ) -> Result<(), WriteError> {
     check_fits(size, writer.target())?;
+    (writer.image_len, writer.by_qemu) = (size, true);
     let image = QemuImage { file: file.try_clone().map_err(WriteError::Image)?, driver };
     let boot_len = writer.boot_len().min(size);
     if size > boot_len {

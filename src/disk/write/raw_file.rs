@@ -23,14 +23,21 @@ enum Extent {
 }
 
 /// Writes the `len` bytes of `file` to the disk, and adds what it writes to the fingerprint `seen`, if there is one.
-pub fn raw_file(file: &File, len: u64, writer: &DiskWriter<'_>, seen: Option<&Fingerprint>) -> Result<(), WriteError> {
+pub fn raw_file(
+    file: &File,
+    len: u64,
+    writer: &mut DiskWriter<'_>,
+    seen: Option<&Fingerprint>,
+) -> Result<(), WriteError> {
     check_fits(len, writer.target())?;
+    writer.image_len = len;
+    let writer = &*writer;
     let source = DirectReader::new(file);
     // The fingerprint's two passes have to cut the file into the same blocks.
     let unit = if seen.is_some() { BLOCK } else { ALIGNMENT };
     let extents = Mutex::new(Extents { file, at: 0, data_end: 0, len, unit: unit as u64 });
     in_threads("a copying thread died", || copy(&source, &extents, writer, seen))?;
-    // What was cut off meanwhile looked like a hole.
+    // If the file was cut off meanwhile, the missing part looked like a hole.
     match lseek64(file, 0, Whence::SeekEnd) {
         Ok(end) if u64::try_from(end).is_ok_and(|end| end < len) => Err(WriteError::Shrunk),
         Ok(_) => Ok(()),
@@ -166,14 +173,14 @@ mod tests {
         let disk = std::fs::File::from(memfd_create(c"disk", MFdFlags::MFD_ALLOW_SEALING).unwrap());
         disk.set_len(len).unwrap();
         let target = Target::open(&descriptor_path(&disk)).unwrap();
-        let writer = DiskWriter::begin(&target, WriteOptions::default()).unwrap();
+        let mut writer = DiskWriter::begin(&target, WriteOptions::default()).unwrap();
         let source = DirectReader::new(&image);
         let mut extents = Mutex::new(Extents { file: &image, at: 0, data_end: 0, len, unit: 4096 });
         fcntl(&disk, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_WRITE)).unwrap();
         let failed = copy(&source, &extents, &writer, None).unwrap_err().to_string();
         assert!(failed.starts_with("writing to disk "), "{failed}");
         assert!(extents.get_mut().unwrap().next().unwrap().is_none(), "something is left to copy");
-        let failed = raw_file(&image, len, &writer, None).unwrap_err().to_string();
+        let failed = raw_file(&image, len, &mut writer, None).unwrap_err().to_string();
         assert!(failed.starts_with("writing to disk "), "{failed}");
     }
 
@@ -183,12 +190,12 @@ mod tests {
         let disk = tempfile::NamedTempFile::new().unwrap();
         disk.as_file().set_len(4 << 20).unwrap();
         let target = Target::open(disk.path()).unwrap();
-        let writer = DiskWriter::begin(&target, WriteOptions::default()).unwrap();
+        let mut writer = DiskWriter::begin(&target, WriteOptions::default()).unwrap();
         let image = tempfile::tempfile().unwrap();
         image.set_len(2 << 20).unwrap();
-        raw_file(&image, 2 << 20, &writer, None).unwrap();
+        raw_file(&image, 2 << 20, &mut writer, None).unwrap();
         image.set_len((2 << 20) - 1).unwrap();
-        let message = raw_file(&image, 2 << 20, &writer, None).unwrap_err().to_string();
+        let message = raw_file(&image, 2 << 20, &mut writer, None).unwrap_err().to_string();
         assert_eq!(message, "the image became shorter while it was read (is somebody writing a new one there?)");
     }
 }

@@ -24,24 +24,25 @@ enum Part {
     Zeros { offset: u64, len: u64 },
 }
 
-/// Writes everything that `reader` gives to the disk from its start on, and returns the length in bytes. The calling
-/// thread reads, and another one writes. If the stream is longer than the disk, it is an error, after what fits was written.
-pub fn stream(reader: &mut dyn Read, writer: &DiskWriter<'_>) -> Result<u64, WriteError> {
+/// Writes everything that `reader` gives to the disk from its start on. The calling thread reads, and another one writes. If the stream is longer than the disk, it is an error, after what fits was written.
+pub fn stream(reader: &mut dyn Read, writer: &mut DiskWriter<'_>) -> Result<(), WriteError> {
     let (parts_sender, parts) = sync_channel(BUFFERS);
     let (empty_sender, empty) = sync_channel(BUFFERS);
     for _ in 0..BUFFERS {
         // It can't fail: the receiver lives and the channel has room.
         let _ = empty_sender.send(AlignedBuf::new(BUFFER_LEN));
     }
-    thread::scope(|scope| {
-        let writing = scope.spawn(move || write_all(&parts, &empty_sender, writer));
-        let read = read_all(reader, writer, &empty, &parts_sender, || writing.is_finished());
+    let shared = &*writer;
+    writer.image_len = thread::scope(|scope| {
+        let writing = scope.spawn(move || write_all(&parts, &empty_sender, shared));
+        let read = read_all(reader, shared, &empty, &parts_sender, || writing.is_finished());
         drop(parts_sender);
         let written =
             writing.join().unwrap_or_else(|_panic| Err(WriteError::Image(io::Error::other("the writer died"))));
         // If the writer failed, its error is the cause: the reader only saw its channel closed.
         written.and(read)
-    })
+    })?;
+    Ok(())
 }
 
 fn write_all(
@@ -185,9 +186,9 @@ mod tests {
             let disk = File::from(memfd_create(c"disk", MFdFlags::MFD_ALLOW_SEALING).unwrap());
             disk.set_len(len).unwrap();
             let target = Target::open(&descriptor_path(&disk)).unwrap();
-            let writer = DiskWriter::begin(&target, WriteOptions::default()).unwrap();
-            let copied = stream(&mut Faulty { at: 0, len, data, fault, disk }, &writer);
-            let whole = copied.and_then(|len| writer.fill(len, |_| Ok(()))?.sync()?.commit());
+            let mut writer = DiskWriter::begin(&target, WriteOptions::default()).unwrap();
+            let copied = stream(&mut Faulty { at: 0, len, data, fault, disk }, &mut writer);
+            let whole = copied.and_then(|()| writer.fill(|_| Ok(()))?.sync()?.commit());
             let _ =
                 sender.send(whole.err().map(|err| anyhow::Error::new(err).chain().map(ToString::to_string).collect()));
         });
@@ -219,14 +220,15 @@ mod tests {
             let mut disk = tempfile::NamedTempFile::new().unwrap();
             disk.write_all(&vec![0xAA; DISK_LEN]).unwrap();
             let target = Target::open(disk.path()).unwrap();
-            let writer = DiskWriter::begin(&target, WriteOptions::default()).unwrap();
-            let result = stream(&mut image.as_slice(), &writer);
+            let mut writer = DiskWriter::begin(&target, WriteOptions::default()).unwrap();
+            let result = stream(&mut image.as_slice(), &mut writer);
             if image.len() > DISK_LEN {
                 prop_assert!(result.unwrap_err().to_string().starts_with("the image is larger than disk"));
                 return Ok(());
             }
-            prop_assert_eq!(result.unwrap(), image.len() as u64);
-            writer.fill(image.len() as u64, |_| Ok(())).unwrap().sync().unwrap().commit().unwrap();
+            result.unwrap();
+            prop_assert_eq!(writer.image_len(), image.len() as u64);
+            writer.fill(|_| Ok(())).unwrap().sync().unwrap().commit().unwrap();
             let mut written = vec![1; DISK_LEN];
             disk.as_file().read_exact_at(&mut written, 0).unwrap();
             prop_assert!(written[..image.len()] == image[..]);

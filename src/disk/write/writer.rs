@@ -5,6 +5,9 @@ use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
 
 use super::pending::PendingDisk;
 use super::qemu_img::ConvertedImage;
@@ -19,10 +22,10 @@ const BLOCK: usize = 4096;
 /// A shorter zero run between data is written as data, in bytes: a request of its own costs more.
 const MIN_RUN: usize = 64 << 10;
 
-/// The same at a buffer's edge, where the run may go on in the next buffer, in bytes.
+/// The least length of a run at a buffer's edge, where it may go on in the next buffer, in bytes.
 const MIN_EDGE_RUN: usize = 16 << 10;
 
-/// What the disk should hold after the boot area, as far as the image reaches.
+/// The expected content of the disk from the boot area's end to the image's end.
 pub(super) enum ExpectedContent {
     /// The bytes that were written here, as sums.
     Written(RegionSums),
@@ -31,7 +34,7 @@ pub(super) enum ExpectedContent {
 }
 
 /// How much of a disk was written, in bytes: an image's data, and all zeros, those after the image too.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Written {
     pub(crate) data: u64,
     /// Most of them are written as ranges.
@@ -48,11 +51,17 @@ pub struct DiskWriter<'t> {
     data_written: AtomicU64,
     zeros_written: AtomicU64,
     pub(super) done: Arc<AtomicU64>,
+    started: Instant,
+    /// Size of the disk in the image, in bytes, once all of it is written.
+    pub(super) image_len: u64,
+    /// Whether qemu-img writes. Then nobody knows how much that is.
+    pub(super) by_qemu: bool,
 }
 
 impl<'t> DiskWriter<'t> {
     /// Zeroes the boot area and syncs it, before anything else is written.
     pub fn begin(target: &'t Target, options: WriteOptions) -> Result<Self, WriteError> {
+        let started = Instant::now();
         let boot = AlignedBuf::new(super::boot_len(target.held()));
         make_unbootable(target.held())?;
         let expected = options.verify_readback.then(|| ExpectedContent::Written(RegionSums::new(target.size())));
@@ -64,6 +73,9 @@ impl<'t> DiskWriter<'t> {
             data_written: AtomicU64::new(0),
             zeros_written: AtomicU64::new(0),
             done: Arc::default(),
+            started,
+            image_len: 0,
+            by_qemu: false,
         })
     }
 
@@ -72,13 +84,16 @@ impl<'t> DiskWriter<'t> {
         Arc::clone(&self.done)
     }
 
+    /// Size of the disk in the image, in bytes, once all of it is written.
+    pub(crate) fn image_len(&self) -> u64 {
+        self.image_len
+    }
+
     pub(crate) fn target(&self) -> &'t Target {
         self.target
     }
 
-    /// Writes bytes of the image at `offset` (bytes). Those of the boot area stay in memory until [`BootArea::commit`].
-    ///
-    /// [`BootArea::commit`]: super::BootArea::commit
+    /// Writes bytes of the image at `offset` (bytes). Those of the boot area stay in memory until [`PendingDisk::commit`].
     pub(super) fn data(&self, data: &[u8], offset: u64) -> Result<(), WriteError> {
         self.data_written.fetch_add(data.len() as u64, Ordering::Relaxed);
         let in_boot = usize::try_from(self.boot_len().saturating_sub(offset)).unwrap_or(BOOT_AREA).min(data.len());
@@ -122,13 +137,13 @@ impl<'t> DiskWriter<'t> {
         Ok(())
     }
 
-    /// Ends the image after `image_len` bytes: zeroes the rest of the disk as far as [`Wipe`] says, reads all back if that
+    /// Ends the image, which is written: zeroes the rest of the disk as far as [`Wipe`] says, reads all back if that
     /// was asked for, calls `check` with the disk as the image has it, and moves the backup GPT to the disk's end.
     pub fn fill(
         self,
-        image_len: u64,
         check: impl FnOnce(&PendingDisk<'t>) -> Result<(), WriteError>,
     ) -> Result<PendingDisk<'t>, WriteError> {
+        let image_len = self.image_len;
         if image_len == 0 {
             return Err(WriteError::Empty);
         }
@@ -138,10 +153,11 @@ impl<'t> DiskWriter<'t> {
         if let Some(expected) = &self.expected {
             self.read_back(expected, image_len, &wiped)?;
         }
-        let DiskWriter { target, boot, expected, data_written, zeros_written, .. } = self;
+        let DiskWriter { target, boot, expected, data_written, zeros_written, by_qemu, started, .. } = self;
         let boot = boot.into_inner().unwrap_or_else(PoisonError::into_inner);
         let written = Written { data: data_written.into_inner(), zeros: zeros_written.into_inner() };
-        let mut pending = PendingDisk::new(target, boot, expected.is_some(), written);
+        let written = (!by_qemu).then_some(written);
+        let mut pending = PendingDisk::new(target, boot, expected.is_some(), image_len, written, started);
         check(&pending)?;
         // This comes after the comparison: the old backup is a part of the image.
         pending.move_backup_gpt(image_len).map_err(|err| disk_error(target.path(), err))?;

@@ -8,31 +8,29 @@
 //! `verify` looks at no file of the image and asks no server: Ganeti calls it for a restore and for every `gnt-cluster
 //! modify`, and a dead URL must not block those.
 
-mod checks;
-mod seeds;
+mod image;
+mod seed;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
-use crate::config::{
-    self, HookPhase, ImageAlias, Paths, RequireChecksum, Settings, VariantName, VariantNameError, Variants,
-};
+use crate::config::{self, HookPhase, Paths, RequireChecksum, Settings, VariantName, VariantNameError, Variants};
 use crate::ganeti::env::{Environment, OsParams};
-use crate::image::format::{Formats, ImageType};
+use crate::image::format::Formats;
+use crate::image::gate::Expected;
 use crate::image::policy::LocalPolicy;
 use crate::image::reference::{ImageRef, RefError};
-use crate::image::source::Expected;
 use crate::install::job::{ExportJob, FetchJob, HookPlan, ImportJob, InspectJob, Job, RenameJob};
 use crate::seed::{Identity, IdentityError, Nic};
 use crate::store::cache::CacheSettings;
 use crate::store::http::{HttpSettings, ImageUrl};
 
-pub(crate) use seeds::check_seed_files;
+pub(crate) use seed::check_seed_files;
 
-use checks::NamedChecks;
-use seeds::NamedSeed;
+use image::NamedImage;
+use seed::NamedSeed;
 
 /// What a disk that shall be the seed's volume is called.
 const SEED_DISK: &str = "cidata";
@@ -86,6 +84,11 @@ impl Asked {
 /// the settings, touches nothing else.
 pub fn job(asked: Asked, paths: &Paths) -> anyhow::Result<Job> {
     let settings = config::load(paths, &asked.variant)?;
+    job_with(asked, settings, paths)
+}
+
+/// As [`job`], with settings that were read before.
+pub(super) fn job_with(asked: Asked, settings: Settings, paths: &Paths) -> anyhow::Result<Job> {
     let named = NamedImage::new(&asked.params, &settings)?;
     let image = named.image.ok_or_else(|| match asked.reinstall {
         true => RefError::Forgotten { instance: asked.name.clone() },
@@ -145,73 +148,6 @@ fn hook_plan(
 /// None for an OS without a variant.
 fn variant_of(name: &str) -> Result<Option<VariantName>, VariantNameError> {
     if name.is_empty() { Ok(None) } else { VariantName::parse(name).map(Some) }
-}
-
-/// The image, what is said of it and its checks, from the OS parameters or else the variant's settings.
-struct NamedImage {
-    image: Option<ImageRef>,
-    expected: Expected,
-    checks: NamedChecks,
-}
-
-impl NamedImage {
-    fn new(params: &OsParams, settings: &Settings) -> anyhow::Result<Self> {
-        let params = &resolve_name(params, settings).context("parameter image")?;
-        let image = params.image.as_ref().or(settings.image.as_ref());
-        let image_type = params.image_type.as_ref().or(settings.image_type.as_ref());
-        let image = image.map(|text| ImageRef::parse(text)).transpose().context("parameter image")?;
-        let image_type = image_type.map(|text| ImageType::parse(text)).transpose().context("parameter image_type")?;
-        let format = image_type.flatten().map(|image_type| image_type.format);
-        if let Some(format) = format.filter(|format| !settings.image_formats.has(*format)) {
-            bail!(
-                "parameter image_type: this variant takes only {} (add \"{format}\" to image_formats in its config.toml)",
-                settings.image_formats
-            );
-        }
-        image.as_ref().map_or(Ok(()), |image| check_allowed(image, settings))?;
-        let checks = NamedChecks::new(params, settings)?;
-        image.as_ref().map_or(Ok(()), |image| checks.satisfy_policy(image, settings))?;
-        checks.can_be_made(image.as_ref(), settings)?;
-        let expected = Expected {
-            image_type: image_type.flatten(),
-            allow_unknown: settings.allow_unknown_content,
-            formats: settings.image_formats,
-            mbr_tolerance: settings.mbr_tolerance.0,
-        };
-        Ok(NamedImage { image, expected, checks })
-    }
-}
-
-/// `params` with what the image's name stands for, if it has one. They are stronger than what the name says.
-fn resolve_name(params: &OsParams, settings: &Settings) -> Result<OsParams, RefError> {
-    let image = params.image.as_ref().or(settings.image.as_ref());
-    let Some(name) = image.filter(|text| ImageRef::is_name(text)) else { return Ok(params.clone()) };
-    let Some(alias) = settings.images.get(name) else {
-        let names = settings.images.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-        let known = if names.is_empty() { "there are none".to_owned() } else { format!("there are {names}") };
-        return Err(RefError::UnknownName { name: name.clone(), known });
-    };
-    let ImageAlias { image, image_type, checksum, signature, note: _ } = alias.clone();
-    let params = params.clone();
-    Ok(OsParams {
-        image: Some(image.0),
-        image_type: params.image_type.or(image_type),
-        image_checksum: params.image_checksum.or(checksum.map(|checksum| checksum.0)),
-        image_signature: params.image_signature.or(signature.map(|signature| signature.0)),
-        seed: params.seed,
-    })
-}
-
-/// Whether `allowed_images` lets the image be used, as far as its name says.
-fn check_allowed(image: &ImageRef, settings: &Settings) -> anyhow::Result<()> {
-    match image {
-        ImageRef::Path(path) => {
-            let policy = LocalPolicy { allowed: settings.allowed_paths(), storage: Vec::new() };
-            policy.check_name(path)?;
-        }
-        ImageRef::Url(url) => settings.http.check_allowed(url)?,
-    }
-    Ok(())
 }
 
 /// What `verify parameters` checks: syntax and policy of what is given, as far as names say; nothing has to be there. A cluster-level OS

@@ -5,7 +5,7 @@ mod namespace;
 mod worker;
 
 pub(crate) use namespace::path_in_namespace;
-pub use worker::{Answer, apart};
+pub use worker::run_in_worker;
 
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::fd::BorrowedFd;

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! A part of this program in a process of its own: what it gives up there, the rest still has.
+//! A worker: a copy of this process that gives up its privileges, works on what strangers wrote, and answers.
+//!
+//! The question needs no encoding, because the fork copies it. The answer is a type with serde, and at most one file.
 //!
 //! The fork is safe: besides the thread that forks there is only the signal thread. That one takes the lock on the
 //! list of children before any other, and the fork is made under that lock. The copy has no signal thread: a signal
@@ -14,44 +16,33 @@ use nix::errno::Errno;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use nix::sys::wait::{WaitStatus, waitpid};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::{Children, exit_status, kill_group, wait_for_end};
 use crate::node::sys;
 
-/// Exit code of work that failed with an answer.
-const FAILED: i32 = 1;
+/// Exit code of a worker that could not give its answer.
+const FAILED: i32 = 101;
 
-/// Longest answer in bytes; the rest is cut off. A seed's volume of 4 MiB and a few numbers have to fit.
+/// Longest answer in bytes. The volume of a seed, 4 MiB, and a few numbers have to fit.
 const MAX_ANSWER: u64 = 8 << 20;
 
-/// What the copy gives.
-#[derive(Debug, Default)]
-pub struct Answer {
-    /// At most 8 MiB.
-    pub bytes: Vec<u8>,
-    /// An open file, with the locks that it holds.
-    pub file: Option<File>,
-}
-
-/// Does `work` in a copy of this process, and gives its answer, or the words of an error. An error of another
-/// kind means that the copy died. Where this process is told to end, it ends the copy first.
+/// Does `work` in a worker, and gives its answer, with an open file and the locks that it holds, or the words of an error.
+/// An error of another kind means that the worker died. Where this process is told to end, it ends the worker first.
 ///
-/// The copy has one thread and no signal thread: signals have their default effect. It shares no memory with this
+/// The worker has one thread and no signal thread: signals have their default effect. It shares no memory with this
 /// process, only what is open. What it does to `children` is lost: it needs a list of its own.
-pub fn apart(children: &Children, work: impl FnOnce() -> Result<Answer, String>) -> io::Result<Result<Answer, String>> {
-    let mut answer = File::from(memfd_create(c"simpleimage-answer", MFdFlags::MFD_CLOEXEC)?);
+pub fn run_in_worker<T: Serialize + DeserializeOwned>(
+    children: &Children,
+    work: impl FnOnce() -> Result<(T, Option<File>), String>,
+) -> io::Result<Result<(T, Option<File>), String>> {
+    let memory = File::from(memfd_create(c"simpleimage-answer", MFdFlags::MFD_CLOEXEC)?);
     let (receiver, sender) = UnixDatagram::pair()?;
     let pid = {
         // While this is held the signal thread holds nothing: it takes it first, and the process has no other thread.
         let mut groups = children.groups();
-        let pid = sys::fork(|| {
-            let (code, Answer { bytes, file }) = match work() {
-                Ok(answer) => (0, answer),
-                Err(words) => (FAILED, Answer { bytes: words.into_bytes(), file: None }),
-            };
-            let sent = file.map_or(Ok(()), |file| send(&sender, &file)).and_then(|()| (&answer).write_all(&bytes));
-            if sent.is_ok() { code } else { 101 }
-        })?;
+        let pid = sys::fork(|| if give(work(), &memory, &sender).is_ok() { 0 } else { FAILED })?;
         groups.push(pid);
         pid
     };
@@ -62,16 +53,34 @@ pub fn apart(children: &Children, work: impl FnOnce() -> Result<Answer, String>)
         groups.retain(|known| *known != pid);
         waitpid(pid, None)?
     };
-    answer.rewind()?;
-    let len = answer.metadata()?.len().min(MAX_ANSWER);
-    // All at once: read_to_end would begin with 32 bytes.
-    let mut bytes = Vec::with_capacity(usize::try_from(len).map_err(io::Error::other)?);
-    answer.take(len).read_to_end(&mut bytes)?;
-    match status {
-        WaitStatus::Exited(_, 0) => Ok(Ok(Answer { bytes, file: receive(&receiver)? })),
-        WaitStatus::Exited(_, FAILED) => Ok(Err(String::from_utf8_lossy(&bytes).into_owned())),
-        status => Err(io::Error::other(format!("the working process died ({})", exit_status(status)))),
+    if status != WaitStatus::Exited(pid, 0) {
+        return Err(io::Error::other(format!("the working process died ({})", exit_status(status))));
     }
+    match take(memory)? {
+        Ok(answer) => Ok(Ok((answer, receive(&receiver)?))),
+        Err(words) => Ok(Err(words)),
+    }
+}
+
+fn give<T: Serialize>(
+    answer: Result<(T, Option<File>), String>,
+    mut memory: &File,
+    sender: &UnixDatagram,
+) -> io::Result<()> {
+    let (answer, file) = answer.map_or_else(|words| (Err(words), None), |(answer, file)| (Ok(answer), file));
+    if let Some(file) = file {
+        send(sender, &file)?;
+    }
+    memory.write_all(&postcard::to_allocvec(&answer).map_err(io::Error::other)?)
+}
+
+fn take<T: DeserializeOwned>(mut memory: File) -> io::Result<Result<T, String>> {
+    memory.rewind()?;
+    let len = memory.metadata()?.len().min(MAX_ANSWER);
+    // The room is taken at once, because read_to_end would begin with 32 bytes.
+    let mut bytes = Vec::with_capacity(usize::try_from(len).map_err(io::Error::other)?);
+    memory.take(len).read_to_end(&mut bytes)?;
+    postcard::from_bytes(&bytes).map_err(|err| io::Error::other(format!("the answer of the working process: {err}")))
 }
 
 /// Hands the file over: unix(7), SCM_RIGHTS.
@@ -102,19 +111,21 @@ fn receive(from: &UnixDatagram) -> io::Result<Option<File>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Answer, Children, apart};
+    use super::{Children, run_in_worker};
     use std::fs::File;
 
     #[test]
     fn answers_come_back_and_deaths_are_told() {
         let children = Children::default();
-        let answer = |bytes| Ok(Answer { bytes, file: None });
-        let large = apart(&children, || answer(vec![7; 2 << 20])).unwrap().unwrap();
-        assert!(large.bytes == vec![7; 2 << 20] && large.file.is_none());
-        assert_eq!(apart(&children, || Err("no".to_owned())).unwrap().unwrap_err(), "no");
-        let died = apart(&children, || {
+        let (large, file) = run_in_worker(&children, || Ok((vec![7_u8; 5 << 20], None))).unwrap().unwrap();
+        assert!(large == vec![7; 5 << 20] && file.is_none());
+        let refused = run_in_worker::<u8>(&children, || Err("no".to_owned()));
+        assert_eq!(refused.unwrap().unwrap_err(), "no");
+        let too_large = run_in_worker(&children, || Ok((vec![7_u8; 9 << 20], None))).unwrap_err().to_string();
+        assert!(too_large.starts_with("the answer of the working process: "), "{too_large}");
+        let died = run_in_worker(&children, || {
             let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL);
-            answer(Vec::new())
+            Ok(((), None))
         });
         let words = died.unwrap_err().to_string();
         assert_eq!(words, "the working process died (signal: 9 (SIGKILL))");
@@ -127,11 +138,11 @@ mod tests {
         let lock = || {
             let file = File::open(named.path()).unwrap();
             file.try_lock_shared().unwrap();
-            Ok(Answer { bytes: Vec::new(), file: Some(file) })
+            Ok(((), Some(file)))
         };
-        let kept = apart(&Children::default(), lock).unwrap().unwrap().file.unwrap();
+        let ((), handed_over) = run_in_worker(&Children::default(), lock).unwrap().unwrap();
         assert!(named.as_file().try_lock().is_err(), "the lock is held by who has the file");
-        drop(kept);
+        drop(handed_over.unwrap());
         named.as_file().try_lock().unwrap();
     }
 }

@@ -98,12 +98,12 @@ impl Report {
         Report { format, subject, ..self }
     }
 
-    /// What is being done.
+    /// Says what is being done.
     pub fn info(&self, message: impl Display) {
         self.write(Verbosity::Normal, INFO, &message, None);
     }
 
-    /// What is being done, also for programs: `name` says what happens, and `fields` is an object with details.
+    /// Says what is being done, also for programs: `name` names the event, and `fields` is an object with details.
     pub(crate) fn event(&self, name: &str, fields: Value, message: impl Display) {
         self.write(Verbosity::Normal, INFO, &message, Some(Event { name, fields }));
     }
@@ -154,7 +154,7 @@ impl Report {
 /// 9999-12-31T23:59:59.999Z, since 1970.
 const LAST_TIME: Duration = Duration::from_millis(253_402_300_799_999);
 
-/// What programs need besides the words of a message: a name for what happened, and an object of names and values.
+/// The part of a message for programs: a name for what happened, and an object of names and values.
 #[derive(Debug, Serialize)]
 struct Event<'l> {
     #[serde(rename = "event")]

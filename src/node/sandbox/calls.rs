@@ -10,9 +10,8 @@ use std::io;
 
 use crate::node::sys::Filter;
 
-/// What a process may do besides opening files.
+/// Privileges of a process besides opening files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")), expect(dead_code))]
 pub(super) struct Reach {
     /// IP sockets. Other sockets, such as those in the file system, are always refused.
     pub(super) network: bool,

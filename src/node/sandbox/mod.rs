@@ -56,7 +56,7 @@ pub fn harden_process() -> io::Result<()> {
     Ok(nix::sys::prctl::set_dumpable(false)?)
 }
 
-/// What a tool may use. It opens the files again, under `/proc/self/fd`.
+/// The files and limits of a tool. It opens the files again, under `/proc/self/fd`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ToolAccess<'a> {
     /// Files that it reads.
@@ -69,7 +69,7 @@ pub(crate) struct ToolAccess<'a> {
     pub(crate) bytes: u64,
 }
 
-/// What our worker may use.
+/// The files and servers that our worker may use.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct WorkerAccess<'a> {
     /// The image, if it is a file or device of the node.

@@ -39,23 +39,17 @@ fn install_with_fault(
 ) -> Result<(), WriteError> {
     let mut writer = DiskWriter::begin(target, options)?;
     let file = File::open(file).unwrap();
-    let len = match image_type {
-        "raw" => {
-            let len = file.metadata().unwrap().len();
-            write::raw_file(&file, len, &writer, None).map(|()| len)?
-        }
-        "stream" => write::stream(&mut &file, &writer)?,
-        _ => {
-            let size = 20 * MIB as u64;
-            write::convert(&file, "qcow2", size, &mut writer, &Children::default()).map(|()| size)?
-        }
-    };
+    match image_type {
+        "raw" => write::raw_file(&file, file.metadata().unwrap().len(), &mut writer, None)?,
+        "stream" => write::stream(&mut &file, &mut writer)?,
+        _ => write::convert(&file, "qcow2", 20 * MIB as u64, &mut writer, &Children::default())?,
+    }
     // The device's page cache holds the right bytes.
     target.sync().unwrap();
     let cached = fs::read(target.path()).unwrap();
     assert_eq!(cached.len(), SIZE);
     fault.into_iter().for_each(|at| flip(&world.path("disk0"), at));
-    writer.fill(len, |_| Ok(()))?.sync()?.commit()
+    writer.fill(|_| Ok(()))?.sync()?.commit()
 }
 
 #[test]
@@ -135,14 +129,14 @@ fn the_zeros_behind_the_image_and_the_boot_area_are_read_back_too() {
             let stale = Disk::stale(&world, "disk0", kind, SIZE);
             let target = Target::open(stale.path()).unwrap();
             let attempt = || {
-                let writer = DiskWriter::begin(&target, VERIFIED).unwrap();
-                write::raw_file(&File::open(&file).unwrap(), 20 * MIB as u64, &writer, None).unwrap();
+                let mut writer = DiskWriter::begin(&target, VERIFIED).unwrap();
+                write::raw_file(&File::open(&file).unwrap(), 20 * MIB as u64, &mut writer, None).unwrap();
                 let outcome = if what == "the boot area" {
-                    let boot = writer.fill(20 * MIB as u64, |_| Ok(())).unwrap().sync().unwrap();
+                    let boot = writer.fill(|_| Ok(())).unwrap().sync().unwrap();
                     keep_spoiling(&world.path("disk0"), at, || boot.commit())
                 } else {
                     keep_spoiling(&world.path("disk0"), at, || {
-                        writer.fill(20 * MIB as u64, |_| Ok(())).and_then(PendingDisk::sync).map(drop)
+                        writer.fill(|_| Ok(())).and_then(PendingDisk::sync).map(drop)
                     })
                 };
                 outcome.err()

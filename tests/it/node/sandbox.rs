@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::sys::stat::Mode;
-use simpleimage::node::process::{Answer, Children, apart};
+use simpleimage::node::process::{Children, run_in_worker};
 use simpleimage::node::sandbox::{Sandbox, WorkerAccess};
 
 use crate::support::disk::{Disk, KINDS, Kind};
@@ -337,7 +337,7 @@ fn a_worker_writes_its_folder_and_its_disk_only() {
     let _unix = UnixListener::bind(&socket).unwrap();
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
     for network in [true, false] {
-        let answer = apart(&Children::default(), || {
+        let answer = run_in_worker(&Children::default(), || {
             let needs = WorkerAccess { disks: &[&open], folder: Some(&own), network, ..WorkerAccess::default() };
             Sandbox::for_worker(needs).and_then(Sandbox::enter).map_err(|err| err.to_string())?;
             let words = [
@@ -352,12 +352,11 @@ fn a_worker_writes_its_folder_and_its_disk_only() {
                 TcpStream::connect(tcp.local_addr().unwrap()).map(drop),
             ]
             .map(|done| done.map_or_else(|err| err.raw_os_error().unwrap_or_default(), |()| 0));
-            let bytes = words.map(|code| u8::try_from(code).unwrap_or(255)).to_vec();
-            Ok(Answer { bytes, file: None })
+            Ok((words.to_vec(), None))
         });
         let (denied, absent) = (13, 38);
         let tcp = if network { 0 } else { absent };
-        assert_eq!(answer.unwrap().unwrap().bytes, [0, 0, 0, denied, denied, denied, absent, absent, tcp]);
+        assert_eq!(answer.unwrap().unwrap().0, [0, 0, 0, denied, denied, denied, absent, absent, tcp]);
     }
 }
 

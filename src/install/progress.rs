@@ -1,30 +1,47 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! What an installation tells in the node's log: what it is going to do, and at its end what it did.
+//! What an installation tells: in the node's log what it is going to do and what it did, and on a terminal how far it is.
 
 use std::fmt;
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use anyhow::Context as _;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::job::{Job, SeedWish};
 use crate::disk::write::{Wipe, Written};
+use crate::image::stored::StoredImage;
 use crate::node::report::Report;
+use crate::node::run::Run;
 use crate::node::size::ByteSize;
 
-/// Bytes of a [`Summary`] on its way to another process.
-const LEN: usize = 5 * 8;
+/// How often it is looked how far the work is.
+const POLL: Duration = Duration::from_millis(100);
 
-/// Where the image came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Where an image came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Origin {
     Node,
     Cache,
     Download,
 }
 
+impl Origin {
+    pub(super) fn of(image: &StoredImage) -> Self {
+        match image.download() {
+            None => Origin::Node,
+            Some(download) if download.hit => Origin::Cache,
+            Some(_) => Origin::Download,
+        }
+    }
+}
+
 /// What an installation did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Summary {
     pub(super) origin: Origin,
     /// Size of the disk in the image, in bytes.
@@ -92,32 +109,6 @@ pub(super) fn seconds(time: Duration) -> String {
     format!("{:.1} s", time.as_secs_f64())
 }
 
-impl Summary {
-    pub(super) fn to_bytes(self) -> [u8; LEN] {
-        // No disk has so many bytes.
-        let (data, zeros) = self.written.map_or((u64::MAX, u64::MAX), |written| (written.data, written.zeros));
-        let millis = u64::try_from(self.writing.as_millis()).unwrap_or(u64::MAX);
-        let mut bytes = [0; LEN];
-        let numbers = [self.origin as u64, self.len, data, zeros, millis];
-        for (place, number) in bytes.chunks_exact_mut(8).zip(numbers) {
-            place.copy_from_slice(&number.to_le_bytes());
-        }
-        bytes
-    }
-
-    /// The summary at the beginning of `bytes`, and what is behind it.
-    pub(super) fn split_from(bytes: &[u8]) -> anyhow::Result<(Self, &[u8])> {
-        let (own, rest) = bytes.split_first_chunk::<LEN>().context("the working process gave no answer")?;
-        let mut numbers = own.as_chunks::<8>().0.iter().map(|number| u64::from_le_bytes(*number));
-        let mut next = || numbers.next().unwrap_or_default();
-        let origin = [Origin::Node, Origin::Cache, Origin::Download].into_iter().nth(usize::try_from(next())?);
-        let (origin, len, data, zeros) =
-            (origin.context("the working process gave a wrong answer")?, next(), next(), next());
-        let written = (data != u64::MAX).then_some(Written { data, zeros });
-        Ok((Summary { origin, len, written, writing: Duration::from_millis(next()) }, rest))
-    }
-}
-
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Summary { origin, len, written, writing } = self;
@@ -143,23 +134,74 @@ impl fmt::Display for Summary {
     }
 }
 
+/// A thread that shows how far something is, until this is dropped. It runs in the process that does the work, for a worker
+/// has the terminal open too: it looks at the counters of the download, the decoder or the writer. Of qemu-img it shows
+/// what `-p` says.
+pub(super) struct Watch {
+    end: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Watch {
+    /// Shows what `position` gives (bytes done, and bytes in all where that is known), if anybody is there to look. What is
+    /// done is called `doing`.
+    pub(super) fn start(
+        run: &Run,
+        doing: &'static str,
+        position: impl Fn() -> (u64, Option<u64>) + Send + 'static,
+    ) -> Self {
+        let Some(progress) = run.progress.clone() else { return Watch { end: None, thread: None } };
+        let (end, ended) = mpsc::channel();
+        let thread = thread::spawn(move || {
+            progress.begin(doing);
+            while ended.recv_timeout(POLL) == Err(RecvTimeoutError::Timeout) {
+                let (done, all) = position();
+                progress.update(done, all);
+            }
+            progress.finish();
+        });
+        Watch { end: Some(end), thread: Some(thread) }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.end = None;
+        // It has nothing to say but what it showed.
+        self.thread.take().map(JoinHandle::join);
+    }
+}
+
+/// Bytes that are counted as they are read.
+pub(super) struct Counted<R> {
+    bytes: R,
+    done: Arc<AtomicU64>,
+}
+
+impl<R: Read> Counted<R> {
+    pub(super) fn new(bytes: R) -> Self {
+        Counted { bytes, done: Arc::default() }
+    }
+
+    /// How many were read, counted on.
+    pub(super) fn done(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.done)
+    }
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let count = self.bytes.read(buf)?;
+        self.done.fetch_add(count as u64, Ordering::Relaxed);
+        Ok(count)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::{Origin, Summary};
     use crate::disk::write::Written;
     use std::time::Duration;
-
-    #[test]
-    fn a_summary_is_the_same_in_another_process() {
-        for origin in [Origin::Node, Origin::Cache, Origin::Download] {
-            for written in [None, Some(Written { data: 0, zeros: 7 })] {
-                let summary = Summary { origin, len: 1 << 40, written, writing: Duration::from_millis(1234) };
-                let bytes = [&summary.to_bytes()[..], b"rest"].concat();
-                assert_eq!(Summary::split_from(&bytes).unwrap(), (summary, &b"rest"[..]));
-            }
-        }
-        assert!(Summary::split_from(&[0; 39]).is_err() && Summary::split_from(&[9; 40]).is_err());
-    }
 
     #[test]
     fn it_reads_as_a_sentence() {

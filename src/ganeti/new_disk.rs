@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! create: the disk first, then what is asked for.
+//! create and import: the disk first, then what is asked for.
 //!
 //! A new disk may hold another tenant's system, and Ganeti keeps an instance whose script failed, so that it can be
 //! started. So the disk is made unbootable before any word of the tenant or the administrator is looked at.
@@ -9,6 +9,8 @@
 //! disk is new. With a value of it that Ganeti never sets nothing is known, and nothing is written. A disk in use is
 //! named and never written. A reinstall is the other way round: the old system is the user's own, and stays until the
 //! new image is at hand and has passed every check.
+
+use std::io::{self, ErrorKind};
 
 use anyhow::Context as _;
 use serde_json::json;
@@ -35,7 +37,8 @@ pub(super) fn create(env: &Environment, paths: &Paths, run: &Run) -> anyhow::Res
         zero_others(env, settings.write_options(), run)
             .context("zeroing the instance's other disks (wipe_other_disks)")?;
     }
-    install::install(&request::job(Asked::of(env)?, paths)?, Some(target), run)
+    let job = request::job_with(Asked::of(env)?, settings, paths)?;
+    install::install(&job, Some(target), run)
 }
 
 /// Zeroes the other disks. That comes before the OS parameters are looked at: when a create failed
@@ -53,4 +56,30 @@ fn zero_others(env: &Environment, options: WriteOptions, run: &Run) -> anyhow::R
         write::zero_all(target, options)?;
     }
     Ok(())
+}
+
+/// Restores the dump on standard input. Whatever fails, that is read to its end: Ganeti's pipeline would else fail with a
+/// broken pipe, and its error would hide ours.
+pub(super) fn import(env: &Environment, paths: &Paths, run: &Run) -> anyhow::Result<()> {
+    let imported = restore(env, paths, run);
+    if imported.is_err() {
+        drain();
+    }
+    imported
+}
+
+/// The disk is always a new one: it can't boot before anything else is looked at.
+fn restore(env: &Environment, paths: &Paths, run: &Run) -> anyhow::Result<()> {
+    let target = Target::open(&env.import_device()?)?;
+    write::make_unbootable(target.held())?;
+    install::import(&request::import(env, paths)?, target, run)
+}
+
+fn drain() {
+    let mut input = io::stdin().lock();
+    while let Err(err) = io::copy(&mut input, &mut io::sink()) {
+        if err.kind() != ErrorKind::Interrupted {
+            return;
+        }
+    }
 }

@@ -82,11 +82,11 @@ fn describe(partition: &Partition, index: usize) -> [(OsString, OsString); 4] {
 mod tests {
     use std::collections::BTreeSet;
 
-    const MANUAL: &str = include_str!("../../../man/simpleimage-hooks.7");
+    const MANUAL: &str = include_str!("../../man/simpleimage-hooks.7");
 
     /// All names in the code above, those of partitions for the first one.
     fn names() -> BTreeSet<String> {
-        let code = include_str!("variables.rs").split("#[cfg(test)]").next().unwrap();
+        let code = include_str!("hook_variables.rs").split("#[cfg(test)]").next().unwrap();
         let strings: BTreeSet<_> = code.split('"').skip(1).step_by(2).filter(|text| is_name(text)).collect();
         let (whole, parts): (BTreeSet<_>, BTreeSet<_>) = strings.into_iter().partition(|text| text.contains('_'));
         let (patterns, whole): (BTreeSet<_>, BTreeSet<_>) = whole.into_iter().partition(|text| text.contains('{'));

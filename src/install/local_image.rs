@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! An image on the node, watched while it is read: one that somebody writes is no image yet.
+//! An image that is a file of the node: opened, and watched while it is read. One that somebody writes is no image yet.
 //!
-//! This is the first process's business: the confined one can't see what others have open. Images of the cache are not
+//! This is the script's business, for the worker can't see what others have open. Images of the cache are not
 //! watched: their folder is root's alone, and whoever publishes one there puts a whole new file into its place.
 
 use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::disk::device;
-use crate::image::source::ImageFile;
+use crate::image::policy::LocalPolicy;
+use crate::image::stored::StoredImage;
 use crate::node::report::Report;
 use crate::node::size::ByteSize;
 
@@ -47,13 +49,18 @@ pub(super) enum UnsteadyImage {
 }
 
 impl UnsteadyImage {
-    fn changed(image: &ImageFile, how: String) -> Self {
+    fn changed(image: &StoredImage, how: String) -> Self {
         UnsteadyImage::Changed { image: image.name().to_owned(), how }
     }
 }
 
-/// Waits until nobody can write to the image, and only then takes its length: a copy that is just finished grows until then.
-pub(super) fn settle(mut image: ImageFile) -> anyhow::Result<ImageFile> {
+/// Opens an image on the node, which `policy` allows if there is one; no byte of it is read here. Waits until nobody can
+/// write to it, and only then takes its length: a copy that is just finished grows until then.
+pub(super) fn open_local(path: &Path, policy: Option<&LocalPolicy>) -> anyhow::Result<StoredImage> {
+    let mut image = match policy {
+        Some(policy) => StoredImage::open_allowed(path, policy)?,
+        None => StoredImage::open(path)?,
+    };
     refuse_writers(&image)?;
     image.measure()?;
     Ok(image)
@@ -61,17 +68,19 @@ pub(super) fn settle(mut image: ImageFile) -> anyhow::Result<ImageFile> {
 
 /// An image that is being read.
 pub(super) struct ImageWatch<'i> {
-    image: &'i ImageFile,
+    image: &'i StoredImage,
     before: State,
 }
 
 impl<'i> ImageWatch<'i> {
     /// Of an image that has settled, before the first byte is read. As long as the image is open no qemu starts to write to it.
-    pub(super) fn begin(image: &'i ImageFile, now: SystemTime, report: &Report) -> Result<Self, UnsteadyImage> {
+    pub(super) fn begin(image: &'i StoredImage, now: SystemTime, report: &Report) -> Result<Self, UnsteadyImage> {
         let before = State::of(image)?;
         // It was settled. Whoever has written since had it open for too short a time to be seen.
         let opened = State { len: image.size(), ..before };
-        before.difference(&opened).map_or(Ok(()), |how| Err(UnsteadyImage::changed(image, how)))?;
+        if let Some(how) = before.difference(&opened) {
+            return Err(UnsteadyImage::changed(image, how));
+        }
         if let Some(age) = before.age(now) {
             let (name, age) = (image.name(), age.as_secs());
             report.warn(format_args!(
@@ -83,16 +92,19 @@ impl<'i> ImageWatch<'i> {
 
     /// When all was read: an error unless the image is as it was, and nobody has begun to write it.
     pub(super) fn end(&self) -> Result<(), UnsteadyImage> {
-        let changed = State::of(self.image)?.difference(&self.before);
-        changed.map_or(Ok(()), |how| Err(UnsteadyImage::changed(self.image, how)))?;
-        refuse_writers(self.image)
+        match State::of(self.image)?.difference(&self.before) {
+            Some(how) => Err(UnsteadyImage::changed(self.image, how)),
+            None => refuse_writers(self.image),
+        }
     }
 }
 
 /// An error if somebody can write to the image.
-fn refuse_writers(image: &ImageFile) -> Result<(), UnsteadyImage> {
-    let written = |user| Err(UnsteadyImage::Written { image: image.name().to_owned(), user });
-    device::find_writer(image.file()).map_or(Ok(()), written)
+fn refuse_writers(image: &StoredImage) -> Result<(), UnsteadyImage> {
+    match device::find_writer(image.file()) {
+        Some(user) => Err(UnsteadyImage::Written { image: image.name().to_owned(), user }),
+        None => Ok(()),
+    }
 }
 
 /// What tells of a change. Times are seconds and nanoseconds since 1970.
@@ -105,7 +117,7 @@ struct State {
 }
 
 impl State {
-    fn of(image: &ImageFile) -> Result<Self, UnsteadyImage> {
+    fn of(image: &StoredImage) -> Result<Self, UnsteadyImage> {
         let look = || -> io::Result<State> {
             let file = image.file();
             let data = file.metadata()?;

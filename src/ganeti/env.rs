@@ -1,16 +1,14 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! Ganeti's environment variables as typed values (ganeti-os-interface(7)). Pure: touches nothing.
 
-mod nic;
-mod params;
-
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::ops::Range;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
-pub(crate) use params::{OsParams, SeedParams};
+use crate::seed::Nic;
 
 /// The version of the OS interface that this provider implements.
 pub(crate) const API_VERSION: &str = "20";
@@ -54,6 +52,46 @@ pub(crate) struct Core {
     pub(crate) params: OsParams,
 }
 
+/// OS parameters, unchecked; an empty one counts as not given.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct OsParams {
+    /// `OSP_IMAGE`.
+    pub(crate) image: Option<String>,
+    /// `OSP_IMAGE_TYPE`.
+    pub(crate) image_type: Option<String>,
+    /// `OSP_IMAGE_CHECKSUM`.
+    pub(crate) image_checksum: Option<String>,
+    /// `OSP_IMAGE_SIGNATURE`.
+    pub(crate) image_signature: Option<String>,
+    /// Those of the first boot.
+    pub(crate) seed: SeedParams,
+}
+
+/// The OS parameters of the first boot, unchecked. `Debug` shows none of them: they may be secret ones.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub(crate) struct SeedParams {
+    /// `OSP_CLOUD_INIT`.
+    pub(crate) cloud_init: Option<String>,
+    /// `OSP_SSH_KEYS`.
+    pub(crate) ssh_keys: Option<String>,
+    /// `OSP_USER_DATA`.
+    pub(crate) user_data: Option<String>,
+    /// `OSP_NETWORK_CONFIG`.
+    pub(crate) network_config: Option<String>,
+    /// `OSP_DNS_SERVERS`.
+    pub(crate) dns_servers: Option<String>,
+    /// `OSP_DNS_SEARCH`.
+    pub(crate) dns_search: Option<String>,
+    /// `OSP_SEED_PERSIST`.
+    pub(crate) seed_persist: Option<String>,
+}
+
+impl fmt::Debug for SeedParams {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SeedParams(...)")
+    }
+}
+
 impl Environment {
     /// From a snapshot of the process's environment.
     pub fn new(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
@@ -78,7 +116,7 @@ impl Environment {
             None | Some(API_VERSION) => {}
             Some(other) => return Err(EnvError::ApiVersion(other.to_owned())),
         }
-        Ok(Core { variant: self.variant()?.to_owned(), params: OsParams::new(self)? })
+        Ok(Core { variant: self.variant()?.to_owned(), params: self.os_params()? })
     }
 
     /// `OS_VARIANT`, unchecked; may be empty.
@@ -156,6 +194,46 @@ impl Environment {
         number.map_err(|_not_a_number| EnvError::Invalid("EXP_SIZE_FD".to_owned(), "not a descriptor number"))
     }
 
+    /// The NICs in their order; none when the instance has none.
+    pub(crate) fn nics(&self) -> Result<Vec<Nic>, EnvError> {
+        let count = self.get("NIC_COUNT")?.unwrap_or("0").parse::<u16>();
+        let count = count.map_err(|_not_a_number| EnvError::Invalid("NIC_COUNT".to_owned(), "not a number of NICs"))?;
+        (0..count).map(|index| self.nic(index)).collect()
+    }
+
+    fn nic(&self, index: u16) -> Result<Nic, EnvError> {
+        let owned = |name| self.get(&format!("NIC_{index}_{name}")).map(|value| value.map(str::to_owned));
+        Ok(Nic {
+            name: owned("NAME")?,
+            mac: self.required(&format!("NIC_{index}_MAC"))?.to_owned(),
+            ip: owned("IP")?,
+            routed: self.get(&format!("NIC_{index}_MODE"))? == Some("routed"),
+            subnet: owned("NETWORK_SUBNET")?,
+            gateway: owned("NETWORK_GATEWAY")?,
+            subnet6: owned("NETWORK_SUBNET6")?,
+            gateway6: owned("NETWORK_GATEWAY6")?,
+        })
+    }
+
+    fn os_params(&self) -> Result<OsParams, EnvError> {
+        let owned = |name| self.get(name).map(|value| value.map(str::to_owned));
+        Ok(OsParams {
+            image: owned("OSP_IMAGE")?,
+            image_type: owned("OSP_IMAGE_TYPE")?,
+            image_checksum: owned("OSP_IMAGE_CHECKSUM")?,
+            image_signature: owned("OSP_IMAGE_SIGNATURE")?,
+            seed: SeedParams {
+                cloud_init: owned("OSP_CLOUD_INIT")?,
+                ssh_keys: owned("OSP_SSH_KEYS")?,
+                user_data: owned("OSP_USER_DATA")?,
+                network_config: owned("OSP_NETWORK_CONFIG")?,
+                dns_servers: owned("OSP_DNS_SERVERS")?,
+                dns_search: owned("OSP_DNS_SEARCH")?,
+                seed_persist: owned("OSP_SEED_PERSIST")?,
+            },
+        })
+    }
+
     fn disk_path(&self, path: &str, uri: &str) -> Result<PathBuf, EnvError> {
         match (self.get(path)?, self.get(uri)?) {
             (Some(value), _) if value.starts_with('/') => Ok(PathBuf::from(value)),
@@ -184,6 +262,7 @@ impl Environment {
 #[cfg(test)]
 mod tests {
     use super::{EnvError, Environment, OsParams};
+    use crate::seed::Nic;
     use proptest::prelude::{any, proptest};
     use std::ffi::OsString;
     use std::os::unix::ffi::OsStringExt;
@@ -284,6 +363,49 @@ mod tests {
             let message = environment(&[("DISK_0_URI", uri)]).first_disk().unwrap_err().to_string();
             assert!(!message.contains("s3cret"), "{message}");
         }
+    }
+
+    fn nics(variables: &[(&str, &str)]) -> Result<Vec<Nic>, EnvError> {
+        environment(variables).nics()
+    }
+
+    #[test]
+    fn every_nic_is_read_with_its_network() {
+        let read = nics(&[
+            ("NIC_COUNT", "2"),
+            ("NIC_0_MAC", "aa:00:00:00:00:01"),
+            ("NIC_0_NAME", ""),
+            ("NIC_0_MODE", "bridged"),
+            ("NIC_1_MAC", "aa:00:00:00:00:02"),
+            ("NIC_1_NAME", "lan"),
+            ("NIC_1_IP", "192.0.2.10"),
+            ("NIC_1_MODE", "routed"),
+            ("NIC_1_NETWORK_SUBNET", "192.0.2.0/24"),
+            ("NIC_1_NETWORK_GATEWAY", "192.0.2.1"),
+            ("NIC_1_NETWORK_SUBNET6", "2001:db8::/64"),
+            ("NIC_1_NETWORK_GATEWAY6", "2001:db8::1"),
+        ]);
+        let given = |text: &str| Some(text.to_owned());
+        let plain = Nic { mac: "aa:00:00:00:00:01".to_owned(), ..Nic::default() };
+        let full = Nic {
+            name: given("lan"),
+            mac: "aa:00:00:00:00:02".to_owned(),
+            ip: given("192.0.2.10"),
+            routed: true,
+            subnet: given("192.0.2.0/24"),
+            gateway: given("192.0.2.1"),
+            subnet6: given("2001:db8::/64"),
+            gateway6: given("2001:db8::1"),
+        };
+        assert_eq!(read, Ok(vec![plain, full]));
+        assert_eq!([nics(&[]), nics(&[("NIC_COUNT", "0")])], [Ok(Vec::new()), Ok(Vec::new())]);
+    }
+
+    #[test]
+    fn what_is_missing_or_wrong_is_named() {
+        assert_eq!(nics(&[("NIC_COUNT", "1")]), Err(EnvError::Missing("NIC_0_MAC".to_owned())));
+        let wrong = EnvError::Invalid("NIC_COUNT".to_owned(), "not a number of NICs");
+        assert_eq!(nics(&[("NIC_COUNT", "-1")]), Err(wrong));
     }
 
     proptest! {

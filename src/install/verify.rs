@@ -11,13 +11,14 @@ use std::io::{self, Read, Write};
 use std::thread;
 
 use anyhow::{Context as _, anyhow};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::job::{Checks, SignatureSource};
 use crate::disk::fingerprint::Fingerprint;
 use crate::image::checksum::{Algorithm, Checksum, Digest, Hasher, for_each_piece};
 use crate::image::reference::ImageRef;
-use crate::image::source::ImageFile;
+use crate::image::stored::StoredImage;
 use crate::image::sums_file;
 use crate::node::run::Run;
 use crate::store::http::{Client, HttpSettings, ImageUrl};
@@ -78,15 +79,22 @@ impl WrongImage {
     }
 }
 
-/// All that an image is held against, at hand.
-pub(super) struct Proof {
+/// All that an image is verified with, at hand.
+pub(super) struct Verification {
     digest: Option<Digest>,
     /// Of the image. That of a SUMS file was checked already.
     signature: Option<Signature>,
     verify_cached: bool,
 }
 
-impl Proof {
+/// That an image passed its verification. Only [`Verification::check`] makes one, and it is all that makes a disk bootable.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Verified {
+    /// The SHA-256 of the image as hex digits, where it is known without reading the image for it.
+    pub(super) sha256: Option<String>,
+}
+
+impl Verification {
     /// Fetches what has to be fetched for `checks` of `image`: the SUMS file, whose signature is checked, and the
     /// signature.
     pub(super) fn gather(checks: &Checks, image: &ImageRef, http: &HttpSettings, run: &Run) -> anyhow::Result<Self> {
@@ -97,7 +105,7 @@ impl Proof {
             Some(Checksum::Digest(digest)) => Some(digest.clone()),
             Some(Checksum::Sums(url)) => Some(source.digest_in_sums(url, signature.take(), image)?),
         };
-        Ok(Proof { digest, signature, verify_cached: checks.verify_cached })
+        Ok(Verification { digest, signature, verify_cached: checks.verify_cached })
     }
 
     /// What of `checks` can be had without a network; for an image that agreed with the rest before.
@@ -106,40 +114,42 @@ impl Proof {
             Some(Checksum::Digest(digest)) => Some(digest.clone()),
             _ => None,
         };
-        Proof { digest, signature: None, verify_cached: checks.verify_cached }
+        Verification { digest, signature: None, verify_cached: checks.verify_cached }
     }
 
-    /// The SHA-256 that an image has to have, as hex digits, where one was given.
-    pub(super) fn sha256(&self) -> Option<&str> {
-        self.digest.as_ref().filter(|digest| digest.algorithm() == Algorithm::Sha256).map(Digest::hex)
-    }
-
-    /// Whether [`Proof::check`] has to read all of the image.
-    pub(super) fn reads(&self, image: &ImageFile) -> bool {
+    /// Whether [`Verification::check`] has to read all of the image.
+    pub(super) fn reads(&self, image: &StoredImage) -> bool {
         self.signature.is_some() || !self.to_hash(image).is_empty()
     }
 
     /// Which digests of the file have to be made anew. What this run has downloaded was hashed on its way.
-    fn to_hash(&self, image: &ImageFile) -> Vec<Algorithm> {
-        let distrusted = self.verify_cached && image.download().is_some_and(|known| known.kept);
+    fn to_hash(&self, image: &StoredImage) -> Vec<Algorithm> {
+        let distrusted = self.verify_cached && image.download().is_some_and(|download| download.hit);
         let asked = self.digest.as_ref().map(Digest::algorithm);
         let unknown = asked.filter(|asked| *asked != Algorithm::Sha256 || image.download().is_none());
         let sha256 = (distrusted && unknown != Some(Algorithm::Sha256)).then_some(Algorithm::Sha256);
         unknown.into_iter().chain(sha256).collect()
     }
 
-    /// An error unless the image is the one that was meant; tells so if it is. Its file's position does not move. What is
-    /// read of it for that is noted in `seen`.
-    pub(super) fn check(&self, image: &ImageFile, seen: Option<&Fingerprint>, run: &Run) -> Result<(), WrongImage> {
+    /// An error unless the image is the one that was meant; the log says so if it is. The position of its file does not
+    /// move. What is read of it is noted in `seen`.
+    pub(super) fn check(
+        &self,
+        image: &StoredImage,
+        seen: Option<&Fingerprint>,
+        run: &Run,
+    ) -> Result<Verified, WrongImage> {
         let found = self.judge(image, seen, run)?;
         found.iter().for_each(|words| run.report.info(format_args!("image {} {words}", image.name())));
-        Ok(())
+        let given = self.digest.as_ref().filter(|digest| digest.algorithm() == Algorithm::Sha256).map(Digest::hex);
+        let downloaded = image.download().map(|download| download.sha256.as_str());
+        Ok(Verified { sha256: downloaded.or(given).map(str::to_owned) })
     }
 
-    /// The same; gives what was found out, in words.
+    /// As [`Verification::check`], but gives what was found out in words, and logs nothing.
     pub(super) fn judge(
         &self,
-        image: &ImageFile,
+        image: &StoredImage,
         seen: Option<&Fingerprint>,
         run: &Run,
     ) -> Result<Vec<String>, WrongImage> {
@@ -161,10 +171,10 @@ impl Proof {
     }
 
     /// Holds what was `found` in this run, or stored when the image was downloaded, against what it should be.
-    fn judge_digest(&self, image: &ImageFile, found: &[Digest]) -> Result<Vec<String>, WrongImage> {
+    fn judge_digest(&self, image: &StoredImage, found: &[Digest]) -> Result<Vec<String>, WrongImage> {
         let name = || image.name().to_owned();
         let found = |algorithm| found.iter().find(|digest| digest.algorithm() == algorithm).cloned();
-        let recorded = image.download().and_then(|known| Digest::new(Algorithm::Sha256, &known.sha256));
+        let recorded = image.download().and_then(|download| Digest::new(Algorithm::Sha256, &download.sha256));
         if let (Some(recorded), Some(found)) = (&recorded, found(Algorithm::Sha256))
             && *recorded != found
         {
@@ -172,7 +182,7 @@ impl Proof {
         }
         let Some(expected) = &self.digest else { return Ok(Vec::new()) };
         let hashed = found(expected.algorithm());
-        let only_stored = hashed.is_none() && image.download().is_some_and(|known| known.kept);
+        let only_stored = hashed.is_none() && image.download().is_some_and(|download| download.hit);
         let unread = || WrongImage::Read { image: name(), source: io::Error::other("it was not hashed") };
         let found = hashed.or(recorded).ok_or_else(unread)?;
         if found != *expected {

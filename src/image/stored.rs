@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//! An image as an open file: on the node, or in the cache. What it is, the gate tells (`gate`).
+
+use std::fs::{File, FileType, OpenOptions};
+use std::io::{Seek, SeekFrom};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::error::ImageError;
+use super::format::ImageType;
+use super::gate::{self, Expected};
+use super::policy::LocalPolicy;
+use super::reader::ImageReader;
+use crate::disk::fingerprint::Fingerprint;
+use crate::store::cache::{CachedImage, DownloadId};
+use crate::store::http::ImageUrl;
+
+pub(crate) struct StoredImage {
+    name: String,
+    file: File,
+    len: u64,
+    download: Option<Download>,
+}
+
+/// What the cache knows of an image.
+#[derive(Debug, Clone)]
+pub(crate) struct Download {
+    pub(crate) id: DownloadId,
+    /// The SHA-256 of what was downloaded, as hex digits.
+    pub(crate) sha256: String,
+    /// Whether the cache had it before this run. Then the bytes in the file may have changed since the download.
+    pub(crate) hit: bool,
+    /// Its name in the cache, where a later download may put another image.
+    pub(crate) path: PathBuf,
+}
+
+impl StoredImage {
+    /// An image in the cache. Its file carries the lock that keeps the image there.
+    pub(crate) fn cached(url: &ImageUrl, cached: CachedImage) -> Self {
+        let CachedImage { file, path, hit, len, sha256, id } = cached;
+        StoredImage { name: url.to_string(), file, len, download: Some(Download { id, sha256, hit, path }) }
+    }
+
+    /// Opens a regular file on the node, whatever the policy says. A FIFO would block.
+    pub(crate) fn open(path: &Path) -> Result<Self, ImageError> {
+        let (image, file_type) = Self::open_any(path)?;
+        if file_type.is_file() { Ok(image) } else { Err(ImageError::NotRegular(image.name)) }
+    }
+
+    /// Opens a file or a block device on the node that `policy` allows.
+    pub(crate) fn open_allowed(path: &Path, policy: &LocalPolicy) -> Result<Self, ImageError> {
+        policy.check_name(path)?;
+        let (mut image, file_type) = Self::open_any(path)?;
+        let is_device = file_type.is_block_device();
+        if !file_type.is_file() && !is_device {
+            return Err(ImageError::NotRegular(image.name));
+        }
+        policy.check_open(path, &image.file, is_device)?;
+        image.measure()?;
+        Ok(image)
+    }
+
+    /// An image that was unpacked to a file without a name.
+    pub(crate) fn unpacked(name: &str, file: File) -> Result<Self, ImageError> {
+        let mut image = StoredImage { name: name.to_owned(), file, len: 0, download: None };
+        image.measure()?;
+        Ok(image)
+    }
+
+    fn open_any(path: &Path) -> Result<(Self, FileType), ImageError> {
+        let name = path.display().to_string();
+        let open_error = |source| ImageError::Open { name: name.clone(), source };
+        let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(open_error)?;
+        let metadata = file.metadata().map_err(open_error)?;
+        Ok((StoredImage { name, file, len: metadata.len(), download: None }, metadata.file_type()))
+    }
+
+    /// Takes its length anew, for somebody may have written to it since it was opened.
+    pub(crate) fn measure(&mut self) -> Result<(), ImageError> {
+        // The metadata of a block device has no length.
+        let end = (&self.file).seek(SeekFrom::End(0)).and_then(|end| (&self.file).rewind().map(|()| end));
+        self.len = end.map_err(|source| ImageError::Open { name: self.name.clone(), source })?;
+        Ok(())
+    }
+
+    /// Its path or URL, without secrets.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its length in bytes.
+    pub(crate) fn size(&self) -> u64 {
+        self.len
+    }
+
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// The open file. An image in the cache stays there as long as it is open.
+    pub(crate) fn into_file(self) -> File {
+        self.file
+    }
+
+    /// None for a file on the node.
+    pub(crate) fn download(&self) -> Option<&Download> {
+        self.download.as_ref()
+    }
+
+    /// The type that the first bytes show, if they are those of a disk image. Nothing else is checked.
+    pub(crate) fn likely_type(&self) -> Option<ImageType> {
+        gate::likely_type(&self.file)
+    }
+
+    /// Passes the gate, which finds out what the image is and whether that is what was `expected`. What is decoded of
+    /// the file is noted in `seen`; a raw or qcow2 file is not, because whoever copies it reads it itself.
+    pub(crate) fn reader(
+        &self,
+        expected: Expected,
+        seen: Option<&Arc<Fingerprint>>,
+    ) -> Result<ImageReader<'_>, ImageError> {
+        gate::file_reader(&self.name, &self.file, self.len, expected, seen)
+    }
+}
