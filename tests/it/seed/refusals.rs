@@ -119,7 +119,7 @@ fn what_can_not_be_had_is_named_without_its_content() {
         assert_eq!(fails(name, &server.url(path)), message);
     }
     let message = fails("OSP_USER_DATA", &(server.url("/large") + "?token=s3cret"));
-    assert!(message.contains("/large: larger than 1 MiB, which no SUMS file"), "{message}");
+    assert!(message.contains("/large: larger than 1 MiB, the limit for SUMS files"), "{message}");
     let message = fails("OSP_USER_DATA", &server.url("/none"));
     assert!(message.starts_with("user_data, entry 1: ") && message.contains("404"), "{message}");
     let message = fails("OSP_USER_DATA", &server.url("/moved"));
