@@ -12,7 +12,8 @@ use std::process::Command;
 use anyhow::{Context as _, ensure};
 use loopdev::{LoopControl, LoopDevice};
 use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, fallocate, posix_fadvise};
-use simpleimage::disk::device::{AlignedBuf, descriptor_path};
+use simpleimage::disk::device::AlignedBuf;
+use simpleimage::node::file::descriptor_path;
 use simpleimage::node::size::MIB;
 
 use crate::extents;

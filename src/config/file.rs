@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! Reading a config file that nobody but root can have written.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::unistd::Uid;
 
 use super::ConfigError;
+use crate::node::file::{FoundFile, open_regular};
 
 /// Far more than any config has, in bytes: a wrong file must not fill the memory.
 const MAX_BYTES: u64 = 1 << 20;
@@ -46,12 +47,14 @@ pub(crate) fn open_below(folder: &Path, name: &Path) -> Result<File, ConfigError
     let failed = |path: &Path, reason| ConfigError::Read { path: path.to_owned(), reason };
     let beginning = File::open(folder).map_err(|reason| failed(folder, reason))?;
     let path = folder.join(name);
-    // Not to hang on a FIFO, before the file's type is known.
     let how = OpenHow::new()
-        .flags(OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC)
+        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
         .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
     match openat2(&beginning, name, how) {
-        Ok(file) => trusted(file.into(), &path),
+        Ok(found) => {
+            let file = FoundFile::from(File::from(found)).open_regular().map_err(|reason| failed(&path, reason))?;
+            trusted(file, &path)
+        }
         Err(nix::Error::ENOENT) => Err(failed(folder, io::Error::other("it has no file of the name that was given"))),
         Err(nix::Error::EXDEV) => Err(failed(&path, io::Error::other("it leads out of the folder"))),
         Err(error) => Err(failed(&path, error.into())),
@@ -63,9 +66,6 @@ fn trusted(file: File, path: &Path) -> Result<File, ConfigError> {
     let failed = |reason| ConfigError::Read { path: path.to_owned(), reason };
     // The open file is asked, not the path: it can't be exchanged between check and use.
     let metadata = file.metadata().map_err(failed)?;
-    if !metadata.is_file() {
-        return Err(failed(io::Error::other("not a regular file")));
-    }
     if let Some(problem) = unsafe_owner(metadata.uid(), metadata.mode(), Uid::effective().as_raw()) {
         return Err(ConfigError::Unsafe { path: path.to_owned(), problem });
     }
@@ -73,8 +73,7 @@ fn trusted(file: File, path: &Path) -> Result<File, ConfigError> {
 }
 
 fn open(path: &Path) -> io::Result<Option<File>> {
-    // Not to hang on a FIFO, before the file's type is known.
-    match OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path) {
+    match open_regular(path) {
         Ok(file) => Ok(Some(file)),
         // A link into nowhere is a config that was meant to be there.
         Err(err) if err.kind() == io::ErrorKind::NotFound && path.symlink_metadata().is_ok() => {

@@ -3,7 +3,7 @@
 
 use std::fs::{File, FileType, OpenOptions};
 use std::io::{Seek, SeekFrom};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,6 +13,7 @@ use super::gate::{self, Expected};
 use super::policy::LocalPolicy;
 use super::reader::ImageReader;
 use crate::disk::fingerprint::Fingerprint;
+use crate::node::file::FoundFile;
 use crate::store::cache::{CachedImage, DownloadId};
 use crate::store::http::ImageUrl;
 
@@ -42,7 +43,7 @@ impl StoredImage {
         StoredImage { name: url.to_string(), file, len, download: Some(Download { id, sha256, hit, path }) }
     }
 
-    /// Opens a regular file on the node, whatever the policy says. A FIFO would block.
+    /// Opens a regular file on the node, whatever the policy says.
     pub(crate) fn open(path: &Path) -> Result<Self, ImageError> {
         let (image, file_type) = Self::open_any(path)?;
         if file_type.is_file() { Ok(image) } else { Err(ImageError::NotRegular(image.name)) }
@@ -52,11 +53,7 @@ impl StoredImage {
     pub(crate) fn open_allowed(path: &Path, policy: &LocalPolicy) -> Result<Self, ImageError> {
         policy.check_name(path)?;
         let (mut image, file_type) = Self::open_any(path)?;
-        let is_device = file_type.is_block_device();
-        if !file_type.is_file() && !is_device {
-            return Err(ImageError::NotRegular(image.name));
-        }
-        policy.check_open(path, &image.file, is_device)?;
+        policy.check_open(path, &image.file, file_type.is_block_device())?;
         image.measure()?;
         Ok(image)
     }
@@ -71,9 +68,14 @@ impl StoredImage {
     fn open_any(path: &Path) -> Result<(Self, FileType), ImageError> {
         let name = path.display().to_string();
         let open_error = |source| ImageError::Open { name: name.clone(), source };
-        let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(open_error)?;
-        let metadata = file.metadata().map_err(open_error)?;
-        Ok((StoredImage { name, file, len: metadata.len(), download: None }, metadata.file_type()))
+        let found = FoundFile::at(path).map_err(open_error)?;
+        let metadata = found.metadata().map_err(open_error)?;
+        let file_type = metadata.file_type();
+        if !file_type.is_file() && !file_type.is_block_device() {
+            return Err(ImageError::NotRegular(name));
+        }
+        let file = found.open(OpenOptions::new().read(true)).map_err(open_error)?;
+        Ok((StoredImage { name, file, len: metadata.len(), download: None }, file_type))
     }
 
     /// Takes its length anew, for somebody may have written to it since it was opened.

@@ -6,7 +6,7 @@
 //! hash of their URLs), and only an image with that note is used without them.
 
 use std::fmt::Write as _;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::thread;
 
@@ -20,6 +20,7 @@ use crate::image::checksum::{Algorithm, Checksum, Digest, Hasher, for_each_piece
 use crate::image::reference::ImageRef;
 use crate::image::stored::StoredImage;
 use crate::image::sums_file;
+use crate::node::file::open_regular;
 use crate::node::run::Run;
 use crate::store::http::{Client, HttpSettings, ImageUrl};
 use crate::store::signature::{Signature, SignatureError};
@@ -285,11 +286,7 @@ fn described(source: &SignatureSource) -> String {
 }
 
 fn read_signature(path: &std::path::Path) -> io::Result<Vec<u8>> {
-    // A FIFO would block, and a device never end.
-    if !fs::metadata(path)?.is_file() {
-        return Err(io::Error::other("not a regular file"));
-    }
     let mut content = Vec::new();
-    File::open(path)?.take(MAX_SIGNATURE).read_to_end(&mut content)?;
+    open_regular(path)?.take(MAX_SIGNATURE).read_to_end(&mut content)?;
     Ok(content)
 }

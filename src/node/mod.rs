@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! The node under everything: system calls, the sandbox, children, signals, messages, sizes, values of settings.
+//! The node under everything: system calls, the sandbox, children, signals, messages, files, sizes, values of settings.
 
+pub mod file;
 pub mod process;
 pub mod report;
 pub mod run;

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use super::node::program;
@@ -12,6 +12,7 @@ use crate::config::{self, HookPhase, Settings, VariantName};
 use crate::ganeti::env::Environment;
 use crate::ganeti::request;
 use crate::install::hooks;
+use crate::node::file::FoundFile;
 use crate::node::size::ByteSize;
 use crate::store::cache::Cache;
 use crate::store::http::Client;
@@ -110,11 +111,17 @@ fn files(variant: &VariantName, settings: &Settings, checkup: &mut Checkup) {
     let own = settings.image.iter().map(|image| (image, "image".to_owned()));
     let named = settings.images.iter().map(|(name, image)| (&image.image.0, format!("images.{name}")));
     for (image, key) in own.chain(named).filter(|(image, _)| image.starts_with('/')) {
-        if let Err(err) = fs::File::open(image) {
+        if let Err(err) = open_image(Path::new(image)) {
             let problem = format!("it is the image of variant {variant}, but can't be read: {err}");
             checkup.warn(image, problem, format!("put it there, or correct the setting {key}"));
         }
     }
+}
+
+/// Whether the image can be read. Create looks at a block device itself: it takes one only where `allowed_images` lists it.
+fn open_image(path: &Path) -> io::Result<()> {
+    let found = FoundFile::at(path)?;
+    if found.metadata()?.file_type().is_block_device() { Ok(()) } else { found.open_regular().map(drop) }
 }
 
 /// A missing folder is no problem, because the first download creates it.

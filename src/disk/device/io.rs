@@ -7,7 +7,8 @@ use std::ops::{Deref, DerefMut, Range};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::{DeviceError, HeldDisk, Target, descriptor_path, open_disk};
+use super::{DeviceError, HeldDisk, Target, open_disk};
+use crate::node::file::descriptor_path;
 use crate::node::sys;
 
 /// Something of fixed length that can be read at any offset.

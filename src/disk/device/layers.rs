@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::stat::{major, makedev, minor};
 
-use super::descriptor_path;
 use super::mounts::Mounts;
+use crate::node::file::descriptor_path;
 use crate::node::sys::{self, LoopStatus};
 
 /// The relation of a device to the disk.

@@ -19,7 +19,8 @@ use std::time::{Duration, Instant};
 
 use super::layers::{self, Layer};
 use super::mounts::{Mounts, Swaps};
-use super::{descriptor_path, hook_device, locks};
+use super::{hook_device, locks};
+use crate::node::file::descriptor_path;
 use crate::node::sys;
 
 /// Time between two tries.

@@ -10,7 +10,7 @@ use std::io;
 
 use nix::fcntl::{FcntlArg, fcntl};
 
-use super::descriptor_path;
+use crate::node::file::descriptor_path;
 
 /// The first of qemu's bytes, and how many there are.
 const QEMU: (i64, i64) = (100, 200);

@@ -23,10 +23,10 @@ pub use target::{HeldDisk, Target};
 pub use users::find_writer;
 
 use std::fs::{File, OpenOptions};
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::node::file::FoundFile;
 use crate::node::sys;
 use users::DiskUser;
 
@@ -79,20 +79,19 @@ pub enum DeviceError {
 /// Opens `path` without waiting (a FIFO would block). Returns the file, its kind, and its size in bytes.
 fn open_disk(path: &Path, options: &OpenOptions, extra_flags: i32) -> Result<(File, DiskKind, u64), DeviceError> {
     let open_error = |source| DeviceError::Open { path: path.to_owned(), source };
-    let probe = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(path).map_err(open_error)?;
-    let file_type = probe.metadata().map_err(open_error)?.file_type();
+    let found = FoundFile::at(path).map_err(open_error)?;
+    let file_type = found.metadata().map_err(open_error)?.file_type();
     let kind = match (file_type.is_block_device(), file_type.is_file()) {
         (true, _) => DiskKind::Block,
         (_, true) => DiskKind::File,
         _ => return Err(DeviceError::Kind(path.to_owned())),
     };
-    // Opened by way of the probe, so that no other file can take its place meanwhile. O_EXCL without O_CREAT is
-    // defined for block devices only.
+    // O_EXCL without O_CREAT is defined for block devices only.
     let exclusive = if kind == DiskKind::Block { extra_flags & libc::O_EXCL } else { 0 };
     let flags = libc::O_NONBLOCK | exclusive | (extra_flags & !libc::O_EXCL);
-    let opened = options.clone().custom_flags(flags).open(descriptor_path(&probe));
+    let opened = found.open(options.clone().custom_flags(flags));
     let file = opened.map_err(|err| match err.raw_os_error() {
-        Some(libc::EBUSY) => busy(path, &probe),
+        Some(libc::EBUSY) => busy(path, found.as_file()),
         _ => open_error(err),
     })?;
     let size = match kind {
@@ -118,9 +117,4 @@ fn busy(path: &Path, disk: &File) -> DeviceError {
 
 fn in_use(path: &Path, user: DiskUser) -> DeviceError {
     DeviceError::Busy { path: path.to_owned(), user: user.words, permanent: user.permanent }
-}
-
-/// The path under which this process, and a child that inherits the descriptor, opens the same file again.
-pub fn descriptor_path(file: &File) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use nix::sys::stat::major;
 
 use super::layers::{self, device_number};
-use super::{descriptor_path, processes};
+use super::processes;
+use crate::node::file::descriptor_path;
 use crate::node::sys::{self, FileIdentity};
 
 /// File systems of this node without a block device of their own.

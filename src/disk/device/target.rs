@@ -18,7 +18,8 @@ use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 use super::users::{self, DiskUser};
 use super::zeroing::Zeroing;
-use super::{ALIGNMENT, DeviceError, DirectReader, DiskKind, busy, descriptor_path, in_use, locks, open_disk};
+use super::{ALIGNMENT, DeviceError, DirectReader, DiskKind, busy, in_use, locks, open_disk};
+use crate::node::file::{FoundFile, descriptor_path};
 
 /// How long a disk may be busy before that is an error.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -181,9 +182,8 @@ impl Target {
 
 /// Opens what is at `path` for reading if it is a regular file.
 fn open_file(path: &Path) -> io::Result<Option<File>> {
-    let probe = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(path)?;
-    let is_file = probe.metadata()?.is_file();
-    is_file.then(|| File::open(descriptor_path(&probe))).transpose()
+    let found = FoundFile::at(path)?;
+    if found.metadata()?.is_file() { found.open_regular().map(Some) } else { Ok(None) }
 }
 
 /// An error if anybody uses the disk: O_EXCL finds only a part of the users of a device, and none of a file. From now on

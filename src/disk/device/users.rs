@@ -23,9 +23,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::time::{Duration, Instant};
 
 use super::layers::{self, Layer, LayerKind};
+use super::locks;
 use super::mounts::{Mounts, Swaps};
 use super::processes::{self, OpenMode, Opener, Wanted};
-use super::{descriptor_path, locks};
+use crate::node::file::descriptor_path;
 use crate::node::sys::{self, FileIdentity};
 
 /// How long a process that has an image open is waited for: it may be about to close it.

@@ -17,7 +17,8 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::writer::ExpectedContent;
 use super::{BOOT_AREA, DiskWriter, WriteError, check_fits, readback};
-use crate::disk::device::{DirectReader, DiskKind, ReadAt, Target, descriptor_path};
+use crate::disk::device::{DirectReader, DiskKind, ReadAt, Target};
+use crate::node::file::descriptor_path;
 use crate::node::process::{self, Children, Lifetime};
 use crate::node::sandbox::{Sandbox, Tool, ToolAccess};
 

@@ -135,8 +135,9 @@ impl Extents<'_> {
 #[cfg(test)]
 mod tests {
     use super::{Extent, Extents, copy, raw_file};
-    use crate::disk::device::{DirectReader, Target, descriptor_path};
+    use crate::disk::device::{DirectReader, Target};
     use crate::disk::write::{DiskWriter, WriteOptions};
+    use crate::node::file::descriptor_path;
     use nix::fcntl::{FcntlArg, SealFlag, fcntl};
     use nix::sys::memfd::{MFdFlags, memfd_create};
     use std::os::unix::fs::FileExt;

@@ -123,8 +123,9 @@ fn fill(reader: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
 #[cfg(test)]
 mod tests {
     use super::stream;
-    use crate::disk::device::{Target, descriptor_path};
+    use crate::disk::device::Target;
     use crate::disk::write::{DiskWriter, WriteOptions};
+    use crate::node::file::descriptor_path;
     use nix::fcntl::{FcntlArg, SealFlag, fcntl};
     use nix::sys::memfd::{MFdFlags, memfd_create};
     use proptest::prelude::{ProptestConfig, prop, prop_assert, prop_assert_eq, proptest};

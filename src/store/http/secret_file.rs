@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! Reads files with secrets, and refuses those that other users can read.
 
-use std::fs::OpenOptions;
 use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use nix::unistd::Uid;
 
 use super::error::HttpError;
+use crate::node::file::open_regular;
 
 /// No key or netrc file comes near this size in bytes.
 const MAX_BYTES: u64 = 1 << 20;
@@ -23,12 +23,9 @@ const FORBIDDEN: u32 = 0o037;
 /// others.
 pub(super) fn read_secret_file(what: &'static str, path: &Path) -> Result<Vec<u8>, HttpError> {
     let failed = |error: io::Error| HttpError::file(what, path, error.to_string());
-    // O_NONBLOCK keeps a FIFO from blocking. The checks ask the open file, so that it can't be replaced after them.
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(failed)?;
+    let file = open_regular(path).map_err(failed)?;
+    // The open file is asked, so that another one can't take its place after the check.
     let metadata = file.metadata().map_err(failed)?;
-    if !metadata.is_file() {
-        return Err(HttpError::file(what, path, "not a regular file"));
-    }
     if let Some(reason) = access_fault(metadata.uid(), metadata.mode(), Uid::effective().as_raw()) {
         return Err(HttpError::file(what, path, reason));
     }

@@ -94,7 +94,7 @@ type Fault = (&'static str, fn(&Node), [&'static str; 2], &'static str);
 const REINSTALL: &str = "install the package again, or run make install";
 const RENAME: &str = "give it a name of letters, digits, - and _ only, and chmod +x; or move it elsewhere";
 
-const FAULTS: [Fault; 32] = [
+const FAULTS: [Fault; 33] = [
     (
         "no operating system",
         |node| fs::rename(node.at(OS), node.at("elsewhere")).unwrap(),
@@ -219,6 +219,12 @@ const FAULTS: [Fault; 32] = [
         "a default image that is not there",
         |node| node.write(&format!("{CONFIG}/default/config.toml"), "image = '/srv/no/such.raw'\n", 0o644),
         ["warning: /srv/no/such.raw: ", "it is the image of variant default, but can't be read"],
+        "put it there, or correct the setting image",
+    ),
+    (
+        "a default image that is a character device",
+        |node| node.write(&format!("{CONFIG}/default/config.toml"), "image = '/dev/null'\n", 0o644),
+        ["warning: /dev/null: ", "can't be read: not a regular file"],
         "put it there, or correct the setting image",
     ),
     (
