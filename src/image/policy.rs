@@ -8,8 +8,9 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsRawFd;
 use std::path::{Component, Path, PathBuf};
+
+use crate::node::file::descriptor_path;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct LocalPolicy {
@@ -50,10 +51,10 @@ impl LocalPolicy {
         if allowed.iter().any(|place| path.starts_with(place)) { Ok(()) } else { Err(PolicyError::NotListed(name)) }
     }
 
-    /// Checks an open file, wherever links led to. `name` is the path under which it was opened.
-    pub(super) fn check_open(&self, name: &Path, file: &File, is_device: bool) -> Result<(), PolicyError> {
-        // The open file is checked and not the path, so that nobody can exchange a link between check and use.
-        let real = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    /// Checks a file that was found, wherever links led to. `name` is the path under which it was found.
+    pub(super) fn check_found(&self, name: &Path, file: &File, is_device: bool) -> Result<(), PolicyError> {
+        // What was found is checked and not the path, so that nobody can exchange a link between check and use.
+        let real = fs::read_link(descriptor_path(file));
         let real = real.map_err(|reason| PolicyError::Unknown { name: name.display().to_string(), reason })?;
         self.check_real(name, &real, is_device)
     }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! An image as an open file: on the node, or in the cache. What it is, the gate tells (`gate`).
 
-use std::fs::{File, FileType, OpenOptions};
-use std::io::{Seek, SeekFrom};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -45,17 +45,16 @@ impl StoredImage {
 
     /// Opens a regular file on the node, whatever the policy says.
     pub(crate) fn open(path: &Path) -> Result<Self, ImageError> {
-        let (image, file_type) = Self::open_any(path)?;
-        if file_type.is_file() { Ok(image) } else { Err(ImageError::NotRegular(image.name)) }
+        let (found, is_device) = Self::find(path)?;
+        if is_device { Err(ImageError::NotRegular(path.display().to_string())) } else { Self::opened(path, &found) }
     }
 
     /// Opens a file or a block device on the node that `policy` allows.
     pub(crate) fn open_allowed(path: &Path, policy: &LocalPolicy) -> Result<Self, ImageError> {
         policy.check_name(path)?;
-        let (mut image, file_type) = Self::open_any(path)?;
-        policy.check_open(path, &image.file, file_type.is_block_device())?;
-        image.measure()?;
-        Ok(image)
+        let (found, is_device) = Self::find(path)?;
+        policy.check_found(path, found.as_file(), is_device)?;
+        Self::opened(path, &found)
     }
 
     /// An image that was unpacked to a file without a name.
@@ -65,17 +64,21 @@ impl StoredImage {
         Ok(image)
     }
 
-    fn open_any(path: &Path) -> Result<(Self, FileType), ImageError> {
-        let name = path.display().to_string();
-        let open_error = |source| ImageError::Open { name: name.clone(), source };
-        let found = FoundFile::at(path).map_err(open_error)?;
-        let metadata = found.metadata().map_err(open_error)?;
-        let file_type = metadata.file_type();
-        if !file_type.is_file() && !file_type.is_block_device() {
-            return Err(ImageError::NotRegular(name));
+    /// Finds a file or a block device, and says whether it is a device.
+    fn find(path: &Path) -> Result<(FoundFile, bool), ImageError> {
+        let found = FoundFile::at(path).map_err(|source| open_error(path, source))?;
+        let file_type = found.metadata().map_err(|source| open_error(path, source))?.file_type();
+        match file_type.is_block_device() {
+            false if !file_type.is_file() => Err(ImageError::NotRegular(path.display().to_string())),
+            is_device => Ok((found, is_device)),
         }
-        let file = found.open(OpenOptions::new().read(true)).map_err(open_error)?;
-        Ok((StoredImage { name, file, len: metadata.len(), download: None }, file_type))
+    }
+
+    fn opened(path: &Path, found: &FoundFile) -> Result<Self, ImageError> {
+        let file = found.open(OpenOptions::new().read(true)).map_err(|source| open_error(path, source))?;
+        let mut image = StoredImage { name: path.display().to_string(), file, len: 0, download: None };
+        image.measure()?;
+        Ok(image)
     }
 
     /// Takes its length anew, for somebody may have written to it since it was opened.
@@ -124,4 +127,8 @@ impl StoredImage {
     ) -> Result<ImageReader<'_>, ImageError> {
         gate::file_reader(&self.name, &self.file, self.len, expected, seen)
     }
+}
+
+fn open_error(path: &Path, source: io::Error) -> ImageError {
+    ImageError::Open { name: path.display().to_string(), source }
 }

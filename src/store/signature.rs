@@ -14,6 +14,7 @@ use std::thread;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
+use crate::node::file::descriptor_path;
 use crate::node::process::{self, Children, Lifetime};
 use crate::node::sandbox::{Sandbox, Tool, ToolAccess};
 
@@ -111,13 +112,12 @@ impl Signature {
 
     /// The command has nothing of our environment, and gets all files as descriptors.
     fn gpgv(&self, status: &File) -> Command {
-        let path = |file: &File| format!("/proc/self/fd/{}", file.as_raw_fd());
         let mut command = Command::new("gpgv");
         command.env_clear().env("PATH", "/usr/bin:/bin").env("LC_ALL", "C");
         // Collisions of SHA-1 can be computed.
         command.args(["--homedir", "/nonexistent", "--weak-digest", "SHA1", "--status-fd"]);
-        command.arg(status.as_raw_fd().to_string()).arg("--keyring").arg(path(&self.keyring));
-        command.arg("--").arg(path(&self.file)).arg("-");
+        command.arg(status.as_raw_fd().to_string()).arg("--keyring").arg(descriptor_path(&self.keyring));
+        command.arg("--").arg(descriptor_path(&self.file)).arg("-");
         command
     }
 

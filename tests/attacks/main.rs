@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! Attacks on the node out of every kind of confined process: `probe.c` tries each way that somebody who took over a worker,
-//! qemu-img or gpgv could try. WorkerAccess root, a C compiler, and `script`, which gives the process a terminal to attack.
+//! qemu-img or gpgv could try. Needs root, a C compiler, and `script`, which gives the process a terminal to attack.
 
 #![allow(clippy::print_stderr, clippy::unwrap_used, reason = "a test without libtest, which the exemptions go by")]
 

@@ -2,7 +2,7 @@
 //! Which files a process may open: Landlock rulesets (landlock(7)), as far as the kernel supports them.
 
 use std::fs::File;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +10,8 @@ use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, PathBeneath, Ruleset, RulesetAttr, RulesetCreated, RulesetCreatedAttr,
     RulesetError, Scope, path_beneath_rules,
 };
+
+use crate::node::file::descriptor_path;
 
 /// The newest version that this was tested with (Linux 6.15).
 const TESTED: ABI = ABI::V7;
@@ -86,7 +88,7 @@ fn open_files(
 
 /// Whether it is a file in memory (memfd_create(2)). The kernel takes no rule for one, and always allows it.
 fn is_memfd(file: &File) -> bool {
-    let name = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    let name = std::fs::read_link(descriptor_path(file));
     name.is_ok_and(|name| name.as_os_str().as_bytes().starts_with(b"/memfd:"))
 }
 

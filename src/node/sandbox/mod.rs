@@ -4,8 +4,7 @@
 //! Two kinds of processes are confined: tools that read an image (qemu-img, gpgv), and our own worker, which fetches,
 //! decodes and writes. They have no capabilities, except for opening files that do not belong to root; they gain none by an
 //! exec; they dump no core. Landlock restricts the files that they open, and a seccomp filter allows the system calls that
-//! their work needs. On a
-//! kernel without Landlock or seccomp the rest still holds.
+//! their work needs. On a kernel without Landlock or seccomp the rest still holds.
 //!
 //! The tools do not run as another user: they open `/proc/self/fd/N` again, and root's disk can only be opened by root and
 //! by its group `disk`, which can open every other disk too. Everything is prepared before the fork. It adds 0.3 ms to the

@@ -20,10 +20,10 @@ mod shared_download;
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::node::file::descriptor_path;
 use crate::node::size::ByteSize;
 use crate::store::http::ImageUrl;
 use checkpoint::SavedCheckpoint;
@@ -103,7 +103,7 @@ impl CachedImage {
 impl Cache {
     /// Notes that a worker has used `image` now. Only an image of this cache is changed, because a worker may answer with any file.
     pub(crate) fn note_use(&self, image: &File) {
-        let path = std::fs::read_link(format!("/proc/self/fd/{}", image.as_raw_fd()));
+        let path = std::fs::read_link(descriptor_path(image));
         let folder = self.dir().canonicalize();
         if path.is_ok_and(|path| folder.is_ok_and(|folder| path.parent() == Some(&folder))) {
             let _ = image.set_modified(SystemTime::now());
