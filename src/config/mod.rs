@@ -14,7 +14,6 @@ mod paths;
 mod settings;
 mod show;
 mod values;
-mod variant;
 mod variants;
 
 pub(crate) use error::{ConfigError, ParseError};
@@ -26,8 +25,8 @@ pub use paths::{HookPhase, Paths};
 pub(crate) use settings::Settings;
 pub(crate) use show::{ShownSetting, show};
 pub(crate) use values::RequireChecksum;
-pub(crate) use variant::{VariantName, VariantNameError};
-pub(crate) use variants::{Variants, mistyped_names};
+
+pub(crate) use variants::{VariantName, VariantNameError, Variants, mistyped_names};
 
 #[cfg(test)]
 mod tests {

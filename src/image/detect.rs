@@ -8,7 +8,6 @@ use std::io::{self, Read};
 
 use super::compression::Compression;
 use super::format::Format;
-use super::header_fields::Fields;
 
 /// How many bytes from the start of a file are looked at: btrfs has its magic at 64 KiB + 64.
 pub(crate) const HEAD_LEN: usize = 128 << 10;
@@ -219,6 +218,36 @@ fn is_text(head: &[u8]) -> bool {
         && start.iter().all(|byte| matches!(byte, b'\t' | b'\n' | b'\r' | 0x0c | b' '..=b'~' | 0x80..))
         // A character that is cut at the end is none that is wrong.
         && std::str::from_utf8(start).err().is_none_or(|err| err.error_len().is_none())
+}
+
+/// The bytes of a header. A getter gives none if the header ends before the last byte of the number.
+#[derive(Clone, Copy)]
+pub(crate) struct Fields<'b>(pub(crate) &'b [u8]);
+
+impl Fields<'_> {
+    pub(crate) fn bytes<const N: usize>(self, at: usize) -> Option<[u8; N]> {
+        self.0.get(at..at.checked_add(N)?)?.try_into().ok()
+    }
+
+    pub(crate) fn be_u32(self, at: usize) -> Option<u32> {
+        self.bytes(at).map(u32::from_be_bytes)
+    }
+
+    pub(crate) fn be_u64(self, at: usize) -> Option<u64> {
+        self.bytes(at).map(u64::from_be_bytes)
+    }
+
+    pub(crate) fn le_u16(self, at: usize) -> Option<u16> {
+        self.bytes(at).map(u16::from_le_bytes)
+    }
+
+    pub(crate) fn le_u32(self, at: usize) -> Option<u32> {
+        self.bytes(at).map(u32::from_le_bytes)
+    }
+
+    pub(crate) fn le_u64(self, at: usize) -> Option<u64> {
+        self.bytes(at).map(u64::from_le_bytes)
+    }
 }
 
 #[cfg(test)]

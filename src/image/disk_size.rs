@@ -13,7 +13,7 @@ use flate2::{Crc, CrcReader};
 use serde::{Deserialize, Serialize};
 
 use super::compression::Compression;
-use super::header_fields::Fields;
+use super::detect::Fields;
 use crate::node::size::ByteSize;
 
 /// Length of the header and of the footer of an .xz stream, in bytes.

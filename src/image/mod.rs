@@ -10,7 +10,6 @@ pub(crate) mod disk_size;
 pub(crate) mod error;
 pub mod format;
 pub(crate) mod gate;
-pub(crate) mod header_fields;
 pub(crate) mod policy;
 pub(crate) mod reader;
 pub(crate) mod reference;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! What shall be done, in full. Whoever asks for it has read the settings and Ganeti's variables; nothing below looks at
-//! either.
+//! The tasks of this program, with every value in it. The rooms above make them out of settings and Ganeti's variables, and the
+//! rooms below read neither.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -17,60 +17,51 @@ use crate::seed::{Identity, IdentityError, Nic, Plan};
 use crate::store::cache::CacheSettings;
 use crate::store::http::{HttpSettings, ImageUrl};
 
-/// A variant's hooks, and the environment they run in.
+/// A variant's hooks of one phase, and the environment in which they run.
 #[derive(Debug)]
 pub(crate) struct HookPlan {
-    /// Their folder, which may be missing.
+    /// A folder that is missing has no hooks.
     pub(crate) folder: PathBuf,
-    /// When they run, in one word.
+    /// One word, which hooks and messages get.
     pub(crate) phase: &'static str,
     /// All variables that Ganeti gave.
     pub(crate) environment: Vec<(OsString, OsString)>,
 }
 
-/// What `create` and the command `install` shall do.
+/// The task of `create` and of the command `install`.
 #[derive(Debug)]
 pub struct Job {
-    /// The instance's name.
     pub(crate) instance: String,
-    /// The variant.
     pub(crate) variant: String,
-    /// The image.
     pub(crate) image: ImageRef,
-    /// What is said of it.
     pub(crate) expected: Expected,
-    /// What the image is held against.
     pub(crate) checks: Checks,
-    /// The first disk.
+    /// The instance's first disk: a block device or a file.
     pub(crate) disk: PathBuf,
-    /// Whether the instance was installed before.
+    /// The disk of an instance that was installed before is not touched until the image has passed every check.
     pub(crate) reinstall: bool,
-    /// How careful writing is.
     pub(crate) write: WriteOptions,
-    /// Which files of the node may be the image.
     pub(crate) local: LocalPolicy,
     /// How images are fetched, and from where.
     pub http: HttpSettings,
-    /// Where and how long they are kept.
     pub(crate) cache: CacheSettings,
-    /// What the instance reads at its first boot.
+    /// The files that the instance reads at its first boot.
     pub seed: SeedWish,
-    /// The instance's identity, needed only to recognise its old seed.
+    /// An error here counts only if an old seed has to be recognised.
     pub(crate) identity: Result<Identity, IdentityError>,
     /// The disk named cidata, if the instance has one besides its first.
     pub(crate) seed_disk: anyhow::Result<Option<PathBuf>>,
-    /// The hooks before anything of the image is fetched; none: they shall not run.
+    /// These hooks run before the image is fetched. `None` runs no hooks.
     pub(crate) pre_hooks: Option<HookPlan>,
-    /// The hooks after the image is on the disk, likewise.
+    /// These hooks run after the image is on the disk. `None` runs no hooks.
     pub(crate) hooks: Option<HookPlan>,
-    /// What in the variant's folder nothing reads, each with the name that may be meant.
+    /// Files in the variant's folder that nothing reads, each with the name that was probably meant.
     pub(crate) mistyped_names: Vec<(PathBuf, &'static str)>,
-    /// OS parameters without effect, in words.
+    /// One sentence for each OS parameter that has no effect.
     pub(crate) no_effect: Vec<String>,
 }
 
 impl Job {
-    /// The same without any hooks.
     #[must_use]
     pub(crate) fn without_hooks(self) -> Self {
         Job { pre_hooks: None, hooks: None, ..self }
@@ -80,16 +71,17 @@ impl Job {
 /// Whether an instance gets a seed.
 #[derive(Debug)]
 pub enum SeedWish {
-    /// None.
+    /// The instance gets no seed.
     Off,
-    /// This.
+    /// The instance gets a seed made by this plan.
     Given(Plan),
-    /// This, if there is an old one of which something is to be kept. Only then it matters why there is no plan.
+    /// The instance gets a seed only if it has an old one with something to keep. Without one, an error in the plan does not
+    /// matter.
     IfKept(anyhow::Result<Plan>),
 }
 
 impl SeedWish {
-    /// What the seed would be made of.
+    /// The plan, if there is one without an error.
     pub fn plan(&self) -> Option<&Plan> {
         match self {
             SeedWish::Off | SeedWish::IfKept(Err(_)) => None,
@@ -98,19 +90,19 @@ impl SeedWish {
     }
 }
 
-/// What an image is held against before its disk can boot.
+/// The checks that an image has to pass before its disk can boot.
 #[derive(Debug)]
 pub(crate) struct Checks {
-    /// Its checksum, over the file as published.
+    /// The checksum of the file as it was published.
     pub(crate) checksum: Option<Checksum>,
-    /// A signature: of the SUMS file if the checksum is one's, else of the image.
+    /// The signature of the SUMS file, if the checksum is in one; otherwise the image's own.
     pub(crate) signature: Option<SignatureSource>,
-    /// Whether a kept image is first held against what was recorded when it was downloaded.
+    /// A kept image is first compared with the digest that was recorded when it was downloaded.
     pub(crate) verify_cached: bool,
 }
 
 impl fmt::Display for Checks {
-    /// For messages, secrets left out.
+    /// For messages, without secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.checksum {
             None => f.write_str("checksum none")?,
@@ -124,77 +116,67 @@ impl fmt::Display for Checks {
     }
 }
 
-/// Where a signature is, and whose it has to be.
+/// A detached signature, and the keys that may have made it.
 #[derive(Debug)]
 pub(crate) struct SignatureSource {
-    /// The detached signature: a file on the node, or a URL.
     pub(crate) location: ImageRef,
-    /// The keys that may have made it.
     pub(crate) keyring: File,
-    /// Where they are.
+    /// The keyring's path, for messages.
     pub(crate) keyring_path: PathBuf,
 }
 
-/// What `simpleimage fetch` shall do.
+/// The task of the command `fetch`.
 #[derive(Debug)]
 pub(crate) struct FetchJob {
-    /// The image.
     pub(crate) url: ImageUrl,
-    /// What is said of it.
     pub(crate) expected: Expected,
-    /// What it is held against.
     pub(crate) checks: Checks,
-    /// How images are fetched.
     pub(crate) http: HttpSettings,
-    /// Where and how long they are kept.
     pub(crate) cache: CacheSettings,
 }
 
-/// What `simpleimage inspect` shall look at.
+/// The task of the command `inspect`.
 #[derive(Debug)]
 pub(crate) struct InspectJob {
-    /// The image.
     pub(crate) image: ImageRef,
-    /// What is said of it. It is inspected for any variant, so all formats are taken.
+    /// An image is inspected for any variant, so that all formats are taken.
     pub(crate) expected: Expected,
-    /// Which files of the node may be the image; none where no variant has a say.
+    /// Without a variant there is no policy, and any file may be the image.
     pub(crate) local: Option<LocalPolicy>,
-    /// How images are fetched, and from where.
     pub(crate) http: HttpSettings,
-    /// Where they may be kept already.
+    /// The cache that may have the image already.
     pub(crate) cache: Option<CacheSettings>,
 }
 
-/// What `export` shall do. No variant and no config: a backup must always be possible.
+/// The task of `export`. It has no variant and no settings, because a backup must always be possible.
 #[derive(Debug)]
 pub(crate) struct ExportJob {
     /// The disk, or a snapshot of it.
     pub(crate) device: PathBuf,
-    /// Where Ganeti wants to be told the size of the dump.
+    /// Ganeti wants to be told the size of the dump there.
     pub(crate) size_descriptor: Option<RawFd>,
 }
 
-/// What `import` shall do. No variant and no config: a backup must always be restorable.
+/// The task of `import`. It has no settings, because it must always be possible to restore a backup.
 #[derive(Debug)]
 pub(crate) struct ImportJob {
-    /// The new instance's identity, needed only if there is a seed on the disk.
+    /// The new instance's identity. An error counts only if there is a seed on the disk.
     pub(crate) identity: Result<Identity, IdentityError>,
-    /// Its NICs, likewise.
+    /// The new instance's NICs. An error counts only if there is a seed on the disk.
     pub(crate) nics: anyhow::Result<Vec<Nic>>,
-    /// The hooks after that; none for an OS without a variant. A wrong name of one only keeps hooks from running.
+    /// An OS without a variant has no hooks. An error, such as an unknown variant, only keeps hooks from running.
     pub(crate) hooks: anyhow::Result<Option<HookPlan>>,
 }
 
-/// What `rename` shall do.
+/// The task of `rename`.
 #[derive(Debug)]
 pub(crate) struct RenameJob {
-    /// The first disk, if the instance has one: for its hooks and its seed.
+    /// The first disk, if the instance has one. Its seed gets the new name, and its hooks get the disk.
     pub(crate) disk: anyhow::Result<Option<PathBuf>>,
     /// The disk named cidata, if the instance has one besides its first.
     pub(crate) seed_disk: anyhow::Result<Option<PathBuf>>,
-    /// The instance's new identity, needed only for its seed.
+    /// The instance's new identity. An error counts only if there is a seed.
     pub(crate) identity: Result<Identity, IdentityError>,
-    /// The hooks of the rename; none for an OS without a variant. That there is no such variant only keeps them from
-    /// running.
+    /// An OS without a variant has no hooks. An error, such as an unknown variant, only keeps hooks from running.
     pub(crate) hooks: anyhow::Result<Option<HookPlan>>,
 }

@@ -7,8 +7,8 @@
 use std::os::unix::fs::FileExt;
 
 use super::{ContainerError, Image};
+use crate::image::detect::Fields;
 use crate::image::format::Format;
-use crate::image::header_fields::Fields;
 use crate::node::size::ByteSize;
 
 /// The largest virtual size in bytes: 8 EiB - 1, the largest file offset.

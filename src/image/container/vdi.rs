@@ -2,8 +2,8 @@
 //! Checks VDI images, which VirtualBox writes. The layout is that of QEMU's block/vdi.c; all numbers are little-endian.
 
 use super::{ContainerError, Image};
+use crate::image::detect::Fields;
 use crate::image::format::Format;
-use crate::image::header_fields::Fields;
 
 /// In bytes.
 const HEADER_LEN: usize = 512;

@@ -2,8 +2,8 @@
 //! Checks VHDX images, which Hyper-V writes. The layout is [MS-VHDX]; all numbers are little-endian.
 
 use super::{ContainerError, Image};
+use crate::image::detect::Fields;
 use crate::image::format::Format;
-use crate::image::header_fields::Fields;
 
 /// The offsets of the two headers. Of those with a correct checksum the one with the higher sequence number is valid.
 const HEADERS: [u64; 2] = [64 << 10, 128 << 10];

@@ -10,8 +10,8 @@
 //! that of the file, because images are renamed.
 
 use super::{ContainerError, Image};
+use crate::image::detect::Fields;
 use crate::image::format::Format;
-use crate::image::header_fields::Fields;
 
 const SECTOR: u64 = 512;
 /// The offset of the descriptor in bytes, where QEMU looks for the name of a parent.
