@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! `fetch` puts an image into the cache, checked as create would check it. `cleanup` finds what killed runs and power cuts
-//! left on the node.
+//! The commands `fetch`, which puts an image into the cache after the same checks as `create`, and `cleanup`, which
+//! finds what killed runs and power failures left on the node.
 
 use std::path::PathBuf;
 use std::time::SystemTime;
@@ -23,20 +23,20 @@ use crate::store::cache::{Cache, CacheSettings, CleanupOptions, DownloadReader, 
 /// An image that is in the cache.
 #[derive(Debug)]
 pub(crate) struct Fetched {
-    /// Whether it was there before.
+    /// Whether the image was already in the cache.
     pub(crate) hit: bool,
     pub(crate) image_type: ImageType,
-    /// Its length in bytes, as published.
+    /// The length of the published file in bytes.
     pub(crate) len: u64,
-    /// The SHA-256 of that, as hex digits.
+    /// The SHA-256 of the published file, as hex digits.
     pub(crate) sha256: String,
-    /// The size of the disk in it, as far as that is known before all is decoded.
+    /// The size of the disk in the image, as far as it is known without decoding all of the image.
     pub(crate) disk_size: DiskSize,
-    /// Its file in the cache.
+    /// The image's file in the cache.
     pub(crate) path: PathBuf,
 }
 
-/// Gets the image, and checks all that create would check.
+/// Gets the image, and makes the same checks as `create`.
 pub(crate) fn fetch(job: &FetchJob, run: &Run) -> anyhow::Result<Fetched> {
     let FetchJob { url, http, cache, checks, expected } = job;
     tell_what_is_left(url, cache, run);
@@ -53,7 +53,7 @@ pub(crate) fn fetch(job: &FetchJob, run: &Run) -> anyhow::Result<Fetched> {
     let remote = RemoteImage { url, http, cache, checks, run };
     let fetched = remote.with_image(
         |tools| {
-            // A wrong type shows in the first bytes.
+            // The first bytes show a wrong image type, so that the rest need not be downloaded.
             let look = |growing: DownloadReader<'_>| {
                 let length = growing.info().length;
                 stream_reader(&url.to_string(), growing, length, None, *expected).map(drop).map_err(Into::into)
@@ -69,22 +69,23 @@ pub(crate) fn fetch(job: &FetchJob, run: &Run) -> anyhow::Result<Fetched> {
     Ok(Fetched { hit, image_type, len: image.size(), sha256, disk_size, path })
 }
 
-/// What was left.
+/// What killed runs and power failures left on the node.
 #[derive(Debug)]
 pub(crate) struct Cleaned {
-    /// Files that were removed, or would be.
+    /// The files that were removed, or that would be removed.
     pub(crate) files: Vec<Leftover>,
-    /// Loop devices that only their users can let go.
+    /// The loop devices that only their users can release.
     pub(crate) devices: Vec<StaleLoop>,
 }
 
-/// Cleans these caches, of which some may not be there, and looks for loop devices.
+/// Removes what is left over in these caches, and looks for loop devices that are left over. A cache may be missing.
 ///
-/// It needs no record. What is left is found by the same rules by which the next run would not use it: a lock that
-/// somebody holds is a run that lives, for the kernel ends it with the process. A loop device tells by the name that
-/// we gave it that it is ours, and by the disk's lock that its run is over.
+/// This needs no record of earlier runs. What is left over is found by the rules by which the next run would not use
+/// it. A lock that somebody holds belongs to a living run, because the kernel releases the lock when the process
+/// ends. A loop device is ours if it has the name that we give to loop devices, and its run is over if the disk's
+/// lock is free.
 pub(crate) fn cleanup(caches: &[CacheSettings], now: SystemTime, cleaning: CleanupOptions) -> anyhow::Result<Cleaned> {
-    // Whatever may be wrong shows before anything is removed.
+    // All errors shall show before anything is removed.
     let devices = device::stale_loops().context("looking at the loop devices")?;
     let caches = caches.iter().filter_map(|settings| Cache::existing(settings).transpose());
     let caches: Vec<Cache> = caches.collect::<Result<_, _>>()?;

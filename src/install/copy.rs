@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! One stored image onto one disk: verified, copied, and made bootable.
+//! Installs one stored image onto one disk: verifies it, copies it, and makes the disk bootable.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -37,7 +37,7 @@ pub(super) struct Installation<'j> {
     pub(super) seed: Option<&'j Seed<'j>>,
 }
 
-/// The answer of a worker that has put all of an image but the boot area onto the disk, on stable storage.
+/// The answer of a worker that has written all of an image except the boot area to the disk, on stable storage.
 #[derive(Serialize, Deserialize)]
 pub(super) struct InstallAnswer {
     pub(super) boot_area: Vec<u8>,
@@ -45,22 +45,24 @@ pub(super) struct InstallAnswer {
     pub(super) summary: Summary,
 }
 
-/// Verifies the image, and makes the disk it but for the boot area. What has to be read for the verification is read while a
-/// new instance's disk is written, which can't boot before the image is verified. A reinstall verifies first. Either way
-/// what was read to be verified is compared with what was read to be written.
+/// Verifies the image, and writes all of it except the boot area to the disk.
+///
+/// A new instance's disk can't boot before the image is verified, so the verification reads the image at the same
+/// time as the disk is written. A reinstall verifies first. In both cases what the verification read is compared with
+/// what was written.
 pub(super) fn install_stored(
     image: &StoredImage,
     verification: &Verification,
     installation: &Installation<'_>,
 ) -> anyhow::Result<InstallAnswer> {
     let Installation { job, target, run, .. } = *installation;
-    let passes = verification.reads(image).then(Passes::new).transpose()?;
+    let passes = if verification.reads(image) { Some(Passes::new()?) } else { None };
     let (checked, written) = passes.as_ref().map(|passes| (&passes.checked, &passes.written)).unzip();
     let verify = || verification.check(image, checked, run);
     let verified = if job.reinstall || passes.is_none() { Some(verify()?) } else { None };
     let reader = image.reader(job.expected, written)?;
     check_size(&reader, target).with_context(|| installing(image.name()))?;
-    // qemu-img reads the file itself: of that, the file's times have to tell.
+    // qemu-img reads the file itself. A change of that file shows only in its times.
     let compares = !matches!(reader.bytes, ImageBytes::QemuFile(..));
     let copy = || copy(reader, image.name(), written.map(AsRef::as_ref), installation);
     let (verified, copied) = match verified {
@@ -79,7 +81,7 @@ pub(super) fn install_stored(
     finish(copied, verified, image, installation)
 }
 
-/// What was seen of an image's file when it was verified, and when it was written.
+/// Fingerprints of an image's file: of the bytes that were verified, and of the bytes that were written.
 struct Passes {
     checked: Fingerprint,
     written: Arc<Fingerprint>,
@@ -100,7 +102,7 @@ fn died(image: &StoredImage) -> WrongImage {
     WrongImage::Read { image: image.name().to_owned(), source: io::Error::other("the checking thread died") }
 }
 
-/// An error if the image does not fit onto the disk, as far as its size is known.
+/// Fails if the image does not fit onto the disk, as far as the image's size is known.
 pub(super) fn check_size(image: &ImageReader<'_>, target: &Target) -> anyhow::Result<()> {
     match image.size.least() {
         Some(size) => Ok(write::check_fits(size, target)?),
@@ -108,8 +110,10 @@ pub(super) fn check_size(image: &ImageReader<'_>, target: &Target) -> anyhow::Re
     }
 }
 
-/// Copies all of the image called `name`, which fits as far as its size is known. A raw file is noted in `seen`. What is
-/// done is shown until the [`ProgressDisplay`] is dropped.
+/// Copies all of the image called `name`. The caller has checked that it fits, as far as its size is known.
+///
+/// What is read of a raw file is added to the fingerprint `seen`. The progress is shown until the [`ProgressDisplay`]
+/// is dropped.
 pub(super) fn copy<'j>(
     image: ImageReader<'_>,
     name: &str,
@@ -158,8 +162,10 @@ fn tell_image(image: &ImageReader<'_>, installation: &Installation<'_>) {
     installation.run.report.event("image", fields, message);
 }
 
-/// An error if the image says itself that it is larger, as far as that shows before anything is written. All of it
-/// is looked at when it is on the disk, which can't boot then; but the system of a reinstalled one is gone.
+/// Fails if the partition table in the image needs a larger image, as far as that shows before anything is written.
+///
+/// For a new instance the check of the written disk is enough, because that disk can't boot yet. A reinstall would
+/// have overwritten the old system by then.
 fn check_whole(image: &mut ImageReader<'_>, installation: &Installation<'_>) -> anyhow::Result<()> {
     let (job, children) = (installation.job, &installation.run.children);
     let DiskSize::Exact(len) = image.size else { return Ok(()) };
@@ -173,13 +179,13 @@ fn check_whole(image: &mut ImageReader<'_>, installation: &Installation<'_>) -> 
     Ok(partition::check_complete(&MemoryDisk(image.beginning(children)?), extent)?)
 }
 
-/// The room that an image of `len` bytes has on the job's disk.
+/// The size of an image of `len` bytes together with the size of the job's disk.
 fn extent(len: u64, installation: &Installation<'_>) -> ImageExtent {
     let Installation { job, target, .. } = installation;
     ImageExtent { image: len, disk: Some(target.size()), mbr_tolerance: job.expected.mbr_tolerance }
 }
 
-/// Unpacks an image in which qemu-img has to seek. The disk has not been touched yet.
+/// Unpacks an image in which qemu-img has to seek. This happens before the disk is touched.
 fn unpack_image(packed: &mut dyn Read, name: &str, installation: &Installation<'_>) -> anyhow::Result<StoredImage> {
     let cache = Cache::open(&installation.job.cache)?;
     let mut bytes = Counted::new(packed);
@@ -188,7 +194,7 @@ fn unpack_image(packed: &mut dyn Read, name: &str, installation: &Installation<'
     Ok(StoredImage::unpacked(name, unpack(&mut bytes, cache.dir(), installation.target.size())?)?)
 }
 
-/// Zeroes the rest of the disk, adds the seed, and puts all of it but the boot area onto stable storage.
+/// Zeroes the rest of the disk, adds the seed, and puts everything except the boot area onto stable storage.
 pub(super) fn finish(
     (writer, watch): (DiskWriter<'_>, ProgressDisplay),
     verified: Verified,
@@ -221,10 +227,10 @@ fn complete<'t>(writer: DiskWriter<'t>, installation: &Installation<'_>) -> anyh
     Ok(pending.sync()?)
 }
 
-/// Makes the disk with a verified image bootable. Until the hooks have run, a signal makes it unbootable again.
+/// Makes the disk with a verified image bootable. A signal makes it unbootable again until the hooks have run.
 pub(super) fn commit(pending: PendingDisk<'_>, _: &Verified, installation: &Installation<'_>) -> anyhow::Result<()> {
     let Installation { target, run, .. } = *installation;
-    // All of it would go to one that nobody starts.
+    // If another disk took this path, then the instance would start from that one, without the image.
     let path = target.path();
     ensure!(target.is_same_file(path), "disk {} was replaced by another one while it was written", path.display());
     let (disk, report) = (Arc::clone(target.held()), run.report.clone());
@@ -242,10 +248,11 @@ pub(super) fn commit(pending: PendingDisk<'_>, _: &Verified, installation: &Inst
     Ok(committed?)
 }
 
-/// Undoes the last step should SIGKILL end this process before the hooks have run. Without hooks there is nothing to undo.
+/// Starts a process that makes the disk unbootable again if SIGKILL ends this process before the hooks have run.
+/// Without hooks it is not needed.
 fn sentinel(installation: &Installation<'_>) -> anyhow::Result<Option<Sentinel>> {
     let Installation { job, target, .. } = *installation;
-    // A folder that can't be looked at is an error soon.
+    // An unreadable folder counts as one with hooks. Running them will report the error.
     if !job.hooks.as_ref().is_some_and(|plan| hooks::present(&plan.folder).unwrap_or(true)) {
         return Ok(None);
     }

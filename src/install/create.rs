@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! create: the variant's first hooks, the image onto the instance's first disk, the variant's other hooks.
+//! The OS script `create`: it runs the variant's first hooks, installs the image onto the instance's first disk, and
+//! runs the variant's other hooks.
 //!
 //! The first hooks get no device. They run when the disk is held, but before anything is read or written for the
-//! image: what they wrote would be lost on a new instance, and harm the old system of a reinstalled one. Everything
-//! that may fail with the network or costs time comes after them.
+//! image: what they wrote to the disk would be lost on a new instance, and would damage the old system of a
+//! reinstalled one. Everything that can fail because of the network, or that takes long, comes after them.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -38,26 +39,33 @@ use crate::seed::{Plan, SeedContent};
 use crate::store::cache::Cache;
 use crate::store::http::{HttpSettings, Secret};
 
-/// Runs the hooks that may veto, installs the image, then runs the other hooks. All but the first MiB and the hooks is a
-/// worker's business. Whatever fails after the disk was touched leaves it unbootable: its first MiB reads zero. `held` is
-/// the disk where it is held already: a new instance's is unbootable by then, for it may hold another tenant's system. A
-/// reinstall touches the old system only when the new image is at hand and has passed every check.
+/// Runs the hooks that may refuse the installation, installs the image, then runs the other hooks.
+///
+/// A worker does everything except the first MiB and the hooks. Any failure after the disk was touched leaves the
+/// disk unbootable: its first MiB reads zero. `held` is the disk if the caller holds it already. The caller has then
+/// made a new instance's disk unbootable, because it may contain another tenant's system. A reinstall does not touch
+/// the old system until the new image is on the node and has passed every check.
 pub(crate) fn create(job: &Job, held: Option<Target>, run: &Run) -> anyhow::Result<()> {
     progress::tell_start(job, &run.report);
-    let target = held.map_or_else(|| Target::open(&job.disk), Ok)?;
+    let target = match held {
+        Some(target) => target,
+        None => Target::open(&job.disk)?,
+    };
     progress::tell_plan(job, target.size(), &run.report);
     refuse_own_disk(job, &target)?;
-    // Nothing of a reinstall's disk was touched: a veto must not get lost, nor an image be written for hooks that can't run.
+    // The hooks folders are checked while a reinstall's disk is still untouched. The hooks that may refuse the
+    // installation must not be missed, and no image shall be written if the later hooks can't run.
     for plan in [&job.pre_hooks, &job.hooks].into_iter().flatten() {
         hooks::present(&plan.folder)?;
     }
     let name = [hook_variables::image(&job.image), proxies(&job.http)].concat();
-    // No device: what they would write there is overwritten, and a reinstall's disk is still in use as it is.
+    // These hooks get no device. The installation would overwrite what they write there, and a reinstall's disk still
+    // holds its old system.
     run_hooks(job.pre_hooks.as_ref(), HookDisk::Unlent(target.held()), name.clone(), run)?;
-    // The image is open until the hooks have run, and in the cache as long.
+    // The open file keeps the image in the cache until the hooks have run.
     let (answer, image) = install_in_worker(job, &target, run)?;
     let InstallAnswer { boot_area, verified, summary } = answer;
-    // Under its name there may be another one meanwhile.
+    // Hooks open the image by our descriptor, because another image may have taken its name in the meantime.
     let installed = hook_variables::installed(&process::path_in_namespace(&image), verified.sha256.as_deref());
     let pending = PendingDisk::from_boot_area(&target, &boot_area, summary.len, job.write);
     let installation = Installation { job, target: &target, run, seed: None };
@@ -66,7 +74,7 @@ pub(crate) fn create(job: &Job, held: Option<Target>, run: &Run) -> anyhow::Resu
     run.report.event("installed", json!({ "bytes": summary.len }), message);
     let disk = target.release();
     let hooked = run_hooks(job.hooks.as_ref(), HookDisk::Lent(&disk), [name, installed].concat(), run);
-    // First of all, so that nothing that ends us comes in between.
+    // This comes first, so that nothing can end this process before it is done.
     if hooked.is_err() {
         write::make_unbootable(&disk).context("making the disk unbootable after its hooks failed")?;
     }
@@ -76,7 +84,7 @@ pub(crate) fn create(job: &Job, held: Option<Target>, run: &Run) -> anyhow::Resu
     Ok(())
 }
 
-/// An error where the image is what would be written over.
+/// Fails if the image is the disk that would be overwritten.
 fn refuse_own_disk(job: &Job, target: &Target) -> anyhow::Result<()> {
     match &job.image {
         ImageRef::Path(path) if target.is_same_file(path) => {
@@ -86,10 +94,15 @@ fn refuse_own_disk(job: &Job, target: &Target) -> anyhow::Result<()> {
     }
 }
 
-/// Has a worker install the image, all but the boot area; gives the image, too.
+/// Installs all of the image except the boot area, in a worker. Returns the worker's answer, and the image as an open
+/// file.
 fn install_in_worker(job: &Job, target: &Target, run: &Run) -> anyhow::Result<(InstallAnswer, File)> {
-    let seed_disk = job.seed.plan().map(|plan| own_disk(plan, job)).transpose()?.flatten();
-    // Made here, as the worker can't. Where that fails, it will say so if it needs it.
+    let seed_disk = match job.seed.plan() {
+        Some(plan) => own_disk(plan, job)?,
+        None => None,
+    };
+    // The worker has no right to create the cache folder. If this fails, the worker reports it when it needs the
+    // cache.
     let cache = Cache::open(&job.cache).ok();
     let local = match &job.image {
         ImageRef::Url(url) => {
@@ -100,16 +113,17 @@ fn install_in_worker(job: &Job, target: &Target, run: &Run) -> anyhow::Result<(I
     };
     let watch = local.as_ref().map(|image| ImageWatch::begin(image, SystemTime::now(), &run.report)).transpose()?;
     let disks: Vec<_> = [Some(target), seed_disk.as_ref()].into_iter().flatten().map(Target::file).collect();
-    // What the instance had is a guest's bytes, and read by a worker of its own.
+    // A guest may have written the old seed, so a worker of its own reads it.
     let old = OldSeed::read_in_worker(job, target, seed_disk.as_ref(), run);
     let image = if let ImageRef::Path(path) = &job.image { Some(path.as_path()) } else { None };
     let needs = WorkerAccess { image, disks: &disks, folder: cache.as_ref().map(Cache::dir), network: true };
     let answer = in_worker_with_file(needs, run, |run| {
-        // Before a reinstall touches the old system: a seed that can't be had is no reason to lose it.
+        // The seed is prepared before a reinstall touches the old system, so that a seed that can't be made does not
+        // cost it.
         let seed = prepare_seed(job, &old, seed_disk.as_ref(), run)?;
         install_image(local.as_ref(), &Installation { job, target, run, seed: seed.as_ref() })
     });
-    // An image that changed is the reason for whatever came of it.
+    // If the image changed while it was read, then that is the cause of any other error, so it is reported first.
     if let Some(watch) = watch {
         watch.end()?;
     }
@@ -121,7 +135,8 @@ fn install_in_worker(job: &Job, target: &Target, run: &Run) -> anyhow::Result<(I
     Ok((answer, image))
 }
 
-/// The seed, if there is to be one. That the instance loses something by it, or by having none, is told.
+/// Prepares the seed if the instance gets one. Warns about what the instance loses because its new seed lacks it, or
+/// because it gets no seed.
 fn prepare_seed<'r>(
     job: &'r Job,
     old: &OldSeed,
@@ -138,7 +153,8 @@ fn prepare_seed<'r>(
     Ok(seed)
 }
 
-/// Installs the image in the worker. Gives the image from a URL, too; `local` is one that is a file of the node.
+/// Installs the image; this runs in the worker. `local` is the image if it is a file on the node. An image from a URL
+/// is returned as an open file.
 fn install_image(
     local: Option<&StoredImage>,
     installation: &Installation<'_>,
@@ -153,7 +169,7 @@ fn install_image(
     Ok((install_stored(image, &verification, installation)?, None))
 }
 
-/// So that hooks reach servers the way that images come.
+/// The proxies of the settings, so that hooks reach servers by the same proxies as the download of an image.
 fn proxies(http: &HttpSettings) -> Variables {
     let secret = |proxy: &'_ Option<Secret>| proxy.as_ref().map(|proxy| proxy.0.clone());
     let plain = secret(&http.proxy);
@@ -164,30 +180,33 @@ fn proxies(http: &HttpSettings) -> Variables {
 #[derive(Debug)]
 pub(crate) struct Rehearsed {
     pub(crate) image_type: String,
-    /// Size of the disk in the image.
+    /// The size of the disk in the image.
     pub(crate) needs: DiskSize,
-    /// Size of the disk in bytes.
+    /// The size of the instance's disk in bytes.
     pub(crate) disk: u64,
-    /// Whether create would look at more of the image.
+    /// Whether `create` would examine more of the image.
     pub(crate) partly: bool,
-    /// The hooks that would run, in that order.
+    /// The hooks that would run, in this order.
     pub(crate) hooks: Vec<PathBuf>,
 }
 
-/// Opens the disk as create does, looks at the image as inspect does, and fetches what the seed is made of. Nothing is
-/// written, and no hook runs.
+/// Opens the disk as `create` does, examines the image as `inspect` does, and fetches what the seed needs. Writes
+/// nothing and runs no hook.
 ///
 /// # Errors
-/// What create would refuse before it writes, as far as no more than the image's beginning is needed to know it.
+/// Everything that `create` would refuse before it writes, as far as the beginning of the image shows it.
 pub(crate) fn rehearse(job: &Job, run: &Run) -> anyhow::Result<Rehearsed> {
     progress::tell_start(job, &run.report);
     let target = Target::open(&job.disk)?;
     progress::tell_plan(job, target.size(), &run.report);
     refuse_own_disk(job, &target)?;
     let Job { image, expected, local, http, cache, seed, .. } = job;
-    // Whether anything of an old seed is kept shows only when it is looked at.
+    // `rehearse` does not read the old seed, so it can't know whether anything of it would be kept.
     let seed = if let SeedWish::Given(plan) = seed { Some(plan) } else { None };
-    let own_disk = seed.map_or(Ok(None), |plan| own_path(plan.placement, job))?;
+    let own_disk = match seed {
+        Some(plan) => own_path(plan.placement, job)?,
+        None => None,
+    };
     let room = seed.filter(|_| own_disk.is_none()).map(|_| (target.path(), target.size()));
     let servers = seed.is_some_and(Plan::asks_servers);
     let inspection =

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! An image from a URL: from the cache or its server, with one more try where the cache has a wrong one.
+//! Gets an image from a URL: from the cache or from its server, with a second try if the cached image is wrong.
 //!
-//! The cache hashes what it downloads, so that a SHA-256 costs nothing. A cached image that is not the right one is read
-//! again. If it is damaged, it is downloaded again, once. If it is not, it stays, for it is what others may ask for,
-//! and the server is asked once, with its validators: a new body takes its place only if it is right. So a wrong
-//! checksum never costs a run more than one download.
+//! The cache hashes what it downloads, so that checking a SHA-256 costs nothing. A cached image that fails its
+//! verification is read again. If it is damaged, it is downloaded again, once. If it is intact, it stays in the
+//! cache, because other instances may ask for it, and the server is asked once, with the cached image's validators: a
+//! new body replaces the cached image only if it is the right one. So a wrong checksum never costs a run more than
+//! one download.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -27,7 +28,7 @@ use crate::store::cache::{
 };
 use crate::store::http::{Client, HttpError, HttpSettings, ImageUrl};
 
-/// An image's URL, and all that says how it is fetched, cached and verified.
+/// An image's URL, with everything that decides how the image is fetched, cached and verified.
 #[derive(Clone, Copy)]
 pub(super) struct RemoteImage<'r> {
     pub(super) url: &'r ImageUrl,
@@ -37,12 +38,12 @@ pub(super) struct RemoteImage<'r> {
     pub(super) run: &'r Run,
 }
 
-/// What it takes to fetch an image.
+/// What is needed to fetch an image.
 pub(super) struct FetchTools {
     pub(super) client: Client,
     pub(super) cache: Cache,
     pub(super) verification: Verification,
-    /// Why a new image did not take the place of a cached one.
+    /// The reason why a new image did not replace a cached one.
     refusal: Mutex<Option<WrongImage>>,
 }
 
@@ -51,8 +52,8 @@ impl FetchTools {
         self.cache.discard(id).context("taking a wrong image out of the cache")
     }
 
-    /// Whether a new image of `url` is the one that was meant. If not, it does not take the place of a cached one, which
-    /// may be another run's.
+    /// Returns whether a new image from `url` passes the verification. If it does not, then it does not replace the
+    /// cached image, which another run may use. The reason is stored.
     fn accepts(&self, url: &ImageUrl, image: CachedImage, run: &Run) -> bool {
         let checked = self.verification.judge(&StoredImage::cached(url, image), None, run);
         *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = checked.err();
@@ -63,7 +64,7 @@ impl FetchTools {
         self.refusal.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
-    /// The stored reason of a refusal, if there is one; else `error`.
+    /// Returns the stored reason of a refusal if there is one, and otherwise `error`.
     fn reason(&self, error: anyhow::Error) -> anyhow::Error {
         self.refusal.lock().unwrap_or_else(PoisonError::into_inner).take().map_or(error, Into::into)
     }
@@ -73,8 +74,10 @@ impl FetchTools {
 pub(super) type UsedImage<T> = (StoredImage, anyhow::Result<T>);
 
 impl RemoteImage<'_> {
-    /// Has `fetch` get the image and use it. When the cached image turns out to be wrong there is a second try. When what
-    /// the verification needs is out of reach, `reuse` gets an image that agreed with it before. The image stays in the
+    /// Calls `fetch` to get the image and use it.
+    ///
+    /// If the cached image turns out to be wrong, there is a second try. If what the verification needs can't be
+    /// fetched, then `reuse` uses a cached image that passed the same verification before. The image stays in the
     /// cache as long as its file is open.
     pub(super) fn with_image<T>(
         &self,
@@ -110,7 +113,7 @@ impl RemoteImage<'_> {
             }
             Err(error) => {
                 drop(image);
-                // Another try would get the same.
+                // The image was just downloaded, so another try would get the same bytes.
                 if is_wrong(&error) && !download.hit {
                     tools.discard(&download.id)?;
                 }
@@ -119,8 +122,9 @@ impl RemoteImage<'_> {
         }
     }
 
-    /// The cached image `id` is not the one that is asked for. If it is not what it was when it was downloaded either, it
-    /// is downloaded once more. Else it stays, for whoever asks for it, and the server is asked once for a newer one.
+    /// Gets another image after the cached image `id` failed its verification. If that image is damaged, then it is
+    /// downloaded once more. If it is intact, then it stays in the cache for other users, and the server is asked
+    /// once for a newer one.
     fn second_try<T>(
         &self,
         tools: &FetchTools,
@@ -135,7 +139,7 @@ impl RemoteImage<'_> {
             Some(WrongImage::Checksum { .. } | WrongImage::Signature(_)) => {
                 Some(verify_open(&tools.cache, tools.cache.open_download(id)?)?)
             }
-            // It is known to be damaged or no image.
+            // The other errors already say that the image is damaged or is no disk image.
             _ => None,
         };
         match reread {
@@ -167,7 +171,7 @@ impl RemoteImage<'_> {
         }
     }
 
-    /// The image that agreed before with what now failed to come, if that failed because a server is down.
+    /// Returns the cached image that passed this verification before, if `error` says that a server is down.
     fn verified_before(&self, cache: &Cache, error: anyhow::Error) -> anyhow::Result<CachedImage> {
         let down = error.downcast_ref::<HttpError>().is_some_and(HttpError::is_unavailable);
         let Some(mark) = mark(self.checks).filter(|_| down && self.cache.stale_if_error) else { return Err(error) };
@@ -176,7 +180,7 @@ impl RemoteImage<'_> {
         Ok(cached)
     }
 
-    /// Notes that the image was verified. A failure here matters only to a later run without a network.
+    /// Records in the cache that the image was verified. A failure matters only to a later run without a network.
     fn note(&self, cache: &Cache, id: &DownloadId) {
         if let Some(Err(error)) = mark(self.checks).map(|mark| cache.mark_verified(id, &mark)) {
             self.run.report.warn(format_args!("noting that the image was checked: {error}"));
@@ -184,7 +188,7 @@ impl RemoteImage<'_> {
     }
 }
 
-/// Whether it is the image that is wrong, and nothing else.
+/// Returns whether the error says that the image itself is wrong.
 fn is_wrong(error: &anyhow::Error) -> bool {
     let incomplete = match error.downcast_ref() {
         Some(WriteError::Incomplete(incomplete)) => Some(incomplete),
@@ -195,9 +199,11 @@ fn is_wrong(error: &anyhow::Error) -> bool {
         || matches!(incomplete, Some(Incomplete::Cut { .. }))
 }
 
-/// Gets the image into the cache and shows how far that is. If it is downloaded, `read` reads along from its first byte on,
-/// and an error of `read` ends the download. Gives what came of reading along too: none where there was nothing to read,
-/// or where the download failed once, so that it may have been another image's bytes.
+/// Gets the image into the cache and shows the progress. During a download, `read` reads the same bytes from the
+/// first one on, and an error of `read` ends the download.
+///
+/// Returns the image and the result of `read`. There is no result if nothing was downloaded, or if the download began
+/// again, because `read` may then have seen the bytes of another image.
 pub(super) fn download<T: Send>(
     url: &ImageUrl,
     tools: &FetchTools,
@@ -215,9 +221,9 @@ pub(super) fn download<T: Send>(
     });
     drop(watch);
     match (fetched, read) {
-        // The reader gave up, and says why.
+        // The reader ended the download, so its error is the cause.
         (Err(_), Err(error)) if follow.abandoned() => Err(error),
-        // The download failed; the reader only saw it end.
+        // The download failed, and the reader only saw the bytes end.
         (Err(error), _) => Err(error.into()),
         (Ok(image), read) => {
             let read = if follow.lost() { None } else { read.transpose() };
@@ -241,24 +247,24 @@ fn read_along<T>(
     done
 }
 
-/// Has a signal say what it leaves of the image.
+/// Makes a run that a signal ends report how much of the image is already downloaded.
 pub(super) fn tell_what_is_left(url: &ImageUrl, cache: &CacheSettings, run: &Run) {
     let (url, cache) = (url.clone(), cache.clone());
     run.final_message.set(move || Cache::existing(&cache).ok()??.describe_partial(&url));
 }
 
-/// What became of a cached image that was read again.
+/// What a new look at a cached image found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// Every byte is as it was downloaded.
     Intact,
-    /// It is not, and was taken out of the cache; with what its checksum is now.
+    /// The image has this checksum now. It was removed from the cache.
     Damaged(Digest),
-    /// Somebody removed it meanwhile.
+    /// Another process removed the image in the meantime.
     Gone,
 }
 
-/// Reads all of a cached image. A damaged one is removed, so that the next create downloads it again.
+/// Reads all of a cached image. Removes a damaged one from the cache, so that the next `create` downloads it again.
 pub(crate) fn verify_kept(cache: &Cache, image: &CachedImageInfo) -> anyhow::Result<Verdict> {
     verify_open(cache, cache.open_image(image)?)
 }

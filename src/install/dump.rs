@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! export and import: a disk, byte for byte, to standard output, and from standard input onto a disk that may be larger.
-//! An imported instance gets its own seed, and then the variant's import hooks run.
+//! The OS scripts `export`, which writes a disk byte for byte to standard output, and `import`, which writes standard
+//! input to a disk that may be larger. `import` then gives the instance a seed of its own and runs the variant's
+//! import hooks.
 
 use std::fmt::Display;
 use std::fs::File;
@@ -27,18 +28,19 @@ use crate::node::sys;
 use crate::seed;
 use crate::seed::volume::{self, Error, Found, Trace};
 
-/// What an unprivileged pipe may hold at most, in bytes (/proc/sys/fs/pipe-max-size). With the usual 64 KiB both sides
-/// wake each other 16 times as often.
+/// The largest pipe of an unprivileged process, in bytes (/proc/sys/fs/pipe-max-size). With the usual 64 KiB both
+/// sides wake each other 16 times as often.
 const PIPE_LEN: i32 = 1 << 20;
 
-/// Writes the disk to standard output, once Ganeti was told its size. Anything less than the whole disk is an error.
+/// Tells Ganeti the size of the disk, then writes the disk to standard output. Anything less than the whole disk is
+/// an error.
 pub(crate) fn export(job: &ExportJob, run: &Run) -> anyhow::Result<()> {
     ensure!(sys::standard_output_was_open(), "standard output is closed: there is nowhere to write the dump to");
-    // First of all, before any file of ours could get a number that Ganeti did not open.
+    // This comes first, because a file that we open could get this number if Ganeti did not open it.
     let told = job.size_descriptor.map(sys::adopt_descriptor).transpose().context("EXP_SIZE_FD")?;
     let disk = SourceDisk::open(&job.device)?;
     if let Some(mut told) = told {
-        // Closed right after: Ganeti reads it up to its end.
+        // The descriptor is closed after this, because Ganeti reads it until its end.
         told.write_all(format!("{}\n", disk.size).as_bytes()).context("writing the size of the dump to EXP_SIZE_FD")?;
     }
     let fields = json!({ "disk": disk.path.display().to_string(), "disk_bytes": disk.size });
@@ -50,7 +52,8 @@ pub(crate) fn export(job: &ExportJob, run: &Run) -> anyhow::Result<()> {
     })
 }
 
-/// Restores the dump onto `target`, which can't boot yet. Hooks that fail leave the disk as it is: it is the user's own system.
+/// Restores the dump onto `target`, which can't boot yet. A failed hook does not change the disk, because it is the
+/// user's own system.
 pub(crate) fn import(job: &ImportJob, target: Target, run: &Run) -> anyhow::Result<()> {
     let mut input = unbuffered(io::stdin()).context("opening standard input")?;
     let disk = restore(&mut input, job, target, run)?;
@@ -86,7 +89,8 @@ fn write_dump<'t>(input: &mut File, target: &'t Target, run: &Run) -> Result<Pen
     write::stream(input, &mut writer)?;
     let extent = ImageExtent { image: writer.image_len(), disk: Some(target.size()), mbr_tolerance: MBR_TOLERANCE };
     writer.fill(|disk| {
-        // It is the user's own system, which may have been so; but a dump that was cut looks like that.
+        // This is only a warning, because the user's own system may have been like this before. But a truncated dump
+        // also looks like this.
         if let Err(incomplete) = partition::check_complete(disk, extent) {
             run.report.warn(format_args!("the dump may not be all there: {incomplete}"));
         }
@@ -94,7 +98,7 @@ fn write_dump<'t>(input: &mut File, target: &'t Target, run: &Run) -> Result<Pen
     })
 }
 
-/// The writer speaks of images.
+/// Changes the writer's messages, which speak of images.
 fn in_terms_of_dumps(err: WriteError) -> anyhow::Error {
     match err {
         WriteError::Empty => anyhow!("the dump is empty: nothing came on standard input"),
@@ -106,8 +110,9 @@ fn in_terms_of_dumps(err: WriteError) -> anyhow::Error {
     }
 }
 
-/// Makes every seed of ours on the restored disk the new instance's, so that a clone has a first boot of its own. What
-/// hinders that is told, but no reason to lose the dump; only an error of the disk is one.
+/// Changes every seed of ours on the restored disk for the new instance, so that a clone has a first boot of its own.
+/// Only an error of the disk fails the import. Every other reason why a seed can't be changed is a warning, because
+/// the dump is more important.
 fn adopt_seeds(disk: &mut dyn WriteAt, job: &ImportJob, run: &Run) -> anyhow::Result<()> {
     for found in volume::find_seeds(disk)?.iter().filter(|found| found.our_serial().is_some()) {
         match adopt(disk, found, job, run) {
@@ -121,7 +126,8 @@ fn adopt_seeds(disk: &mut dyn WriteAt, job: &ImportJob, run: &Run) -> anyhow::Re
     Ok(())
 }
 
-/// What the dump's instance took into its own system from its seed, the new one has, too.
+/// Changes the trace of a removed seed for the new instance, which also has what the dumped instance copied from its
+/// seed into its own system.
 fn adopt_trace(disk: &mut dyn WriteAt, job: &ImportJob) -> io::Result<()> {
     let (Ok(identity), Some(trace)) = (&job.identity, Trace::read(disk)?) else { return Ok(()) };
     let adopted = Trace { serial: identity.volume_serial(), ..trace };
@@ -152,10 +158,10 @@ fn adopt(disk: &mut dyn WriteAt, found: &Found, job: &ImportJob, run: &Run) -> a
     Ok(())
 }
 
-/// The stream without the buffer that `std` puts in front of it; a pipe is made to hold more.
+/// Returns the stream without the buffer that `std` adds. A pipe gets a larger buffer.
 fn unbuffered(stream: impl AsFd) -> io::Result<File> {
     let file = File::from(stream.as_fd().try_clone_to_owned()?);
-    // Not a pipe, or a user at the limit: it works as it is.
+    // This fails if the stream is no pipe, or if the user has reached the limit. The stream works all the same.
     let _ = fcntl(&file, FcntlArg::F_SETPIPE_SZ(PIPE_LEN));
     Ok(file)
 }

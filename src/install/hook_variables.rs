@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! What hooks are told beside all that Ganeti says.
+//! The environment variables that hooks get in addition to Ganeti's.
 //!
-//! They cost nobody without hooks: the partition table is read once there is a hook, and no image is hashed for them,
-//! as the cache knows the SHA-256 of a download, and a checked one is known anyway. A cached image is named by our
-//! open descriptor, because another create may put a newer image under its name meanwhile.
+//! They cost nothing without hooks, because the partition table is read only if there is a hook. No image is hashed
+//! for them: the cache knows the SHA-256 of a download, and for a checked image it is known anyway. A cached image is
+//! named by our open descriptor, because another `create` may replace the image under its name in the meantime.
 
 use std::ffi::OsString;
 use std::fmt::Display;
@@ -14,10 +14,10 @@ use crate::disk::device::ReadAt;
 use crate::disk::partition::{self, Partition, Table, TableError, read_boot_area};
 use crate::node::report::Report;
 
-/// Names and values for an environment.
+/// Names and values of environment variables.
 pub(crate) type Variables = Vec<(OsString, OsString)>;
 
-/// When hooks run.
+/// The phase in which the hooks run.
 pub(crate) fn phase(name: &str) -> Variables {
     vec![("SIMPLEIMAGE_PHASE".into(), name.into())]
 }
@@ -27,26 +27,26 @@ pub(crate) fn device(path: &Path) -> Variables {
     vec![("TARGET_DISK_DEVICE".into(), path.into())]
 }
 
-/// What create installs: a path, or a URL without its secrets.
+/// The image that `create` installs: a path, or a URL without its secrets.
 pub(crate) fn image(name: &dyn Display) -> Variables {
     vec![("SIMPLEIMAGE_IMAGE".into(), name.to_string().into())]
 }
 
-/// The proxies of the settings, for http and for https, as the shell provider gave them to its hooks.
+/// The proxies of the settings, for http and for https, under the names that the shell provider used for its hooks.
 pub(crate) fn proxies(http: Option<&str>, https: Option<&str>) -> Variables {
     let set = [("http_proxy", http), ("HTTPS_PROXY", https)];
     set.into_iter().filter_map(|(name, proxy)| Some((name.into(), proxy?.into()))).collect()
 }
 
-/// What was installed: a name under which the image can be opened as it was published, and its SHA-256 as hex digits
-/// where that is known.
+/// The installed image: a path by which it can be opened as it was published, and its SHA-256 as hex digits if that
+/// is known.
 pub(crate) fn installed(file: &Path, sha256: Option<&str>) -> Variables {
     let sha256 = sha256.map(|hex| ("SIMPLEIMAGE_IMAGE_SHA256".into(), hex.into()));
     [("SIMPLEIMAGE_IMAGE_FILE".into(), file.into())].into_iter().chain(sha256).collect()
 }
 
-/// The disk's partitions in the order of their numbers: the kind of their table, how many they are, and of each its
-/// number, first byte, length in bytes and type. `report` is warned of what is left out.
+/// The disk's partitions in the order of their numbers: the type of the partition table, the number of partitions,
+/// and the number, first byte, length in bytes and type of each. Warns about each partition that is left out.
 pub(crate) fn partitions(disk: &dyn ReadAt, report: &Report) -> io::Result<Variables> {
     let table = match Table::parse(&read_boot_area(disk)?) {
         Ok(table) => Some(table),
@@ -56,14 +56,21 @@ pub(crate) fn partitions(disk: &dyn ReadAt, report: &Report) -> io::Result<Varia
             None
         }
     };
-    let all = table.as_ref().map_or(Ok(Vec::new()), |table| partition::all_partitions(disk, table))?;
+    let all = match &table {
+        Some(table) => partition::all_partitions(disk, table)?,
+        None => Vec::new(),
+    };
     let (mut known, outside): (Vec<_>, Vec<_>) =
         all.into_iter().partition(|partition| partition.start < partition.end && partition.end <= disk.len());
     for Partition { number, .. } in outside {
         report.warn(format_args!("partition {number} does not lie on the disk: its hooks are not told of it"));
     }
     known.sort_by_key(|partition| partition.number);
-    let kind = table.map(|table| if matches!(table, Table::Gpt(_)) { "gpt" } else { "dos" });
+    let kind = match table {
+        Some(Table::Gpt(_)) => Some("gpt"),
+        Some(Table::Mbr(_)) => Some("dos"),
+        None => None,
+    };
     let kind = kind.map(|kind| ("SIMPLEIMAGE_PARTITION_TABLE".into(), kind.into()));
     let count = ("SIMPLEIMAGE_PARTITION_COUNT".into(), known.len().to_string().into());
     let each = known.iter().zip(1_usize..).flat_map(|(partition, index)| describe(partition, index));
@@ -84,7 +91,7 @@ mod tests {
 
     const MANUAL: &str = include_str!("../../man/simpleimage-hooks.7");
 
-    /// All names in the code above, those of partitions for the first one.
+    /// All variable names in the code above. The names for partitions are those of the first partition.
     fn names() -> BTreeSet<String> {
         let code = include_str!("hook_variables.rs").split("#[cfg(test)]").next().unwrap();
         let strings: BTreeSet<_> = code.split('"').skip(1).step_by(2).filter(|text| is_name(text)).collect();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! The variant's hooks, run by run-parts(8), with the disk that is lent to them.
+//! Runs the variant's hooks with run-parts(8), and lends them the disk.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -22,45 +22,43 @@ use crate::node::process::{self, Children, Lifetime};
 use crate::node::report::Report;
 use crate::node::run::Run;
 
-/// How long what hooks made is tried to be removed when a signal ends the run, which has to end within a second: the hooks
-/// themselves may have taken a half.
+/// How long we try to remove what hooks left behind after a signal. The run has to end within a second, and the hooks
+/// themselves may have taken half of it.
 const LAST_PATIENCE: Duration = Duration::from_millis(300);
 
-/// Why hooks did not run to their end.
+/// The reason why not all hooks ran to their end.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HookError {
     /// run-parts or the folder is unusable.
     #[error("running the hooks in {folder}", folder = folder.display())]
-    Start {
-        /// The hooks folder.
-        folder: PathBuf,
-        /// What went wrong.
-        source: io::Error,
-    },
+    Start { folder: PathBuf, source: io::Error },
     /// A hook failed; the hooks after it did not run.
     #[error("a hook in {folder} failed: {reason}", folder = folder.display())]
     Failed {
-        /// The hooks folder.
         folder: PathBuf,
-        /// run-parts' last line, which names the hook and its exit code.
+        /// The last line of run-parts, which names the hook and its exit code.
         reason: String,
     },
 }
 
-/// What hooks have to do with the instance's disk.
+/// What hooks know of the instance's disk.
 #[derive(Clone, Copy)]
 pub(super) enum HookDisk<'d> {
-    /// There is none.
+    /// There is no disk.
     None,
-    /// They are told nothing of it: it is about to be written.
+    /// The hooks do not get the disk, because it is about to be written.
     Unlent(&'d HeldDisk),
-    /// They are told its device and its partitions.
+    /// The hooks get the disk's device and its partitions.
     Lent(&'d HeldDisk),
 }
 
-/// Runs the variant's hooks, if it has any and they shall run, and puts what they wrote onto stable storage. They are told of
-/// the disk that is lent to them, and `told`. No loop device of ours is left, and nothing else that a hook made out of the
-/// disk; what can't be removed, as somebody uses it, is an error.
+/// Runs the variant's hooks if there are any, and puts what they wrote onto stable storage.
+///
+/// Hooks get the variables `told`, and those of the disk if it is lent to them. Afterwards no loop device of ours is
+/// left, and nothing else that a hook made from the disk.
+///
+/// # Errors
+/// A hook that failed, and anything that can't be removed because somebody uses it.
 pub(super) fn run_hooks(plan: Option<&HookPlan>, disk: HookDisk<'_>, told: Variables, run: &Run) -> anyhow::Result<()> {
     let Some(plan) = plan else { return Ok(()) };
     if !present(&plan.folder)? {
@@ -71,7 +69,7 @@ pub(super) fn run_hooks(plan: Option<&HookPlan>, disk: HookDisk<'_>, told: Varia
     run.report.event("hooks", phase, format_args!("running the hooks in {}", plan.folder.display()));
     let started = Instant::now();
     let ran = run_present(plan, disk, told, run);
-    // How long a hook took that fails is of interest too.
+    // The time is reported for a hook that failed, too.
     let took = started.elapsed();
     let fields = json!({ "phase": plan.phase, "seconds": took.as_secs_f64() });
     run.report.event("hooked", fields, format_args!("the hooks took {}", seconds(took)));
@@ -107,7 +105,8 @@ fn run_lent(plan: &HookPlan, disk: &HeldDisk, mut environment: Variables, run: &
     let written = written.with_context(|| format!("sharing {}", device.path().display()))?;
     let ran = run.signal_cleanup.during(run_hooks, move || {
         let _ = before.remove_new(own.as_deref(), LAST_PATIENCE);
-        // What a loop device keeps would else get onto the disk's file when it is let go: after the disk was made unbootable.
+        // A loop device would otherwise write its cached data to the disk's file when it is detached, which is after
+        // the disk was made unbootable.
         let _ = written.sync_all();
     });
     let detached = device.finish();
@@ -118,8 +117,11 @@ fn run_lent(plan: &HookPlan, disk: &HeldDisk, mut environment: Variables, run: &
     disk.file().sync_all().with_context(|| format!("syncing disk {} after the hooks", disk.path().display()))
 }
 
-/// Whether `folder` has anything in it. A missing folder is fine. One that can't be read is an error, and so is a link that leads
-/// nowhere, in its place, above it or in it, and what is neither file nor folder in it: somebody wanted those hooks to run.
+/// Returns whether `folder` contains anything. A missing folder contains nothing.
+///
+/// # Errors
+/// A folder that can't be read; a link to nowhere in place of the folder, above it or in it; and an entry that is
+/// neither a file nor a folder. In each case somebody wanted hooks to run that would not run.
 pub(crate) fn present(folder: &Path) -> Result<bool, HookError> {
     let start_error = |source| HookError::Start { folder: folder.to_owned(), source };
     if is_missing(folder).map_err(start_error)? {
@@ -136,7 +138,7 @@ pub(crate) fn present(folder: &Path) -> Result<bool, HookError> {
     Ok(present)
 }
 
-/// Whether nothing is there, and no link that leads nowhere is the reason.
+/// Returns whether the folder is missing. A link to nowhere is an error instead.
 fn is_missing(folder: &Path) -> io::Result<bool> {
     for path in folder.ancestors() {
         match check_link(path) {
@@ -147,7 +149,7 @@ fn is_missing(folder: &Path) -> io::Result<bool> {
     Ok(true)
 }
 
-/// An error if there is nothing, or a link that leads nowhere. Only the former is "not found".
+/// Fails if there is nothing at `path`, or a link to nowhere. Only the first error has the kind `NotFound`.
 fn check_link(path: &Path) -> io::Result<()> {
     path.symlink_metadata()?;
     let found = path.metadata().map(drop);
@@ -159,7 +161,7 @@ fn check_link(path: &Path) -> io::Result<()> {
     })
 }
 
-/// An error for a FIFO, a socket or a device, over which run-parts stops. It passes over folders.
+/// Fails for a FIFO, a socket or a device, because run-parts stops there. run-parts ignores folders.
 fn check_kind(path: &Path) -> io::Result<()> {
     let kind = path.metadata()?.file_type();
     if kind.is_file() || kind.is_dir() {
@@ -168,14 +170,14 @@ fn check_kind(path: &Path) -> io::Result<()> {
     Err(io::Error::other(format!("{} is neither a file nor a folder (remove it)", path.display())))
 }
 
-/// Whether run-parts takes a file for its name.
+/// Returns whether run-parts accepts a file with this name.
 fn is_taken(name: &OsStr) -> bool {
     name.as_encoded_bytes().iter().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_'))
 }
 
-/// Runs the hooks in `folder` in name order with exactly `environment`, and stops at the first that fails. What they
-/// mount is unmounted when they have ended, and `device` is what they write to. Their output
-/// goes to `report`; names that run-parts would skip in silence are named there in a warning.
+/// Runs the hooks in `folder` in the order of their names with exactly `environment`, and stops at the first one that
+/// fails. What hooks mount is unmounted when they have ended. They may write to `device`. Their output goes to
+/// `report`, and so does a warning for each name that run-parts ignores silently.
 fn run_parts(
     folder: &Path,
     environment: &[(OsString, OsString)],
@@ -192,7 +194,8 @@ fn run_parts(
     command.env_clear().envs(environment.iter().map(|(name, value)| (name, value)));
     let mut last = String::new();
     let status = process::run(command, &[], Lifetime::Namespace(device), children, |line| {
-        // The hook before may have ended without ending its line.
+        // The text may not be at the start of the line, because the output of the hook before may end without a
+        // newline.
         match line.rsplit_once("run-parts: executing ") {
             Some((_, hook)) => waiting.retain(|known| known != Path::new(hook)),
             None => line.clone_into(&mut last),
@@ -200,7 +203,7 @@ fn run_parts(
         report.event("hook", json!({ "output": line }), format_args!("hook: {line}"));
     });
     let status = status.map_err(start_error)?;
-    // run-parts says nothing of a hook that it can't run any more when it comes to it.
+    // run-parts reports no error for a hook that was removed, or lost its mode, before its turn came.
     match waiting.iter().find(|hook| !is_program(hook)) {
         None if status.success() => Ok(()),
         Some(hook) if status.success() => {
@@ -237,8 +240,8 @@ fn warn_of_skipped(folder: &Path, taken: &[PathBuf], report: &Report) -> io::Res
     Ok(())
 }
 
-/// What is in `folder` but that run-parts would skip, in name order. It takes only executable files whose names have
-/// letters, digits, `-` and `_`.
+/// The entries of `folder` that run-parts would skip, in the order of their names. It runs only executable files
+/// whose names consist of letters, digits, `-` and `_`.
 pub(crate) fn skipped(folder: &Path, children: &Children) -> io::Result<Vec<PathBuf>> {
     others(folder, &list(folder, children)?)
 }

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! inspect: what an image is, and whether create would take it, without a disk.
+//! The command `inspect`: it shows what an image is, and whether `create` would take it, without a disk.
 //!
-//! The body of a URL is read as far as the gate and a partition table need, then the connection is closed: that works
-//! with any server. What stands elsewhere (an archive's index, a raw image's end, logical partitions) is asked for as
-//! the rest of that same version, as a cut download goes on, and is left out where the server has no strong validator.
-//! Tables of a qcow2 are not followed over the network: the verdict says that only the beginning was seen.
+//! The body of a URL is read as far as the gate and a partition table need it. Then the connection is closed, which
+//! works with any server. What is elsewhere (an archive's index, a raw image's end, logical partitions) is requested
+//! as a range of that same version, in the same way as an interrupted download continues. It is left out if the
+//! server gives no strong validator. Tables of a qcow2 are not followed over the network: the verdict says that only
+//! the beginning was seen.
 
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
@@ -32,51 +33,51 @@ use crate::seed::volume;
 use crate::store::cache::{Cache, CacheSettings};
 use crate::store::http::{Client, Conditions, Content, HttpError, HttpSettings, ImageUrl, RangeReader, Response};
 
-/// An image, judged.
+/// The verdict on an image.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Judged {
-    /// What it is.
+    /// `create` would take the image.
     Taken(Inspected),
-    /// Why create refuses it here, whatever the variant.
+    /// The reason why `create` refuses the image on this node for every variant.
     Refused(String),
 }
 
-/// What an image is. All sizes and places are in bytes.
+/// What an image is. All sizes and offsets are in bytes.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Inspected {
-    /// Its type, as the OS parameter `image_type`.
+    /// The image type, written like the OS parameter `image_type`.
     pub(crate) image_type: String,
-    /// Size of the file, where its server says it.
+    /// The size of the file. It is unknown if the server does not tell it.
     pub(crate) size: Option<u64>,
-    /// Size of the disk in it, which is that of the disk it needs.
+    /// The size of the disk in the image, and so of the smallest disk that it fits onto.
     pub(crate) disk: DiskSize,
-    /// What lies where on that disk.
+    /// The partition table of that disk.
     pub(crate) layout: Layout,
-    /// The disk format, where a variant takes it only if its `image_formats` lists it.
+    /// The disk format, if a variant takes it only when `image_formats` lists it.
     pub(crate) to_be_listed: Option<String>,
-    /// Whether create will find out more when it has all of it, and unpacks it.
+    /// Whether `create` will find out more when it has all of the image and unpacks it.
     pub(crate) partly: bool,
-    /// Whether it is the one that the cache keeps; none for a file of the node's.
+    /// Whether the image is in the cache. `None` is for a file on the node.
     pub(crate) kept: Option<bool>,
 }
 
-/// A disk's partition table, as far as its beginning shows it.
+/// A disk's partition table, as far as the beginning of the disk shows it.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Layout {
-    /// Its kind (`gpt`, `mbr`) and its partitions.
+    /// The type of the table (`gpt` or `mbr`) and its partitions.
     Table(String, Vec<Part>),
-    /// Neither a GPT nor an MBR.
+    /// The disk has neither a GPT nor an MBR.
     None,
-    /// The MBR says that there is a GPT, but it is not intact.
+    /// The MBR says that there is a GPT, but the GPT is damaged.
     DamagedGpt,
-    /// It shows only once all of the image is unpacked.
+    /// The table is unknown until all of the image is unpacked.
     Packed,
-    /// It shows only once all of the image is on the node.
+    /// The table is unknown until all of the image is on the node.
     Remote,
 }
 
 impl Layout {
-    /// Whether no partition reaches behind the first `len` bytes.
+    /// Returns whether every partition is within the first `len` bytes.
     fn is_within(&self, len: u64) -> bool {
         match self {
             Layout::Table(_, parts) => parts.iter().all(|part| part.start.saturating_add(part.size) <= len),
@@ -85,39 +86,38 @@ impl Layout {
     }
 }
 
-/// A partition.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Part {
-    /// As Linux counts them, from 1.
+    /// The number as Linux counts partitions, from 1.
     pub(crate) number: u32,
-    /// Its first byte.
+    /// The offset of the first byte.
     pub(crate) start: u64,
-    /// Its length in bytes.
+    /// The length in bytes.
     pub(crate) size: u64,
-    /// As lsblk(8) shows it.
+    /// The type as lsblk(8) shows it.
     #[serde(rename = "type")]
     pub(crate) kind: String,
-    /// In a GPT.
+    /// The name of the partition, which only a GPT has.
     pub(crate) name: Option<String>,
 }
 
-/// Which image is looked at, and what for.
+/// The image to examine, and the reason.
 #[derive(Clone, Copy)]
 pub(super) struct Inspection<'r> {
     pub(super) image: &'r ImageRef,
     pub(super) expected: Expected,
-    /// None: any regular file may be the image.
+    /// Without a policy, any regular file may be the image.
     pub(super) local: Option<&'r LocalPolicy>,
     pub(super) http: &'r HttpSettings,
     pub(super) cache: Option<&'r CacheSettings>,
-    /// Where a seed's partition is to be added: the disk and its size in bytes.
+    /// The disk that gets a seed's partition, and its size in bytes.
     pub(super) room: Option<(&'r Path, u64)>,
-    /// Whether servers are asked for more than the image.
+    /// Whether more than the image is fetched from servers.
     pub(super) servers: bool,
 }
 
-/// Looks at the image in a worker: the gate of create decides. Of one at a server no more is fetched than that
-/// needs, and nothing is kept.
+/// Examines the image in a worker, with the same gate as `create`. Fetches no more of an image on a server than this
+/// needs, and keeps nothing.
 pub(crate) fn inspect(job: &InspectJob, run: &Run) -> anyhow::Result<Judged> {
     let InspectJob { image, expected, local, http, cache } = job;
     let inspection = Inspection {
@@ -132,7 +132,7 @@ pub(crate) fn inspect(job: &InspectJob, run: &Run) -> anyhow::Result<Judged> {
     inspect_in_worker(&inspection, run, |_| Ok(()))
 }
 
-/// The same, with something more for the worker to do first.
+/// Examines the image like [`inspect`], and lets the worker do `first` before that.
 pub(super) fn inspect_in_worker(
     inspection: &Inspection<'_>,
     run: &Run,
@@ -142,7 +142,8 @@ pub(super) fn inspect_in_worker(
         ImageRef::Path(path) => (Some(path.as_path()), None),
         ImageRef::Url(url) => (None, Some(url)),
     };
-    // Opened here: the worker may write nothing, not even the lock of a kept image, and can't see what others have open.
+    // The image is opened outside the worker, which may write nothing, not even the lock of a cached image, and which
+    // can't see the files that other processes have open.
     let image = match inspection.image {
         ImageRef::Path(path) => match open_local(path, inspection.local) {
             Ok(image) => Some(image),
@@ -163,7 +164,7 @@ pub(super) fn inspect_in_worker(
 }
 
 impl Inspection<'_> {
-    /// The image that a create would use without asking the server.
+    /// Returns the cached image that a `create` would use without asking the server.
     fn cached(&self, url: &ImageUrl, run: &Run) -> anyhow::Result<Option<StoredImage>> {
         let Some(settings) = self.cache else { return Ok(None) };
         let Some(cache) = Cache::existing(settings)? else { return Ok(None) };
@@ -179,11 +180,11 @@ impl Inspection<'_> {
         found.map_or_else(|error| Judged::Refused(format!("{error:#}")), Judged::Taken)
     }
 
-    /// Reads the beginning of the answer, and closes the connection.
+    /// Reads the beginning of the server's answer, and closes the connection.
     fn remote(&self, url: &ImageUrl, run: &Run) -> anyhow::Result<Judged> {
         let client = Client::new(self.http)?;
         let Response::Content(content) = client.get(url, &Conditions::default(), &run.report)? else {
-            // The client refuses a 304 that nobody asked for.
+            // The client fails for a 304 without a condition, so this does not happen.
             bail!("{url}: the server sent no image");
         };
         let pieces = RangeReader::of(&content, url, &client, &run.report);
@@ -200,13 +201,14 @@ impl Inspection<'_> {
         });
         match found {
             Ok(found) => Ok(Judged::Taken(found)),
-            // That the server fails says nothing of the image.
+            // An error of the server says nothing about the image.
             Err(error) if is_the_networks(&error) => Err(error),
             Err(error) => Ok(Judged::Refused(format!("{error:#}"))),
         }
     }
 
-    /// What the image with these contents is, of `size` bytes; an error if create would find that it is not all there.
+    /// Describes the image with these contents and a size of `size` bytes. Fails if `create` would find that the
+    /// image is incomplete.
     fn examine(
         &self,
         image: ImageReader<'_>,
@@ -223,13 +225,13 @@ impl Inspection<'_> {
             size,
             disk: examined.size,
             layout: examined.layout,
-            to_be_listed: (!taken).then(|| image_type.format.name().to_owned()),
+            to_be_listed: if taken { None } else { Some(image_type.format.name().to_owned()) },
             partly: !examined.all,
             kept: None,
         })
     }
 
-    /// Unpacks nothing to the node.
+    /// Examines the disk in the image without unpacking it to a file.
     fn disk(&self, image: ImageReader<'_>, from: From<'_>, run: &Run) -> anyhow::Result<Examined> {
         let size = image.size;
         if let (Some(disk), Some(len)) = (image.disk(&run.children)?, size.least()) {
@@ -246,8 +248,10 @@ impl Inspection<'_> {
         }
     }
 
-    /// Decodes no more than the beginning where the archive says how long the disk is, and all that its table names lies
-    /// on it. Else only its end shows whether it is all there.
+    /// Examines the disk in an archive on the node.
+    ///
+    /// The beginning is enough if the archive tells the size of the disk and all partitions are within that size.
+    /// Otherwise only the end shows whether the image is complete, so all of it is decoded.
     fn stream(&self, mut decoded: Box<dyn Read + Send + '_>, size: DiskSize) -> anyhow::Result<Examined> {
         let mut head = Vec::new();
         decoded.by_ref().take(MIB).read_to_end(&mut head)?;
@@ -266,8 +270,9 @@ impl Inspection<'_> {
         Ok(Examined { size: DiskSize::Exact(len), layout: self.whole(&passing, len)?, all: true })
     }
 
-    /// Fetches no more than the beginning, and of a raw disk what its table needs to be told, if the server gives `rest`:
-    /// each file system further on would cost a request.
+    /// Examines the disk in an image on a server, with no more than its beginning. If the server gives `rest` of a
+    /// raw disk, then what the partition table refers to is fetched too. File systems further on are not, because
+    /// each of them would cost a request.
     fn beginning(
         &self,
         decoded: Box<dyn Read + Send + '_>,
@@ -286,14 +291,15 @@ impl Inspection<'_> {
         Ok(Examined { size, layout: further.unwrap_or(layout), all })
     }
 
-    /// The same as [`Inspection::whole`] of a disk of which each byte can be read; what raises doubts is told.
+    /// Examines a disk of which every byte can be read, like [`Inspection::whole`], and warns about what is doubtful.
     fn here(&self, disk: &dyn ReadAt, len: u64, run: &Run) -> anyhow::Result<Layout> {
         let layout = self.whole(disk, len)?;
         partition::missing_backup(disk, len)?.iter().for_each(|doubt| run.report.warn(doubt));
         Ok(layout)
     }
 
-    /// What lies on a disk of `len` bytes, once it is known to be all there as far as `disk` has it.
+    /// Returns the layout of a disk of `len` bytes, after checking that the disk is complete as far as `disk` shows
+    /// it.
     fn whole(&self, disk: &dyn ReadAt, len: u64) -> anyhow::Result<Layout> {
         let room = self.room.map(|(_, size)| size);
         let extent = ImageExtent { image: len, disk: room, mbr_tolerance: self.expected.mbr_tolerance };
@@ -301,7 +307,7 @@ impl Inspection<'_> {
         self.on_disk(disk)
     }
 
-    /// An error too where a seed would have no place.
+    /// Returns the layout of the disk. Fails if there is no room for the seed that the disk gets.
     fn on_disk(&self, disk: &dyn ReadAt) -> anyhow::Result<Layout> {
         let head = partition::read_boot_area(disk)?;
         if let Some((path, size)) = self.room {
@@ -329,23 +335,22 @@ impl Inspection<'_> {
     }
 }
 
-/// Where an image's bytes come from.
+/// The source of an image's bytes.
 enum From<'p> {
-    /// A file here, of which all may be looked at.
+    /// A file on the node, of which all bytes may be read.
     File,
-    /// A server: of a raw disk, perhaps what lies behind its beginning, and its length in bytes.
+    /// A server. Of a raw disk it may give what is behind the beginning; the number is the image's length in bytes.
     Server(Option<(&'p dyn FileExt, u64)>),
 }
 
-/// What a look at the disk shows.
 struct Examined {
     size: DiskSize,
     layout: Layout,
-    /// Whether all of it was looked at that create looks at.
+    /// Whether everything was examined that `create` examines.
     all: bool,
 }
 
-/// Whether it is the way to the image that failed.
+/// Returns whether the server or the network caused the error.
 fn is_the_networks(error: &anyhow::Error) -> bool {
     let inner = |cause: &(dyn std::error::Error + 'static)| {
         let of_io = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
@@ -354,7 +359,7 @@ fn is_the_networks(error: &anyhow::Error) -> bool {
     error.chain().any(inner)
 }
 
-/// A raw disk at a server, of which the beginning is here.
+/// A raw disk on a server. The beginning is in memory.
 struct Remote<'p> {
     head: &'p [u8],
     pieces: &'p dyn FileExt,
@@ -374,8 +379,8 @@ impl ReadAt for Remote<'_> {
     }
 }
 
-/// The types that the first bytes of each file show, as the OS parameter `image_type`; none for what is no disk image, or
-/// not there.
+/// Returns the image type that the first bytes of each file show, written like the OS parameter `image_type`. The
+/// type is `None` for a file that is no disk image or is missing.
 pub(crate) fn likely_types(files: &[PathBuf], run: &Run) -> anyhow::Result<Vec<Option<String>>> {
     if files.is_empty() {
         return Ok(Vec::new());

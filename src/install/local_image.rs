@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! An image that is a file of the node: opened, and watched while it is read. One that somebody writes is no image yet.
+//! Opens an image that is a file on the node, and watches it while it is read. A file that somebody writes is not an
+//! image yet.
 //!
-//! This is the script's business, for the worker can't see what others have open. Images of the cache are not
-//! watched: their folder is root's alone, and whoever publishes one there puts a whole new file into its place.
+//! The script does this, because the worker can't see the files that other processes have open. Images in the cache
+//! are not watched: only root can write to their folder, and the cache always replaces an image by a whole new file.
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -16,36 +17,27 @@ use crate::image::stored::StoredImage;
 use crate::node::report::Report;
 use crate::node::size::ByteSize;
 
-/// What was changed so short a time ago may be a copy that is only pausing, as one over a slow network does.
+/// A file that was changed this short a time ago may be the target of a copy that only pauses, as one over a slow
+/// network does.
 const RECENT: Duration = Duration::from_secs(5);
 
-/// Why an image is not read, or was read in vain.
+/// The reason why an image is not read, or why what was read is not used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum UnsteadyImage {
-    /// Somebody can write to it.
     #[error("image {image} is open for writing: {user}")]
     Written {
-        /// The image.
         image: String,
-        /// Who, and the way out.
+        /// The process or device that has the image open, and what to do about it.
         user: String,
     },
-    /// It is not what it was.
     #[error("image {image} changed while it was read: {how} (is somebody writing a new one there?)")]
     Changed {
-        /// The image.
         image: String,
-        /// What shows it.
+        /// The attribute of the file that changed.
         how: String,
     },
-    /// It can't be looked at.
     #[error("looking at image {image}")]
-    Look {
-        /// The image.
-        image: String,
-        /// What the kernel said.
-        source: io::Error,
-    },
+    Look { image: String, source: io::Error },
 }
 
 impl UnsteadyImage {
@@ -54,8 +46,10 @@ impl UnsteadyImage {
     }
 }
 
-/// Opens an image on the node, which `policy` allows if there is one; no byte of it is read here. Waits until nobody can
-/// write to it, and only then takes its length: a copy that is just finished grows until then.
+/// Opens an image on the node without reading any of it. If there is a `policy`, then it must allow the image.
+///
+/// The length is read after the check that nobody can write to the file, because a copy that is about to end grows
+/// the file until then.
 pub(super) fn open_local(path: &Path, policy: Option<&LocalPolicy>) -> anyhow::Result<StoredImage> {
     let mut image = match policy {
         Some(policy) => StoredImage::open_allowed(path, policy)?,
@@ -66,17 +60,19 @@ pub(super) fn open_local(path: &Path, policy: Option<&LocalPolicy>) -> anyhow::R
     Ok(image)
 }
 
-/// An image that is being read.
+/// Watches an image while it is read.
 pub(super) struct ImageWatch<'i> {
     image: &'i StoredImage,
     before: State,
 }
 
 impl<'i> ImageWatch<'i> {
-    /// Of an image that has settled, before the first byte is read. As long as the image is open no qemu starts to write to it.
+    /// Begins to watch an image that nobody can write to, before its first byte is read. As long as we have the image
+    /// open, qemu does not start to write to it.
     pub(super) fn begin(image: &'i StoredImage, now: SystemTime, report: &Report) -> Result<Self, UnsteadyImage> {
         let before = State::of(image)?;
-        // It was settled. Whoever has written since had it open for too short a time to be seen.
+        // Nobody had it open for writing when it was opened. A process that has changed it since then had it open for
+        // too short a time to be seen.
         let opened = State { len: image.size(), ..before };
         if let Some(how) = before.difference(&opened) {
             return Err(UnsteadyImage::changed(image, how));
@@ -90,7 +86,7 @@ impl<'i> ImageWatch<'i> {
         Ok(ImageWatch { image, before })
     }
 
-    /// When all was read: an error unless the image is as it was, and nobody has begun to write it.
+    /// Ends the watch after everything was read. Fails if the image changed, or if somebody can write to it now.
     pub(super) fn end(&self) -> Result<(), UnsteadyImage> {
         match State::of(self.image)?.difference(&self.before) {
             Some(how) => Err(UnsteadyImage::changed(self.image, how)),
@@ -99,7 +95,7 @@ impl<'i> ImageWatch<'i> {
     }
 }
 
-/// An error if somebody can write to the image.
+/// Fails if somebody can write to the image.
 fn refuse_writers(image: &StoredImage) -> Result<(), UnsteadyImage> {
     match device::find_writer(image.file()) {
         Some(user) => Err(UnsteadyImage::Written { image: image.name().to_owned(), user }),
@@ -107,7 +103,7 @@ fn refuse_writers(image: &StoredImage) -> Result<(), UnsteadyImage> {
     }
 }
 
-/// What tells of a change. Times are seconds and nanoseconds since 1970.
+/// The attributes that show a change of a file. Times are seconds and nanoseconds since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct State {
     len: u64,
@@ -131,31 +127,37 @@ impl State {
         State { len: data.len(), written, changed, names: data.nlink() }
     }
 
-    /// A device's node keeps no times of its bytes.
+    /// Returns the state of a block device. Its node has no times that tell when its bytes changed.
     fn of_device(device: &File) -> io::Result<Self> {
         let len = io::Seek::seek(&mut &*device, io::SeekFrom::End(0))?;
         Ok(State { len, written: (0, 0), changed: (0, 0), names: 0 })
     }
 
-    /// How long ago it was written, if that is not long. The time of its last change would also tell of a new name or
-    /// mode, which leave its bytes alone. What seems to come only tells of a clock that was set.
+    /// Returns how long ago the file was written, if that is less than [`RECENT`].
+    ///
+    /// The time of its last change (ctime) is not used, because a new name or mode also changes it and leaves the
+    /// bytes alone. A time in the future is ignored, because it only shows that a clock was set.
     fn age(&self, now: SystemTime) -> Option<Duration> {
         let (seconds, nanoseconds) = self.written;
         let since = Duration::new(u64::try_from(seconds).ok()?, u32::try_from(nanoseconds).ok()?);
         let age = now.duration_since(UNIX_EPOCH.checked_add(since)?).ok()?;
-        (age < RECENT).then_some(age)
+        if age < RECENT { Some(age) } else { None }
     }
 
-    /// What of it is no longer as it was `before`. Whoever sets a file's times can't set that of its last change.
+    /// Returns what is different from `before`, in words. A process that sets a file's times can't set the time of
+    /// its last change (ctime).
     fn difference(&self, before: &Self) -> Option<String> {
         if self.len != before.len {
             return Some(format!("its size was {} and is {}", ByteSize(before.len), ByteSize(self.len)));
         }
-        let how = match () {
-            () if self.written != before.written => "it was written to",
-            () if self.names < before.names => "another file took its place, or it was removed",
-            () if self != before => "its attributes were changed, as by one that writes it and hides that",
-            () => return None,
+        let how = if self.written != before.written {
+            "it was written to"
+        } else if self.names < before.names {
+            "another file took its place, or it was removed"
+        } else if self != before {
+            "its attributes were changed, as by one that writes it and hides that"
+        } else {
+            return None;
         };
         Some(how.to_owned())
     }
@@ -184,7 +186,8 @@ mod tests {
         let age = |state: State, now| state.age(UNIX_EPOCH + Duration::from_millis(now)).map(|age| age.as_secs());
         assert_eq!(age(STATE, 1_003_500), Some(3));
         assert_eq!(age(STATE, 1_005_500), None);
-        // The clock was set back, or is now.
+        // In the first case the clock was set back after the file was written; in the second, the file's time is
+        // before 1970.
         assert_eq!(age(STATE, 500_000), None);
         assert_eq!(age(State { written: (-5, 0), changed: (0, 0), ..STATE }, 60_000), None);
     }

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! The jobs themselves, each as one flow through the modules of this room and the rooms below. What strangers wrote is read
-//! in a worker.
+//! The tasks of this program, each as one flow through the modules of this room and the rooms below. A worker reads
+//! everything that strangers wrote.
 //!
 //! Capabilities, `no_new_privs`, Landlock and seccomp can't be taken back, and hooks need full root. So the script
-//! forks before the first foreign byte, and the worker gives all that up. The script decodes nothing; of what was written
-//! it parses only the partition table, for its hooks (`hook_variables`). To give up only where there are no hooks would
-//! leave most installs as they were. To lower the rights of single threads would protect nothing, as they share their
-//! memory. docs/security.md says which work is confined, and what that is good for.
+//! forks before it reads the first foreign byte, and the worker gives up these rights. The script decodes nothing. Of
+//! what was written it parses only the partition table, for its hooks (`hook_variables`). To give up the rights only
+//! where there are no hooks would leave most installations unprotected. To give them up in single threads would
+//! protect nothing, because threads share their memory. docs/security.md says which work is confined, and what that
+//! is good for.
 
 mod cache;
 mod copy;
@@ -45,8 +46,8 @@ pub(crate) use rename::rename;
 pub use seed::seed_files;
 pub(crate) use seed_command::{Removed, SeedDisk, remove_seed, show_seeds};
 
-/// Does `work` in a worker, and gives its answer. The script sees nothing else of what was fetched and decoded. What needs
-/// root afterwards, hooks above all, is the script's to do.
+/// Does `work` in a worker, and returns its answer. The script sees nothing else of what was fetched and decoded. The
+/// script itself does what needs root afterwards, such as running hooks.
 fn in_worker<T: Serialize + DeserializeOwned>(
     needs: WorkerAccess<'_>,
     run: &Run,
@@ -55,7 +56,7 @@ fn in_worker<T: Serialize + DeserializeOwned>(
     in_worker_with_file(needs, run, |run| work(run).map(|answer| (answer, None))).map(|(answer, _)| answer)
 }
 
-/// As [`in_worker`], for an answer with an open file.
+/// Does `work` in a worker like [`in_worker`], and returns its answer with an open file.
 fn in_worker_with_file<T: Serialize + DeserializeOwned>(
     needs: WorkerAccess<'_>,
     run: &Run,
@@ -67,7 +68,8 @@ fn in_worker_with_file<T: Serialize + DeserializeOwned>(
     }
     let answer = process::run_in_worker(&run.children, || {
         let done = sandbox.enter().context("giving up privileges").and_then(|()| {
-            // The script ends the worker's children, with the group of the worker, and does its cleanup after a signal.
+            // After a signal the script ends the worker's process group with all of the worker's children, and does the
+            // cleanup. So the worker gets new values for both.
             let (children, signal_cleanup) = (Children::in_own_group(), SignalCleanup::default());
             work(&Run { children, signal_cleanup, ..run.clone() })
         });

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! The seed that a reinstalled instance has had so far: what of it goes on, and what gets lost. A guest could have written
-//! it, so nothing in it can fail a run.
+//! The seed that a reinstalled instance had until now: what of it is kept, and what gets lost. A guest may have
+//! written it, so nothing in it can make a run fail.
 //!
-//! A reinstall forks a worker for it, without network, and with nothing to write to but the disks that are open
-//! anyway, before the one that installs. It answers with `SeedContent`, in which every SSH key was parsed. Whatever is
-//! wrong with the seed, a panic included, is a warning. The second worker compares the new seed with the old one, before
-//! the disk is touched. `seed_keep` is off unless it is set, and parameters are stronger: an administrator who ends a
-//! break-in must be able to leave out what the guest may have written.
+//! Before the worker that installs, a reinstall forks a worker that reads the old seed, without network, and with
+//! nothing to write to except the disks that are open anyway. Its answer is a `SeedContent`, in which every SSH key
+//! was parsed. Anything wrong with the seed, even a panic, is a warning. The second worker compares the new seed with
+//! the old one before the disk is touched. `seed_keep` is off by default, and OS parameters have priority: an
+//! administrator who ends a break-in must be able to leave out what the guest may have written.
 
 use std::io;
 
@@ -21,19 +21,19 @@ use crate::node::sandbox::WorkerAccess;
 use crate::seed::volume::{self, Contents, Error, Found, Trace};
 use crate::seed::{Identity, LostParameter, SeedContent};
 
-/// The parameter that is private in most clusters.
+/// The OS parameter that is private in most clusters.
 const SSH_KEYS: &str = "ssh_keys";
 
-/// What the instance's disks say of its seed.
+/// What the instance's disks contain of its seed.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct OldSeed {
-    /// The seed on the first disk; the image overwrites it.
+    /// The seed on the first disk, which the image overwrites.
     first: Option<SeedContent>,
-    /// The seed on a disk of its own; only a new seed overwrites it.
+    /// The seed on a disk of its own, which only a new seed overwrites.
     own: Option<SeedContent>,
     /// The number of keys, and whether there was user-data, in a seed that the instance has removed.
     removed: Option<(u32, bool)>,
-    /// Why the seed could not be read.
+    /// The reason why the seed could not be read.
     unreadable: Option<String>,
 }
 
@@ -44,8 +44,8 @@ fn warn_unreadable(why: &str, report: &Report) {
 }
 
 impl OldSeed {
-    /// Looks for the seed of the instance of `job` on its first disk, and on the one for the seed, in a worker without
-    /// network. A new instance has none.
+    /// Looks for the seed of the instance of `job` on its first disk, and on the disk for the seed, in a worker
+    /// without network. A new instance has no old seed.
     pub(super) fn read_in_worker(job: &Job, first: &Target, own: Option<&Target>, run: &Run) -> Self {
         let Ok(identity) = &job.identity else { return OldSeed::default() };
         if !job.reinstall {
@@ -66,7 +66,7 @@ impl OldSeed {
             })
         };
         (old.first, old.own) = (held(first), own.and_then(held));
-        // As long as the seed is there, its trace says nothing more.
+        // The trace of a removed seed is only of use if the seed itself is missing.
         if old.first.is_none() && old.unreadable.is_none() {
             let trace = Trace::read(first).ok().flatten().filter(|trace| trace.serial == identity.volume_serial());
             old.removed = trace.map(|trace| (trace.keys, trace.user_data));
@@ -74,24 +74,25 @@ impl OldSeed {
         old
     }
 
-    /// What it gave to the instance.
+    /// The SSH keys and the user-data that the old seed gave to the instance.
     pub(super) fn held(&self) -> SeedContent {
         self.first.clone().unwrap_or_default().with(self.own.clone().unwrap_or_default())
     }
 
-    /// Whether there is anything in it that can be kept.
+    /// Returns whether the old seed contains anything that can be kept.
     pub(super) fn has_something(&self) -> bool {
         [&self.first, &self.own].into_iter().flatten().any(|held| !held.keys.is_empty() || !held.user_data.is_empty())
     }
 
-    /// Warns of what the instance had and will not have: `new` is what its next seed gives, none if it gets none.
+    /// Warns about what the instance had and will lose. `new` is what its new seed gives, and `None` if it gets no
+    /// seed.
     pub(super) fn tell_losses(&self, new: Option<&SeedContent>, job: &Job, report: &Report) {
         if let Some(why) = &self.unreadable {
             warn_unreadable(why, report);
         }
         let lost = match new {
             Some(new) => self.held().lost_in(new),
-            // What is on a disk of its own is still there.
+            // A seed on a disk of its own stays there.
             None => self.first.iter().flat_map(|held| held.lost_in(&SeedContent::default())).collect(),
         };
         let (lost, what) = match self.removed {
@@ -113,15 +114,20 @@ impl OldSeed {
 }
 
 fn lost_of_removed((keys, user_data): (u32, bool), new: &SeedContent) -> Vec<LostParameter> {
-    // Only a guest can have written a count this large.
+    // Only a guest can have written a count that does not fit.
     let keys = usize::try_from(keys).unwrap_or(usize::MAX);
     let fewer = keys.saturating_sub(new.keys.len());
-    let lost_keys = (fewer > 0).then(|| LostParameter::keys(fewer, keys));
-    let lost_data = (user_data && new.user_data.is_empty()).then(|| LostParameter::plain("user_data"));
-    lost_keys.into_iter().chain(lost_data).collect()
+    let mut lost = Vec::new();
+    if fewer > 0 {
+        lost.push(LostParameter::keys(fewer, keys));
+    }
+    if user_data && new.user_data.is_empty() {
+        lost.push(LostParameter::plain("user_data"));
+    }
+    lost
 }
 
-/// The reinstall that gives the parameters again.
+/// Returns the command for a reinstall that gives the lost OS parameters again.
 fn command(lost: &[LostParameter], instance: &str) -> String {
     let mut command = "gnt-instance reinstall -O image=...".to_owned();
     for lost in lost.iter().filter(|lost| lost.parameter != SSH_KEYS) {
@@ -140,7 +146,7 @@ fn held_on(disk: &Target, identity: &Identity) -> anyhow::Result<Option<SeedCont
     Ok(Some(SeedContent::of(files, identity)?))
 }
 
-/// The instance's seed, also on a disk that an earlier run left without its first MiB.
+/// Finds the instance's seed, also on a disk whose first MiB an earlier failed run zeroed.
 fn find(disk: &dyn ReadAt, identity: &Identity) -> io::Result<Option<Found>> {
     let found = match own_seed(disk, identity)? {
         None => volume::seed_of_failed_run(disk)?,
@@ -149,13 +155,13 @@ fn find(disk: &dyn ReadAt, identity: &Identity) -> io::Result<Option<Found>> {
     Ok(found.filter(|found| found.our_serial() == Some(identity.volume_serial())))
 }
 
-/// The seed of this instance on the disk.
+/// Finds the seed of this instance on the disk.
 pub(super) fn own_seed(disk: &dyn ReadAt, identity: &Identity) -> io::Result<Option<Found>> {
     let found = volume::find_seeds(disk)?;
     Ok(found.into_iter().find(|found| found.our_serial() == Some(identity.volume_serial())))
 }
 
-/// Its bytes, and what is in them.
+/// Reads the seed's volume, and returns its bytes and the files in it.
 pub(super) fn read(found: &Found, disk: &dyn ReadAt) -> Result<(Vec<u8>, Contents), Error> {
     let bytes = found.load(disk)?;
     let contents = Contents::read(&bytes)?;

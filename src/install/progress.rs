@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! What an installation tells: in the node's log what it is going to do and what it did, and on a terminal how far it is.
+//! Reports an installation: what it is going to do and what it did in the node's log, and its progress on a terminal.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -19,10 +19,10 @@ use crate::node::report::Report;
 use crate::node::run::Run;
 use crate::node::size::ByteSize;
 
-/// Time between two updates of the progress.
+/// The time between two updates of the progress.
 const POLL: Duration = Duration::from_millis(100);
 
-/// Where an image came from.
+/// The place from which an image was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Origin {
     Node,
@@ -40,19 +40,19 @@ impl Origin {
     }
 }
 
-/// What an installation did.
+/// The result of an installation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Summary {
     pub(super) origin: Origin,
-    /// Size of the disk in the image, in bytes.
+    /// The size of the disk in the image, in bytes.
     pub(super) len: u64,
-    /// Not known of what qemu-img writes.
+    /// It is unknown how much qemu-img writes.
     pub(super) written: Option<Written>,
-    /// From the first byte written until all of it was on stable storage.
+    /// The time from the first byte written until everything was on stable storage.
     pub(super) writing: Duration,
 }
 
-/// Which image is meant for which disk.
+/// Reports which image will be installed onto which disk.
 pub(super) fn tell_start(job: &Job, report: &Report) {
     let Job { instance, variant, image, disk, .. } = job;
     let (version, disk) = (env!("CARGO_PKG_VERSION"), disk.display());
@@ -69,7 +69,7 @@ pub(super) fn tell_start(job: &Job, report: &Report) {
     job.no_effect.iter().for_each(|words| report.warn(words));
 }
 
-/// What was done, all of it in the time `took`.
+/// Reports what was done. `took` is the time that the whole run took.
 pub(super) fn tell_end(job: &Job, done: &Summary, took: Duration, report: &Report) {
     let fields = json!({
         "image": job.image.to_string(),
@@ -87,13 +87,13 @@ pub(super) fn tell_end(job: &Job, done: &Summary, took: Duration, report: &Repor
     report.event("done", fields, format_args!("done in {}: {done}", seconds(took)));
 }
 
-/// What is going to be done, once the disk's `size` in bytes is known.
+/// Reports what is going to be done. `size` is the size of the disk in bytes.
 pub(super) fn tell_plan(job: &Job, size: u64, report: &Report) {
     let fields = json!({ "reinstall": job.reinstall, "disk_bytes": size });
     report.event("plan", fields, plan(job, size));
 }
 
-/// All that `job` says of the image, and the disk's `size` in bytes, in words.
+/// Describes the plan of `job` for a disk of `size` bytes in words.
 fn plan(job: &Job, size: u64) -> String {
     let Job { expected, checks, write, seed, reinstall, .. } = job;
     let instance = if *reinstall { "reinstall onto" } else { "new instance with" };
@@ -105,7 +105,7 @@ fn plan(job: &Job, size: u64) -> String {
     format!("{instance} a disk of {disk}; declared type {declared}, {checks}{wipe}{readback}{seed}")
 }
 
-/// A time as people read it in a log.
+/// Formats a time for people who read the log.
 pub(super) fn seconds(time: Duration) -> String {
     format!("{:.1} s", time.as_secs_f64())
 }
@@ -140,17 +140,18 @@ impl fmt::Display for Summary {
     }
 }
 
-/// A thread that shows how far something is, until this is dropped. It runs in the process that does the work, for a worker
-/// has the terminal open too: it looks at the counters of the download, the decoder or the writer. Of qemu-img it shows
-/// what `-p` says.
+/// A thread that shows progress until this value is dropped.
+///
+/// It runs in the process that does the work, because a worker has the terminal open too. It reads the counters of
+/// the download, the decoder or the writer. The progress of qemu-img comes from its option `-p`.
 pub(super) struct ProgressDisplay {
     end: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl ProgressDisplay {
-    /// Shows what `position` gives (bytes done, and bytes in all where that is known), if anybody is there to look. What is
-    /// done is called `doing`.
+    /// Starts to show the progress that `position` returns: the bytes done, and the total where it is known. Shows
+    /// nothing if nobody watches. `doing` is the name of the activity.
     pub(super) fn start(
         run: &Run,
         doing: &'static str,
@@ -173,12 +174,12 @@ impl ProgressDisplay {
 impl Drop for ProgressDisplay {
     fn drop(&mut self) {
         self.end = None;
-        // It has nothing to say but what it showed.
+        // The thread returns nothing, and an error in it does not matter to the work.
         self.thread.take().map(JoinHandle::join);
     }
 }
 
-/// Bytes that are counted as they are read.
+/// A reader that counts the bytes that are read from it.
 pub(super) struct Counted<R> {
     bytes: R,
     done: Arc<AtomicU64>,
@@ -189,7 +190,7 @@ impl<R: Read> Counted<R> {
         Counted { bytes, done: Arc::default() }
     }
 
-    /// The counter, which goes on while bytes are read.
+    /// Returns the counter, which keeps growing while bytes are read.
     pub(super) fn done(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.done)
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! rename: the new name into the instance's own seed, then the variant's rename hooks.
+//! The OS script `rename`: it writes the new name into the instance's own seed, then runs the variant's rename hooks.
 
 use std::path::Path;
 
@@ -16,22 +16,28 @@ use crate::node::sandbox::WorkerAccess;
 use crate::seed::volume;
 use crate::seed::{self, Identity};
 
-/// Changes the name in the seed that `create` gave the instance, if it did. Then runs `hooks.rename`, if the variant has
-/// it. A disk in use is refused where it would be written or hooks would get it. One that can't be looked at is an error
-/// for hooks only: without any, it may even be missing.
+/// Changes the name in the seed that `create` gave the instance, if there is one. Then runs the hooks of
+/// `hooks.rename`, if the variant has any.
+///
+/// # Errors
+/// A disk that is in use, if it would be written or if hooks would get it. Any other error of a disk counts only if
+/// there are hooks: without them the disk may even be missing.
 pub(crate) fn rename(job: RenameJob, run: &Run) -> anyhow::Result<()> {
     let plan = job.hooks.unwrap_or_else(|error| {
         run.report.warn(format_args!("no rename hooks were looked for: {error}"));
         None
     });
-    // Before the seed is changed: a hooks folder that can't be read, and a disk in use.
-    let present = plan.as_ref().map_or(Ok(false), |plan| hooks::present(&plan.folder))?;
+    // A hooks folder that can't be read, and a disk that is in use, are found before the seed is changed.
+    let present = match &plan {
+        Some(plan) => hooks::present(&plan.folder)?,
+        None => false,
+    };
     if let (true, Ok(Some(path))) = (present, &job.disk) {
         drop(Target::open(path)?);
     }
     for path in [&job.disk, &job.seed_disk].into_iter().flatten().flatten() {
-        let renamed = job.identity.as_ref().map(|identity| rename_seed(path, identity, run));
-        if let Ok(Err(err)) = renamed {
+        let Ok(identity) = &job.identity else { break };
+        if let Err(err) = rename_seed(path, identity, run) {
             if matches!(err.downcast_ref(), Some(DeviceError::Busy { .. })) {
                 return Err(err);
             }
@@ -43,8 +49,8 @@ pub(crate) fn rename(job: RenameJob, run: &Run) -> anyhow::Result<()> {
     run_hooks(Some(&plan), disk.as_deref().map_or(HookDisk::None, HookDisk::Lent), Vec::new(), run)
 }
 
-/// Writes the instance's name into its own seed, if the disk at `path` holds it. Touches nothing else, and no other disk.
-/// What is on the disk is a guest's: a worker reads it, and gives the new volume.
+/// Writes the instance's name into its own seed, if the disk at `path` contains that seed. Changes nothing else on
+/// the disk, and no other disk. A guest may have written the disk, so a worker reads it and returns the new volume.
 fn rename_seed(path: &Path, identity: &Identity, run: &Run) -> anyhow::Result<()> {
     let disk = SourceDisk::open(path)?;
     let Some((start, new)) = in_worker(WorkerAccess::default(), run, |run| renamed(&disk, identity, run))? else {
@@ -61,7 +67,8 @@ fn rename_seed(path: &Path, identity: &Identity, run: &Run) -> anyhow::Result<()
     Ok(())
 }
 
-/// Where the instance's own seed is on the disk, and its bytes with the new name; none if there is nothing to change.
+/// Returns the offset of the instance's own seed on the disk in bytes, and the bytes of its volume with the new name.
+/// Returns `None` if there is nothing to change.
 fn renamed(disk: &SourceDisk, identity: &Identity, run: &Run) -> anyhow::Result<Option<(u64, Vec<u8>)>> {
     let Some(found) = own_seed(disk, identity)? else {
         run.report.debug(format_args!("disk {} holds no seed of this instance", disk.path.display()));

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! create: the files of the first-boot seed, from wherever they come, and the seed onto its volume before the image can
-//! boot.
+//! The seed of the OS script `create`: fetches its files from their sources, and writes it to its volume before the
+//! image can boot.
 //!
-//! The file system goes to the disk, and its entry into the primary table, which is in memory with the first MiB
-//! (`write::PendingDisk`). So a half-written disk never boots, as without a seed. Whether there is room is asked of the
-//! image's first MiB before the disk is touched: of a stream those bytes are read ahead, of a qcow2 they are converted
-//! twice. Whether another CIDATA is there, all of a raw file tells in advance, other images only when they are on the
-//! disk.
+//! The seed's file system is written to the disk. Its entry in the primary partition table is written in memory,
+//! together with the first MiB (`write::PendingDisk`). So a half-written disk never boots, with a seed as without
+//! one. Before the disk is touched, the image's first MiB shows whether there is room. Of a stream those bytes are
+//! read ahead, and of a qcow2 they are converted twice. Whether the image contains another CIDATA volume is known in
+//! advance of a raw file only. Other images have to be on the disk first.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -26,14 +26,15 @@ use crate::seed::volume::{self, PlaceError, Trace};
 use crate::seed::{self, Identity, MAX_FILE, NetworkPlan, Placement, Plan, SeedContent, SeedFiles, Source, UserData};
 use crate::store::http::{Client, HttpSettings};
 
-/// What one source may have, in bytes: as much as a small file from a server.
+/// The largest size of one source in bytes, the same as for a small file from a server.
 const MAX_SOURCE: u64 = MIB;
 
-/// Fetches what `plan` names, and makes a seed of it, with what the `old` one has that is to be kept. Nothing of its content
-/// is reported but sizes.
+/// Fetches what `plan` names and makes the files of the seed from it, with what is to be kept of the `old` seed.
+/// Reports only the sizes of the content.
 ///
 /// # Errors
-/// What can't be had, is no key, or is too large; the content is not repeated.
+/// A source that can't be read, an SSH key that is none, and a file that is too large. Messages do not repeat the
+/// content.
 pub fn seed_files(plan: &Plan, old: &SeedContent, http: &HttpSettings, run: &Run) -> anyhow::Result<SeedFiles> {
     let sources = Sources { http, run };
     tell_long_name(&plan.identity, run);
@@ -55,14 +56,14 @@ pub fn seed_files(plan: &Plan, old: &SeedContent, http: &HttpSettings, run: &Run
     Ok(files)
 }
 
-/// Warns of a name that a Linux instance can't have as a whole.
+/// Warns if the name is too long for a Linux instance.
 pub(super) fn tell_long_name(identity: &Identity, run: &Run) {
     if let Some(warning) = identity.warning() {
         run.report.warn(warning);
     }
 }
 
-/// How sources are read.
+/// Reads the sources of a plan.
 struct Sources<'s> {
     http: &'s HttpSettings,
     run: &'s Run,
@@ -127,7 +128,7 @@ impl Sources<'_> {
     }
 }
 
-/// Which file it was, for messages; a URL's errors name it themselves.
+/// Returns the path of a file, for messages. Errors of a URL already name the URL.
 fn shown(source: &Source) -> String {
     match source {
         Source::File { path, .. } => format!(" ({})", path.display()),
@@ -152,18 +153,18 @@ fn check_size(what: &str, content: &[u8]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A seed that is ready to be written.
 pub(super) struct Seed<'p> {
     identity: &'p Identity,
     files: SeedFiles,
-    /// The disk that is to be the volume; none for a partition of the first disk.
+    /// The disk for the seed. Without one, the seed gets a partition of the first disk.
     disk: Option<&'p Target>,
-    /// What the instance leaves of it when it has removed it; none if it does not do that.
+    /// The trace that is left when the instance removes the seed. `None` if the instance does not remove it.
     trace: Option<Trace>,
 }
 
 impl<'p> Seed<'p> {
-    /// Gets all that it says, and of the `old` one what is to be kept. `disk` is its own, from [`own_disk`].
+    /// Fetches the content of the seed, with what is to be kept of the `old` one. `disk` is the disk for the seed,
+    /// from [`own_disk`].
     pub(super) fn prepare(
         plan: &'p Plan,
         old: &SeedContent,
@@ -173,7 +174,7 @@ impl<'p> Seed<'p> {
     ) -> anyhow::Result<Self> {
         let (files, identity) = (seed_files(plan, old, &job.http, run)?, &plan.identity);
         let mut seed = Seed { identity, files, disk, trace: None };
-        // What does not fit shall be known before anything is written.
+        // Files that do not fit are found before anything is written.
         let len = seed.disk.map_or(volume::LEN, volume_len);
         seed.format(len, volume::SECTOR)?;
         if plan.persist && disk.is_none() {
@@ -184,13 +185,14 @@ impl<'p> Seed<'p> {
         Ok(seed)
     }
 
-    /// What it gives to the instance.
+    /// The SSH keys and the user-data that the seed gives to the instance.
     pub(super) fn gives(&self) -> SeedContent {
-        // Our own files are of the form that is asked for.
+        // Our own files have the form that the parser expects, so this does not fail.
         SeedContent::of(self.files.iter(), self.identity).unwrap_or_default()
     }
 
-    /// Whether the image leaves room for it, as far as that is known before anything is written to `target`.
+    /// Fails if the image leaves no room for the seed, as far as that is known before anything is written to
+    /// `target`.
     pub(super) fn check(
         &self,
         image: &mut ImageReader<'_>,
@@ -207,7 +209,7 @@ impl<'p> Seed<'p> {
         Ok(())
     }
 
-    /// Writes it: onto its own disk, synced, or to the end of the first disk, which holds the image by now.
+    /// Writes the seed: to its own disk, and syncs it, or to the end of the first disk, which has the image by now.
     pub(super) fn write(&self, pending: &mut PendingDisk<'_>, target: &Target, run: &Run) -> anyhow::Result<()> {
         volume::refuse_present(&*pending)?;
         if let Some(disk) = self.disk {
@@ -247,8 +249,8 @@ impl<'p> Seed<'p> {
     }
 }
 
-/// Holds the disk named cidata, if the seed is to go there. That of a new instance, which may hold another tenant's seed,
-/// holds none any more.
+/// Opens the disk named cidata exclusively, if the seed goes there. The disk of a new instance may contain another
+/// tenant's seed, so it is made unbootable at once, which also destroys that seed.
 pub(super) fn own_disk(plan: &Plan, job: &Job) -> anyhow::Result<Option<Target>> {
     let Some(path) = own_path(plan.placement, job)? else { return Ok(None) };
     let disk = Target::open(&path)?;
@@ -265,7 +267,7 @@ pub(super) fn own_disk(plan: &Plan, job: &Job) -> anyhow::Result<Option<Target>>
     Ok(Some(disk))
 }
 
-/// Where that disk is.
+/// Returns the path of the disk for the seed. `None` if the seed gets a partition.
 pub(super) fn own_path(placement: Placement, job: &Job) -> anyhow::Result<Option<PathBuf>> {
     let named = || job.seed_disk.as_ref().map(Clone::clone).map_err(|err| anyhow!("{err:#}"));
     Ok(match placement {
@@ -277,7 +279,7 @@ pub(super) fn own_path(placement: Placement, job: &Job) -> anyhow::Result<Option
     })
 }
 
-/// How much of a disk of its own the seed's file system takes, in bytes; the rest of the disk is zero.
+/// The size of the seed's file system on a disk of its own, in bytes. The rest of the disk is zeroed.
 fn volume_len(disk: &Target) -> u64 {
     (disk.size() - disk.size() % MIB).min(volume::LEN)
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! The seeds on a disk, for people: to be looked at and to be removed.
+//! The command `seed`: shows the seeds on a disk, and removes them.
 //!
-//! A removal can be cut anywhere: the content is zeroed first, then the backup table, then the primary one, and last
-//! the sector by which the volume is known.
+//! A removal can be interrupted at any point: first the content is zeroed, then the backup partition table is
+//! changed, then the primary one, and last the sector by which the volume is recognised.
 
 use std::path::Path;
 
@@ -14,34 +14,33 @@ use crate::image::detect;
 use crate::image::format::Format;
 use crate::seed::volume::{self, Contents, Error, Found, Kind, Trace, VolumeError};
 
-/// What is left of a volume to the very last, in bytes: the sector by which it is known, so that a removal that was cut
-/// can be done again.
+/// The length in bytes of the first part of a volume, which is removed last. The volume is recognised by it, so that
+/// a removal that was interrupted can be repeated.
 const FIRST: u64 = 4096;
 
-/// As much of a file as tells its format, in bytes.
+/// The number of bytes at the start of a file that show its format.
 const HEAD: usize = 4096;
 
-/// A disk with what cloud-init would find on it.
+/// A disk, with what cloud-init would find on it.
 #[derive(Debug)]
 pub(crate) struct SeedDisk {
-    /// Its size in bytes.
+    /// The size of the disk in bytes.
     pub(crate) size: u64,
-    /// Each seed, with what is in it as far as it can be read.
+    /// Each seed on the disk, with its files or the reason why they can't be read.
     pub(crate) seeds: Vec<(Found, Result<Contents, VolumeError>)>,
-    /// The trace of one that the instance may have removed.
+    /// The trace of a seed that the instance may have removed.
     pub(crate) trace: Option<Trace>,
 }
 
-/// What was removed.
 #[derive(Debug)]
 pub(crate) enum Removed {
-    /// A seed.
     Seed(Found),
-    /// The trace of one that the instance had removed already.
+    /// The trace of a seed that the instance had already removed.
     Trace,
 }
 
-/// Looks for seeds on the disk, or in the image file, at `path`. Holds nothing: it may be in use.
+/// Looks for seeds on the disk, or in the image file, at `path`. The disk may be in use, because it is not opened
+/// exclusively.
 pub(crate) fn show_seeds(path: &Path) -> anyhow::Result<SeedDisk> {
     let disk = SourceDisk::open(path)?;
     let reading = || format!("reading disk {}", path.display());
@@ -58,7 +57,7 @@ pub(crate) fn show_seeds(path: &Path) -> anyhow::Result<SeedDisk> {
     Ok(SeedDisk { size: disk.size, seeds, trace: Trace::read(&disk).with_context(reading)? })
 }
 
-/// An image in another format, or packed, may hold a seed that can't be seen from outside.
+/// Fails for an image that is compressed or not raw. It may contain a seed that can't be seen from outside.
 fn refuse_packed(path: &Path, disk: &impl ReadAt) -> anyhow::Result<()> {
     let mut head = vec![0; usize::try_from(disk.len()).unwrap_or(usize::MAX).min(HEAD)];
     disk.read_at(&mut head, 0).with_context(|| format!("reading disk {}", path.display()))?;
@@ -70,8 +69,11 @@ fn refuse_packed(path: &Path, disk: &impl ReadAt) -> anyhow::Result<()> {
     bail!("{} is in {what}: only a disk or a raw image can be looked at", path.display())
 }
 
-/// Removes the seed from the disk at `path`, and its trace: its bytes read zero, and its partition is free. Only one of ours,
-/// unless `force` is set. A disk in use is refused.
+/// Removes the seed and its trace from the disk at `path`: its bytes read zero, and its partition is removed from the
+/// partition table. Removes a seed that simpleimage did not make only if `force` is set.
+///
+/// # Errors
+/// A disk that is in use, and one without a seed.
 pub(crate) fn remove_seed(path: &Path, force: bool) -> anyhow::Result<Removed> {
     let mut disk = Target::open(path)?;
     let seeds = volume::find_seeds(&disk).with_context(|| format!("reading disk {}", path.display()))?;
@@ -82,14 +84,13 @@ pub(crate) fn remove_seed(path: &Path, force: bool) -> anyhow::Result<Removed> {
     let found = match (ours, seeds.first()) {
         (Some(ours), _) => ours,
         (None, None) => {
-            let removed =
-                volume::remove_trace(&mut disk).and_then(|removed| WriteAt::sync(&mut disk).map(|()| removed));
-            return match removed
-                .with_context(|| format!("removing the trace of a seed from disk {}", path.display()))?
-            {
-                true => Ok(Removed::Trace),
-                false => bail!("disk {} holds no seed", path.display()),
-            };
+            let removing = || format!("removing the trace of a seed from disk {}", path.display());
+            let removed = volume::remove_trace(&mut disk).with_context(removing)?;
+            WriteAt::sync(&mut disk).with_context(removing)?;
+            if removed {
+                return Ok(Removed::Trace);
+            }
+            bail!("disk {} holds no seed", path.display())
         }
         (None, Some(Found { kind: Kind::Iso, .. })) => {
             bail!(

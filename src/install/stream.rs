@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! An image from its URL onto the disk: from the cache, or in one pass with its first download.
+//! Installs an image from its URL: from the cache, or in one pass with its first download.
 //!
-//! One thread downloads to the `.part` file, and another reads along and copies. If the download begins again, the
-//! install begins again from the cached file; one that goes on where it was cut only makes the reader wait. A reinstall
-//! reads along no further than to see what the image is; so do `fetch`, and plain qcow2, in which qemu-img has to seek. A
-//! wrong type ends the download there. So does a disk that is too small, where the first bytes tell it, or the index of
-//! an .xz, whose end is asked for at once if the server gives parts of that very version.
+//! One thread downloads to the `.part` file, and another one reads the same bytes and copies them to the disk. If the
+//! download begins again, then the installation begins again from the cached file. If the download continues after it
+//! was interrupted, then the reader only waits. A reinstall reads the first download only as far as it needs to see
+//! what the image is. So do `fetch`, and plain qcow2, in which qemu-img has to seek. A wrong image type ends the
+//! download at that point. So does a disk that is too small, if the first bytes show the size, or the index of an
+//! .xz, whose end is requested at once if the server gives ranges of that very version.
 
 use std::io::{self, Cursor, Read};
 use std::time::Instant;
@@ -28,10 +29,11 @@ use crate::node::run::Run;
 use crate::store::cache::{DownloadInfo, DownloadReader};
 use crate::store::http::{ImageUrl, RangeReader};
 
-/// Installs what the URL names. While an image comes over the network for the first time, a new instance's disk is
-/// written at the same time; there is something to make bootable only when the download was whole and is the image that
-/// was meant. A reinstall waits for all of that first: its disk holds a system until then. Gives the image too, which
-/// stays in the cache while its file is open.
+/// Installs the image from the URL, and returns it. The image stays in the cache while its file is open.
+///
+/// A new instance's disk is written while the image is downloaded for the first time. The disk is made bootable only
+/// when the download is complete and the image has passed its verification. A reinstall waits for all of that first,
+/// because its disk contains a system until then.
 pub(super) fn install_url(
     url: &ImageUrl,
     installation: &Installation<'_>,
@@ -39,9 +41,12 @@ pub(super) fn install_url(
     let Job { http, cache, checks, reinstall, .. } = installation.job;
     let remote = RemoteImage { url, http, cache, checks, run: installation.run };
     remote.with_image(
-        |tools| match reinstall {
-            true => fetch_first(url, tools, installation),
-            false => stream_first_download(url, tools, installation),
+        |tools| {
+            if *reinstall {
+                fetch_first(url, tools, installation)
+            } else {
+                stream_first_download(url, tools, installation)
+            }
         },
         |image, verification| install_stored(image, verification, installation),
     )
@@ -53,7 +58,7 @@ fn fetch_first(
     installation: &Installation<'_>,
 ) -> anyhow::Result<UsedImage<InstallAnswer>> {
     let (started, run) = (Instant::now(), installation.run);
-    // What the first bytes tell need not wait for the rest.
+    // An error that the first bytes show ends the download early.
     let look = |growing: DownloadReader<'_>| growing_reader(url, growing, tools, installation).map(drop);
     let (image, _) = download(url, tools, run, look)?;
     let took = started.elapsed();
@@ -76,14 +81,17 @@ fn stream_first_download(
             let verified = tools.verification.check(&image, None, run).map_err(anyhow::Error::new);
             verified.and_then(|verified| finish(streamed, verified, &image, installation))
         }
-        // A wrong image is the better reason for whatever came of it.
-        Some(Err(error)) => tools.verification.check(&image, None, run).map_err(Into::into).and(Err(error)),
+        // If the image is the wrong one, then that is the cause of the error, so it is reported instead.
+        Some(Err(error)) => match tools.verification.check(&image, None, run) {
+            Err(wrong) => Err(wrong.into()),
+            Ok(_) => Err(error),
+        },
         _ => install_stored(&image, &tools.verification, installation),
     };
     Ok((image, installed))
 }
 
-/// Copies an image while it is downloaded; none where it needs a whole file.
+/// Copies an image while it is downloaded. Returns `None` if the image can only be copied from a complete file.
 fn stream<'j>(
     url: &ImageUrl,
     growing: DownloadReader<'_>,
@@ -91,14 +99,14 @@ fn stream<'j>(
     installation: &Installation<'j>,
 ) -> anyhow::Result<Option<(DiskWriter<'j>, ProgressDisplay)>> {
     let reader = growing_reader(url, growing, tools, installation)?;
-    // qemu-img has to seek in the file that is being downloaded.
+    // qemu-img has to seek in this file, which is not complete yet.
     if reader.image_type.format != Format::Raw && reader.image_type.compression.is_none() {
         return Ok(None);
     }
     copy(reader, &url.to_string(), None, installation).map(Some).with_context(|| installing(&url.to_string()))
 }
 
-/// What the image is that is being downloaded; an error where it already shows that it is too large.
+/// Returns a reader of the image that is being downloaded. Fails if the image is already known to be too large.
 fn growing_reader<'g>(
     url: &ImageUrl,
     mut growing: DownloadReader<'g>,
@@ -120,7 +128,7 @@ fn growing_reader<'g>(
     Ok(reader)
 }
 
-/// As many bytes as there are, and fit.
+/// Fills `first` as far as there are bytes, and returns how many there are.
 fn read_first(growing: &mut DownloadReader<'_>, first: &mut [u8]) -> io::Result<usize> {
     let mut count = 0;
     while count < first.len() {
@@ -132,8 +140,8 @@ fn read_first(growing: &mut DownloadReader<'_>, first: &mut [u8]) -> io::Result<
     Ok(count)
 }
 
-/// The size of the disk in an archive, asked of its end, where the server gives that: nothing depends on it but how soon
-/// a disk that is too small is found.
+/// Requests the end of an archive, which tells the size of the disk in it. If the server does not give it, then a
+/// disk that is too small is only found later.
 fn size_at_the_end(
     url: &ImageUrl,
     compression: Compression,

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Whether an image is the one that was meant: by its checksum, and by its signature.
+//! Verifies that an image is the right one, by its checksum and by its signature.
 //!
-//! SUMS files are never kept: an old one says that an old image is the right one, which nobody wants to hear but when
-//! the server is down. For that case the sidecar of an image notes which SUMS file and signature it agreed with (a
-//! hash of their URLs), and only an image with that note is used without them.
+//! SUMS files are never kept. An old one says that an old image is the right one, which is of use only when the
+//! server is down. For that case the sidecar of a cached image notes which SUMS file and signature the image agreed
+//! with (a hash of their URLs), and only an image with that note is used without them.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -25,52 +25,44 @@ use crate::node::run::Run;
 use crate::store::http::{Client, HttpSettings, ImageUrl};
 use crate::store::signature::{Signature, SignatureError};
 
-/// A signature on the node has at most this many bytes.
+/// The largest size of a signature file on the node, in bytes.
 const MAX_SIGNATURE: u64 = 1 << 20;
 
-/// Why an image is not the one that was meant.
+/// The reason why an image is not the right one.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum WrongImage {
-    /// It has another checksum.
     #[error("image {image} has checksum {found} but should have {expected}")]
     Checksum {
-        /// The image, without secrets.
+        /// The name of the image without secrets.
         image: String,
-        /// What it has.
         found: Digest,
-        /// What it should have.
         expected: Digest,
     },
-    /// It is not what was downloaded any more.
+    /// The cached file has changed since it was downloaded.
     #[error("the kept image {image} is damaged: its checksum is {found} and was {recorded} when it was downloaded")]
     Damaged {
-        /// The image, without secrets.
+        /// The name of the image without secrets.
         image: String,
-        /// What it has.
         found: Digest,
-        /// What it had.
         recorded: Digest,
     },
-    /// It was another one when it was checked.
+    /// The bytes that were written are not the bytes that were verified.
     #[error(
         "image {0} changed while it was read: what was written is not what was checked (is somebody writing a new one there?)"
     )]
     Changed(String),
-    /// Its signature does not hold.
     #[error(transparent)]
     Signature(#[from] SignatureError),
-    /// It can't be read.
     #[error("reading image {image}")]
     Read {
-        /// The image, without secrets.
+        /// The name of the image without secrets.
         image: String,
-        /// What went wrong.
         source: io::Error,
     },
 }
 
 impl WrongImage {
-    /// Whether the image itself is to blame: another download may be the right one.
+    /// Returns whether the image itself is wrong, so that another download may get the right one.
     pub(super) fn is_the_images_fault(&self) -> bool {
         match self {
             WrongImage::Checksum { .. } | WrongImage::Damaged { .. } => true,
@@ -80,23 +72,24 @@ impl WrongImage {
     }
 }
 
-/// All that an image is verified with, at hand.
+/// Everything that is needed to verify an image, already fetched.
 pub(super) struct Verification {
     digest: Option<Digest>,
-    /// Of the image. That of a SUMS file was checked already.
+    /// The signature of the image. The signature of a SUMS file was already checked.
     signature: Option<Signature>,
     verify_cached: bool,
 }
 
-/// That an image passed its verification. Only [`Verification::check`] makes one, and it is all that makes a disk bootable.
+/// A proof that an image passed its verification. Only [`Verification::check`] makes one, and a disk can't be made
+/// bootable without one.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Verified {
-    /// The SHA-256 of the image as hex digits, where it is known without reading the image for it.
+    /// The SHA-256 of the image as hex digits, if it is known without reading the image only for it.
     pub(super) sha256: Option<String>,
 }
 
 impl Verification {
-    /// Fetches what has to be fetched for `checks` of `image`: the SUMS file, whose signature is checked, and the
+    /// Fetches what `checks` of `image` need: the SUMS file, whose signature is checked here, and the image's
     /// signature.
     pub(super) fn gather(checks: &Checks, image: &ImageRef, http: &HttpSettings, run: &Run) -> anyhow::Result<Self> {
         let source = SmallFiles { http, run };
@@ -109,7 +102,7 @@ impl Verification {
         Ok(Verification { digest, signature, verify_cached: checks.verify_cached })
     }
 
-    /// What of `checks` can be had without a network; for an image that agreed with the rest before.
+    /// Returns the part of `checks` that needs no network, for an image that passed the rest before.
     pub(super) fn offline(checks: &Checks) -> Self {
         let digest = match &checks.checksum {
             Some(Checksum::Digest(digest)) => Some(digest.clone()),
@@ -118,22 +111,26 @@ impl Verification {
         Verification { digest, signature: None, verify_cached: checks.verify_cached }
     }
 
-    /// Whether [`Verification::check`] has to read all of the image.
+    /// Returns whether [`Verification::check`] has to read all of the image.
     pub(super) fn reads(&self, image: &StoredImage) -> bool {
         self.signature.is_some() || !self.to_hash(image).is_empty()
     }
 
-    /// Which digests of the file have to be made anew. What this run has downloaded was hashed on its way.
+    /// Returns the digests of the file that have to be computed. What this run downloaded was hashed during the
+    /// download.
     fn to_hash(&self, image: &StoredImage) -> Vec<Algorithm> {
         let distrusted = self.verify_cached && image.download().is_some_and(|download| download.hit);
         let asked = self.digest.as_ref().map(Digest::algorithm);
         let unknown = asked.filter(|asked| *asked != Algorithm::Sha256 || image.download().is_none());
-        let sha256 = (distrusted && unknown != Some(Algorithm::Sha256)).then_some(Algorithm::Sha256);
-        unknown.into_iter().chain(sha256).collect()
+        let mut algorithms: Vec<_> = unknown.into_iter().collect();
+        if distrusted && unknown != Some(Algorithm::Sha256) {
+            algorithms.push(Algorithm::Sha256);
+        }
+        algorithms
     }
 
-    /// An error unless the image is the one that was meant; the log says so if it is. The position of its file does not
-    /// move. What is read of it is noted in `seen`.
+    /// Fails if the image is not the right one, and logs what was verified if it is. Does not move the position of
+    /// the image's file. Adds what is read to the fingerprint `seen`.
     pub(super) fn check(
         &self,
         image: &StoredImage,
@@ -147,7 +144,7 @@ impl Verification {
         Ok(Verified { sha256: downloaded.or(given).map(str::to_owned) })
     }
 
-    /// As [`Verification::check`], but gives what was found out in words, and logs nothing.
+    /// Verifies the image like [`Verification::check`], but returns what was verified in words instead of logging it.
     pub(super) fn judge(
         &self,
         image: &StoredImage,
@@ -171,7 +168,7 @@ impl Verification {
         Ok(words)
     }
 
-    /// Holds what was `found` in this run, or stored when the image was downloaded, against what it should be.
+    /// Compares the expected digest with what was `found` in this run, or recorded when the image was downloaded.
     fn judge_digest(&self, image: &StoredImage, found: &[Digest]) -> Result<Vec<String>, WrongImage> {
         let name = || image.name().to_owned();
         let found = |algorithm| found.iter().find(|digest| digest.algorithm() == algorithm).cloned();
@@ -189,14 +186,15 @@ impl Verification {
         if found != *expected {
             return Err(WrongImage::Checksum { image: name(), found, expected: expected.clone() });
         }
-        Ok(vec![match only_stored {
-            false => format!("has the right checksum, {expected}"),
-            true => format!("had the right checksum when it was downloaded, {expected}"),
+        Ok(vec![if only_stored {
+            format!("had the right checksum when it was downloaded, {expected}")
+        } else {
+            format!("has the right checksum, {expected}")
         }])
     }
 }
 
-/// One pass over an image's file, from which all that is asked comes.
+/// One pass over an image's file, for everything that needs its bytes.
 struct Pass<'p> {
     file: &'p File,
     algorithms: Vec<Algorithm>,
@@ -204,7 +202,8 @@ struct Pass<'p> {
 }
 
 impl Pass<'_> {
-    /// Reads the file once; gives its digests. `gpgv` gets the same bytes: what it checks is what was hashed and noted.
+    /// Reads the file once and returns its digests. `gpgv` gets the same bytes, so that it checks exactly what was
+    /// hashed and added to the fingerprint.
     fn read(&self, mut gpgv: Option<&mut dyn Write>) -> io::Result<Vec<Digest>> {
         let mut hashers: Vec<_> = self.algorithms.iter().map(|algorithm| Hasher::new(*algorithm)).collect();
         for_each_piece(self.file, |piece, at| {
@@ -212,8 +211,10 @@ impl Pass<'_> {
                 if let Some(seen) = self.seen {
                     scope.spawn(move || seen.add(piece, at));
                 }
-                // It may have seen enough, and says why.
-                gpgv = gpgv.take().and_then(|gpgv| gpgv.write_all(piece).is_ok().then_some(gpgv));
+                // gpgv may stop reading early. It reports the reason itself, so this is no error.
+                if gpgv.as_mut().is_some_and(|gpgv| gpgv.write_all(piece).is_err()) {
+                    gpgv = None;
+                }
                 hashers.iter_mut().for_each(|hasher| hasher.update(piece));
             });
         })?;
@@ -254,8 +255,9 @@ impl SmallFiles<'_> {
     }
 }
 
-/// What the cache notes about an image that agreed with `checks`: a hash over all that was fetched for them, none if
-/// nothing was. Should it be out of reach later, an image with the same note is still the right one.
+/// Returns the note that the cache keeps about an image that passed `checks`: a hash over everything that was fetched
+/// for them, or `None` if nothing was. If those files can't be fetched later, then an image with the same note is
+/// still the right one.
 pub(super) fn mark(checks: &Checks) -> Option<String> {
     let sums = match &checks.checksum {
         Some(Checksum::Sums(url)) => Some(url.as_url().as_str()),
@@ -263,18 +265,20 @@ pub(super) fn mark(checks: &Checks) -> Option<String> {
     };
     let signature = checks.signature.as_ref();
     let fetched = sums.is_some() || signature.is_some_and(|source| matches!(source.location, ImageRef::Url(_)));
+    if !fetched {
+        return None;
+    }
     let mut all = Sha256::new();
     for part in [sums.unwrap_or_default().to_owned(), signature.map(described).unwrap_or_default()] {
         all.update(part);
         all.update(b"\n");
     }
-    fetched.then(|| {
-        all.finalize().iter().fold(String::new(), |mut text, byte| {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
-    })
+    let mut note = String::new();
+    for byte in all.finalize() {
+        // Writing to a `String` cannot fail.
+        let _ = write!(note, "{byte:02x}");
+    }
+    Some(note)
 }
 
 fn described(source: &SignatureSource) -> String {
