@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Ganeti's environment variables as typed values (ganeti-os-interface(7)). Pure: touches nothing.
+//! Reads Ganeti's environment variables as typed values (ganeti-os-interface(7)). This module accesses nothing else.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -13,76 +13,63 @@ use crate::seed::Nic;
 /// The version of the OS interface that this provider implements.
 pub(crate) const API_VERSION: &str = "20";
 
-/// Why the environment is not one that Ganeti makes.
+/// The reason why the environment can't come from Ganeti.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum EnvError {
-    /// A variable that must be there is not.
+    /// A required variable is missing.
     #[error(
         "the environment variable {0} is missing or empty: this script is run by Ganeti, see ganeti-os-interface(7)"
     )]
     Missing(String),
-    /// A variable has a value that it can't have. The value itself may be a secret.
+    /// A variable has an invalid value. The value is not shown, because it may be a secret.
     #[error("the environment variable {0} is {1}")]
     Invalid(String, &'static str),
-    /// Another version of the interface.
+    /// Ganeti uses another version of the OS interface.
     #[error("Ganeti speaks OS interface version {0}, this provider only {API_VERSION}")]
     ApiVersion(String),
-    /// The disk has no block device or file on the node. The URI may hold a password.
+    /// The disk has no block device or file on the node. The URI is not shown, because it may contain a password.
     #[error(
         "{path} is empty: the instance's disk has only a URI of type {kind}, which needs userspace access; use kernelspace access (gnt-cluster modify -D {kind}:access=kernelspace)"
     )]
     OnlyUri {
-        /// The variable with the path.
+        /// The name of the variable that should have the path.
         path: String,
         /// The URI's scheme.
         kind: String,
     },
 }
 
-/// All variables, as they came.
+/// All environment variables, unchanged.
 #[derive(Debug, Clone, Default)]
 pub struct Environment(HashMap<OsString, OsString>);
 
-/// What every script gets.
+/// The variables that every script gets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Core {
-    /// `OS_VARIANT`, unchecked; may be empty.
+    /// The value of `OS_VARIANT`, which is unchecked and may be empty.
     pub(crate) variant: String,
-    /// The OS parameters that were given.
     pub(crate) params: OsParams,
 }
 
-/// OS parameters, unchecked; an empty one counts as not given.
+/// The OS parameters, unchecked. An empty one counts as not given.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct OsParams {
-    /// `OSP_IMAGE`.
     pub(crate) image: Option<String>,
-    /// `OSP_IMAGE_TYPE`.
     pub(crate) image_type: Option<String>,
-    /// `OSP_IMAGE_CHECKSUM`.
     pub(crate) image_checksum: Option<String>,
-    /// `OSP_IMAGE_SIGNATURE`.
     pub(crate) image_signature: Option<String>,
-    /// Those of the first boot.
     pub(crate) seed: SeedParams,
 }
 
-/// The OS parameters of the first boot, unchecked. `Debug` shows none of them: they may be secret ones.
+/// The OS parameters for the first boot, unchecked. `Debug` shows none of them, because they may be secret.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub(crate) struct SeedParams {
-    /// `OSP_CLOUD_INIT`.
     pub(crate) cloud_init: Option<String>,
-    /// `OSP_SSH_KEYS`.
     pub(crate) ssh_keys: Option<String>,
-    /// `OSP_USER_DATA`.
     pub(crate) user_data: Option<String>,
-    /// `OSP_NETWORK_CONFIG`.
     pub(crate) network_config: Option<String>,
-    /// `OSP_DNS_SERVERS`.
     pub(crate) dns_servers: Option<String>,
-    /// `OSP_DNS_SEARCH`.
     pub(crate) dns_search: Option<String>,
-    /// `OSP_SEED_PERSIST`.
     pub(crate) seed_persist: Option<String>,
 }
 
@@ -93,24 +80,25 @@ impl fmt::Debug for SeedParams {
 }
 
 impl Environment {
-    /// From a snapshot of the process's environment.
+    /// Takes a snapshot of the process's environment.
     pub fn new(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
         Environment(variables.into_iter().collect())
     }
 
-    /// Every variable, as hooks get them.
+    /// Returns all variables for the environment of hooks, sorted by name.
     pub(crate) fn to_vec(&self) -> Vec<(OsString, OsString)> {
         let mut all: Vec<_> = self.0.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
         all.sort();
         all
     }
 
-    /// `DEBUG_LEVEL` above 0.
+    /// Returns whether `DEBUG_LEVEL` is above 0.
     pub(crate) fn debug(&self) -> bool {
-        self.get("DEBUG_LEVEL").ok().flatten().and_then(|level| level.parse().ok()).is_some_and(|level: u32| level > 0)
+        let Ok(Some(level)) = self.get("DEBUG_LEVEL") else { return false };
+        level.parse::<u32>().is_ok_and(|level| level > 0)
     }
 
-    /// The variables that every script gets; an error for another `OS_API_VERSION`.
+    /// Reads the variables that every script gets. Fails for an unknown `OS_API_VERSION`.
     pub(crate) fn core(&self) -> Result<Core, EnvError> {
         match self.get("OS_API_VERSION")? {
             None | Some(API_VERSION) => {}
@@ -119,23 +107,21 @@ impl Environment {
         Ok(Core { variant: self.variant()?.to_owned(), params: self.os_params()? })
     }
 
-    /// `OS_VARIANT`, unchecked; may be empty.
+    /// Returns the value of `OS_VARIANT`, which is unchecked and may be empty.
     pub(crate) fn variant(&self) -> Result<&str, EnvError> {
         Ok(self.get("OS_VARIANT")?.unwrap_or_default())
     }
 
-    /// `INSTANCE_NAME`.
     pub(crate) fn instance_name(&self) -> Result<&str, EnvError> {
         self.required("INSTANCE_NAME")
     }
 
-    /// `INSTANCE_UUID`.
     pub(crate) fn instance_uuid(&self) -> Result<&str, EnvError> {
         self.required("INSTANCE_UUID")
     }
 
-    /// `INSTANCE_REINSTALL`, which Ganeti sets to 1 when the instance was installed before and else leaves out. An error
-    /// for any other word: nobody knows what the disk holds.
+    /// Returns whether `INSTANCE_REINSTALL` says that the instance was installed before. Ganeti sets it to 1 in this
+    /// case, and omits it otherwise. Any other value is an error, because then it is unknown what the disk contains.
     pub(crate) fn reinstall(&self) -> Result<bool, EnvError> {
         match self.get("INSTANCE_REINSTALL")? {
             None | Some("0") => Ok(false),
@@ -144,7 +130,7 @@ impl Environment {
         }
     }
 
-    /// The path of the first disk; none when the instance has no disk.
+    /// Returns the path of the first disk, or `None` if the instance has no disk.
     pub(crate) fn first_disk(&self) -> Result<Option<PathBuf>, EnvError> {
         if self.get("DISK_COUNT")? == Some("0") {
             return Ok(None);
@@ -152,7 +138,8 @@ impl Environment {
         self.numbered_disk(0).map(Some)
     }
 
-    /// The path of the first of the instance's other disks that is called `name` (`DISK_n_NAME`).
+    /// Returns the path of the disk with the name `name` (`DISK_n_NAME`), without considering the instance's first
+    /// disk. If several disks have this name, then it is the one with the lowest number.
     pub(crate) fn other_disk(&self, name: &str) -> Result<Option<PathBuf>, EnvError> {
         for index in self.other_indexes()? {
             if self.get(&format!("DISK_{index}_NAME"))? == Some(name) {
@@ -162,7 +149,8 @@ impl Environment {
         Ok(None)
     }
 
-    /// The paths of all disks but the first. Here a missing number of them is an error: one would be forgotten.
+    /// Returns the paths of all disks except the first. A missing `DISK_COUNT` is an error here, because a disk could
+    /// be overlooked.
     pub(crate) fn other_disks(&self) -> Result<Vec<PathBuf>, EnvError> {
         self.required("DISK_COUNT")?;
         self.other_indexes()?.map(|index| self.numbered_disk(index)).collect()
@@ -178,23 +166,23 @@ impl Environment {
         self.disk_path(&format!("DISK_{index}_PATH"), &format!("DISK_{index}_URI"))
     }
 
-    /// The disk to export, which may be a snapshot of the instance's.
+    /// Returns the path of the disk to export, which may be a snapshot of the instance's disk.
     pub(crate) fn export_device(&self) -> Result<PathBuf, EnvError> {
         self.disk_path("EXPORT_DEVICE", "EXPORT_DISK_URI")
     }
 
-    /// The disk to restore a dump to.
+    /// Returns the path of the disk to which a dump is restored.
     pub(crate) fn import_device(&self) -> Result<PathBuf, EnvError> {
         self.disk_path("IMPORT_DEVICE", "IMPORT_DISK_URI")
     }
 
-    /// `EXP_SIZE_FD`: the descriptor that the size of the dump shall be written to.
+    /// Returns the file descriptor `EXP_SIZE_FD`, to which the size of the dump has to be written.
     pub(crate) fn size_descriptor(&self) -> Result<Option<RawFd>, EnvError> {
         let number = self.get("EXP_SIZE_FD")?.map(str::parse).transpose();
         number.map_err(|_not_a_number| EnvError::Invalid("EXP_SIZE_FD".to_owned(), "not a descriptor number"))
     }
 
-    /// The NICs in their order; none when the instance has none.
+    /// Returns the instance's NICs in the order of their numbers.
     pub(crate) fn nics(&self) -> Result<Vec<Nic>, EnvError> {
         let count = self.get("NIC_COUNT")?.unwrap_or("0").parse::<u16>();
         let count = count.map_err(|_not_a_number| EnvError::Invalid("NIC_COUNT".to_owned(), "not a number of NICs"))?;
@@ -251,11 +239,11 @@ impl Environment {
         self.get(name)?.ok_or_else(|| EnvError::Missing(name.to_owned()))
     }
 
-    /// A variable's value, none when it is absent or empty.
+    /// Returns the value of a variable, or `None` if it is missing or empty.
     fn get(&self, name: &str) -> Result<Option<&str>, EnvError> {
         let Some(value) = self.0.get(OsStr::new(name)) else { return Ok(None) };
         let text = value.to_str().ok_or_else(|| EnvError::Invalid(name.to_owned(), "not valid UTF-8"))?;
-        Ok(Some(text).filter(|text| !text.is_empty()))
+        if text.is_empty() { Ok(None) } else { Ok(Some(text)) }
     }
 }
 
@@ -350,7 +338,7 @@ mod tests {
         assert_eq!(environment(&[("DISK_COUNT", "0")]).first_disk(), Ok(None));
     }
 
-    /// Defect 29 of the predecessor: "'' is neither".
+    /// The predecessor's message for such a disk was "'' is neither" (defect 29).
     #[test]
     fn a_disk_that_has_only_a_uri_is_named() {
         let error = environment(&[("DISK_COUNT", "1"), ("DISK_0_URI", "rbd:rbd/x")]).first_disk().unwrap_err();

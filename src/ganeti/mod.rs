@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! What Ganeti calls: the OS scripts, its environment, and what they ask for.
+//! The part that Ganeti calls: the OS scripts, the environment variables that Ganeti gives them, and the tasks that
+//! these ask for.
 
 pub mod env;
 mod new_disk;

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! create and import: the disk first, then what is asked for.
+//! The OS scripts `create` and `import`, which make a new disk unbootable before they do anything else.
 //!
-//! A new disk may hold another tenant's system, and Ganeti keeps an instance whose script failed, so that it can be
-//! started. So the disk is made unbootable before any word of the tenant or the administrator is looked at.
+//! A new disk may contain another tenant's system, and Ganeti keeps an instance whose script failed, so that somebody
+//! could start it. So the disk is made unbootable before any value from the tenant or the administrator is examined.
 //!
-//! Only the disk's path and `INSTANCE_REINSTALL` are read before that, whatever else is broken in the environment: a
-//! tenant can choose a parameter that fails. An adopted disk never gets a create, so that without that variable the
-//! disk is new. With a value of it that Ganeti never sets nothing is known, and nothing is written. A disk in use is
-//! named and never written. A reinstall is the other way round: the old system is the user's own, and stays until the
-//! new image is at hand and has passed every check.
+//! Before that only the disk's path and `INSTANCE_REINSTALL` are read, whatever else is wrong in the environment,
+//! because a tenant can choose a parameter that fails. Ganeti runs no `create` for an adopted disk, so without that
+//! variable the disk is new. If the variable has a value that Ganeti never sets, then nothing is known, and nothing
+//! is written. A disk that is in use is named in the error and never written. A reinstall does the opposite: the old
+//! system is the user's own, and stays until the new image is on the node and has passed every check.
 
 use std::io::{self, ErrorKind};
 
@@ -24,8 +24,9 @@ use crate::install;
 use crate::node::run::Run;
 use crate::node::size::ByteSize;
 
-/// Installs the image that Ganeti's variables ask for. Of these only the disk, and whether it is a new one, are looked at
-/// before a new disk is unbootable; a reinstall's disk is opened when all is known that the words alone tell.
+/// Installs the image that Ganeti's variables ask for. A new disk is made unbootable after only its path and
+/// `INSTANCE_REINSTALL` were read. A reinstall opens its disk after everything was checked that the variables and
+/// settings alone show.
 pub(super) fn create(env: &Environment, paths: &Paths, run: &Run) -> anyhow::Result<()> {
     if env.reinstall()? {
         return install::create(&request::job(Asked::of(env)?, paths)?, None, run);
@@ -41,12 +42,13 @@ pub(super) fn create(env: &Environment, paths: &Paths, run: &Run) -> anyhow::Res
     install::create(&job, Some(target), run)
 }
 
-/// Zeroes the other disks. That comes before the OS parameters are looked at: when a create failed
-/// over those, people try a reinstall next, which leaves these disks alone. They are given back after that: hooks may want
-/// to make file systems on them.
+/// Zeroes the instance's other disks, and then releases them, because hooks may make file systems on them.
+///
+/// This happens before the OS parameters are examined. If a `create` failed because of a parameter, then people would
+/// try a reinstall next, which does not zero these disks.
 fn zero_others(env: &Environment, options: WriteOptions, run: &Run) -> anyhow::Result<()> {
     let targets = env.other_disks()?.iter().map(|path| Target::open(path)).collect::<Result<Vec<_>, _>>()?;
-    // That takes a moment, all of it may take hours.
+    // All disks are made unbootable first, because that takes a moment, and zeroing them may take hours.
     targets.iter().try_for_each(|target| write::make_unbootable(target.held()))?;
     for target in &targets {
         let (path, size) = (target.path().display(), target.size());
@@ -58,8 +60,8 @@ fn zero_others(env: &Environment, options: WriteOptions, run: &Run) -> anyhow::R
     Ok(())
 }
 
-/// Restores the dump on standard input. Whatever fails, that is read to its end: Ganeti's pipeline would else fail with a
-/// broken pipe, and its error would hide ours.
+/// Restores the dump from standard input. Reads all of standard input even after an error, because Ganeti's pipeline
+/// would otherwise fail with a broken pipe, and that message would hide ours.
 pub(super) fn import(env: &Environment, paths: &Paths, run: &Run) -> anyhow::Result<()> {
     let imported = restore(env, paths, run);
     if imported.is_err() {
@@ -68,7 +70,7 @@ pub(super) fn import(env: &Environment, paths: &Paths, run: &Run) -> anyhow::Res
     imported
 }
 
-/// The disk is always a new one: it can't boot before anything else is looked at.
+/// Restores the dump. The disk of an import is always new, so it is made unbootable before anything else is examined.
 fn restore(env: &Environment, paths: &Paths, run: &Run) -> anyhow::Result<()> {
     let target = Target::open(&env.import_device()?)?;
     write::make_unbootable(target.held())?;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Which of its six parts the binary plays, and an OS script from its arguments and environment to its exit code.
+//! Selects one of the six programs in this binary by its name, and runs an OS script: from its arguments and
+//! environment to its exit code.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{ErrorKind, Write};
@@ -17,7 +18,7 @@ use crate::node::report::{LogFormat, Report, Subject, Verbosity};
 use crate::node::run::Run;
 use crate::node::sandbox::{Sandbox, WorkerAccess};
 
-/// Exit code for arguments that a script does not take.
+/// The exit code for invalid arguments of a script.
 const USAGE: u8 = 2;
 
 /// One of the five OS scripts.
@@ -29,28 +30,28 @@ pub enum Script {
     Export,
     /// Restores a disk from standard input.
     Import,
-    /// Follows an instance's change of name.
+    /// Changes the name in an instance's seed.
     Rename,
     /// Checks OS parameters.
     Verify,
 }
 
-/// A part.
+/// A program in this binary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Applet {
     /// An OS script, run by Ganeti.
     Script(Script),
-    /// The tool for people.
+    /// The command line tool `simpleimage`.
     Tool,
 }
 
-/// A name that is none of the six.
+/// The error for a name that is none of the six.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("called as '{0}', which is not one of create, export, import, rename, verify and simpleimage")]
 pub struct UnknownApplet(String);
 
 impl Script {
-    /// The name Ganeti calls it by.
+    /// The file name of the script.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Script::Create => "create",
@@ -63,7 +64,7 @@ impl Script {
 }
 
 impl Applet {
-    /// From the path or name in `argv[0]`.
+    /// Selects the program from the path or name in `argv[0]`.
     pub fn from_argv0(argv0: &OsStr) -> Result<Self, UnknownApplet> {
         let name = Path::new(argv0).file_name().unwrap_or(argv0);
         Ok(match name.to_str() {
@@ -78,28 +79,28 @@ impl Applet {
     }
 }
 
-/// How a process was called.
+/// The way in which this process was called.
 #[derive(Debug)]
 pub struct Invocation {
-    /// Arguments, without the program's name.
+    /// The arguments, without the program's name.
     pub args: Vec<OsString>,
-    /// The environment.
+    /// The environment variables.
     pub environment: Environment,
-    /// Where configuration and cache are looked for; `/` but for tests and trials.
+    /// The folder that contains configuration and cache. It is `/` except in tests and trials.
     pub root: std::path::PathBuf,
-    /// What messages look like; none where the settings decide.
+    /// The format of messages. If it is `None`, then the settings decide.
     pub log_format: Option<LogFormat>,
-    /// How much is said; none where the environment decides.
+    /// The verbosity of messages. If it is `None`, then the environment decides.
     pub verbosity: Option<Verbosity>,
 }
 
-/// Runs the script. Its last line on stderr is the error, if there is one.
+/// Runs the script. If it fails, its last line on stderr is the error.
 pub fn run(script: Script, invocation: &Invocation, out: &mut dyn Write) -> ExitCode {
     let report = report(script, invocation);
     match invocation.args.as_slice() {
         [help] if help == "-h" || help == "--help" => {
             return match out.write_all(usage(script).as_bytes()) {
-                // Who reads has seen enough.
+                // A broken pipe is no error, because the reader has seen enough.
                 Err(err) if err.kind() != ErrorKind::BrokenPipe => ExitCode::FAILURE,
                 _ => ExitCode::SUCCESS,
             };
@@ -121,8 +122,8 @@ pub fn run(script: Script, invocation: &Invocation, out: &mut dyn Write) -> Exit
     }
 }
 
-/// Messages as the settings say. Nothing that is wrong with environment or settings is told here: what can be read of them
-/// decides, and the script says in that format what is wrong if it needs the rest.
+/// Returns a report in the format that the settings ask for. Errors in environment and settings are ignored here:
+/// what can be read decides the format, and the script reports in that format what is wrong, if it needs the rest.
 fn report(script: Script, invocation: &Invocation) -> Report {
     let Invocation { environment: env, root, log_format, verbosity, .. } = invocation;
     let variant = env.variant().ok().and_then(|name| VariantName::parse(name).ok());
@@ -130,7 +131,10 @@ fn report(script: Script, invocation: &Invocation) -> Report {
     let instance = env.instance_name().ok().map(str::to_owned);
     let subject = Subject { instance, variant: variant.map(|variant| variant.to_string()) };
     let report = Report::stderr(Some(script.name()), env.debug()).formatted(format, subject);
-    verbosity.map_or_else(|| report.clone(), |verbosity| report.clone().with_verbosity(verbosity))
+    match verbosity {
+        Some(verbosity) => report.with_verbosity(*verbosity),
+        None => report,
+    }
 }
 
 fn perform(script: Script, invocation: &Invocation, report: &Report) -> anyhow::Result<()> {
@@ -143,8 +147,8 @@ fn perform(script: Script, invocation: &Invocation, report: &Report) -> anyhow::
         Script::Import => import(env, &paths, &run()?),
         Script::Rename => install::rename(request::rename(env, &paths)?, &run()?),
         Script::Verify => {
-            // It reads settings and compares words, and leaves nothing behind when a signal ends it. The others have
-            // their work done by a worker.
+            // `verify` only reads settings and compares words, and leaves nothing behind when a signal ends it. So it
+            // confines itself. The other scripts use a worker.
             Sandbox::for_worker(WorkerAccess::default()).and_then(Sandbox::enter).context("giving up privileges")?;
             request::verify(env, &paths)
         }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Which image is asked for and how it is verified: from the OS parameters or else the variant's settings, under the
-//! variant's policy.
+//! Decides which image is installed and how it is verified, from the OS parameters or else from the variant's
+//! settings, and under the variant's policy.
 
 use anyhow::{Context, anyhow, bail};
 
@@ -13,7 +13,7 @@ use crate::image::policy::LocalPolicy;
 use crate::image::reference::{ImageRef, RefError};
 use crate::install::job::{Checks, SignatureSource};
 
-/// The image, what is said of it and its checks, from the OS parameters or else the variant's settings.
+/// The image, its expected content and its checks, from the OS parameters or else from the variant's settings.
 pub(super) struct NamedImage {
     pub(super) image: Option<ImageRef>,
     pub(super) expected: Expected,
@@ -52,7 +52,8 @@ impl NamedImage {
     }
 }
 
-/// `params` with what the image's name stands for, if it has one. They are stronger than what the name says.
+/// Replaces the name of an image in `params` by the settings of `[images.NAME]`, if there is a name. OS parameters
+/// have priority over those settings.
 fn resolve_name(params: &OsParams, settings: &Settings) -> Result<OsParams, RefError> {
     let image = params.image.as_ref().or(settings.image.as_ref());
     let Some(name) = image.filter(|text| ImageRef::is_name(text)) else { return Ok(params.clone()) };
@@ -72,7 +73,7 @@ fn resolve_name(params: &OsParams, settings: &Settings) -> Result<OsParams, RefE
     })
 }
 
-/// Whether `allowed_images` lets the image be used, as far as its name says.
+/// Fails if `allowed_images` does not allow the image, as far as its path or URL shows that.
 fn check_allowed(image: &ImageRef, settings: &Settings) -> anyhow::Result<()> {
     match image {
         ImageRef::Path(path) => {
@@ -84,7 +85,7 @@ fn check_allowed(image: &ImageRef, settings: &Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The checks as they are named, each well-formed.
+/// The checks that the parameters ask for. Each of them is well-formed, but nothing was opened or fetched yet.
 pub(super) struct NamedChecks {
     checksum: Option<Checksum>,
     signature: Option<ImageRef>,
@@ -99,7 +100,7 @@ impl NamedChecks {
         Ok(NamedChecks { checksum: checksum.flatten(), signature: signature.flatten() })
     }
 
-    /// An error unless they are as many as the variant's policy asks for `image`.
+    /// Fails if the variant's policy asks for more checks of `image`.
     fn satisfy_policy(&self, image: &ImageRef, settings: &Settings) -> anyhow::Result<()> {
         let (required, which) = match settings.require_checksum {
             RequireChecksum::Never => (false, ""),
@@ -119,7 +120,7 @@ impl NamedChecks {
         Ok(())
     }
 
-    /// An error unless what they need may be fetched, and `image` is one that a SUMS file can name.
+    /// Fails if the checks need a URL that is not allowed, or if `image` has no name that a SUMS file can list.
     fn can_be_made(&self, image: Option<&ImageRef>, settings: &Settings) -> anyhow::Result<()> {
         if let Some(Checksum::Sums(url)) = &self.checksum {
             settings.http.check_allowed(url)?;
@@ -133,7 +134,7 @@ impl NamedChecks {
         }
     }
 
-    /// Opens the keyring, if one is needed.
+    /// Opens the keyring if one is needed.
     pub(super) fn resolve(self, settings: &Settings) -> anyhow::Result<Checks> {
         let signature = self.signature.map(|location| -> anyhow::Result<_> {
             let keyring_path = settings.keyring.clone();
@@ -147,12 +148,12 @@ impl NamedChecks {
     }
 }
 
-/// `none` gives none: it takes back what the configuration says.
+/// Parses a signature. The word `none` means no signature, also if the configuration has one.
 fn parse_signature(text: &str) -> anyhow::Result<Option<ImageRef>> {
     if text == "none" {
         return Ok(None);
     }
-    // The text may hold a password.
+    // The error does not repeat the text, which may contain a password.
     ImageRef::parse(text)
         .map(Some)
         .map_err(|_err| anyhow!("neither an absolute path nor an http or https URL (begin a path with /)"))

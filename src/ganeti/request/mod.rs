@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! The one place where Ganeti's environment and the variant's settings become validated requests.
+//! Makes validated tasks from Ganeti's environment and the variant's settings. Nothing else does this.
 //!
-//! A name is resolved before anything is checked: what `[images.NAME]` says takes the place of the parameters that
-//! were not given. From then on it is an image like any other, so that no policy can be led around. Without a variant
-//! nobody can tell which names there are, and `verify` takes any that could be one.
+//! The name of an image is resolved before anything is checked: the values of `[images.NAME]` replace the OS
+//! parameters that were not given. After that the image is treated like any other, so that a name can't bypass a
+//! policy. Without a variant it is unknown which names exist, and `verify` accepts every valid name.
 //!
-//! `verify` looks at no file of the image and asks no server: Ganeti calls it for a restore and for every `gnt-cluster
-//! modify`, and a dead URL must not block those.
+//! `verify` reads no image file and asks no server. Ganeti calls it for a restore and for every `gnt-cluster modify`,
+//! and a URL that does not answer must not block those.
 
 mod image;
 mod seed;
@@ -32,34 +32,32 @@ pub(crate) use seed::check_seed_files;
 use image::NamedImage;
 use seed::NamedSeed;
 
-/// What a disk that shall be the seed's volume is called.
+/// The name of a disk that is to be the seed's volume.
 const SEED_DISK: &str = "cidata";
 
-/// An instance, and what is asked for it: by Ganeti's variables, or on a command line.
+/// An instance, and what Ganeti's variables or a command line ask for it.
 #[derive(Debug)]
 pub struct Asked {
-    /// The variant.
     pub(crate) variant: VariantName,
     /// The OS parameters, unchecked.
     pub(crate) params: OsParams,
-    /// The instance's name.
     pub(crate) name: String,
-    /// Its UUID, which only the seed needs.
+    /// The instance's UUID. An error counts only if there is a seed.
     pub(crate) uuid: anyhow::Result<String>,
-    /// Whether it was installed before.
+    /// Whether the instance was installed before.
     pub(crate) reinstall: bool,
-    /// Its first disk.
+    /// The instance's first disk.
     pub(crate) disk: PathBuf,
-    /// The disk named cidata, if it has one besides its first.
+    /// The disk named cidata, if the instance has one besides its first.
     pub(crate) seed_disk: anyhow::Result<Option<PathBuf>>,
-    /// Its NICs.
+    /// The instance's NICs. An error counts only if there is a seed.
     pub(crate) nics: anyhow::Result<Vec<Nic>>,
-    /// What hooks find in their environment, besides what they are told by this provider.
+    /// The environment of hooks, without the variables that this provider adds.
     pub(crate) hook_environment: Vec<(OsString, OsString)>,
 }
 
 impl Asked {
-    /// From Ganeti's variables.
+    /// Reads Ganeti's variables.
     pub fn of(env: &Environment) -> anyhow::Result<Self> {
         let core = env.core()?;
         Ok(Asked {
@@ -80,20 +78,22 @@ impl Asked {
     }
 }
 
-/// What `create` and the command `install` shall do: merges what is asked with the variant's settings, and validates. Reads
-/// the settings, touches nothing else.
+/// Makes the task of `create` and of the command `install`: merges what is asked for with the variant's settings, and
+/// validates it. Reads the settings and accesses nothing else.
 pub fn job(asked: Asked, paths: &Paths) -> anyhow::Result<Job> {
     let settings = config::load(paths, &asked.variant)?;
     job_with(asked, settings, paths)
 }
 
-/// As [`job`], with settings that were read before.
+/// Makes the task like [`job`], from settings that were already read.
 pub(super) fn job_with(asked: Asked, settings: Settings, paths: &Paths) -> anyhow::Result<Job> {
     let named = NamedImage::new(&asked.params, &settings)?;
-    let image = named.image.ok_or_else(|| match asked.reinstall {
-        true => RefError::Forgotten { instance: asked.name.clone() },
-        false => RefError::Missing,
-    })?;
+    let Some(image) = named.image else {
+        if asked.reinstall {
+            return Err(RefError::Forgotten { instance: asked.name }.into());
+        }
+        return Err(RefError::Missing.into());
+    };
     let is_path = matches!(image, ImageRef::Path(_));
     let storage = if is_path { config::instance_storage(paths)? } else { Vec::new() };
     let seed = NamedSeed::new(&asked.params.seed, &settings)?;
@@ -119,12 +119,12 @@ pub(super) fn job_with(asked: Asked, settings: Settings, paths: &Paths) -> anyho
     })
 }
 
-/// The disk that an image goes to.
+/// Returns the path of the disk onto which an image is installed.
 pub(super) fn first_disk(env: &Environment) -> anyhow::Result<PathBuf> {
     env.first_disk()?.context("the instance has no disk to install onto (DISK_COUNT is 0)")
 }
 
-/// The hooks of a variant. An OS without a variant has no hooks; that is no error.
+/// Returns the hooks of a variant. An OS without a variant has no hooks, which is no error.
 fn variant_hooks(
     env: &Environment,
     paths: &Paths,
@@ -145,17 +145,17 @@ fn hook_plan(
     HookPlan { folder: paths.hooks_dir(variant, phase), phase: phase.name(), environment }
 }
 
-/// None for an OS without a variant.
+/// Parses the name of a variant. It is empty for an OS without a variant.
 fn variant_of(name: &str) -> Result<Option<VariantName>, VariantNameError> {
     if name.is_empty() { Ok(None) } else { VariantName::parse(name).map(Some) }
 }
 
-/// What `verify parameters` checks: syntax and policy of what is given, as far as names say; nothing has to be there. A cluster-level OS
-/// parameter is verified without a variant, and without an image.
+/// Checks OS parameters for `verify parameters`: syntax, and policy as far as names show it. Files and servers need
+/// not exist. A cluster-level OS parameter is verified without a variant, and without an image.
 pub(crate) fn verify(env: &Environment, paths: &Paths) -> anyhow::Result<()> {
     let mut core = env.core()?;
     if core.variant.is_empty() {
-        // Names and formats are settings of a variant: without one they can't be checked.
+        // Image names and disk formats are settings of a variant, so they can't be checked without one.
         core.params.image = core.params.image.filter(|image| !ImageRef::is_name(image));
     }
     let settings = match core.variant.as_str() {
@@ -166,7 +166,7 @@ pub(crate) fn verify(env: &Environment, paths: &Paths) -> anyhow::Result<()> {
     NamedSeed::new(&core.params.seed, &settings).map(drop)
 }
 
-/// What `simpleimage fetch` shall do: as for a `create` of `variant` with these OS parameters.
+/// Makes the task of `simpleimage fetch`, like that of a `create` of `variant` with these OS parameters.
 pub(crate) fn fetch(params: &OsParams, variant: &VariantName, paths: &Paths) -> anyhow::Result<FetchJob> {
     let settings = config::load(paths, variant)?;
     let named = NamedImage::new(params, &settings)?;
@@ -182,19 +182,19 @@ pub(crate) fn fetch(params: &OsParams, variant: &VariantName, paths: &Paths) -> 
     })
 }
 
-/// What `simpleimage inspect` shall look at: a file, whatever any variant allows.
+/// Makes the task of `simpleimage inspect` for a file. No variant's policy applies.
 pub(crate) fn inspect_file(path: PathBuf) -> InspectJob {
     let expected = Expected { formats: Formats::ALL, ..Expected::default() };
     let image = ImageRef::Path(path);
     InspectJob { image, expected, local: None, http: HttpSettings::default(), cache: None }
 }
 
-/// The same for a URL, or the name of an image, as a `create` of `variant` would get it. That the variant asks for a checksum or a
-/// signature is no reason not to look.
+/// Makes the task of `simpleimage inspect` for a URL or the name of an image, as a `create` of `variant` would get
+/// it. The image is inspected even if the variant requires a checksum or a signature.
 pub(crate) fn inspect_named(image: String, variant: &VariantName, paths: &Paths) -> anyhow::Result<InspectJob> {
     let settings = config::load(paths, variant)?;
     let params = OsParams { image: Some(image), ..OsParams::default() };
-    // The variant's type, checksum and signature are for its own image.
+    // The image type, checksum and signature in the settings belong to the variant's own image.
     let any = Settings {
         require_checksum: RequireChecksum::Never,
         require_signature: false,
@@ -205,25 +205,29 @@ pub(crate) fn inspect_named(image: String, variant: &VariantName, paths: &Paths)
         ..settings.clone()
     };
     let NamedImage { image, expected, .. } = NamedImage::new(&params, &any)?;
-    let image = image.map_or_else(|| ImageRef::parse(""), Ok)?;
+    let image = match image {
+        Some(image) => image,
+        // The error of an empty text says that there is no image.
+        None => ImageRef::parse("")?,
+    };
     let storage = if matches!(image, ImageRef::Path(_)) { config::instance_storage(paths)? } else { Vec::new() };
     let cache = Some(settings.cache_settings());
     let local = Some(LocalPolicy { allowed: settings.allowed_paths(), storage });
     Ok(InspectJob { image, expected, local, http: settings.http, cache })
 }
 
-/// Whether `variant` has an image of this name.
+/// Returns whether `variant` has an image with this name.
 pub(crate) fn has_image(name: &str, variant: &VariantName, paths: &Paths) -> anyhow::Result<bool> {
     Ok(config::load(paths, variant)?.images.contains_key(name))
 }
 
-/// How images of `variant` are kept.
+/// Returns the cache settings of `variant`.
 pub(crate) fn variant_cache(variant: &VariantName, paths: &Paths) -> anyhow::Result<CacheSettings> {
     Ok(config::load(paths, variant)?.cache_settings())
 }
 
-/// The names that variants have for images from URLs, with the URLs, of those variants that keep images in `dir`. A variant
-/// with wrong settings is left out, so that the list still works.
+/// Returns the names that variants have for images from URLs, with the URLs, for those variants whose cache is `dir`.
+/// Leaves out a variant with invalid settings, so that the list still works.
 pub(crate) fn image_names(dir: &Path, paths: &Paths) -> Vec<(String, ImageUrl)> {
     let mut names = Vec::new();
     let Ok(variants) = Variants::of(paths) else { return names };
@@ -232,14 +236,17 @@ pub(crate) fn image_names(dir: &Path, paths: &Paths) -> Vec<(String, ImageUrl)> 
             continue;
         };
         for (name, alias) in settings.images {
-            let named = ImageUrl::parse(&alias.image.0).ok().map(|url| (name, url));
-            names.extend(named.filter(|named| !names.contains(named)));
+            let Ok(url) = ImageUrl::parse(&alias.image.0) else { continue };
+            let named = (name, url);
+            if !names.contains(&named) {
+                names.push(named);
+            }
         }
     }
     names
 }
 
-/// How images are kept in each of the cache folders that any variant has.
+/// Returns the settings of each cache folder that any variant has.
 pub(crate) fn all_caches(paths: &Paths) -> anyhow::Result<Vec<CacheSettings>> {
     let variants = Variants::of(paths)?;
     let mut caches = variants.all().map(|variant| variant_cache(variant, paths)).collect::<Result<Vec<_>, _>>()?;
@@ -248,13 +255,13 @@ pub(crate) fn all_caches(paths: &Paths) -> anyhow::Result<Vec<CacheSettings>> {
     Ok(caches)
 }
 
-/// What `export` shall do, from Ganeti's variables.
+/// Makes the task of `export` from Ganeti's variables.
 pub(crate) fn export(env: &Environment) -> anyhow::Result<ExportJob> {
     env.core()?;
     Ok(ExportJob { device: env.export_device()?, size_descriptor: env.size_descriptor()? })
 }
 
-/// What `import` shall do, from Ganeti's variables. Of the variant only the name is looked at: hooks are found by it.
+/// Makes the task of `import` from Ganeti's variables. Only the variant's name is used, to find its hooks.
 pub(crate) fn import(env: &Environment, paths: &Paths) -> anyhow::Result<ImportJob> {
     let plan = |variant| variant_hooks(env, paths, variant, HookPhase::Import);
     let hooks = variant_of(&env.core()?.variant).map_err(Into::into).and_then(plan);
@@ -262,12 +269,13 @@ pub(crate) fn import(env: &Environment, paths: &Paths) -> anyhow::Result<ImportJ
     Ok(ImportJob { identity, nics, hooks })
 }
 
-/// The instance's identity, for scripts that work without a seed too.
+/// Returns the instance's identity, for scripts that also work without a seed.
 fn identity(env: &Environment) -> Result<Identity, IdentityError> {
     Identity::new(env.instance_name().unwrap_or_default(), env.instance_uuid().unwrap_or_default())
 }
 
-/// What `rename` shall do, from Ganeti's variables. The variant needs no config, but hooks are found by its name.
+/// Makes the task of `rename` from Ganeti's variables. The variant needs no configuration, but its name is used to
+/// find its hooks.
 pub(crate) fn rename(env: &Environment, paths: &Paths) -> anyhow::Result<RenameJob> {
     let hooks = variant_hooks(env, paths, variant_of(&env.core()?.variant)?, HookPhase::Rename);
     let identity = Identity::new(env.instance_name()?, env.instance_uuid().unwrap_or_default());

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! What an instance gets for its first boot: from the OS parameters or else the variant's settings.
+//! Decides what an instance gets for its first boot, from the OS parameters or else from the variant's settings.
 //!
 //! Files are opened below the variant's `user-data` folder (openat2 with RESOLVE_BENEATH). Messages name entries by
-//! number, sizes and places, never by content, and not by the name of a file that is not there: it may be a secret in
-//! the wrong place.
+//! their numbers, sizes and places, and never show content. They do not show the name of a missing file either,
+//! because it may be a secret in the wrong place.
 
 use std::path::Path;
 
@@ -18,7 +18,7 @@ use crate::seed::{
 };
 use crate::store::http::Secret;
 
-/// The seed as it is named, each part well-formed.
+/// The seed that the parameters ask for. Each part is well-formed, but nothing was opened or fetched yet.
 pub(super) struct NamedSeed {
     place: Place,
     persist: bool,
@@ -27,14 +27,14 @@ pub(super) struct NamedSeed {
     user_data: Vec<SourceName>,
     network: NamedNetwork,
     dns: Dns,
-    /// What of the OS parameters has no effect, one line each.
+    /// One sentence for each OS parameter that has no effect.
     no_effect: Vec<String>,
 }
 
 enum Place {
-    /// There is no seed.
+    /// The instance gets no seed.
     Nowhere,
-    /// There is one only to keep what an old one has.
+    /// The instance gets a seed only to keep something of its old seed.
     IfKept,
     At(Placement),
 }
@@ -73,8 +73,8 @@ impl NamedSeed {
         Ok(seed)
     }
 
-    /// What of `params` has no effect though it says something, one line each. What the settings give to every instance does
-    /// not count.
+    /// Returns one sentence for each OS parameter that was given and has no effect. What the settings give to every
+    /// instance does not count.
     pub(super) fn no_effect(&self) -> &[String] {
         &self.no_effect
     }
@@ -98,7 +98,8 @@ impl NamedSeed {
         given.map(|(parameter, _)| format!("{parameter} has no effect: {why}")).collect()
     }
 
-    /// Where the seed goes. If cloud_init is not set, there is a seed as soon as one of its parameters is.
+    /// Returns where the seed is placed. If `cloud_init` is not set, there is a seed as soon as one of its parameters
+    /// is set.
     fn place(&self, mode: Option<&str>) -> anyhow::Result<Place> {
         let network = !matches!(self.network, NamedNetwork::Ganeti);
         let given = network || !self.keys.is_empty() || !self.user_data.is_empty() || self.dns != Dns::default();
@@ -113,7 +114,7 @@ impl NamedSeed {
         })
     }
 
-    /// Policy, and what can be known of the content before anything is fetched.
+    /// Checks the policy, and the content as far as it is known before anything is fetched.
     fn check(&self, settings: &Settings) -> anyhow::Result<()> {
         let network = match &self.network {
             NamedNetwork::Given(name) => Some(name),
@@ -128,11 +129,14 @@ impl NamedSeed {
             SourceName::Inline(content) => Some(content.clone()),
             SourceName::File(_) | SourceName::Url(_) => None,
         });
-        inline.collect::<Option<Vec<_>>>().map_or(Ok(()), |parts| user_data(parts).map(drop))?;
+        // The document can only be made here if no part of it has to be read first.
+        if let Some(parts) = inline.collect::<Option<Vec<_>>>() {
+            user_data(parts)?;
+        }
         Ok(())
     }
 
-    /// Opens the files.
+    /// Opens the files that the seed is made from.
     pub(super) fn resolve(self, asked: &Asked, paths: &Paths) -> anyhow::Result<SeedWish> {
         match self.place {
             Place::IfKept if asked.reinstall => Ok(SeedWish::IfKept(self.plan(Placement::Auto, asked, paths))),
@@ -163,10 +167,10 @@ impl NamedSeed {
     }
 }
 
-/// Whether the files are there that the settings name for the seeds of instances without OS parameters.
+/// Checks that the files exist that the settings name for the seeds of instances without OS parameters.
 ///
 /// # Errors
-/// The parameter, and what is wrong with its file.
+/// The error names the parameter and says what is wrong with its file.
 pub(crate) fn check_seed_files(settings: &Settings, paths: &Paths, variant: &VariantName) -> anyhow::Result<()> {
     let seed = NamedSeed::new(&SeedParams::default(), settings)?;
     if matches!(seed.place, Place::Nowhere) {
@@ -192,15 +196,15 @@ impl NamedNetwork {
     }
 }
 
-/// The value, or its error.
+/// Returns the value, or its error as an owned one.
 fn required_for_seed<T>(value: &anyhow::Result<T>) -> anyhow::Result<&T> {
     value.as_ref().map_err(|err| anyhow!("{err:#}"))
 }
 
-/// The entries of a list, which are in errors by their number only.
+/// Parses the entries of a list. Errors name an entry only by its number.
 fn entries(parameter: &str, parse: fn(&str) -> Entries, text: Option<&str>) -> anyhow::Result<Vec<SourceName>> {
-    let parsed = text.map_or(Ok(Vec::new()), parse);
-    parsed.map_err(|(number, error)| anyhow!("parameter {parameter}, entry {number}: {error}"))
+    let Some(text) = text else { return Ok(Vec::new()) };
+    parse(text).map_err(|(number, error)| anyhow!("parameter {parameter}, entry {number}: {error}"))
 }
 
 fn yes_or_no(text: &str) -> anyhow::Result<bool> {
