@@ -1,29 +1,30 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Why a config file was refused.
+//! The errors of config files.
 
 use std::fmt;
 use std::path::PathBuf;
 
 use super::VariantName;
 
-/// What is wrong in the text of a config file. Displays as `LINE:COLUMN: MESSAGE`, one line without values of secrets.
+/// An error in the text of a config file. It is displayed as `LINE:COLUMN: MESSAGE`, on one line and without values
+/// of secrets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ParseError {
-    /// Line and column of the first offending character, counted in characters from 1; none where it is unknown.
+    /// The line and column of the first wrong character, counted in characters from 1. `None` if it is unknown.
     pub(crate) position: Option<(usize, usize)>,
-    /// What is wrong there, and what to do about it.
+    /// The message says what is wrong, and what to do about it.
     pub(crate) message: String,
 }
 
 impl ParseError {
-    /// An error at the byte `offset` of `text`. Control characters in `message` are escaped.
+    /// Makes an error at the byte `offset` of `text`. Control characters in `message` are escaped.
     pub(super) fn at(text: &str, offset: usize, message: &str) -> Self {
         ParseError { position: Some(position(text, offset)), ..Self::somewhere(message) }
     }
 
-    /// An error that concerns the file as a whole.
+    /// Makes an error that concerns the file as a whole.
     pub(super) fn somewhere(message: &str) -> Self {
-        // A quoted TOML key may hold a line break, and the parser repeats unknown keys.
+        // A quoted TOML key may contain a line break, and the parser repeats unknown keys.
         let escape = |c: char| if c.is_control() { c.escape_default().collect() } else { c.to_string() };
         ParseError { position: None, message: message.chars().map(escape).collect() }
     }
@@ -41,55 +42,41 @@ impl fmt::Display for ParseError {
 impl std::error::Error for ParseError {}
 
 fn position(text: &str, offset: usize) -> (usize, usize) {
-    // An error at the end of the file may point behind it.
+    // The offset of an error at the end of the file may be after the last byte.
     let before = text.get(..offset).unwrap_or(text);
     let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
     (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
 }
 
-/// Why the settings could not be loaded. Every message is one line that names the file.
+/// The reason why the settings could not be loaded. Every message is one line that names the file.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfigError {
-    /// A file that is there could not be read.
+    /// A file that exists could not be read.
     #[error("reading {}: {reason}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        reason: std::io::Error,
-    },
-    /// A file that somebody else could have written: its content decides what runs as root.
+    Read { path: PathBuf, reason: std::io::Error },
+    /// A file could have been written by somebody else. This is refused, because its content decides what runs as
+    /// root.
     #[error("refusing {}: {problem}", path.display())]
     Unsafe {
-        /// The file.
         path: PathBuf,
-        /// Who could write it, and how to correct that.
+        /// The message says who could write the file, and how to correct that.
         problem: String,
     },
-    /// A variant that nobody has set up.
+    /// A variant does not exist.
     #[error("there is no variant {variant}, neither a folder in {} nor a line in variants.list there{}", dir.display(), way_out(nearest.as_ref()))]
     UnknownVariant {
-        /// What was asked for.
         variant: VariantName,
-        /// Where variants are.
+        /// The folder that contains the folders of all variants.
         dir: PathBuf,
-        /// What may be meant.
+        /// The existing variant with the most similar name.
         nearest: Option<VariantName>,
     },
-    /// A variant with two configurations.
+    /// A variant has two configuration files.
     #[error("{} has both config.toml and config: move the settings to config.toml and remove config", dir.display())]
-    Both {
-        /// The variant's folder.
-        dir: PathBuf,
-    },
-    /// A file whose text is refused.
+    Both { dir: PathBuf },
+    /// A file contains an error.
     #[error("{}:{}{error}", path.display(), if error.position.is_some() { "" } else { " " })]
-    Invalid {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong in it, and where.
-        error: ParseError,
-    },
+    Invalid { path: PathBuf, error: ParseError },
 }
 
 fn way_out(nearest: Option<&VariantName>) -> String {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Reading a config file that nobody but root can have written.
+//! Opens and reads config files, which nobody but root may be able to write.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -12,37 +12,39 @@ use nix::unistd::Uid;
 use super::ConfigError;
 use crate::node::file::{FoundFile, open_regular};
 
-/// Far more than any config has, in bytes: a wrong file must not fill the memory.
+/// The largest size of a config file in bytes. It is far more than any config needs, and keeps a wrong file from
+/// filling the memory.
 const MAX_BYTES: u64 = 1 << 20;
-/// The permission bits that let the group and others write.
+/// The permission bits that allow the group and others to write.
 const OTHERS_WRITE: u32 = 0o022;
 
-/// The text of the file at `path`, none when there is no such file.
+/// Returns the text of the file at `path`, or `None` if there is no such file.
 ///
 /// # Errors
-/// [`ConfigError::Unsafe`] when others than root and the current user could have written it, [`ConfigError::Read`] when
-/// it is not a regular file of UTF-8 text of at most 1 MiB, or can't be read.
+/// [`ConfigError::Unsafe`] if another user than root and the current user could have written it.
+/// [`ConfigError::Read`] if it is not a regular file of UTF-8 text of at most 1 MiB, or can't be read.
 pub(super) fn read(path: &Path) -> Result<Option<String>, ConfigError> {
     let Some(file) = open_trusted(path)? else { return Ok(None) };
     read_text(file).map(Some).map_err(|reason| ConfigError::Read { path: path.to_owned(), reason })
 }
 
-/// Opens a file that decides what runs as root, none when there is no such file.
+/// Opens a file that decides what runs as root. Returns `None` if there is no such file.
 ///
 /// # Errors
-/// [`ConfigError::Unsafe`] when others than root and the current user could have written it, [`ConfigError::Read`] when
-/// it is not a regular file or can't be opened.
+/// [`ConfigError::Unsafe`] if another user than root and the current user could have written it.
+/// [`ConfigError::Read`] if it is not a regular file, or can't be opened.
 pub(crate) fn open_trusted(path: &Path) -> Result<Option<File>, ConfigError> {
     let failed = |reason| ConfigError::Read { path: path.to_owned(), reason };
     let Some(file) = open(path).map_err(failed)? else { return Ok(None) };
     trusted(file, path).map(Some)
 }
 
-/// Opens the file `name` below `folder` that decides what runs as root in an instance. Links lead no further than
-/// `folder`.
+/// Opens the file `name` below `folder`, which decides what runs as root in an instance. Symbolic links can't lead
+/// out of `folder`.
 ///
 /// # Errors
-/// As of [`open_trusted`]; and when there is no such file. The name is then not repeated: it may be a misplaced secret.
+/// The errors of [`open_trusted`], and a missing file. The message does not repeat the name of a missing file,
+/// because it may be a secret in the wrong place.
 pub(crate) fn open_below(folder: &Path, name: &Path) -> Result<File, ConfigError> {
     let failed = |path: &Path, reason| ConfigError::Read { path: path.to_owned(), reason };
     let beginning = File::open(folder).map_err(|reason| failed(folder, reason))?;
@@ -61,10 +63,11 @@ pub(crate) fn open_below(folder: &Path, name: &Path) -> Result<File, ConfigError
     }
 }
 
-/// `file`, if nobody else could have written it.
+/// Returns `file` if nobody else could have written it, and an error otherwise.
 fn trusted(file: File, path: &Path) -> Result<File, ConfigError> {
     let failed = |reason| ConfigError::Read { path: path.to_owned(), reason };
-    // The open file is asked, not the path: it can't be exchanged between check and use.
+    // The owner and mode come from the open file and not from its path, so that the file can't be exchanged between
+    // check and use.
     let metadata = file.metadata().map_err(failed)?;
     if let Some(problem) = unsafe_owner(metadata.uid(), metadata.mode(), Uid::effective().as_raw()) {
         return Err(ConfigError::Unsafe { path: path.to_owned(), problem });
@@ -75,7 +78,7 @@ fn trusted(file: File, path: &Path) -> Result<File, ConfigError> {
 fn open(path: &Path) -> io::Result<Option<File>> {
     match open_regular(path) {
         Ok(file) => Ok(Some(file)),
-        // A link into nowhere is a config that was meant to be there.
+        // A link to nowhere is an error, because somebody wanted a config to be there.
         Err(err) if err.kind() == io::ErrorKind::NotFound && path.symlink_metadata().is_ok() => {
             Err(io::Error::other("a symbolic link to a file that does not exist"))
         }
@@ -93,7 +96,8 @@ fn read_text(file: File) -> io::Result<String> {
     Ok(text)
 }
 
-/// What is wrong with the owner `uid` and the permissions `mode` of a file that user `current` is about to trust.
+/// Returns why the user `current` must not trust a file with the owner `uid` and the permissions `mode`, if there is
+/// a reason.
 fn unsafe_owner(uid: u32, mode: u32, current: u32) -> Option<String> {
     if uid != 0 && uid != current {
         return Some(format!("it is owned by user {uid} and decides what runs as root (check it, then chown root)"));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Images that have a name (`[images.NAME]`), the places that images may come from, and those of instances' disks.
+//! The named images (`[images.NAME]`), the places from which images may come, and the folders of instances' disks.
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
@@ -21,27 +21,27 @@ value_kinds! {
         |places| places.iter().map(ToString::to_string).collect::<Vec<_>>();
 }
 
-/// Images by name.
+/// The named images, by their names.
 pub(crate) type Images = BTreeMap<String, ImageAlias>;
 
-/// What a name stands for. Each value is well-formed, and as written in the file: URLs may hold a password.
-/// Serializing gives what may be shown.
+/// A named image. Each value is well-formed and written as in the file, so that a URL may contain a password.
+/// Serializing it gives only what may be shown.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(try_from = "ImageTable", into = "ImageTable")]
 pub(crate) struct ImageAlias {
-    /// As the OS parameter `image`: an absolute path or a URL.
+    /// An absolute path or a URL, like the OS parameter `image`.
     pub(crate) image: Secret,
-    /// As the OS parameter `image_type`.
+    /// The image type, like the OS parameter `image_type`.
     pub(crate) image_type: Option<String>,
-    /// As the OS parameter `image_checksum`.
+    /// The checksum, like the OS parameter `image_checksum`.
     pub(crate) checksum: Option<Secret>,
-    /// As the OS parameter `image_signature`.
+    /// The signature, like the OS parameter `image_signature`.
     pub(crate) signature: Option<Secret>,
-    /// What people shall know of it.
+    /// A text for people, which `simpleimage images` shows.
     pub(crate) note: Option<String>,
 }
 
-/// The keys of the table. A key that is missing is not shown.
+/// The keys of the table `[images.NAME]`. A missing key is not shown.
 #[derive(Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct ImageTable {
@@ -115,28 +115,28 @@ fn checked_signature(signature: String) -> Checked<String> {
     if signature == "none" || ImageRef::parse(&signature).is_ok() { Ok(signature) } else { Err(wrong) }
 }
 
-/// A note is written to terminals.
+/// Checks a note, which is written to terminals.
 fn checked_note(note: String) -> Checked<String> {
     if note.chars().any(char::is_control) { Err("note: must be one line of text") } else { Ok(note) }
 }
 
-/// Reads all the tables. Nobody may take a name for a path or a URL.
+/// Reads all named images. A name must not look like a path or a URL.
 pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Images, D::Error> {
     let images = Images::deserialize(deserializer)?;
     if images.keys().all(|name| ImageRef::is_name(name)) {
         return Ok(images);
     }
-    // The name is not repeated: it may be a URL in the wrong place.
+    // The error does not repeat the name, because it may be a URL in the wrong place.
     let wrong = "the name of an image has ASCII letters, digits, '.', '_' and '-', and starts with a letter or digit";
     Err(de::Error::custom(wrong))
 }
 
-/// A place that images may come from: one entry of `allowed_images`.
+/// A place from which images may come: one entry of `allowed_images`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ImagePlace {
-    /// A URL, and what is below it.
+    /// A URL, and everything below it.
     Url(UrlPrefix),
-    /// A folder and what is in it, or a file.
+    /// A folder and everything in it, or a file.
     Path(PathBuf),
 }
 
@@ -164,18 +164,19 @@ pub(super) fn place(text: &str) -> Checked<ImagePlace> {
     Ok(ImagePlace::Path(path))
 }
 
-/// Reads the folders that may hold instances' disks from Ganeti's list: one per line, `#` begins a comment, what is not
-/// absolute does not count. None without a list, as on clusters without file storage.
+/// Reads the folders that may contain instances' disks from Ganeti's list. The list has one folder on each line, `#`
+/// begins a comment, and relative paths are ignored. There is no list on clusters without file storage, and the
+/// result is empty.
 ///
 /// # Errors
-/// [`ConfigError::Read`] for a list that is there and can't be read.
+/// [`ConfigError::Read`] for a list that exists and can't be read.
 pub(crate) fn instance_storage(paths: &Paths) -> Result<Vec<PathBuf>, ConfigError> {
     let list = &paths.file_storage_paths;
     let text = match fs::read(list) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         text => text.map_err(|reason| ConfigError::Read { path: list.clone(), reason })?,
     };
-    // As Ganeti reads it (`FilterEmptyLinesAndComments` of ganeti.utils.text).
+    // Ganeti reads the list in the same way (`FilterEmptyLinesAndComments` of ganeti.utils.text).
     let text = String::from_utf8_lossy(&text).into_owned();
     let lines = text.lines().map(str::trim).filter(|line| line.starts_with('/'));
     Ok(lines.map(|line| Path::new(line).components().collect()).collect())

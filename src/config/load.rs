@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! From the files to the settings: built-in values, under the site's file, under the variant's.
+//! Loads the settings from the files. The built-in values have the lowest priority, then the site's file, then the
+//! variant's file.
 //!
-//! Each file is checked alone, so that an error has a line. Their tables are then laid over each other.
+//! Each file is checked alone, so that an error has a line. Their tables are then merged.
 
 use std::path::{Path, PathBuf};
 
@@ -11,15 +12,15 @@ use super::parse::{PAIRS, explain, parse_toml};
 use super::{ConfigError, ParseError, Paths, Settings, VariantName, Variants, file, parse_legacy, values};
 use crate::node::report::LogFormat;
 
-/// The typed format, for the site and for a variant.
+/// The name of the file in the typed format, for the site and for a variant.
 const TOML: &str = "config.toml";
-/// The predecessor's format, for a variant.
+/// The name of the file in the predecessor's format, for a variant.
 const LEGACY: &str = "config";
 
-/// A config file and what it sets. There is no `Debug`, for the table has secrets.
+/// A config file and what it sets. It has no `Debug`, because the table contains secrets.
 pub(crate) struct Layer {
     pub(crate) file: PathBuf,
-    /// Keys and values as config.toml has them, each checked.
+    /// The keys and values as in config.toml. Each of them was checked.
     pub(crate) table: Table,
 }
 
@@ -32,7 +33,8 @@ impl Layer {
         }
     }
 
-    /// Tells whether this file decides about `key`, which stands in the table `section` if that is not empty.
+    /// Returns whether this file decides about `key` in the table `section`. For a key at the top level `section` is
+    /// empty.
     pub(super) fn sets(&self, section: &str, key: &str) -> bool {
         match (section, self.table.get(section)) {
             ("", _) => self.table.contains_key(key),
@@ -46,18 +48,18 @@ impl Layer {
     }
 }
 
-/// Loads the settings of `variant`: its [`layers`] over the built-in values.
+/// Loads the settings of `variant`: its [`layers`], with the built-in values for everything else.
 ///
 /// # Errors
-/// As of [`layers`].
+/// The errors of [`layers`].
 pub(crate) fn load(paths: &Paths, variant: &VariantName) -> Result<Settings, ConfigError> {
     merge(&layers(paths, variant)?, paths, variant)
 }
 
-/// Makes the settings of `variant` from its `layers`, the weakest of which comes first.
+/// Makes the settings of `variant` from its `layers`. A later layer has priority.
 ///
 /// # Errors
-/// [`ConfigError::Invalid`] if the files, each of which was right, are wrong together.
+/// [`ConfigError::Invalid`] if the files, each of which is valid, are invalid together.
 pub(crate) fn merge(layers: &[Layer], paths: &Paths, variant: &VariantName) -> Result<Settings, ConfigError> {
     let mut merged = Table::new();
     layers.iter().for_each(|layer| lay_over(&mut merged, &layer.table));
@@ -68,7 +70,7 @@ pub(crate) fn merge(layers: &[Layer], paths: &Paths, variant: &VariantName) -> R
     Ok(settings.completed(paths, variant))
 }
 
-/// Replaces in `below` whatever `over` sets. Lists, header tables and images are replaced as a whole.
+/// Replaces in `below` everything that `over` sets. Lists, header tables and named images are replaced as a whole.
 pub(crate) fn lay_over(below: &mut Table, over: &Table) {
     for (key, value) in over {
         let (Some(Value::Table(section)), Value::Table(over)) = (below.get_mut(key), value) else {
@@ -84,18 +86,19 @@ pub(crate) fn lay_over(below: &mut Table, over: &Table) {
     }
 }
 
-/// Reads the config files that are there, the weakest first: the site's `config.toml`, then `config.toml` or the
-/// predecessor's `config` of `variant`, whose folder need not exist where it is listed in `variants.list`.
+/// Reads the config files that exist, the one with the lowest priority first: the site's `config.toml`, then the
+/// `config.toml` or the predecessor's `config` of `variant`. The variant's folder may be missing if the variant is
+/// listed in `variants.list`.
 ///
 /// # Errors
-/// [`ConfigError`] for a variant that does not exist, for a file that is unreadable, writable by others or wrong, and for a
-/// variant that has both formats.
+/// [`ConfigError`] for a variant that does not exist, for a file that is unreadable, writable by others or invalid,
+/// and for a variant that has both formats.
 pub(crate) fn layers(paths: &Paths, variant: &VariantName) -> Result<Vec<Layer>, ConfigError> {
     Variants::of(paths)?.check(variant, paths)?;
     let dir = paths.variant_dir(variant);
     let site = Layer::read(&paths.config_dir.join(TOML), parse_toml)?;
     let (typed, legacy) = (dir.join(TOML), dir.join(LEGACY));
-    // Which file is meant has to be told before what is wrong in one of them.
+    // Two files are the first error to report, because it is unknown which of them is meant.
     if typed.exists() && legacy.exists() {
         return Err(ConfigError::Both { dir });
     }
@@ -103,9 +106,9 @@ pub(crate) fn layers(paths: &Paths, variant: &VariantName) -> Result<Vec<Layer>,
     Ok([site].into_iter().chain(own).flatten().collect())
 }
 
-/// Finds out what the messages of a run of `variant` look like; an OS need not have a variant. A file that is unreadable,
-/// refused or wrong is ignored here; `load` reports it later, in the format found so far. The predecessor's format has no
-/// such key.
+/// Returns the format of the messages of a run of `variant`; an OS need not have a variant. A file that is
+/// unreadable, refused or invalid is ignored here, because `load` reports it later, in the format found so far. The
+/// predecessor's format has no such key.
 pub(crate) fn log_format(paths: &Paths, variant: Option<&VariantName>) -> LogFormat {
     let format_in = |folder: &Path| {
         let layer = Layer::read(&folder.join(TOML), parse_toml).ok()??;
@@ -124,7 +127,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
     use std::path::Path;
 
-    /// A root with these files below its config folder, and the outcome for the variant `default`.
+    /// A root with files below its config folder, for tests of the variant `default`.
     struct Site(tempfile::TempDir, Paths);
 
     impl Site {

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! What an administrator has set: built-in values, under the site's `config.toml`, under the variant's own file.
+//! The settings that an administrator makes: the site's `config.toml` has priority over built-in values, and the
+//! variant's own file has priority over both.
 //!
-//! A variant is configured by a typed `config.toml` or by the shell predecessor's `config` of `KEY=VALUE` lines, never
-//! by both. Either is read as data: nothing in it is ever executed. The manual page simpleimage.toml(5) describes both.
+//! A variant is configured by a typed `config.toml`, or by the shell predecessor's `config` of `KEY=VALUE` lines, but
+//! never by both. Either is read as data: nothing in it is ever executed. The manual page simpleimage.toml(5)
+//! describes both.
 
 mod error;
 mod file;
@@ -41,7 +43,7 @@ mod tests {
 
     pub(super) const FULL: &str = include_str!("testdata/full.toml");
 
-    /// The settings of the variant `default` of which each of `texts` is a config.toml.
+    /// Returns the settings of the variant `default`, with each of `texts` as a config.toml.
     pub(super) fn merged(texts: &[&str]) -> Settings {
         let layer = |text: &&str| Layer {
             file: "config.toml".into(),
@@ -55,7 +57,7 @@ mod tests {
         parse_toml(text).unwrap_err().to_string()
     }
 
-    /// Every key of config.toml by the fields of the settings, and those of an image with a name.
+    /// Returns every key of config.toml according to the fields of the settings, and the keys of a named image.
     fn keys() -> BTreeSet<String> {
         let fields = show(&Settings::default(), &[]).unwrap().into_iter().map(|setting| setting.key);
         let image = parse_toml("images.NAME.size = 1").unwrap_err().to_string();
@@ -63,7 +65,7 @@ mod tests {
         fields.chain(["images".to_owned()]).chain(of_images).collect()
     }
 
-    /// The entries of the manual, each below the table that its heading names.
+    /// Returns the entries of the manual, each with the table that its heading names.
     fn entries() -> BTreeSet<String> {
         let (mut table, mut found) = (String::new(), BTreeSet::new());
         for line in MANUAL.lines() {
@@ -90,7 +92,7 @@ mod tests {
         assert_eq!(entries.map(str::to_owned).collect::<BTreeSet<_>>(), keys);
     }
 
-    /// The settings in a file; all its images are one.
+    /// Counts the settings in a file. All its named images count as one.
     fn count(file: &Table) -> usize {
         let in_section = |(name, value): (&String, &Value)| match value {
             Value::Table(section) if name != "images" => section.len(),

@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! The text of a `config.toml`, and errors that name a place in it.
+//! Parses the text of a `config.toml`. Errors name a place in it.
 
 use toml::de::DeTable;
 use toml::{Table, Value};
 
 use super::{ParseError, Settings};
 
-/// The keys in `[http]` of which the second belongs to the first: one file's user never gets another file's password, and
-/// its certificate never another file's key.
+/// Pairs of keys in `[http]`. The second key belongs to the first one in the same file, so that one file's user never
+/// gets another file's password, and its certificate never another file's key.
 pub(super) const PAIRS: [(&str, &str); 2] = [("user", "password"), ("client_cert", "client_key")];
 
-/// Reads the text of a `config.toml`, and checks every value.
+/// Parses the text of a `config.toml`, and checks every value.
 ///
 /// # Errors
-/// [`ParseError`] with line and column for a syntax error, an unknown key (the allowed ones are named) or a wrong
+/// A [`ParseError`] with line and column for a syntax error, an unknown key (with the allowed ones) or an invalid
 /// value, which is never repeated.
 pub(crate) fn parse_toml(text: &str) -> Result<Table, ParseError> {
     toml::from_str::<Settings>(text).map_err(|error| explain(text, error))?;
@@ -29,7 +29,7 @@ pub(crate) fn parse_toml(text: &str) -> Result<Table, ParseError> {
     Ok(table)
 }
 
-/// Refuses times with decimals: only curl's options have those.
+/// Refuses times with decimals, which only the options of curl may have.
 fn refuse_decimals(text: &str) -> Result<(), ParseError> {
     let document = DeTable::parse(text).map_err(|error| explain(text, error))?;
     let http = document.get_ref().get("http").and_then(|http| http.get_ref().as_table());
@@ -43,19 +43,23 @@ fn refuse_decimals(text: &str) -> Result<(), ParseError> {
 }
 
 pub(super) fn explain(text: &str, mut error: toml::de::Error) -> ParseError {
-    // Without the input, toml shows no line of the file, which may hold a password, but the path of the key instead.
+    // With the input, toml would show a line of the file, which may contain a password. Without it, toml shows the
+    // path of the key instead.
     error.set_input(None);
     let words = error.to_string();
     let key = words.trim_end().rsplit_once("\nin `").map(|(_, key)| key.trim_end_matches('`'));
     let message = without_values(error.message());
-    let message = key.map_or_else(|| message.clone(), |key| format!("{key}: {message}"));
+    let message = match key {
+        Some(key) => format!("{key}: {message}"),
+        None => message,
+    };
     match error.span() {
         Some(span) => ParseError::at(text, span.start, &message),
         None => ParseError::somewhere(&message),
     }
 }
 
-/// Takes the value out of serde's words, such as `invalid type: string "x", expected a boolean`.
+/// Removes the value from a message of serde, such as `invalid type: string "x", expected a boolean`.
 fn without_values(message: &str) -> String {
     let found = message.strip_prefix("invalid type: ").or_else(|| message.strip_prefix("invalid value: "));
     if let Some((found, expected)) = found.and_then(|found| found.rsplit_once(", expected ")) {
@@ -65,7 +69,7 @@ fn without_values(message: &str) -> String {
     message.replace("unknown field", "unknown key").replace("expected one of", "allowed are")
 }
 
-/// Says serde's word for a kind of value in those of the manual page.
+/// Translates serde's name of a type into the words of the manual page.
 fn plain(kind: &str) -> &str {
     match kind {
         "u32" | "u64" | "f64" => "a whole number that is not negative",

@@ -1,40 +1,40 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Where the provider's files are.
+//! The paths of the provider's files.
 
 use std::path::{Path, PathBuf};
 
 use super::VariantName;
 
-/// The places that a run reads and writes, below one root, so that tests and images can have their own.
+/// The files and folders that a run uses, all below one root, so that tests and images can have their own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Paths {
     /// The site's `config.toml`, `variants.list` and one folder per variant.
     pub(crate) config_dir: PathBuf,
-    /// Downloaded images, where no setting names another place.
+    /// The folder of downloaded images, unless a setting names another one.
     pub(crate) cache_dir: PathBuf,
-    /// Ganeti's list of folders that may hold instances' disks, one per line
+    /// Ganeti's list of folders that may contain instances' disks, one on each line
     /// (`pathutils.FILE_STORAGE_PATHS_FILE` in Ganeti).
     pub(crate) file_storage_paths: PathBuf,
 }
 
-/// When hooks run: each phase has a folder of its own.
+/// The time at which hooks run. Each phase has its own folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HookPhase {
-    /// Before anything of an image is fetched.
+    /// Hooks run before anything of an image is fetched.
     Pre,
-    /// After the image is on the disk.
+    /// Hooks run after the image was written to the disk.
     Create,
-    /// After a dump is on a disk.
+    /// Hooks run after a dump was restored to a disk.
     Import,
-    /// After the instance has got a new name.
+    /// Hooks run after the instance got a new name.
     Rename,
 }
 
 impl HookPhase {
-    /// Every phase, in the order of an instance's life.
+    /// All phases, in the order of an instance's life.
     pub(crate) const ALL: [HookPhase; 4] = [HookPhase::Pre, HookPhase::Create, HookPhase::Import, HookPhase::Rename];
 
-    /// The name of the phase's folder in a variant's.
+    /// The name of the phase's folder in a variant's folder.
     pub(crate) fn dir_name(self) -> &'static str {
         match self {
             HookPhase::Pre => "hooks.pre",
@@ -44,7 +44,7 @@ impl HookPhase {
         }
     }
 
-    /// What hooks are told that it is.
+    /// The word for the phase in the environment of hooks.
     pub(crate) fn name(self) -> &'static str {
         match self {
             HookPhase::Pre => "pre",
@@ -56,7 +56,7 @@ impl HookPhase {
 }
 
 impl Paths {
-    /// The standard places below `root`, which is `/` outside tests.
+    /// Returns the standard paths below `root`, which is `/` outside tests.
     pub fn below(root: &Path) -> Self {
         Paths {
             config_dir: root.join("etc/ganeti/instance-simpleimage"),
@@ -65,27 +65,28 @@ impl Paths {
         }
     }
 
-    /// The list of the variants that Ganeti offers.
+    /// The path of the list of the variants that Ganeti offers.
     pub(crate) fn variants_list(&self) -> PathBuf {
         self.config_dir.join("variants.list")
     }
 
-    /// The folder of `variant`, which need not exist.
+    /// The folder of `variant`, which may be missing.
     pub(crate) fn variant_dir(&self, variant: &VariantName) -> PathBuf {
         self.config_dir.join(variant)
     }
 
-    /// The keys that may sign the images of `variant`, where no setting names another file.
+    /// The keyring for images of `variant`, unless a setting names another file.
     pub(crate) fn keyring(&self, variant: &VariantName) -> PathBuf {
         self.variant_dir(variant).join("keyring.gpg")
     }
 
-    /// The folder of the documents that `user_data`, `ssh_keys` and `network_config` of `variant` name, which need not exist.
+    /// The folder of the files that `user_data`, `ssh_keys` and `network_config` of `variant` name. It may be
+    /// missing.
     pub(crate) fn user_data_dir(&self, variant: &VariantName) -> PathBuf {
         self.variant_dir(variant).join("user-data")
     }
 
-    /// The folder of the hooks that `variant` runs in `phase`, which need not exist.
+    /// The folder of the hooks that `variant` runs in `phase`. It may be missing.
     pub(crate) fn hooks_dir(&self, variant: &VariantName, phase: HookPhase) -> PathBuf {
         self.variant_dir(variant).join(phase.dir_name())
     }

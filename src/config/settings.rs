@@ -20,24 +20,25 @@ use crate::node::value::OptionalSize;
 use crate::store::cache::CacheSettings;
 use crate::store::http::{HttpSettings, Secret};
 
-/// What holds for one variant. The fields are the keys of config.toml, in the order of the manual page; `Default` has the
-/// built-in values. Serializing gives what `variants show` prints: no secrets.
+/// The settings of one variant. The fields are the keys of config.toml, in the order of the manual page. `Default`
+/// has the built-in values. Serializing gives what `variants show` prints, without secrets.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Settings {
-    /// The image of instances without the OS parameter `image`, as written in the file.
+    /// The default of the OS parameter `image`, as written in the file.
     #[serde(with = "Text")]
     pub(crate) image: Option<String>,
-    /// The type of images without the OS parameter `image_type`, as written in the file.
+    /// The default of the OS parameter `image_type`, as written in the file.
     #[serde(with = "Text")]
     pub(crate) image_type: Option<String>,
-    /// The checksum of images without the OS parameter `image_checksum`, as written in the file.
+    /// The default of the OS parameter `image_checksum`, as written in the file.
     #[serde(with = "Text")]
     pub(crate) image_checksum: Option<String>,
-    /// The signature of images without the OS parameter `image_signature`, as written in the file.
+    /// The default of the OS parameter `image_signature`, as written in the file.
     #[serde(with = "Text")]
     pub(crate) image_signature: Option<String>,
-    /// Default of the OS parameter `cloud_init`, as written in the file; and so are the next five.
+    /// The default of the OS parameter `cloud_init`, as written in the file. The next five fields are also the
+    /// defaults of OS parameters.
     #[serde(with = "Text")]
     pub(crate) cloud_init: Option<String>,
     #[serde(with = "Lines")]
@@ -50,62 +51,64 @@ pub(crate) struct Settings {
     pub(crate) dns_servers: Option<String>,
     #[serde(with = "Text")]
     pub(crate) dns_search: Option<String>,
-    /// Default of the OS parameter `seed_persist`.
+    /// The default of the OS parameter `seed_persist`.
     pub(crate) seed_persist: bool,
-    /// Whether a reinstall carries over the keys and the user-data of the seed that the instance had.
+    /// Whether a reinstall keeps the SSH keys and the user-data of the instance's old seed.
     pub(crate) seed_keep: bool,
     #[serde(with = "ChecksumRule")]
     pub(crate) require_checksum: RequireChecksum,
     /// Whether every image needs a signature.
     pub(crate) require_signature: bool,
-    /// The keys that may sign. An empty path stands for the variant's own `keyring.gpg` until the settings are loaded.
+    /// The file with the keys that may sign images. An empty path means the variant's own `keyring.gpg` until the
+    /// settings are loaded.
     #[serde(with = "Keyring")]
     pub(crate) keyring: PathBuf,
-    /// Whether a raw image is written in which nothing known was found.
+    /// Whether a raw image with unknown content may be installed.
     pub(crate) allow_unknown_content: bool,
-    /// The disk formats that are taken.
+    /// The disk formats that an image may have.
     #[serde(with = "FormatList")]
     pub(crate) image_formats: Formats,
     #[serde(with = "MbrSize")]
     pub(crate) mbr_tolerance: MbrTolerance,
-    /// What of the disk behind the image is zeroed.
+    /// The part of the disk behind the image that is zeroed.
     #[serde(with = "WipeWord")]
     pub(crate) wipe: Wipe,
-    /// Whether the disk is read back and compared.
+    /// Whether the disk is read after it was written, and compared.
     pub(crate) verify_readback: bool,
     /// Whether the other disks of a new instance are zeroed.
     pub(crate) wipe_other_disks: bool,
-    /// The only places that images may come from; empty for anywhere.
+    /// The only places from which images may come. An empty list allows all places.
     #[serde(with = "PlaceList")]
     pub(crate) allowed_images: Vec<ImagePlace>,
-    /// What the messages of the OS scripts look like.
+    /// The format of the messages of the OS scripts.
     #[serde(with = "LogFormatWord")]
     pub(crate) log_format: LogFormat,
-    /// Images that instances can name in a word.
+    /// The named images.
     #[serde(deserialize_with = "images::deserialize")]
     pub(crate) images: Images,
-    /// How images are fetched, and from where.
+    /// The settings for downloads.
     pub(crate) http: HttpSettings,
-    /// How fetched images are kept.
+    /// The settings of the cache.
     pub(crate) cache: CacheTable,
 }
 
-/// How fetched images are kept: the table `[cache]`.
+/// The table `[cache]`: the settings of the cache.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct CacheTable {
-    /// A folder that is the provider's alone. Empty for the place that [`Paths`] says, until the settings are loaded.
+    /// The cache folder, which only the provider may use. An empty path means the folder in [`Paths`] until the
+    /// settings are loaded.
     #[serde(with = "AbsolutePath")]
     pub(crate) dir: PathBuf,
-    /// How long a kept image serves without asking its server again.
+    /// The time for which a cached image is used without asking its server again.
     #[serde(rename = "max_age_days", with = "Days")]
     pub(crate) max_age: Duration,
-    /// Whether a kept image is used past that time when its server can't be reached.
+    /// Whether a cached image is used after that time if its server can't be reached.
     pub(crate) stale_if_error: bool,
-    /// Bytes that all kept images may have together; none means no limit.
+    /// The largest size of all cached images together, in bytes. `None` means no limit.
     #[serde(with = "OptionalSize")]
     pub(crate) max_size: Option<ByteSize>,
-    /// Whether a kept image's content is held against its recorded checksum at every use.
+    /// Whether a cached image's content is compared with its recorded checksum at every use.
     pub(crate) verify_cached: bool,
 }
 
@@ -113,7 +116,7 @@ impl Default for CacheTable {
     fn default() -> Self {
         CacheTable {
             dir: PathBuf::new(),
-            // The predecessor's default for DOWNLOAD_CACHE_MAX_DAYS.
+            // The predecessor has this default for DOWNLOAD_CACHE_MAX_DAYS.
             max_age: Duration::from_secs(7 * DAY),
             stale_if_error: true,
             max_size: None,
@@ -123,7 +126,7 @@ impl Default for CacheTable {
 }
 
 impl Settings {
-    /// Puts in what depends on the variant, and what one setting says for another room.
+    /// Fills in what depends on the variant, and what one setting means for another room.
     pub(super) fn completed(mut self, paths: &Paths, variant: &VariantName) -> Self {
         if self.keyring.as_os_str().is_empty() {
             self.keyring = paths.keyring(variant);
@@ -138,7 +141,8 @@ impl Settings {
         self
     }
 
-    /// The only folders and files of the node that images may come from; none for all. A list of URLs alone allows no file.
+    /// The only folders and files on the node from which images may come. `None` allows all of them. A list that has
+    /// only URLs allows no file.
     pub(crate) fn allowed_paths(&self) -> Option<Vec<PathBuf>> {
         self.allowed(|place| match place {
             ImagePlace::Path(path) => Some(path),
@@ -153,12 +157,12 @@ impl Settings {
         Some(self.allowed_images.iter().filter_map(of_kind).cloned().collect())
     }
 
-    /// How careful disks are written.
+    /// The options for writing disks.
     pub(crate) fn write_options(&self) -> WriteOptions {
         WriteOptions { wipe: self.wipe, verify_readback: self.verify_readback }
     }
 
-    /// Where and how long images are kept.
+    /// The settings of the cache, without those for verifying an image.
     pub(crate) fn cache_settings(&self) -> CacheSettings {
         CacheSettings {
             dir: self.cache.dir.clone(),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! What `variants show` prints: the settings that hold, without their secrets, and the file that each comes from.
+//! The output of `variants show`: the effective settings without their secrets, and the file that each comes from.
 
 use serde::Serialize;
 use toml::{Table, Value, ser};
@@ -7,19 +7,19 @@ use toml::{Table, Value, ser};
 use super::Settings;
 use super::load::Layer;
 
-/// A setting that holds.
+/// An effective setting.
 #[derive(Serialize)]
 pub(crate) struct ShownSetting {
-    /// Its name, with that of its table.
+    /// The name of the setting, with the name of its table.
     pub(crate) key: String,
-    /// As in config.toml; a secret is `<hidden>`. Where nothing is set, it is what takes back a lower layer's value: an empty
-    /// text, list or table, or a zero.
+    /// The value as in config.toml. A secret is `<hidden>`. If nothing is set, this is the value that removes a
+    /// setting of a lower priority: an empty text, list or table, or zero.
     pub(crate) value: Value,
-    /// The file that says so; none for the built-in value.
+    /// The file that sets the value. `None` for the built-in value.
     pub(crate) source: Option<String>,
 }
 
-/// Shows `settings`, which were made from `layers`, in the order of the manual page. Each image with a name is a setting.
+/// Shows `settings`, which were made from `layers`, in the order of the manual page. Each named image is one setting.
 pub(crate) fn show(settings: &Settings, layers: &[Layer]) -> Result<Vec<ShownSetting>, ser::Error> {
     let source = |section: &str, key: &str| {
         let strongest = layers.iter().rev().find(|layer| layer.sets(section, key));
@@ -34,7 +34,7 @@ pub(crate) fn show(settings: &Settings, layers: &[Layer]) -> Result<Vec<ShownSet
         };
         for (key, value) in section {
             let source = source(&name, &key);
-            // A dot would begin a table of its own.
+            // Without quotes, TOML would read a dot as the beginning of another table.
             let key = if key.contains('.') { format!("{name}.\"{key}\"") } else { format!("{name}.{key}") };
             shown.push(ShownSetting { key, value, source });
         }
@@ -70,7 +70,7 @@ mod tests {
         assert_eq!(others, keys(&Settings::default()).collect::<Vec<_>>());
     }
 
-    /// What is shown is a config.toml that says the same, but for secrets.
+    /// The shown settings are a config.toml with the same meaning, except for secrets.
     #[test]
     fn what_is_shown_can_be_written_so() {
         let secret = |line: &&str| {

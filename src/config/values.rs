@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! The values of the settings outside `[http]`: their checks, and what may be shown of them.
+//! The values of the settings outside `[http]`: how they are checked, and how they are shown.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,17 +15,17 @@ use crate::store::http::{ImageUrl, Secret};
 /// One day in seconds.
 pub(super) const DAY: u64 = 24 * 60 * 60;
 
-/// Which images need a checksum.
+/// The images that need a checksum.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum RequireChecksum {
     #[default]
     Never,
-    /// Those from a URL, http and https alike.
+    /// Images from a URL need a checksum, for http and for https.
     Http,
     Always,
 }
 
-/// How many bytes of an MBR partition without a known file system may be missing at an image's end.
+/// The number of bytes of an MBR partition without a known file system that may be missing at the end of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct MbrTolerance(pub(crate) u64);
 
@@ -35,21 +35,22 @@ impl Default for MbrTolerance {
     }
 }
 
-/// A hundred years: far enough, and no clock arithmetic overflows with it.
+/// The largest age in days: a hundred years, which is enough and does not make any time calculation overflow.
 const MAX_DAYS: u64 = 36_500;
 
 value_kinds! {
-    /// One line that should hold no secret, shown without what may be one all the same; an empty text for none.
-    Text: String => Option<String>, |line| text(&line).map(|line| Some(line).filter(|line| !line.is_empty())),
+    /// One line that should contain no secret. What may be a secret all the same is not shown. An empty text means
+    /// that there is no value.
+    Text: String => Option<String>, |line| text(&line).map(|line| if line.is_empty() { None } else { Some(line) }),
         |line| shown_text(line.as_deref().unwrap_or_default());
-    /// One line; an empty text for none.
+    /// One line with a secret. An empty text means that there is no value.
     SecretText: String => Option<Secret>, |line| text(&line).map(some_secret), |text| text.clone().unwrap_or_default();
-    /// Several lines without control characters; an empty text for none.
+    /// Several lines without control characters. An empty text means that there is no value.
     Lines: String => Option<Secret>,
         |lines| lines.lines().map(text).collect::<Checked<Vec<_>>>().map(|lines| some_secret(lines.join("\n"))),
         |text| text.clone().unwrap_or_default();
     AbsolutePath: String => PathBuf, |path| absolute_path(&path), |path| path.display().to_string();
-    /// An absolute path; an empty text for the variant's own keyring.
+    /// An absolute path. An empty text means the variant's own keyring.
     Keyring: String => PathBuf, |path| if path.is_empty() { Ok(PathBuf::new()) } else { absolute_path(&path) },
         |path| path.display().to_string();
     Days: u64 => Duration, days, |age| age.as_secs() / DAY;
@@ -72,13 +73,13 @@ value_kinds! {
         _ => Err("must be \"full\", \"ends\" or \"none\""),
     }, |wipe| wipe.name();
     LogFormatWord: String => LogFormat, |word| log_format(&word), |format| format.name();
-    /// Names of disk formats; an empty list for those that are taken by default.
+    /// Names of disk formats. An empty list means the formats that are allowed by default.
     FormatList: Vec<String> => Formats, |names| formats(&names),
         |formats| Format::ALL.into_iter().filter(|format| formats.has(*format)).map(Format::name).collect::<Vec<_>>();
 }
 
 fn some_secret(text: String) -> Option<Secret> {
-    Some(Secret(text)).filter(|secret| !secret.0.is_empty())
+    if text.is_empty() { None } else { Some(Secret(text)) }
 }
 
 pub(super) fn log_format(word: &str) -> Checked<LogFormat> {
@@ -97,12 +98,12 @@ fn formats(names: &[String]) -> Checked<Formats> {
     names.iter().map(|name| Format::named(name).ok_or(UNKNOWN)).collect()
 }
 
-/// Takes an age in whole days.
+/// Checks an age in whole days.
 pub(super) fn days(days: u64) -> Checked<Duration> {
     if days > MAX_DAYS { Err("at most 36500 days") } else { Ok(Duration::from_secs(days * DAY)) }
 }
 
-/// Hides what may be a mistyped URL with a password or a token, and shows a URL without user, password and query.
+/// Hides a text that may be a mistyped URL with a password or a token. Shows a URL without user, password and query.
 pub(super) fn shown_text(text: &str) -> String {
     if text.contains("://") {
         return ImageUrl::parse(text).map_or_else(|_err| Secret::HIDDEN.to_owned(), |url| url.to_string());

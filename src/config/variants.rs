@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! The names of variants, which variants there are, and which files in their folders have a mistyped name.
+//! The names of variants, the variants that exist, and files in their folders with a mistyped name.
 //!
-//! A name that is no variant's is mistyped, and must not get other settings in silence: create, verify and every command
-//! refuse it, and name the nearest. A variant that is listed but has no folder has the site's settings. A folder without a
-//! line in the list is what Ganeti's `--force-variant` is for, and `check` warns of it. import, export and rename do their
-//! work whatever the variant, for a backup must be restorable: they only warn that no hooks were looked for.
+//! An unknown name is most likely mistyped, and must not silently get other settings. So `create`, `verify` and every
+//! command refuse it, and name the nearest variant. A variant that is listed but has no folder has the site's
+//! settings. A folder without a line in the list is for Ganeti's `--force-variant`, and `check` warns about it.
+//! `import`, `export` and `rename` work for every variant, because it must always be possible to restore a backup.
+//! They only warn that no hooks were looked for.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -14,21 +15,21 @@ use std::{fs, io};
 
 use super::{ConfigError, HookPhase, Paths};
 
-/// The variants that there are.
+/// The variants that exist.
 #[derive(Debug, Default)]
 pub(crate) struct Variants {
-    /// Those that stand in `variants.list`: Ganeti offers them.
+    /// The variants in `variants.list`, which Ganeti offers.
     pub(crate) offered: BTreeSet<VariantName>,
-    /// Those that have a folder. Without a line in the list, Ganeti takes them with `--force-variant` only.
+    /// The variants that have a folder. Ganeti uses one without a line in the list only with `--force-variant`.
     pub(crate) configured: BTreeSet<VariantName>,
 }
 
 impl Variants {
-    /// Looks at the list and at the folders. Where there is no list, `default` is offered, as in the list that is shipped:
-    /// the tool works on machines without Ganeti. Lines and folders that are no variant's names are left out.
+    /// Reads the list and the folders. Without a list, `default` is offered, as in the list of the package, because
+    /// the tool also works on machines without Ganeti. Lines and folders with an invalid name are left out.
     ///
     /// # Errors
-    /// [`ConfigError::Read`].
+    /// [`ConfigError::Read`] for a list or a folder that can't be read.
     pub(crate) fn of(paths: &Paths) -> Result<Self, ConfigError> {
         let list = paths.variants_list();
         let text = match fs::read_to_string(&list) {
@@ -40,12 +41,12 @@ impl Variants {
         Ok(Variants { offered, configured: folders(&paths.config_dir).map_err(reading)? })
     }
 
-    /// All of them, in the order of their names.
+    /// Returns all variants, in the order of their names.
     pub(crate) fn all(&self) -> impl Iterator<Item = &VariantName> {
         self.offered.union(&self.configured)
     }
 
-    /// An error that names the nearest of them unless `variant` is one.
+    /// Fails if `variant` does not exist. The error names the nearest one.
     pub(crate) fn check(&self, variant: &VariantName, paths: &Paths) -> Result<(), ConfigError> {
         if self.offered.contains(variant) || self.configured.contains(variant) {
             return Ok(());
@@ -55,7 +56,8 @@ impl Variants {
     }
 }
 
-/// Counts the letters by which `name` is not `meant`, whatever their case; two that changed their places count as one.
+/// Counts the letters in which `name` differs from `meant`. Upper and lower case are the same. Two letters that
+/// changed their places count as one.
 fn misspelt(meant: &str, name: &str) -> usize {
     strsim::damerau_levenshtein(&meant.to_ascii_lowercase(), &name.to_ascii_lowercase())
 }
@@ -74,10 +76,10 @@ fn folders(dir: &Path) -> io::Result<BTreeSet<VariantName>> {
     Ok(found)
 }
 
-/// What is read besides the folders of hooks.
+/// The names in a variant's folder that are read, without the folders of hooks.
 const FILES: [&str; 4] = ["config.toml", "config", "keyring.gpg", "user-data"];
 
-/// What people take for folders of hooks, and what they mean.
+/// Names that people use for folders of hooks by mistake, each with the right name.
 const OTHER_NAMES: [(&str, HookPhase); 4] = [
     ("hooks.post", HookPhase::Create),
     ("hooks.create", HookPhase::Create),
@@ -85,12 +87,13 @@ const OTHER_NAMES: [(&str, HookPhase); 4] = [
     ("post-hooks", HookPhase::Create),
 ];
 
-/// A name with more letters than these added, lost or changed means something else.
+/// The largest number of differing letters of a mistyped name. A name that differs more means something else.
 const MISTYPED: usize = 2;
 
-/// Finds the entries in the folder of `variant` that nothing reads though their names are nearly those of what is read: a
-/// mistyped `hooks.pre` loses a veto, a mistyped `config.toml` a policy. Each comes with the name that is read, in the order
-/// of their own names. A folder that can't be read has none.
+/// Finds the entries in the folder of `variant` that nothing reads, but whose names are similar to one that is read.
+/// With a mistyped `hooks.pre` a veto gets lost, and with a mistyped `config.toml` a policy. Each entry comes with
+/// the name that is read. The entries are in the order of their own names. There are none in a folder that can't be
+/// read.
 pub(crate) fn mistyped_names(paths: &Paths, variant: &VariantName) -> Vec<(PathBuf, &'static str)> {
     let folder = paths.variant_dir(variant);
     let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
@@ -100,10 +103,10 @@ pub(crate) fn mistyped_names(paths: &Paths, variant: &VariantName) -> Vec<(PathB
     found
 }
 
-/// Tells what is meant by `name`, if that is nearly the name of something that is read.
+/// Returns the name that is read and that `name` is similar to, if there is one.
 fn intended_name(name: &str) -> Option<&'static str> {
     let known = || FILES.into_iter().chain(HookPhase::ALL.map(HookPhase::dir_name));
-    // Editors leave such files, and hidden ones are no mistakes.
+    // Editors leave such files behind, and hidden files are no mistakes.
     if known().any(|known| known == name) || name.starts_with(['.', '#']) || name.ends_with('~') {
         return None;
     }
@@ -114,27 +117,28 @@ fn intended_name(name: &str) -> Option<&'static str> {
     known().min_by_key(|known| misspelt(known, name)).filter(|known| misspelt(known, name) <= MISTYPED)
 }
 
-/// Linux's NAME_MAX: a longer name could not be a folder's, in bytes.
+/// The largest length of a name in bytes. Linux allows no longer name for a folder (NAME_MAX).
 const MAX_BYTES: usize = 255;
-/// How much of a wrong name an error repeats, in characters.
+/// The number of characters of an invalid name that an error repeats.
 const SHOWN_CHARS: usize = 64;
 
-/// The part after the `+` of Ganeti's `simpleimage+default`: a name that is safe as a folder's.
+/// The name of a variant, which is safe as the name of a folder. Ganeti writes it after the `+`, as in
+/// `simpleimage+default`.
 ///
-/// It starts with an ASCII letter or digit; letters, digits, `.`, `_` and `-` follow, 255 bytes at most.
+/// It begins with an ASCII letter or digit. Letters, digits, `.`, `_` and `-` follow. It has at most 255 bytes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct VariantName(String);
 
-/// Why a text is no [`VariantName`].
+/// The reason why a text is no [`VariantName`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum VariantNameError {
-    /// No variant at all: the instance's OS is plain `simpleimage`.
+    /// There is no variant, because the instance's OS is only `simpleimage`.
     #[error("OS_VARIANT is empty: use -o simpleimage+default")]
     Empty,
-    /// More bytes than a folder's name may have.
+    /// The name has more bytes than the name of a folder may have.
     #[error("the variant name '{0}' is longer than 255 bytes: use a shorter one, as in -o simpleimage+default")]
     TooLong(String),
-    /// A character that the name must not have, the escaped text with it.
+    /// The name has an invalid character. The text is escaped.
     #[error(
         "'{0}' is not a variant name: use ASCII letters, digits, '.', '_' and '-', starting with a letter or digit, \
          as in -o simpleimage+default"
@@ -143,7 +147,7 @@ pub(crate) enum VariantNameError {
 }
 
 impl VariantName {
-    /// Takes `OS_VARIANT` as Ganeti gives it.
+    /// Parses the value of `OS_VARIANT`.
     ///
     /// # Errors
     /// [`VariantNameError`] for an empty, overlong or malformed name.
@@ -159,12 +163,12 @@ impl VariantName {
         }
     }
 
-    /// The names in the text of a `variants.list`, as Ganeti reads it: one per line, `#` begins a comment line.
+    /// Parses the names in the text of a `variants.list` in the same way as Ganeti: each line has one name, and `#`
+    /// begins a comment line.
     pub(crate) fn in_list(text: &str) -> impl Iterator<Item = Result<Self, VariantNameError>> {
         text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')).map(Self::parse)
     }
 
-    /// The name.
     pub(crate) fn as_str(&self) -> &str {
         &self.0
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! CUSTOM_CURL_OPTS, which the predecessor passed to curl(1), translated into keys of the table `[http]`.
+//! Translates CUSTOM_CURL_OPTS, which the predecessor passed to curl(1), into keys of the table `[http]`.
 
 use toml::{Table, Value};
 
@@ -7,16 +7,16 @@ use super::shell::words;
 use crate::node::value::{Checked, absolute_path, text};
 use crate::store::http::values;
 
-/// curl's port for a proxy without one (curl(1), `--proxy`).
+/// The port that curl uses for a proxy without one (curl(1), `--proxy`).
 pub(super) const PROXY_PORT: u16 = 1080;
 
-/// What an option asks for.
+/// The meaning of an option.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Meaning {
-    /// This provider does so anyway, or the option only changed curl's messages.
+    /// The option has no effect here: this provider does the same anyway, or the option only changes curl's messages.
     Nothing,
     Insecure,
-    /// An absolute path for this key.
+    /// The option sets this key to an absolute path.
     File(&'static str),
     ClientCert,
     Header,
@@ -29,20 +29,20 @@ enum Meaning {
     MaxTime,
     Retry,
     SpeedTime,
-    /// Bytes per second for this key.
+    /// The option sets this key to a number of bytes per second.
     Rate(&'static str),
 }
 
-/// An option as it was given.
+/// An option in CUSTOM_CURL_OPTS.
 struct Given {
-    /// Its name with the dashes, for messages.
+    /// The name with the dashes, for messages.
     name: String,
     meaning: Meaning,
-    /// Empty for an option that takes no value.
+    /// The value, which is empty for an option without a value.
     value: String,
 }
 
-/// Short name, long name, meaning; names as in curl(1).
+/// The short name, long name and meaning of each option, with the names of curl(1).
 const OPTIONS: [(Option<char>, &str, Meaning); 31] = [
     (Some('s'), "silent", Meaning::Nothing),
     (Some('S'), "show-error", Meaning::Nothing),
@@ -56,7 +56,7 @@ const OPTIONS: [(Option<char>, &str, Meaning); 31] = [
     (None, "http1.1", Meaning::Nothing),
     (None, "basic", Meaning::Nothing),
     (None, "proxy-basic", Meaning::Nothing),
-    // TLS 1.2 or later is all that is spoken here.
+    // This provider always uses TLS 1.2 or later.
     (Some('1'), "tlsv1", Meaning::Nothing),
     (None, "tlsv1.2", Meaning::Nothing),
     (Some('k'), "insecure", Meaning::Insecure),
@@ -78,11 +78,12 @@ const OPTIONS: [(Option<char>, &str, Meaning); 31] = [
     (Some('Y'), "speed-limit", Meaning::Rate("min_speed")),
 ];
 
-/// Options that people use and that have another way here: short name, long name, that way.
+/// Options that people use, but that are replaced by something else here: the short name, the long name and the
+/// replacement.
 const ELSEWHERE: [(Option<char>, &str, &str); 15] = [
     (Some('b'), "cookie", "use -H 'Cookie: NAME=VALUE'"),
     (Some('e'), "referer", "use -H 'Referer: URL'"),
-    // Ganeti runs the scripts without HOME, so that there is no ~/.netrc.
+    // Ganeti runs the scripts without HOME, so there is no ~/.netrc.
     (Some('n'), "netrc", "use --netrc-file FILE"),
     (None, "netrc-optional", "use --netrc-file FILE"),
     (None, "oauth2-bearer", "use -H 'Authorization: Bearer TOKEN'"),
@@ -98,10 +99,10 @@ const ELSEWHERE: [(Option<char>, &str, &str); 15] = [
     (Some('K'), "config", "write its options here"),
 ];
 
-/// Sets in `http` what the options in `text` ask for, the later option over the earlier as in curl.
+/// Sets in `http` what the options in `text` ask for. As in curl, a later option replaces an earlier one.
 ///
 /// # Errors
-/// The first thing that is wrong, with the option's name and never its value.
+/// The first error, with the option's name and never with its value.
 pub(super) fn translate(text: &str, http: &mut Table) -> Result<(), String> {
     let mut proxy_user = None;
     for Given { name, meaning, value } in scan(&words(text)?)? {
@@ -114,7 +115,7 @@ pub(super) fn translate(text: &str, http: &mut Table) -> Result<(), String> {
     if http.contains_key("client_key") && !http.contains_key("client_cert") {
         return Err("curl option --key: needs --cert".to_owned());
     }
-    // At the end: curl does not care which of --proxy and --proxy-user comes first.
+    // This comes last, because curl accepts --proxy and --proxy-user in any order.
     if let Some((name, (user, password))) = proxy_user {
         let proxy = http.get("proxy").and_then(Value::as_str).unwrap_or_default();
         let proxy = values::proxy_with_user(proxy, &user, &password)
@@ -137,7 +138,7 @@ fn set(meaning: Meaning, value: &str, http: &mut Table) -> Checked<()> {
         Meaning::Proxy => ("proxy", values::proxy(value, PROXY_PORT)?.unwrap_or_default().0.into()),
         Meaning::NoProxy => ("no_proxy", no_proxy(value)?),
         Meaning::ConnectTimeout => match values::seconds(value)? {
-            // Zero is curl's default, and stands for ours.
+            // Zero means the default in curl, so it means our default here.
             0.0 => {
                 http.remove("connect_timeout");
                 return Ok(());
@@ -188,7 +189,8 @@ fn header(value: &str, http: &mut Table) -> Checked<()> {
     values::header(name, value)?;
     let headers = http.entry("headers").or_insert_with(|| Value::Table(Table::new()));
     if let Value::Table(headers) = headers {
-        // RFC 9110, section 5.3: headers of the same name are one with a list; of cookies RFC 6265 makes the list.
+        // Headers with the same name are one header with a list (RFC 9110, section 5.3). Cookies have their own
+        // separator (RFC 6265).
         let separator = if name.eq_ignore_ascii_case("cookie") { "; " } else { ", " };
         let earlier = headers.get(name).and_then(Value::as_str).map(|earlier| format!("{earlier}{separator}"));
         headers.insert(name.to_owned(), format!("{}{value}", earlier.unwrap_or_default()).into());
@@ -196,7 +198,7 @@ fn header(value: &str, http: &mut Table) -> Checked<()> {
     Ok(())
 }
 
-/// curl(1), `--noproxy`: each name stands for itself and for everything below it.
+/// Translates the value of `--noproxy`, in which each name means itself and everything below it (curl(1)).
 fn no_proxy(value: &str) -> Checked<Value> {
     let hosts = value.split([',', ' ']).filter(|host| !host.is_empty());
     let entry = |host| values::no_proxy_host(host).map(|host| Value::String(host.with_subdomains().to_string()));
@@ -206,7 +208,8 @@ fn no_proxy(value: &str) -> Checked<Value> {
 /// Reads the options in `words`, in their order.
 ///
 /// # Errors
-/// An option without an equivalent, a missing value, or a word that belongs to no option: named, but without values.
+/// An option without an equivalent, a missing value, or a word that belongs to no option. The error names it, but
+/// shows no value.
 fn scan(words: &[String]) -> Result<Vec<Given>, String> {
     let mut found = Vec::new();
     let mut rest = words.iter().enumerate();
@@ -217,7 +220,7 @@ fn scan(words: &[String]) -> Result<Vec<Given>, String> {
         } else if let Some(cluster) = word.strip_prefix('-').filter(|cluster| !cluster.is_empty()) {
             short_options(cluster, &mut next, &mut found)?;
         } else {
-            // The word may be a piece of a password, so only its place is named.
+            // The word may be a part of a password, so only its position is shown.
             return Err(format!(
                 "word {} belongs to no option (a value with blanks needs quotes of its own)",
                 index + 1
@@ -227,13 +230,17 @@ fn scan(words: &[String]) -> Result<Vec<Given>, String> {
     Ok(found)
 }
 
-/// Reads `--name`, `--name value`, or `--name=value` as curl has it from 8.16 on.
+/// Reads `--name`, `--name value`, or `--name=value`, which curl accepts since 8.16.
 fn long_option(text: &str, next: &mut dyn FnMut() -> Option<String>) -> Result<Given, String> {
-    let (long, attached) = text.split_once('=').map_or((text, None), |(long, value)| (long, Some(value.to_owned())));
+    let (long, attached) = match text.split_once('=') {
+        Some((long, value)) => (long, Some(value.to_owned())),
+        None => (text, None),
+    };
     let name = format!("--{long}");
     let Some((_, _, meaning)) = OPTIONS.into_iter().find(|(_, known, _)| *known == long) else {
         let advice = ELSEWHERE.iter().find(|(_, known, _)| *known == long).map(|(_, _, advice)| *advice);
-        // What does not even look like an option's name may be a value that lost its option.
+        // A word that does not look like the name of an option may be a value whose option is missing, so it is not
+        // shown.
         let plausible = long.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.'));
         return Err(refused(if plausible { &name } else { "(unreadable)" }, advice));
     };
@@ -247,7 +254,7 @@ fn long_option(text: &str, next: &mut dyn FnMut() -> Option<String>) -> Result<G
     Ok(Given { name, meaning, value })
 }
 
-/// Reads `-ksS`, `-u value`, `-uvalue`, `-ksuvalue`: the first option that takes a value takes the rest of the word.
+/// Reads `-ksS`, `-u value`, `-uvalue` or `-ksuvalue`: the first option with a value takes the rest of the word.
 fn short_options(
     cluster: &str,
     next: &mut dyn FnMut() -> Option<String>,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! The shell predecessor's `config`, which its scripts sourced, translated into the keys and values of config.toml.
+//! Translates the shell predecessor's `config`, which its scripts sourced, into the keys and values of config.toml.
 
 mod curl;
 pub(crate) mod shell;
@@ -13,21 +13,21 @@ use super::{ParseError, values};
 use crate::node::value::{Checked, absolute_path};
 use crate::store::http::values::proxy;
 
-/// The variables that the predecessor knew.
+/// The variables that the predecessor used.
 pub(super) const KEYS: [&str; 4] = ["PROXY", "IMAGE_STORAGE", "DOWNLOAD_CACHE_MAX_DAYS", "CUSTOM_CURL_OPTS"];
-/// The folder below IMAGE_STORAGE that is ours alone: the predecessor deleted whatever was old below IMAGE_STORAGE,
-/// golden images included, so its own files and foreign ones stay where they are.
+/// The cache folder below IMAGE_STORAGE. The predecessor deleted every old file below IMAGE_STORAGE, including golden
+/// images. Only this folder is used, so that other files there are never touched.
 const CACHE_FOLDER: &str = "ganeti-instance-simpleimage";
 
 /// Translates the text of a predecessor's `config`.
 ///
-/// `PROXY` becomes `http.proxy` (curl's port 1080 where it names none), `DOWNLOAD_CACHE_MAX_DAYS` `cache.max_age_days`,
-/// `IMAGE_STORAGE` with our own folder `ganeti-instance-simpleimage` below it `cache.dir`, and the options in
-/// `CUSTOM_CURL_OPTS` their equivalents in `http`. The last assignment to a key holds.
+/// `PROXY` becomes `http.proxy`, with curl's port 1080 if it has no port. `DOWNLOAD_CACHE_MAX_DAYS` becomes
+/// `cache.max_age_days`. `IMAGE_STORAGE` becomes `cache.dir`, with our own folder `ganeti-instance-simpleimage`
+/// added. The options in `CUSTOM_CURL_OPTS` become their equivalents in `http`. The last assignment to a key is used.
 ///
 /// # Errors
-/// [`ParseError`] with line and column for what a shell would execute or expand, an unknown key, a wrong value or a
-/// curl option without an equivalent. No value is repeated.
+/// A [`ParseError`] with line and column for what a shell would execute or expand, an unknown key, an invalid value
+/// or an option of curl without an equivalent. No value is repeated.
 pub(crate) fn parse_legacy(text: &str) -> Result<Table, ParseError> {
     let mut set = BTreeMap::new();
     for assignment in assignments(text)? {
@@ -37,7 +37,7 @@ pub(crate) fn parse_legacy(text: &str) -> Result<Table, ParseError> {
         set.insert(key, assignment);
     }
     let (mut http, mut cache) = (Table::new(), Table::new());
-    // In the order of KEYS: curl's --proxy is stronger than PROXY.
+    // The order of KEYS matters, because curl's --proxy has priority over PROXY.
     for (key, assignment) in KEYS.into_iter().filter_map(|key| set.remove_entry(key)) {
         translate(key, &assignment.value, &mut http, &mut cache)
             .map_err(|problem| ParseError::at(text, assignment.offset, &format!("{key}: {problem}")))?;
@@ -66,7 +66,7 @@ fn translate(key: &str, value: &str, http: &mut Table, cache: &mut Table) -> Res
 
 fn days(value: &str) -> Checked<i64> {
     const WRONG: &str = "must be a whole number of days";
-    // u64 also takes a sign.
+    // Parsing a u64 would also accept a sign.
     if !value.chars().all(|c| c.is_ascii_digit()) {
         return Err(WRONG);
     }

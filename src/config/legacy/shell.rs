@@ -1,32 +1,33 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! The part of the shell's language that is data: assignments and words, after bash(1), section QUOTING.
+//! Parses the part of the shell's language that is data: assignments and words, according to bash(1), section
+//! QUOTING.
 //!
-//! Whatever a shell would expand or execute is refused instead of being taken for its text: a value that the
-//! predecessor computed must not silently become another one.
+//! Everything that a shell would expand or execute is refused and not taken literally, because a value that the
+//! predecessor computed must not silently become another value.
 
 use crate::config::ParseError;
 use crate::node::value::Checked;
 
-/// `KEY=VALUE` with the quotes resolved.
+/// An assignment `KEY=VALUE`, with quotes removed.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Assignment {
     pub(crate) key: String,
     pub(crate) value: String,
-    /// Where the key starts, in bytes.
+    /// The offset of the key in the text, in bytes.
     pub(crate) offset: usize,
 }
 
-/// The shell gives these characters a meaning outside quotes. Braces have one in arguments of `export` only, but nobody needs
-/// them bare.
+/// The characters that have a meaning for the shell outside quotes. Braces have one only in arguments of `export`,
+/// but nobody needs them without quotes.
 const LIVE: &str = "$`;|&<>(){}";
-/// Within double quotes, a backslash takes away the meaning of these characters only.
+/// The only characters that lose their meaning after a backslash in double quotes.
 const ESCAPED_IN_QUOTES: &str = "$`\"\\";
 
-/// Reads the assignments in `text`, one per line, in their order; `export` before one is fine.
+/// Reads the assignments in `text`, one on each line, in their order. An `export` before an assignment is allowed.
 ///
 /// # Errors
-/// [`ParseError`] for anything that a shell would execute or expand, for anything that is no assignment, and for quotes
-/// left open. Only single characters of the text are repeated.
+/// A [`ParseError`] for anything that a shell would execute or expand, for anything that is no assignment, and for a
+/// missing closing quote. Only single characters of the text are repeated.
 pub(crate) fn assignments(text: &str) -> Result<Vec<Assignment>, ParseError> {
     if let Some(at) = text.find(|c: char| c.is_control() && !matches!(c, '\n' | '\t')) {
         let what = if text[at..].starts_with('\r') {
@@ -44,7 +45,7 @@ pub(crate) fn assignments(text: &str) -> Result<Vec<Assignment>, ParseError> {
     Ok(found)
 }
 
-/// A position in the text, in bytes.
+/// A text, and the current position in it in bytes.
 struct Scanner<'a> {
     text: &'a str,
     at: usize,
@@ -63,7 +64,9 @@ impl Scanner<'_> {
 
     fn eat(&mut self, expected: &str) -> bool {
         let found = self.text[self.at..].starts_with(expected);
-        self.at += if found { expected.len() } else { 0 };
+        if found {
+            self.at += expected.len();
+        }
         found
     }
 
@@ -80,7 +83,7 @@ impl Scanner<'_> {
         }
     }
 
-    /// Skips blank lines and comments; false at the end of the text.
+    /// Skips blank lines and comments. Returns false at the end of the text.
     fn skip_to_content(&mut self) -> bool {
         loop {
             self.skip_blanks();
@@ -120,7 +123,8 @@ impl Scanner<'_> {
                 '"' => self.double_quoted(&mut value)?,
                 '\\' => self.escaped(&mut value)?,
                 _ if LIVE.contains(next) => return Err(self.live(next)),
-                // bash(1), Tilde Expansion: in assignments also behind each ':' and the first '='.
+                // In assignments a tilde is also expanded after each ':' and after the first '=' (bash(1), Tilde
+                // Expansion).
                 '~' if value.is_empty() || value.ends_with([':', '=']) => return Err(self.live(next)),
                 _ => value.extend(self.bump()),
             }
@@ -190,7 +194,10 @@ impl Scanner<'_> {
 
     fn live(&self, c: char) -> ParseError {
         let rest = &self.text[self.at..];
-        let shown = ["$(", "${"].into_iter().find(|two| rest.starts_with(two)).map_or(c.to_string(), str::to_owned);
+        let shown = match ["$(", "${"].into_iter().find(|two| rest.starts_with(two)) {
+            Some(two) => two.to_owned(),
+            None => c.to_string(),
+        };
         let message = format!(
             "'{shown}' would be expanded or executed by a shell, but here it is only data (write what it stands for, \
              or put the value into single quotes to mean the character)"
@@ -203,10 +210,10 @@ impl Scanner<'_> {
     }
 }
 
-/// Splits `text` at blanks into words, with quotes resolved.
+/// Splits `text` into words at blanks, and removes quotes.
 ///
 /// # Errors
-/// A quote left open. A backslash outside quotes: the predecessor kept it as it was, a shell would remove it.
+/// A missing closing quote, and a backslash outside quotes: the predecessor kept it, but a shell would remove it.
 pub(crate) fn words(text: &str) -> Checked<Vec<String>> {
     let mut scanner = Scanner { text, at: 0 };
     let mut words = Vec::new();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Tests of the shell syntax, against a table and against bash itself.
+//! Tests the shell syntax against a table and against bash itself.
 
 use super::{LIVE, assignments, words};
 use proptest::prelude::*;
@@ -135,7 +135,8 @@ fn words_are_separated_by_blanks_outside_quotes() {
     assert_eq!(split(r"-u dom\user:pw"), Err(message));
 }
 
-/// The value of `A` that bash sees in `text`, which must be harmless: it runs without a PATH, in an empty folder.
+/// Returns the value of `A` that bash finds in `text`. The text must be harmless: bash runs without a PATH, in an
+/// empty folder.
 fn in_bash(text: &str, dir: &std::path::Path) -> Option<String> {
     let script = format!("{text}\nprintf %s \"$A\"");
     let mut bash = Command::new("/bin/bash");
@@ -144,7 +145,8 @@ fn in_bash(text: &str, dir: &std::path::Path) -> Option<String> {
     output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
 }
 
-/// Whether `value` (what stands behind `A=`) holds something live: its own reading of the quotes, as simple as can be.
+/// Returns whether `value` (the text after `A=`) contains something that a shell would expand or execute. This is a
+/// second and very simple parser of quotes.
 fn has_live_character(value: &str) -> bool {
     let (mut quote, mut escaped) = (None, false);
     for c in value.chars() {
