@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! `simpleimage cache`: the cached images, for people and, as JSON, for programs.
+//! `simpleimage cache`: shows, verifies and removes cached images. The output is text for people, or JSON for
+//! programs.
 
 use std::io::Write;
 use std::path::Path;
@@ -22,7 +23,7 @@ use crate::store::http::ImageUrl;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct CacheArgs {
-    /// The variant whose cache folder is meant.
+    /// The variant whose cache folder is used.
     #[arg(long, global = true, default_value = "default")]
     variant: VariantName,
     /// Write the result as JSON.
@@ -37,23 +38,24 @@ enum Verb {
     /// List the kept images, the one used last first.
     #[command(visible_alias = "ls")]
     List,
-    /// Tell all about a kept image.
+    /// Show everything about a kept image.
     Show {
-        /// Its name, its URL, or at least 4 digits of its key.
+        /// The image's name, its URL, or at least 4 digits of its key.
         entry: String,
     },
     /// Read kept images and compare them with what was downloaded; remove those that are damaged.
     Verify {
-        /// Their names, URLs, or at least 4 digits of their keys; none for all.
+        /// The images' names, URLs, or at least 4 digits of their keys. Without any, all images are read.
         #[arg(value_name = "ENTRY")]
         entries: Vec<String>,
     },
-    /// Remove what no create would have left: expired images, remains of killed downloads, what is beyond the size limit.
+    /// Remove what a create would remove: expired images, remains of killed downloads, and what exceeds the size
+    /// limit.
     Prune,
     /// Remove images.
     #[command(visible_alias = "rm")]
     Remove {
-        /// Their names, URLs, or at least 4 digits of their keys.
+        /// The images' names, URLs, or at least 4 digits of their keys.
         #[arg(value_name = "ENTRY", required_unless_present = "all", conflicts_with = "all")]
         entries: Vec<String>,
         /// Remove every image that is not in use.
@@ -80,14 +82,14 @@ pub(super) fn cache(args: CacheArgs, root: &Path, report: &Report, out: &mut dyn
     }
 }
 
-/// A cache, and the names that config.toml has for images from URLs.
+/// A cache, and the names of images from URLs in config.toml.
 struct NamedCache {
     cache: Cache,
     names: Vec<(String, ImageUrl)>,
 }
 
 impl NamedCache {
-    /// The image with this name in config.toml, or else with this URL or key in the cache.
+    /// Finds the cached image by its name in config.toml, or else by its URL or key.
     fn find(&self, text: &str) -> anyhow::Result<CachedImageInfo> {
         let mut urls = self.names.iter().filter(|(name, _)| name == text).map(|(_, url)| url).peekable();
         if urls.peek().is_none() {
@@ -113,12 +115,12 @@ impl NamedCache {
     }
 }
 
-/// A cached image with its names and its type.
+/// A cached image, with its names and its image type.
 struct ListedImage {
     image: CachedImageInfo,
-    /// Its names in config.toml.
+    /// The names of the image in config.toml.
     names: Vec<String>,
-    /// The type that its first bytes show.
+    /// The image type that the first bytes show.
     image_type: Option<String>,
 }
 
@@ -145,7 +147,7 @@ struct Output<'o> {
     report: &'o Report,
 }
 
-/// A cached image in JSON, with times in seconds since 1970.
+/// A cached image in JSON. Times are in seconds since 1970.
 #[derive(Serialize)]
 struct EntryJson<'i> {
     key: &'i str,
@@ -196,7 +198,7 @@ impl Output<'_> {
         let used = if image.in_use { "now".to_owned() } else { format!("{} ago", self.age(image.used_at)) };
         let none = || "none".to_owned();
         let lines = [
-            ("name", Some(names.join(", ")).filter(|names| !names.is_empty()).unwrap_or_else(none)),
+            ("name", if names.is_empty() { none() } else { names.join(", ") }),
             ("url", image.url.clone()),
             ("key", image.key.clone()),
             ("file", image.path.display().to_string()),
@@ -253,7 +255,8 @@ impl Output<'_> {
         self.line(&format!("images removed: {removed} ({bytes}), left: {} ({size})", left.len()))
     }
 
-    /// Images in use stay. They are an error after all others are removed.
+    /// Removes the images. An image in use stays. It is an error, which is reported after all other images were
+    /// removed.
     fn remove(&mut self, cache: &Cache, images: Vec<CachedImageInfo>) -> anyhow::Result<()> {
         let (mut removed, mut in_use, mut size) = (Vec::new(), Vec::new(), 0);
         for image in images {
@@ -317,7 +320,7 @@ fn entry(listed: &ListedImage) -> EntryJson<'_> {
     }
 }
 
-/// A time in the largest unit of which it has at least two.
+/// Formats a time in the largest unit that gives a number of at least two.
 fn age(time: Duration) -> String {
     const UNITS: [(u64, &str); 4] = [(86_400, "days"), (3600, "h"), (60, "min"), (1, "s")];
     let seconds = time.as_secs();

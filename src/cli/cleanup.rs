@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! `simpleimage cleanup`: removes what killed runs and power cuts left on this machine.
+//! `simpleimage cleanup`: removes what killed runs and power failures left on this machine.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -17,22 +17,22 @@ use crate::store::cache::CleanupOptions;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct CleanupArgs {
-    /// Remove cut downloads too that a create could go on with.
+    /// Also remove interrupted downloads that a create could continue.
     #[arg(long)]
     all: bool,
-    /// Only tell what would be removed.
+    /// Only show what would be removed.
     #[arg(long)]
     dry_run: bool,
     /// Write the result as JSON.
     #[arg(long)]
     json: bool,
-    /// The variant whose cache folder is meant; none for those of all variants.
+    /// The variant whose cache folder is cleaned. Without it, the cache folders of all variants are.
     #[arg(long)]
     variant: Option<VariantName>,
 }
 
-/// Cleans up and writes what was removed to `out`. A loop device that is still in use is an error, because only an
-/// administrator can free it.
+/// Cleans up, and writes what was removed to `out`. A loop device that is still in use is an error, because only an
+/// administrator can release it.
 pub(super) fn cleanup(args: &CleanupArgs, root: &Path, out: &mut dyn Write) -> anyhow::Result<()> {
     let paths = Paths::below(root);
     let caches = match &args.variant {

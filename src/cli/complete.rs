@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Completions. The script for a shell calls `simpleimage __complete` at each Tab, so that it offers the variants, images
-//! and cached entries that there are at that moment.
+//! Completions for shells. A shell's script calls `simpleimage __complete` at each Tab, so that it offers the
+//! variants, images and cache entries that exist at that moment.
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
@@ -39,9 +39,9 @@ impl Shell {
 /// A word and its description.
 type Word = (String, String);
 
-/// Writes the candidates for the last of `words`; the first of them is the program's name. The first line of output is
-/// `files` if paths are candidates too, else `words`. Each further line has a candidate, a tab and its description. Errors
-/// only mean fewer candidates, because an error message would disturb the user's command line.
+/// Writes the candidates for the last of `words`. The first word is the program's name. The first line of output is
+/// `files` if paths are candidates too, and otherwise `words`. Each further line has a candidate, a tab and its
+/// description. Errors only cause fewer candidates, because an error message would disturb the user's command line.
 pub(super) fn complete(words: &[OsString], out: &mut dyn Write) -> anyhow::Result<()> {
     let files = Arc::new(AtomicBool::new(false));
     let context = Arc::new(Context::of(words));
@@ -61,7 +61,7 @@ pub(super) fn complete(words: &[OsString], out: &mut dyn Write) -> anyhow::Resul
     Ok(())
 }
 
-/// Tabs and line breaks separate words and descriptions.
+/// Removes tabs and line breaks, which separate words and descriptions in the output.
 fn one_line(text: &str) -> String {
     text.replace(char::is_control, " ")
 }
@@ -92,10 +92,10 @@ fn with_value(arg: Arg, context: &Arc<Context>, files: &Arc<AtomicBool>) -> Arg 
     }))
 }
 
-/// The root folder and the variant that the command line names so far.
+/// The root folder and the variant according to the command line so far.
 struct Context {
     paths: Paths,
-    /// None if the name is not valid.
+    /// `None` if the name on the command line is invalid.
     variant: Option<VariantName>,
 }
 
@@ -127,7 +127,7 @@ impl Context {
         std::iter::once(auto).chain(all.map(|image_type| (image_type.to_string(), String::new()))).collect()
     }
 
-    /// Names and keys of cached images. A URL is no candidate, because it would have to be quoted.
+    /// Returns the names and keys of cached images. A URL is no candidate, because it would have to be quoted.
     fn entries(&self) -> Vec<Word> {
         let cache = self.settings().map(|settings| settings.cache_settings());
         let Some(Ok(Some(cache))) = cache.as_ref().map(Cache::existing) else { return Vec::new() };
@@ -142,7 +142,7 @@ impl Context {
     }
 }
 
-/// The last value of the flag, as `--flag value` or `--flag=value`.
+/// Returns the last value of the flag, which is written as `--flag value` or `--flag=value`.
 fn value_of(flag: &str, words: &[OsString]) -> Option<String> {
     let words: Vec<_> = words.iter().take(words.len().saturating_sub(1)).filter_map(|word| word.to_str()).collect();
     let behind = |(index, word): (usize, &&str)| match word.strip_prefix(flag)? {

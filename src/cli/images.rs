@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! `simpleimage images`: the images that have a name. `simpleimage fetch`: one image into the cache.
+//! `simpleimage images`, which lists the named images, and `simpleimage fetch`, which fetches one image into the
+//! cache.
 
 use std::fs;
 use std::io::Write;
@@ -22,7 +23,7 @@ use crate::store::cache::Cache;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct ImagesArgs {
-    /// The variant whose names are meant.
+    /// The variant whose named images are listed.
     #[arg(long, default_value = "default")]
     variant: VariantName,
     /// Write the result as JSON.
@@ -34,16 +35,16 @@ pub(super) struct ImagesArgs {
 struct NamedImage {
     name: String,
     note: Option<String>,
-    /// The declared type, or else what its first bytes say.
+    /// The declared image type, or else the type that the first bytes show.
     #[serde(rename = "type")]
     image_type: Option<String>,
-    /// Length of its file in bytes, if there is one on this node.
+    /// The size of the image's file in bytes, if it is on this node.
     size: Option<u64>,
-    /// Whether the cache has it; none for a file of the node, which the cache never copies.
+    /// Whether the image is in the cache. `None` is for a file on the node, which is never copied into the cache.
     kept: Option<bool>,
-    /// Its URL without secrets, or its path.
+    /// The image's URL without secrets, or its path.
     image: String,
-    /// Its file on this node.
+    /// The path of the image's file, if it is on this node.
     path: Option<PathBuf>,
 }
 
@@ -70,17 +71,21 @@ fn named(name: String, alias: ImageAlias, cache: Option<&Cache>) -> anyhow::Resu
             (len, None, len.map(|_| path.clone()))
         }
         ImageRef::Url(url) => {
-            let kept = cache.map_or(Ok(None), |cache| cache.info(url))?;
-            let there = kept.is_some();
-            let (len, path) = kept.map(|kept| (kept.len, kept.path)).unzip();
-            (len, Some(there), path)
+            let kept = match cache {
+                Some(cache) => cache.info(url)?,
+                None => None,
+            };
+            match kept {
+                Some(kept) => (Some(kept.len), Some(true), Some(kept.path)),
+                None => (None, Some(false), None),
+            }
         }
     };
     let image_type = image_type.filter(|image_type| image_type != "auto");
     Ok(NamedImage { name, note, image_type, size, kept, image: image.to_string(), path })
 }
 
-/// Fills in the types that are not declared, for images that have a file here.
+/// Detects the image types that are not declared, of images that have a file on this node.
 fn detect_types(images: &mut [NamedImage], report: &Report) -> anyhow::Result<()> {
     let mut unknown: Vec<_> = images.iter_mut().filter(|image| image.image_type.is_none()).collect();
     let paths: Vec<_> = unknown.iter().map(|image| image.path.clone().unwrap_or_default()).collect();
@@ -109,7 +114,7 @@ pub(super) struct FetchArgs {
     image: String,
     #[command(flatten)]
     image_args: ImageArgs,
-    /// The variant whose settings hold, cache folder included.
+    /// The variant whose settings are used, including its cache folder.
     #[arg(long, default_value = "default")]
     variant: VariantName,
     /// Write the result as JSON.
@@ -123,7 +128,7 @@ impl FetchArgs {
     }
 }
 
-/// Fetches the image into the cache. Writes its type, its size and its path to `out`.
+/// Fetches the image into the cache. Writes its type, size and path to `out`.
 pub(super) fn fetch(args: FetchArgs, root: &Path, report: &Report, out: &mut dyn Write) -> anyhow::Result<()> {
     let FetchArgs { image, image_args, variant, json } = args;
     let job = request::fetch(&image_args.into_params(absolute_place(&image)?)?, &variant, &Paths::below(root))?;

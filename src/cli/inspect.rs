@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! `simpleimage inspect`: what an image is, and whether create would take it.
+//! `simpleimage inspect`: shows what an image is, and whether `create` would take it.
 
 use std::fmt::Write as _;
 use std::io::Write;
@@ -23,7 +23,7 @@ use crate::store::http::ImageUrl;
 pub(super) struct InspectArgs {
     /// The image: a file on this machine, an http or https URL, or its name in config.toml.
     image: PathBuf,
-    /// The variant whose names, policy and credentials hold.
+    /// The variant whose image names, policy and credentials are used.
     #[arg(long, default_value = "default")]
     variant: VariantName,
     /// Write the result as JSON.
@@ -31,8 +31,8 @@ pub(super) struct InspectArgs {
     json: bool,
 }
 
-/// Writes the description of the image to `out`. An image that create would refuse is an error. With JSON the reason is also
-/// in the output.
+/// Writes the description of the image to `out`. An image that `create` would refuse is an error. With JSON the
+/// reason is also in the output.
 pub(super) fn inspect(args: InspectArgs, root: &Path, report: &Report, out: &mut dyn Write) -> anyhow::Result<()> {
     let InspectArgs { image, variant, json } = args;
     let job = inspect_job(image, &variant, &Paths::below(root))?;
@@ -51,7 +51,7 @@ pub(super) fn inspect(args: InspectArgs, root: &Path, report: &Report, out: &mut
     }
 }
 
-/// Takes a URL for a URL, a word for a name if the variant has it, and everything else for a file.
+/// Interprets the argument: a URL, the name of an image if the variant has that name, or else a file.
 fn inspect_job(image: PathBuf, variant: &VariantName, paths: &Paths) -> anyhow::Result<InspectJob> {
     let text = image.to_str().unwrap_or_default();
     let named =
@@ -70,7 +70,7 @@ fn as_text(image: &str, found: &Inspected) -> String {
     let size =
         size.map_or_else(|| "unknown (the server does not say it)".to_owned(), |size| ByteSize(size).to_string());
     let mut text = format!("image: {image}{kept}\ntype:  {image_type}\nsize:  {size}\ndisk:  {disk}\n");
-    // Writing to a String can't fail.
+    // Writing to a `String` can't fail.
     let _ = writeln!(text, "table: {}", table_words(layout));
     for part in partitions(layout) {
         let Part { number, start, size, kind, name } = part;

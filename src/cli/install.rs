@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! `simpleimage install`: what create does, without Ganeti.
+//! `simpleimage install`: installs an image like the OS script `create`, but without Ganeti.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -22,10 +22,10 @@ use crate::node::report::{Progress, Report, Subject};
 use crate::node::run::Run;
 use crate::node::size::ByteSize;
 
-/// Each read returns a new UUID: random(4).
+/// Each read of this file returns a new UUID (random(4)).
 const NEW_UUID: &str = "/proc/sys/kernel/random/uuid";
 
-/// The longest value of an OS parameter, in bytes. Hooks get it in a variable, and Linux takes at most 128 KiB for a
+/// The largest value of an OS parameter, in bytes. Hooks get it in a variable, and Linux allows at most 128 KiB for a
 /// variable with its name (MAX_ARG_STRLEN in execve(2)).
 const MAX_VALUE: usize = 120 << 10;
 
@@ -34,29 +34,29 @@ pub(super) struct InstallArgs {
     /// The image: a path with a slash in it, an http or https URL, or its name in config.toml.
     #[arg(value_parser = not_empty)]
     image: String,
-    /// The disk, a block device or a file. All that is on it is lost.
+    /// The disk, a block device or a file. All data on it is lost.
     disk: PathBuf,
     #[command(flatten)]
     image_args: ImageArgs,
-    /// The variant whose settings hold and whose hooks run.
+    /// The variant whose settings are used and whose hooks run.
     #[arg(long, default_value = "default")]
     variant: VariantName,
-    /// The instance's name, for hooks and the first-boot seed; that of the disk's file if none is given.
+    /// The instance's name, for hooks and the first-boot seed. The default is the name of the disk's file.
     #[arg(long, value_parser = not_empty)]
     name: Option<String>,
-    /// A public SSH key for the first boot: itself, a file, a URL, or as an entry of the OS parameter ssh_keys. Can be
-    /// given several times.
+    /// A public SSH key for the first boot: the key, a file, a URL, or an entry as in the OS parameter ssh_keys. Can
+    /// be given several times.
     #[arg(long, value_name = "KEY", value_parser = not_empty)]
     ssh_key: Vec<String>,
-    /// User-data for the first boot: a file, a URL, or as an entry of the OS parameter user_data. Can be given several
-    /// times.
+    /// User-data for the first boot: a file, a URL, or an entry as in the OS parameter user_data. Can be given
+    /// several times.
     #[arg(long, value_name = "FILE", value_parser = not_empty)]
     user_data: Vec<String>,
     /// Run no hooks.
     #[arg(long)]
     no_hooks: bool,
-    /// Only tell what would be installed, once everything was looked at that can be known without writing or fetching
-    /// all of the image.
+    /// Only show what would be installed, after checking everything that can be checked without writing, and without
+    /// fetching all of the image.
     #[arg(long)]
     dry_run: bool,
 }
@@ -66,14 +66,14 @@ impl InstallArgs {
         Subject { instance: Some(self.instance()), variant: Some(self.variant.to_string()) }
     }
 
-    /// The given name, or else the name of the disk's file.
+    /// Returns the given name, or else the name of the disk's file.
     fn instance(&self) -> String {
         let of_disk = |disk: PathBuf| disk.file_name().unwrap_or_default().to_string_lossy().into_owned();
         self.name.clone().unwrap_or_else(|| absolute(&self.disk).map(of_disk).unwrap_or_default())
     }
 }
 
-/// Installs the image. What is on the disk stays until the image is at hand and has passed every check.
+/// Installs the image. The content of the disk stays until the image is on this machine and has passed every check.
 pub(super) fn install(
     args: InstallArgs,
     root: &Path,
@@ -94,7 +94,7 @@ pub(super) fn install(
     install::create(&job, None, &Run::with_progress(Progress::stderr(report))?)
 }
 
-/// A user who gives an unknown name may have meant the file in this folder.
+/// Adds advice for an unknown name, because the user may have meant the file in this folder.
 fn explain_unknown_name(err: anyhow::Error, image: &str) -> anyhow::Error {
     match err.downcast_ref() {
         Some(RefError::UnknownName { .. }) if Path::new(image).exists() => {
@@ -104,8 +104,8 @@ fn explain_unknown_name(err: anyhow::Error, image: &str) -> anyhow::Error {
     }
 }
 
-/// A word without a slash is the name of a file that the variant has. If there is only a file of that name in this folder,
-/// the user most likely meant that one.
+/// Fails for a word without a slash that names only a file in this folder. Such a word means a file of the variant,
+/// but the user most likely meant the file in this folder.
 fn refuse_names_of_files(args: &InstallArgs, paths: &Paths) -> anyhow::Result<()> {
     let folder = paths.user_data_dir(&args.variant);
     let places = [("--ssh-key", &args.ssh_key), ("--user-data", &args.user_data)];
@@ -120,7 +120,7 @@ fn refuse_names_of_files(args: &InstallArgs, paths: &Paths) -> anyhow::Result<()
     Ok(())
 }
 
-/// The request of a reinstall, so that the disk stays as it is until the image has passed every check.
+/// Makes the request of a reinstall, so that the disk stays unchanged until the image has passed every check.
 fn reinstall_request(args: InstallArgs, caller: &Environment) -> anyhow::Result<Asked> {
     let disk = absolute(&args.disk).context("finding out where the disk is")?;
     let name = args.instance();
@@ -142,8 +142,8 @@ fn reinstall_request(args: InstallArgs, caller: &Environment) -> anyhow::Result<
     })
 }
 
-/// The variables that hooks get when Ganeti reinstalls an instance, so that the same hooks work here. Only PATH is taken
-/// from the caller's environment, because other variables may be meant for other programs.
+/// Returns the variables that hooks get when Ganeti reinstalls an instance, so that the same hooks work here. Only
+/// PATH is taken from the caller's environment, because other variables may be meant for other programs.
 fn hook_environment(
     variant: &VariantName,
     name: &str,
@@ -173,7 +173,7 @@ fn hook_environment(
     known.chain([("DISK_0_PATH".into(), disk.into())]).chain(path).collect()
 }
 
-/// The OS parameter for the values of `flag`: one entry in a line.
+/// Makes the OS parameter from the values of `flag`, with one entry on each line.
 fn joined_entries(flag: &str, given: Vec<String>) -> anyhow::Result<Option<String>> {
     if given.is_empty() {
         return Ok(None);
@@ -189,8 +189,8 @@ fn joined_entries(flag: &str, given: Vec<String>) -> anyhow::Result<Option<Strin
     Ok(Some(value))
 }
 
-/// The entry for one value. URLs and names are entries already; of a key or a file the entry holds the content, in base64,
-/// because the content may have the characters that separate entries.
+/// Makes the entry for one value. A URL or a name is already an entry. For a key or a file, the entry has the content
+/// in base64, because the content may contain the characters that separate entries.
 fn entry(text: &str) -> anyhow::Result<String> {
     let packed = |content: &[u8]| format!("base64:{}", BASE64_STANDARD.encode(content));
     if text.contains("://") || text.starts_with("base64:") {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! simpleimage(8) against clap's tree: each knows all commands, arguments and flags of the other.
+//! Compares simpleimage(8) with clap's tree of commands. Each has all commands, arguments and flags of the other.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,14 +13,14 @@ const MANUAL: &str = include_str!("../../man/simpleimage.8");
 /// Every command has these flags, so the manual shows them only once.
 const COMMON: [&str; 2] = ["help", "version"];
 
-/// How a command is called: its arguments, and its flags with the names of their values.
+/// The usage of a command: its arguments, and its flags with the names of their values.
 #[derive(Debug, Default, PartialEq)]
 struct Usage {
     arguments: Vec<String>,
     flags: BTreeMap<String, Option<String>>,
 }
 
-/// The tree of commands with the arguments that clap adds.
+/// Returns the tree of commands with the arguments that clap adds.
 fn tree() -> clap::Command {
     let mut tree = Tool::command();
     tree.build();
@@ -41,9 +41,10 @@ fn usage(command: &clap::Command) -> Usage {
 fn commands(of: &clap::Command, words: &str, found: &mut BTreeMap<String, Usage>) {
     for command in of.get_subcommands().filter(|command| command.get_name() != "help" && !command.is_hide_set()) {
         let words = format!("{words} {}", command.get_name());
-        match command.has_subcommands() {
-            true => commands(command, &words, found),
-            false => drop(found.insert(words.trim_start().to_owned(), usage(command))),
+        if command.has_subcommands() {
+            commands(command, &words, found);
+        } else {
+            found.insert(words.trim_start().to_owned(), usage(command));
         }
     }
 }
@@ -54,27 +55,28 @@ fn all_commands() -> BTreeMap<String, Usage> {
     found
 }
 
-/// The flags that every command has.
+/// Returns the flags that every command has.
 fn global() -> BTreeSet<String> {
     usage(&tree()).flags.into_keys().collect()
 }
 
-/// The words of mdoc(7) source, each with the macro that it belongs to.
+/// Returns the words of mdoc(7) source, each with the macro that it belongs to.
 fn words(source: &str) -> Vec<(&str, &str)> {
     let mut found = Vec::new();
     for line in source.lines().filter_map(|line| line.strip_prefix('.')) {
         let mut of = "";
         for word in line.split(' ') {
-            match word.len() == 2 && word.starts_with(|first: char| first.is_ascii_uppercase()) {
-                true => of = word,
-                false => found.push((of, word)),
+            if word.len() == 2 && word.starts_with(|first: char| first.is_ascii_uppercase()) {
+                of = word;
+            } else {
+                found.push((of, word));
             }
         }
     }
     found
 }
 
-/// The command that stands in this source, and how it is called. `list | show` are two.
+/// Returns the commands in this source, and their usage. `list | show` means two commands.
 fn shown(source: &str) -> (Vec<String>, Usage) {
     let (mut names, mut usage, mut flag) = (vec![Vec::new()], Usage::default(), None);
     for (of, word) in words(source) {
@@ -102,7 +104,7 @@ fn section(name: &str) -> &'static str {
     start.split("\n.Sh ").next().unwrap()
 }
 
-/// Flags that every command has may be missing from the synopsis.
+/// Flags that every command has may be missing in the synopsis.
 #[test]
 fn the_synopsis_is_that_of_the_program() {
     let (program, global) = (all_commands(), global());

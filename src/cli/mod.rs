@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! The commands for people. They call the same library code as the scripts of Ganeti.
+//! The commands for people. They call the same code as the scripts of Ganeti.
 
 mod cache;
 mod check;
@@ -34,8 +34,11 @@ use crate::store::http::ImageUrl;
 use complete::Shell;
 use output::Results;
 
-/// Help shows the options that every command has after the command's own.
+/// The help shows the options of every command after the command's own options.
 const COMMON: usize = 100;
+
+/// The exit code for invalid arguments.
+const USAGE: u8 = 2;
 
 /// Ganeti OS provider that installs instances from disk images.
 ///
@@ -44,13 +47,13 @@ const COMMON: usize = 100;
 #[command(name = "simpleimage", version, max_term_width = 80)]
 struct Tool {
     /// Look for configuration and cache below DIR instead of /.
-    // For tests and for trying a configuration, so only the manual shows it.
+    // This option is for tests and for trying a configuration, so only the manual shows it.
     #[arg(long, global = true, value_name = "DIR", default_value = "/", hide = true)]
     root: PathBuf,
-    /// Say only what is wrong: warnings and errors.
+    /// Show only warnings and errors.
     #[arg(short, long, global = true, conflicts_with = "verbose", display_order = COMMON)]
     quiet: bool,
-    /// Say more of what is done.
+    /// Show more details.
     #[arg(short, long, global = true, display_order = COMMON)]
     verbose: bool,
     /// Write messages as text, or as JSON with one object in a line.
@@ -62,22 +65,22 @@ struct Tool {
     command: Command,
 }
 
-/// Options that say what the image has to be.
+/// Options that say what the image must be.
 #[derive(Debug, clap::Args)]
 struct ImageArgs {
-    /// The image's type, which it has to be: as the OS parameter image_type.
+    /// The type that the image must have, like the OS parameter image_type.
     #[arg(long = "type", value_name = "TYPE", value_parser = not_empty)]
     image_type: Option<String>,
-    /// The checksum it has to have: as the OS parameter image_checksum.
+    /// The checksum that the image must have, like the OS parameter image_checksum.
     #[arg(long, value_name = "CHECKSUM", value_parser = not_empty)]
     checksum: Option<String>,
-    /// The signature it has to have, a path or a URL: as the OS parameter image_signature.
+    /// The path or URL of the signature that the image must have, like the OS parameter image_signature.
     #[arg(long, value_name = "SIGNATURE", value_parser = not_empty)]
     signature: Option<String>,
 }
 
 impl ImageArgs {
-    /// The OS parameters of an instance that is to get `image`.
+    /// Returns the OS parameters of an instance that gets `image`.
     fn into_params(self, image: String) -> anyhow::Result<OsParams> {
         let ImageArgs { image_type, checksum, signature } = self;
         let image_signature = signature.map(|text| absolute_place(&text)).transpose().context("--signature")?;
@@ -91,8 +94,8 @@ impl ImageArgs {
     }
 }
 
-/// Refuses an empty value. A shell makes one of an unset variable, and of `$(cat FILE)` if there is no such file: without
-/// this error the command would go on without a key or a checksum.
+/// Refuses an empty value. A shell makes one from an unset variable, and from `$(cat FILE)` if there is no such file.
+/// Without this error the command would continue without a key or a checksum.
 fn not_empty(text: &str) -> Result<String, &'static str> {
     if text.trim().is_empty() { Err("it is empty") } else { Ok(text.to_owned()) }
 }
@@ -105,8 +108,8 @@ fn refuse_tilde(text: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes a relative path absolute, because the scripts take only absolute paths. A text with a slash that is no URL is a
-/// path; URLs and names stay as they are.
+/// Makes a relative path absolute, because the scripts take only absolute paths. A text with a slash that is no URL
+/// is a path. URLs and names are not changed.
 fn absolute_place(text: &str) -> anyhow::Result<String> {
     if !text.contains('/') || ImageUrl::looks_like_url(text) {
         return Ok(text.to_owned());
@@ -118,7 +121,7 @@ fn absolute_place(text: &str) -> anyhow::Result<String> {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Tell what an image is: its type, the disk it needs, its partitions, and whether create would take it.
+    /// Show what an image is: its type, the disk it needs, its partitions, and whether create would take it.
     Inspect(inspect::InspectArgs),
     /// List the images that have a name in config.toml.
     Images(images::ImagesArgs),
@@ -126,35 +129,35 @@ enum Command {
     Fetch(images::FetchArgs),
     /// Install an image onto a disk as create does, without Ganeti.
     Install(install::InstallArgs),
-    /// Look whether this node is ready to install instances: programs, OS folder, configuration, hooks, cache.
+    /// Check whether this node is ready to install instances: programs, OS folder, configuration, hooks, cache.
     Check(check::CheckArgs),
-    /// Look at the kept images, check and remove them.
+    /// Show, check and remove the kept images.
     Cache(cache::CacheArgs),
-    /// Remove what killed runs and power cuts left on this machine.
+    /// Remove what killed runs and power failures left on this machine.
     Cleanup(cleanup::CleanupArgs),
-    /// Tell which variants there are, and which settings hold for one.
+    /// Show which variants exist, and the settings of one.
     Variants(variants::VariantsArgs),
-    /// Look at the first-boot seed on a disk, or remove it.
+    /// Show the first-boot seed on a disk, or remove it.
     Seed(seed::SeedArgs),
     /// Run an OS script as Ganeti does, with its input in the environment (ganeti-os-interface(7)).
     Script {
-        /// Which one.
+        /// The name of the script.
         name: Script,
-        /// Its arguments: `parameters` for verify.
+        /// The script's arguments: `parameters` for verify.
         #[arg(value_name = "ARGUMENT")]
         args: Vec<OsString>,
     },
     /// Write the completions for a shell.
     Completions {
-        /// Which one.
+        /// The shell.
         shell: Shell,
     },
-    /// Tell the version, as --version does.
+    /// Show the version, as --version does.
     Version,
-    /// What the scripts of `completions` ask for the words that may stand in place of the last one.
+    /// Write the words that can replace the last one, for the scripts of `completions`.
     #[command(name = "__complete", hide = true)]
     Complete {
-        /// The words so far, the program's name first.
+        /// The words so far, beginning with the program's name.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<OsString>,
     },
@@ -169,10 +172,10 @@ impl Command {
         }
     }
 
-    /// Runs the command; results go to `out`.
+    /// Runs the command. Results are written to `out`.
     fn run(self, root: &Path, report: &Report, caller: &Environment, out: &mut dyn Write) -> anyhow::Result<()> {
         match self {
-            // `run` handled it already, because a script has exit codes of its own.
+            // `run` already handled this command, because a script has exit codes of its own.
             Command::Script { .. } => Ok(()),
             Command::Inspect(args) => inspect::inspect(args, root, report, out),
             Command::Images(args) => images::images(&args, root, report, out),
@@ -202,7 +205,7 @@ impl Tool {
     }
 }
 
-/// The advice to run the command as root, if that is why it failed.
+/// Returns the advice to run the command as root, if missing rights are the reason why it failed.
 fn root_hint(err: &anyhow::Error) -> &'static str {
     let denied = |cause: &(dyn std::error::Error + 'static)| {
         let io = cause.downcast_ref::<std::io::Error>().is_some_and(|err| err.kind() == ErrorKind::PermissionDenied);
@@ -211,7 +214,7 @@ fn root_hint(err: &anyhow::Error) -> &'static str {
     if !nix::unistd::geteuid().is_root() && err.chain().any(denied) { " (run it as root)" } else { "" }
 }
 
-/// The arguments with a placeholder for each URL.
+/// Returns the arguments with a placeholder for each URL.
 fn without_urls(arguments: &[OsString]) -> Vec<OsString> {
     const HIDDEN: &str = "<URL>";
     let hidden = |arg: &OsString| match arg.to_string_lossy() {
@@ -227,7 +230,7 @@ fn without_urls(arguments: &[OsString]) -> Vec<OsString> {
     arguments.iter().map(hidden).collect()
 }
 
-/// Runs a command; results go to `out`.
+/// Runs a command. Results are written to `out`.
 pub fn run(argv0: OsString, invocation: Invocation, out: &mut dyn Write) -> ExitCode {
     let out = &mut Results::new(out);
     let report = Report::stderr(None, false);
@@ -235,12 +238,15 @@ pub fn run(argv0: OsString, invocation: Invocation, out: &mut dyn Write) -> Exit
     let tool = match Tool::try_parse_from(&arguments) {
         Ok(tool) => tool,
         Err(err) => {
-            // The error repeats arguments, and a URL may hold a password. Without the URLs the same error comes.
+            // The error repeats arguments, and a URL may contain a password. Without the URLs, parsing gives the same
+            // error.
             let err = Tool::try_parse_from(without_urls(&arguments)).err().unwrap_or(err);
-            // clap knows whether this goes to stdout or stderr. A reader that closed the pipe is no error.
-            let printed =
-                err.print().or_else(|err| if err.kind() == ErrorKind::BrokenPipe { Ok(()) } else { Err(err) });
-            return ExitCode::from(u8::from(err.use_stderr() || printed.is_err()) * 2);
+            // clap decides whether this goes to stdout or stderr. A reader that closed the pipe is no error.
+            let printed = match err.print() {
+                Ok(()) => true,
+                Err(err) => err.kind() == ErrorKind::BrokenPipe,
+            };
+            return if err.use_stderr() || !printed { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
         }
     };
     let verbosity = tool.verbosity();

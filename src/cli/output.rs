@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! How results are written to standard output.
+//! Writes results to standard output.
 
 use std::io::{self, ErrorKind, Write};
 
@@ -9,7 +9,8 @@ use serde::Serialize;
 use crate::image::disk_size::DiskSize;
 use crate::node::sys;
 
-/// Standard output. If it was closed when the process began, every write fails, so that a lost result is no exit code 0.
+/// Returns standard output. If it was closed when the process began, every write fails, so that a lost result does
+/// not end with exit code 0.
 pub fn standard_output() -> Box<dyn Write> {
     if sys::standard_output_was_open() { Box::new(io::stdout()) } else { Box::new(ClosedOutput) }
 }
@@ -26,11 +27,11 @@ impl Write for ClosedOutput {
     }
 }
 
-/// Users see so many digits of a cached image's key. More are not needed to tell images apart.
+/// The number of digits of a cached image's key that users see. More are not needed to distinguish images.
 pub(super) const SHOWN_DIGITS: usize = 12;
 
-/// Standard output whose reader may leave early, as `head` does. That is no error: the rest of the output is dropped, and
-/// the command goes on.
+/// Standard output whose reader may close the pipe early, as `head` does. That is no error: the rest of the output is
+/// dropped, and the command continues.
 pub(super) struct Results<'o> {
     out: &'o mut dyn Write,
     reader_left: bool,
@@ -41,7 +42,7 @@ impl<'o> Results<'o> {
         Results { out, reader_left: false }
     }
 
-    /// Replaces the error of a closed pipe by `all`.
+    /// Returns `all` instead of the error of a closed pipe.
     fn without_broken_pipe<T>(&mut self, written: io::Result<T>, all: T) -> io::Result<T> {
         match written {
             Err(error) if error.kind() == ErrorKind::BrokenPipe => {
@@ -91,7 +92,7 @@ pub(super) fn write_json(out: &mut dyn Write, value: &impl Serialize) -> anyhow:
     line(out, &serde_json::to_string_pretty(value).context("writing the result")?)
 }
 
-/// How exactly a disk's size is known, and the size in bytes.
+/// Returns how exactly a disk's size is known, and the size in bytes.
 pub(super) fn disk_json(disk: DiskSize) -> (&'static str, Option<u64>) {
     match disk {
         DiskSize::Exact(size) => ("exact", Some(size)),
@@ -101,7 +102,7 @@ pub(super) fn disk_json(disk: DiskSize) -> (&'static str, Option<u64>) {
     }
 }
 
-/// Escapes control characters. A stranger may have written the text, and a terminal would follow them.
+/// Escapes control characters. A stranger may have written the text, and a terminal would execute them.
 pub(super) fn printable(text: &str) -> String {
     text.chars()
         .map(|c| if c.is_control() && c != '\t' { c.escape_default().to_string() } else { c.to_string() })

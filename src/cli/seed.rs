@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! `simpleimage seed`: the first-boot seed of a disk, for people and, as JSON, for programs.
+//! `simpleimage seed`: shows or removes the first-boot seed of a disk. The output is text for people, or JSON for
+//! programs.
 
 use std::fmt::Write as _;
 use std::io::Write;
@@ -16,11 +17,11 @@ use crate::install::{self, Removed, SeedDisk};
 use crate::node::size::ByteSize;
 use crate::seed::volume::{Contents, Found, Kind, Trace, VolumeError};
 
-/// The file with the instance's identity, and its keys that are no secrets.
+/// The file with the instance's identity, and those of its keys that are no secrets.
 const META_DATA: &str = "meta-data";
 const PLAIN_KEYS: [&str; 2] = ["instance-id", "local-hostname"];
 
-/// This file holds only addresses, so it is shown.
+/// This file contains only addresses, so it is shown.
 const NETWORK: &str = "network-config";
 
 #[derive(Debug, clap::Args)]
@@ -31,11 +32,11 @@ pub(super) struct SeedArgs {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Tell what cloud-init would find on a disk. SSH keys, user-data and vendor-data are not shown.
+    /// Show what cloud-init would find on a disk, without SSH keys, user-data and vendor-data.
     Show {
         /// The disk of an instance, or an image file in raw format.
         disk: PathBuf,
-        /// Show all of every file. They may hold passwords.
+        /// Show all of every file. The files may contain passwords.
         #[arg(long)]
         secrets: bool,
         /// Write the result as JSON.
@@ -46,7 +47,7 @@ enum Verb {
     Remove {
         /// The disk of a stopped instance, or an image file in raw format.
         disk: PathBuf,
-        /// Remove one that another program made, too.
+        /// Also remove a seed that another program made.
         #[arg(long)]
         force: bool,
     },
@@ -73,7 +74,7 @@ fn as_text(path: &Path, disk: &SeedDisk, secrets: bool) -> String {
     }
     let mut text = format!("disk:     {}, {}\n", path.display(), ByteSize(disk.size));
     for (found, contents) in &disk.seeds {
-        // Writing to a String can't fail.
+        // Writing to a `String` can't fail.
         let _ = write!(text, "\nplace:    {found}\nmade by:  {}\nserial:   {}\n", maker(found), serial(found));
         match contents {
             Ok(contents) => text += &files_text(contents, secrets),
@@ -83,7 +84,7 @@ fn as_text(path: &Path, disk: &SeedDisk, secrets: bool) -> String {
     text
 }
 
-/// The instance took the seed into its own file system and left this trace.
+/// Describes the trace that is left after the instance copied the seed into its own file system.
 fn trace_text(trace: &Trace) -> String {
     let Trace { serial, keys, user_data } = *trace;
     let user_data = if user_data { "user-data" } else { "no user-data" };
@@ -156,7 +157,8 @@ fn seed_json(found: &Found, contents: &Result<Contents, VolumeError>, secrets: b
     })
 }
 
-/// A file with its `content` (`base64` if it is no text), or with those keys of meta-data that are no secrets.
+/// Describes a file with its `content` (`base64` if it is no text), or with those keys of meta-data that are no
+/// secrets.
 fn file_json(name: &str, content: &[u8], secrets: bool) -> Value {
     let mut file = json!({ "name": name, "size": content.len() });
     match (visible(name, content, secrets), std::str::from_utf8(content)) {
@@ -184,7 +186,7 @@ fn serial(found: &Found) -> String {
     }
 }
 
-/// The serial number as blkid shows it.
+/// Formats the serial number as blkid shows it.
 fn shown_serial(serial: u32) -> String {
     format!("{:04X}-{:04X}", serial >> 16, serial & 0xffff)
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! `simpleimage variants`: the list of variants, and the settings of one.
+//! `simpleimage variants`: lists the variants, and shows the settings of one.
 
 use std::fs;
 use std::io::Write;
@@ -25,7 +25,7 @@ pub(super) struct VariantsArgs {
 enum Verb {
     /// List the variants that Ganeti offers or that have a folder.
     List,
-    /// Tell which settings hold for a variant, and which file each comes from.
+    /// Show the effective settings of a variant, and which file each comes from.
     Show {
         /// The variant.
         variant: VariantName,
@@ -35,9 +35,9 @@ enum Verb {
 #[derive(Serialize)]
 struct ListedVariant {
     name: String,
-    /// Whether it is in `variants.list`.
+    /// Whether the variant is in `variants.list`.
     offered: bool,
-    /// Whether it has a folder.
+    /// Whether the variant has a folder.
     configured: bool,
 }
 
@@ -61,7 +61,7 @@ pub(super) fn variants(args: &VariantsArgs, root: &Path, out: &mut dyn Write) ->
     }
 }
 
-/// All variants, sorted by name.
+/// Returns all variants, sorted by name.
 fn all_variants(paths: &Paths) -> anyhow::Result<Vec<ListedVariant>> {
     let list = paths.variants_list();
     let text = fs::read_to_string(&list).unwrap_or_default();

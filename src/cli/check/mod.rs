@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! `simpleimage check`: is this node ready to install instances? It looks at all that a run of Ganeti needs, changes
-//! nothing, and says for every problem what to do about it.
+//! `simpleimage check`: checks whether this node is ready to install instances. It checks everything that a run of
+//! Ganeti needs, changes nothing, and says for every problem what to do about it.
 
 mod node;
 mod variant;
@@ -16,7 +16,7 @@ use crate::node::process::Children;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct CheckArgs {
-    /// The variant to look at; all that Ganeti offers when none is given.
+    /// The variant to check. Without it, all variants that Ganeti offers are checked.
     variant: Option<VariantName>,
     /// Write the result as JSON.
     #[arg(long)]
@@ -48,13 +48,13 @@ fn text(checkup: &Checkup) -> String {
     fine.chain(findings).collect()
 }
 
-/// How bad a finding is.
+/// The severity of a finding.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Severity {
-    /// Installations fail, or do something else than the administrator meant.
+    /// Installations fail, or do something that the administrator did not want.
     Error,
-    /// Installations work, but somebody should look at it.
+    /// Installations work, but somebody should look at the problem.
     Warning,
 }
 
@@ -71,16 +71,16 @@ struct Finding {
 /// The result of all checks.
 #[derive(Default, Serialize)]
 struct Checkup {
-    /// One line for each thing that is in order.
+    /// One line for each check that found no problem.
     fine: Vec<String>,
     findings: Vec<Finding>,
 }
 
 struct Node<'n> {
-    /// Ganeti's folders are below it: `/`, unless an administrator tries a configuration.
+    /// The folder that contains Ganeti's folders. It is `/` unless an administrator tries a configuration.
     root: &'n Path,
     paths: &'n Paths,
-    /// Runs the programs that are asked for their version.
+    /// The list of children, for programs that are run to show their version.
     children: &'n Children,
 }
 
@@ -95,7 +95,7 @@ impl Checkup {
                 variant::check(node, variant, &mut checkup);
                 node::check_used_disks(node, std::slice::from_ref(variant), &mut checkup);
             }
-            // A missing list of variants is an error that was found already.
+            // A missing list of variants was already reported as an error.
             None if offered.is_empty() => {}
             None => {
                 offered.iter().for_each(|variant| variant::check(node, variant, &mut checkup));

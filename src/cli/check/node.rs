@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! The node, whatever its variants are: rights, programs, loop devices, Ganeti's OS folder, and who zeroes new disks.
+//! Checks the node without its variants: rights, programs, loop devices, Ganeti's OS folder, and who zeroes new
+//! disks.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
@@ -16,13 +17,14 @@ use crate::ganeti::env::API_VERSION;
 use crate::ganeti::script::Script;
 use crate::node::process::{self, Lifetime};
 
-/// PATH of the scripts that Ganeti runs (`constants.HOOKS_PATH` in Ganeti).
+/// The PATH of the scripts that Ganeti runs (`constants.HOOKS_PATH` in Ganeti).
 const GANETI_PATH: [&str; 4] = ["/sbin", "/bin", "/usr/sbin", "/usr/bin"];
 
-/// LOOP_CONFIGURE (Linux 5.8) lends hooks a device that no killed run leaks.
+/// The oldest kernel, which has LOOP_CONFIGURE. With it, hooks get a loop device that a killed run does not leave
+/// behind.
 const OLDEST_KERNEL: (u32, u32) = (5, 8);
 
-/// `--target-is-zero` with `convert -n` (QEMU 5.0) and `-W` on any target.
+/// The oldest version of qemu-img that has `--target-is-zero` with `convert -n`, and `-W` on any target.
 const OLDEST_QEMU_IMG: (u32, u32) = (5, 0);
 
 /// Checks what does not depend on the configuration.
@@ -97,7 +99,7 @@ fn qemu_img(path: &Path, node: &Node<'_>, checkup: &mut Checkup) {
     }
 }
 
-/// Major and minor number at the start of a text like `5.10.0-8-amd64`.
+/// Returns the major and minor number at the start of a text like `5.10.0-8-amd64`.
 fn version(text: &str) -> Option<(u32, u32)> {
     let mut numbers = text.split(|c: char| !c.is_ascii_digit()).map(str::parse);
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
@@ -115,7 +117,8 @@ fn loop_control(checkup: &mut Checkup) {
     }
 }
 
-/// Where Ganeti looks, the first folder that has it wins (`--with-os-search-path` of its Debian package).
+/// The folders in which Ganeti looks for an OS. The first one that has it is used (`--with-os-search-path` of its
+/// Debian package).
 const SEARCH_PATH: [&str; 4] = ["srv/ganeti/os", "usr/local/lib/ganeti/os", "usr/lib/ganeti/os", "usr/share/ganeti/os"];
 
 /// The OS parameters that this program knows.
@@ -154,7 +157,7 @@ pub(super) fn check_os_folder(node: &Node<'_>, checkup: &mut Checkup) -> Vec<Var
     variants
 }
 
-/// Each script has to be a link to this program.
+/// Checks that each script is a link to this program.
 fn scripts(folder: &Path, checkup: &mut Checkup) {
     let identity = |path: &Path| path.metadata().map(|metadata| (metadata.dev(), metadata.ino()));
     let this = std::env::current_exe().and_then(|path| identity(&path));
@@ -202,7 +205,7 @@ fn parameters(path: &Path, checkup: &mut Checkup) {
     let names = |text: &str| -> BTreeSet<String> {
         text.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
     };
-    // Ganeti wants a name and a description on every line, comments and empty lines included.
+    // Ganeti requires a name and a description on every line, even on comments and empty lines.
     if let Some((number, line)) = (1..).zip(text.lines()).find(|(_, line)| line.split_whitespace().count() < 2) {
         let problem = format!("Ganeti can't read its line {number}, '{line}': it has no description");
         checkup.error(path.display(), problem, REINSTALL);
@@ -227,7 +230,8 @@ fn untrusted(path: &Path, checkup: &mut Checkup) {
     }
 }
 
-/// Whoever installs over a git clone of the shell provider leaves its other files there.
+/// Warns about other files of the shell provider, which stay in the folder if this provider was installed over a git
+/// clone of it.
 fn predecessor(folder: &Path, checkup: &mut Checkup) {
     let left: Vec<_> = [".git", "common.sh"].into_iter().filter(|name| folder.join(name).exists()).collect();
     if !left.is_empty() {
@@ -260,7 +264,7 @@ fn variants(node: &Node<'_>, path: &Path, checkup: &mut Checkup) -> Vec<VariantN
     offered
 }
 
-/// Reads a file. An absolute symbolic link counts from `root` on.
+/// Reads a file. An absolute symbolic link is resolved from `root`.
 fn read_below(root: &Path, path: &Path) -> io::Result<String> {
     match fs::read_link(path) {
         Ok(target) if target.is_absolute() => {
@@ -270,11 +274,11 @@ fn read_below(root: &Path, path: &Path) -> io::Result<String> {
     }
 }
 
-/// Ganeti's configuration, which only the master and its candidates have. The ssconf files, which all nodes have, do not
-/// contain these settings.
+/// Ganeti's configuration, which only the master and its candidates have. The ssconf files, which all nodes have, do
+/// not contain these settings.
 const GANETI_CONFIG: &str = "var/lib/ganeti/config.data";
 
-/// Disk templates whose new disks may hold old data. New files and RBD images read zero.
+/// The disk templates whose new disks may contain old data. New files and RBD images read zero.
 const USED_BEFORE: [&str; 3] = ["plain", "drbd", "ext"];
 
 #[derive(Deserialize)]
@@ -300,7 +304,7 @@ impl Cluster {
     }
 }
 
-/// Warns if the other disks of a new instance may hold data of earlier instances.
+/// Warns if the other disks of a new instance may contain data of earlier instances.
 pub(super) fn check_used_disks(node: &Node<'_>, variants: &[VariantName], checkup: &mut Checkup) {
     let path = node.root.join(GANETI_CONFIG);
     let cluster = match Cluster::of(&path) {
@@ -314,7 +318,7 @@ pub(super) fn check_used_disks(node: &Node<'_>, variants: &[VariantName], checku
     if cluster.prealloc_wipe_disks == Some(true) {
         return checkup.fine("Ganeti wipes new disks (prealloc_wipe_disks)");
     }
-    // A variant that can't be loaded is an error that was found already.
+    // A variant that can't be loaded was already reported as an error.
     let leaves = |name: &&VariantName| config::load(node.paths, name).is_ok_and(|settings| !settings.wipe_other_disks);
     let leaving: Vec<_> = variants.iter().filter(leaves).map(VariantName::as_str).collect();
     if cluster.has_used_disks() && !leaving.is_empty() {

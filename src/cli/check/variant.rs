@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! The configuration of a variant: its settings, the files that they name, its cache folder and its hooks.
+//! Checks the configuration of a variant: its settings, the files that they name, its cache folder and its hooks.
 
 use std::fs;
 use std::io::{self, Read};
@@ -18,10 +18,10 @@ use crate::store::cache::Cache;
 use crate::store::http::Client;
 use crate::store::signature;
 
-/// Most images do not fit into less free space than this, in bytes.
+/// The free space in bytes below which the cache gets a warning, because most images need more.
 const LITTLE_SPACE: u64 = 1 << 30;
 
-/// The kernel reads at most this much of a script's first line, in bytes (execve(2)).
+/// The largest part of a script's first line that the kernel reads, in bytes (execve(2)).
 const FIRST_LINE: u64 = 256;
 
 pub(super) fn check(node: &Node<'_>, variant: &VariantName, checkup: &mut Checkup) {
@@ -49,7 +49,7 @@ pub(super) fn check(node: &Node<'_>, variant: &VariantName, checkup: &mut Checku
     }
 }
 
-/// Does what `verify` does for an instance without OS parameters, and then for each image that has a name.
+/// Checks the same as the OS script `verify`, for an instance without OS parameters and for each named image.
 fn verify(node: &Node<'_>, variant: &VariantName, settings: &Settings, checkup: &mut Checkup) {
     let verify = |variables: &[(&str, &str)]| {
         let variables = variables.iter().map(|(name, value)| (name.into(), value.into()));
@@ -72,7 +72,7 @@ fn verify(node: &Node<'_>, variant: &VariantName, settings: &Settings, checkup: 
     }
 }
 
-/// Warns of folders whose variant Ganeti does not offer.
+/// Warns about folders of variants that Ganeti does not offer.
 pub(super) fn check_offered(node: &Node<'_>, offered: &[VariantName], checkup: &mut Checkup) {
     let Ok(entries) = fs::read_dir(&node.paths.config_dir) else { return };
     let mut folders: Vec<_> = entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
@@ -88,7 +88,7 @@ pub(super) fn check_offered(node: &Node<'_>, offered: &[VariantName], checkup: &
 }
 
 fn files(variant: &VariantName, settings: &Settings, checkup: &mut Checkup) {
-    // A new client reads the certificates, the key and the netrc file, as a download does.
+    // Making a client reads the certificates, the key and the netrc file, as a download does.
     if let Err(err) = Client::new(&settings.http) {
         let hint = "correct the file, or the setting in [http] of its config.toml";
         checkup.error(format!("variant {variant}"), err.to_string(), hint);
@@ -118,13 +118,14 @@ fn files(variant: &VariantName, settings: &Settings, checkup: &mut Checkup) {
     }
 }
 
-/// Whether the image can be read. Create looks at a block device itself: it takes one only where `allowed_images` lists it.
+/// Fails if the image can't be read. A block device is not opened, because `create` checks it itself, and takes it
+/// only if `allowed_images` lists it.
 fn open_image(path: &Path) -> io::Result<()> {
     let found = FoundFile::at(path)?;
     if found.metadata()?.file_type().is_block_device() { Ok(()) } else { found.open_regular().map(drop) }
 }
 
-/// A missing folder is no problem, because the first download creates it.
+/// Checks the cache folder. A missing folder is no problem, because the first download creates it.
 fn cache(settings: &Settings, checkup: &mut Checkup) {
     let dir = &settings.cache.dir;
     match dir.symlink_metadata() {
@@ -192,7 +193,7 @@ fn why_not_started(hook: &Path) -> io::Result<Option<String>> {
     let line = start.split(|byte| *byte == b'\n').next().unwrap_or_default();
     let Some(line) = line.strip_prefix(b"#!") else {
         let script = "it is neither a program nor a script that begins with #!";
-        return Ok((!start.starts_with(b"\x7fELF")).then(|| script.to_owned()));
+        return Ok(if start.starts_with(b"\x7fELF") { None } else { Some(script.to_owned()) });
     };
     let line = String::from_utf8_lossy(line.trim_ascii_start());
     let interpreter = line.split([' ', '\t']).next().unwrap_or_default();

@@ -191,6 +191,8 @@ fn what_can_not_be_known_is_left_out() {
     assert_eq!(ask(&["--root", root, "--variant", "../x", "fetch", ""]), "files\n");
     assert_eq!(ask(&["nonsense", "--nonsense", "x", ""]).lines().next(), Some("words"));
     assert_eq!(world.tool(&["__complete"]).run().succeeds(), "");
-    assert!(ask(&["fetch", "--"]).lines().any(|line| line.starts_with("--signature\tThe signature it has to have")));
+    assert!(
+        ask(&["fetch", "--"]).lines().any(|line| line.starts_with("--signature\tThe path or URL of the signature"))
+    );
     assert!(!world.cache().exists());
 }
