@@ -125,7 +125,7 @@ const SHOWN_CHARS: usize = 64;
 /// The name of a variant, which is safe as the name of a folder. Ganeti writes it after the `+`, as in
 /// `simpleimage+default`.
 ///
-/// It begins with an ASCII letter or digit. Letters, digits, `.`, `_` and `-` follow. It has at most 255 bytes.
+/// The name begins with an ASCII letter or digit. Letters, digits, `.`, `_` and `-` follow. It has at most 255 bytes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct VariantName(String);
 

@@ -69,7 +69,7 @@ pub(crate) fn fetch(job: &FetchJob, run: &Run) -> anyhow::Result<Fetched> {
     Ok(Fetched { hit, image_type, len: image.size(), sha256, disk_size, path })
 }
 
-/// What killed runs and power failures left on the node.
+/// The result of [`cleanup`].
 #[derive(Debug)]
 pub(crate) struct Cleaned {
     /// The files that were removed, or that would be removed.

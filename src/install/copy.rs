@@ -28,7 +28,7 @@ use crate::node::run::Run;
 use crate::node::size::ByteSize;
 use crate::store::cache::Cache;
 
-/// What every step of an installation works with.
+/// The values that every step of an installation needs.
 #[derive(Clone, Copy)]
 pub(super) struct Installation<'j> {
     pub(super) job: &'j Job,
@@ -217,8 +217,9 @@ fn complete<'t>(writer: DiskWriter<'t>, installation: &Installation<'_>) -> anyh
     let len = writer.image_len();
     let mut pending = writer.fill(|disk| {
         partition::check_complete(disk, extent(len, installation))?;
-        let doubt = partition::missing_backup(disk, len).map_err(Incomplete::Read)?;
-        doubt.iter().for_each(|doubt| run.report.warn(doubt));
+        if let Some(doubt) = partition::missing_backup(disk, len).map_err(Incomplete::Read)? {
+            run.report.warn(doubt);
+        }
         Ok(())
     })?;
     if let Some(seed) = seed {

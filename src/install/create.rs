@@ -176,7 +176,7 @@ fn proxies(http: &HttpSettings) -> Variables {
     hook_variables::proxies(plain.as_deref(), secret(&http.https_proxy).or(plain.clone()).as_deref())
 }
 
-/// What [`rehearse`] found.
+/// The result of [`rehearse`].
 #[derive(Debug)]
 pub(crate) struct Rehearsed {
     pub(crate) image_type: String,
@@ -207,7 +207,8 @@ pub(crate) fn rehearse(job: &Job, run: &Run) -> anyhow::Result<Rehearsed> {
         Some(plan) => own_path(plan.placement, job)?,
         None => None,
     };
-    let room = seed.filter(|_| own_disk.is_none()).map(|_| (target.path(), target.size()));
+    let in_partition = seed.is_some() && own_disk.is_none();
+    let room = if in_partition { Some((target.path(), target.size())) } else { None };
     let servers = seed.is_some_and(Plan::asks_servers);
     let inspection =
         Inspection { image, expected: *expected, local: Some(local), http, cache: Some(cache), room, servers };

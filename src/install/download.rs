@@ -38,7 +38,7 @@ pub(super) struct RemoteImage<'r> {
     pub(super) run: &'r Run,
 }
 
-/// What is needed to fetch an image.
+/// Everything that is needed to fetch an image.
 pub(super) struct FetchTools {
     pub(super) client: Client,
     pub(super) cache: Cache,
@@ -174,7 +174,10 @@ impl RemoteImage<'_> {
     /// Returns the cached image that passed this verification before, if `error` says that a server is down.
     fn verified_before(&self, cache: &Cache, error: anyhow::Error) -> anyhow::Result<CachedImage> {
         let down = error.downcast_ref::<HttpError>().is_some_and(HttpError::is_unavailable);
-        let Some(mark) = mark(self.checks).filter(|_| down && self.cache.stale_if_error) else { return Err(error) };
+        if !down || !self.cache.stale_if_error {
+            return Err(error);
+        }
+        let Some(mark) = mark(self.checks) else { return Err(error) };
         let Some(cached) = cache.verified(self.url, &mark, self.run.began)? else { return Err(error) };
         self.run.report.warn(format_args!("{error:#}; using the kept image, which agreed with it before"));
         Ok(cached)
@@ -182,7 +185,8 @@ impl RemoteImage<'_> {
 
     /// Records in the cache that the image was verified. A failure matters only to a later run without a network.
     fn note(&self, cache: &Cache, id: &DownloadId) {
-        if let Some(Err(error)) = mark(self.checks).map(|mark| cache.mark_verified(id, &mark)) {
+        let Some(mark) = mark(self.checks) else { return };
+        if let Err(error) = cache.mark_verified(id, &mark) {
             self.run.report.warn(format_args!("noting that the image was checked: {error}"));
         }
     }
@@ -253,7 +257,7 @@ pub(super) fn tell_what_is_left(url: &ImageUrl, cache: &CacheSettings, run: &Run
     run.final_message.set(move || Cache::existing(&cache).ok()??.describe_partial(&url));
 }
 
-/// What a new look at a cached image found.
+/// The verdict on a cached image that was read again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// Every byte is as it was downloaded.

@@ -41,7 +41,7 @@ pub(crate) enum HookError {
     },
 }
 
-/// What hooks know of the instance's disk.
+/// The access of hooks to the instance's disk.
 #[derive(Clone, Copy)]
 pub(super) enum HookDisk<'d> {
     /// There is no disk.

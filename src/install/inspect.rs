@@ -42,7 +42,7 @@ pub(crate) enum Judged {
     Refused(String),
 }
 
-/// What an image is. All sizes and offsets are in bytes.
+/// The description of an image. All sizes and offsets are in bytes.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Inspected {
     /// The image type, written like the OS parameter `image_type`.
@@ -177,7 +177,10 @@ impl Inspection<'_> {
             let found = self.examine(reader, Some(image.size()), From::File, image.name(), run)?;
             Ok(Inspected { kept, ..found })
         });
-        found.map_or_else(|error| Judged::Refused(format!("{error:#}")), Judged::Taken)
+        match found {
+            Ok(found) => Judged::Taken(found),
+            Err(error) => Judged::Refused(format!("{error:#}")),
+        }
     }
 
     /// Reads the beginning of the server's answer, and closes the connection.
@@ -195,7 +198,7 @@ impl Inspection<'_> {
         let found = found.map_err(anyhow::Error::new).and_then(|reader| {
             let image_type = reader.image_type;
             let raw = image_type.compression.is_none() && image_type.format == Format::Raw;
-            let rest = pieces.zip(content_length).filter(|_| raw);
+            let rest = if raw { pieces.zip(content_length) } else { None };
             let found = self.examine(reader, content_length, From::Server(rest), &name, run)?;
             Ok(Inspected { kept: Some(false), ..found })
         });
@@ -294,7 +297,9 @@ impl Inspection<'_> {
     /// Examines a disk of which every byte can be read, like [`Inspection::whole`], and warns about what is doubtful.
     fn here(&self, disk: &dyn ReadAt, len: u64, run: &Run) -> anyhow::Result<Layout> {
         let layout = self.whole(disk, len)?;
-        partition::missing_backup(disk, len)?.iter().for_each(|doubt| run.report.warn(doubt));
+        if let Some(doubt) = partition::missing_backup(disk, len)? {
+            run.report.warn(doubt);
+        }
         Ok(layout)
     }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! The tasks of this program, with every value in it. The rooms above make them out of settings and Ganeti's variables, and the
-//! rooms below read neither.
+//! The tasks of this program, with all their values. The rooms above make them from settings and Ganeti's variables,
+//! and the rooms below read neither.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -75,8 +75,8 @@ pub enum SeedWish {
     Off,
     /// The instance gets a seed made by this plan.
     Given(Plan),
-    /// The instance gets a seed only if it has an old one with something to keep. Without one, an error in the plan does not
-    /// matter.
+    /// The instance gets a seed only if it has an old one with something to keep. Without one, an error in the plan
+    /// does not matter.
     IfKept(anyhow::Result<Plan>),
 }
 

@@ -24,7 +24,7 @@ use crate::seed::{Identity, LostParameter, SeedContent};
 /// The OS parameter that is private in most clusters.
 const SSH_KEYS: &str = "ssh_keys";
 
-/// What the instance's disks contain of its seed.
+/// The old seed, or what is left of it, on the instance's disks.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct OldSeed {
     /// The seed on the first disk, which the image overwrites.

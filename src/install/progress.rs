@@ -46,7 +46,7 @@ pub(super) struct Summary {
     pub(super) origin: Origin,
     /// The size of the disk in the image, in bytes.
     pub(super) len: u64,
-    /// It is unknown how much qemu-img writes.
+    /// The bytes that were written. `None` after qemu-img, which does not tell.
     pub(super) written: Option<Written>,
     /// The time from the first byte written until everything was on stable storage.
     pub(super) writing: Duration,

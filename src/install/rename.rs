@@ -44,9 +44,18 @@ pub(crate) fn rename(job: RenameJob, run: &Run) -> anyhow::Result<()> {
             run.report.warn(format_args!("the name in a first-boot seed was not changed: {err:#}"));
         }
     }
-    let Some(plan) = plan.filter(|_| present) else { return Ok(()) };
-    let disk = job.disk?.map(|path| Target::open(&path).map(Target::release)).transpose()?;
-    run_hooks(Some(&plan), disk.as_deref().map_or(HookDisk::None, HookDisk::Lent), Vec::new(), run)
+    if !present {
+        return Ok(());
+    }
+    let disk = match job.disk? {
+        Some(path) => Some(Target::open(&path)?.release()),
+        None => None,
+    };
+    let lent = match &disk {
+        Some(disk) => HookDisk::Lent(disk),
+        None => HookDisk::None,
+    };
+    run_hooks(plan.as_ref(), lent, Vec::new(), run)
 }
 
 /// Writes the instance's name into its own seed, if the disk at `path` contains that seed. Changes nothing else on
