@@ -1,26 +1,28 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Tells whether two passes over a file saw the same bytes, though neither pass keeps them.
+//! Tells whether two passes over a file saw the same bytes, although neither pass keeps them.
 //!
 //! An image on the node is read once to be checked and once to be written, by threads that read in any order. Each pass
-//! hashes every block that is not zero together with its place, and adds the hashes up. A sum does not depend on the
-//! order, and holes cost nothing. The hash is keyed (BLAKE3) with a secret key that is made for this run: an attacker who
-//! changes the file in between can't choose bytes that give the same sum. So the read-back's XXH3 would not do here. The
-//! checksum itself can't be computed from the written bytes: it needs them in order, and hashes the holes too.
+//! hashes every block that is not zero together with its offset, and adds the hashes up. The sum does not depend on the
+//! order, and holes cost nothing. The hash (BLAKE3) has a secret key that is made for this run, so an attacker who
+//! changes the file between the passes can't choose bytes that give the same sum. The XXH3 of the read-back has no key
+//! and could not be used here. The checksum of the image can't be computed from the written bytes, because it needs
+//! them in order and includes the holes.
 //!
-//! An image of the cache gets a fingerprint too if it is read for the check. If only the digest of its download is
-//! compared, the file is trusted: its folder belongs to root. For a file that qemu-img itself reads, only its size and
-//! times tell of a change.
+//! An image of the cache also gets a fingerprint if the check reads it. If only the digest of its download is compared,
+//! the file is trusted, because its folder belongs to root. A file that qemu-img itself reads gets no fingerprint. Only
+//! its size and times show a change.
 
 use std::io::{self, Read};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
-/// Length of a hashed block in bytes: BLAKE3 works on many of its chunks at once. Measured: blocks of 4 KiB take 2.4 times
-/// as long, and hashing the place before the bytes, so that no chunk is whole, 7 times.
+/// The length of a hashed block in bytes. BLAKE3 works on many of its chunks at once, so blocks of 4 KiB were measured
+/// to take 2.4 times as long. Hashing the offset before the bytes, which leaves no chunk whole, takes 7 times as long.
 pub(crate) const BLOCK: usize = 64 << 10;
 
-/// Length of a piece that a [`FingerprintReader`] sends to its thread, in bytes, and how many pieces may wait.
+/// The length in bytes of a piece that a [`FingerprintReader`] sends to its thread, and the number of pieces that may
+/// wait.
 const PIECE: usize = 4 * BLOCK;
 const PIECES: usize = 8;
 
@@ -31,21 +33,22 @@ pub struct Fingerprint {
 }
 
 impl Fingerprint {
-    /// An empty sum with a new key.
+    /// Returns an empty sum with a new key.
     pub(crate) fn new() -> io::Result<Self> {
         let mut key = [0; blake3::KEY_LEN];
         getrandom::fill(&mut key).map_err(io::Error::other)?;
         Ok(Fingerprint { key, sum: Mutex::default() })
     }
 
-    /// An empty sum with the same key, for the other pass.
+    /// Returns an empty sum with the same key, for the other pass.
     #[must_use]
     pub(crate) fn with_same_key(&self) -> Self {
         Fingerprint { key: self.key, sum: Mutex::default() }
     }
 
-    /// Adds `data`, which was seen at `offset` (bytes). Each place is added once only. Both offset and length are multiples
-    /// of [`BLOCK`], except at the file's end: otherwise the sum would depend on how the file is cut.
+    /// Adds `data`, which was read at `offset` (bytes). Each place may be added only once. Except at the end of the
+    /// file, offset and length have to be multiples of [`BLOCK`], because otherwise the sum would depend on how the
+    /// reader cuts the file.
     pub(crate) fn add(&self, data: &[u8], offset: u64) {
         let sum = sum_of_blocks(data, offset, BLOCK, |place, block| {
             let mut hasher = blake3::Hasher::new_keyed(&self.key);
@@ -57,14 +60,14 @@ impl Fingerprint {
         *all = all.wrapping_add(sum);
     }
 
-    /// Whether both passes saw the same bytes, except for zeros at the end.
+    /// Returns whether both passes saw the same bytes. Zeros at the end make no difference.
     pub(crate) fn matches(&self, other: &Self) -> bool {
         let sum = |of: &Self| *of.sum.lock().unwrap_or_else(PoisonError::into_inner);
         sum(self) == sum(other)
     }
 
-    /// A reader that adds all that is read from `inner`, which begins at the file's start. A thread of its own does that,
-    /// so that the caller, which mostly decodes, does not wait.
+    /// Returns a reader that adds everything that is read from `inner`, which has to begin at the start of the file. A
+    /// thread does the hashing, so that the caller, which mostly decodes, does not wait for it.
     pub(crate) fn reader<R: Read>(self: &Arc<Self>, inner: R) -> io::Result<FingerprintReader<R>> {
         let (sender, pieces) = sync_channel::<Vec<u8>>(PIECES);
         let fingerprint = Arc::clone(self);
@@ -79,12 +82,12 @@ impl Fingerprint {
     }
 }
 
-/// Adds to a fingerprint what is read from it. The fingerprint is complete when the reader has reached its end.
+/// A reader that adds what it reads to a fingerprint. The fingerprint is complete when the reader has reached the end.
 pub(crate) struct FingerprintReader<R> {
     inner: R,
-    /// Bytes that were not sent to the thread yet.
+    /// These bytes were not sent to the thread yet.
     waiting: Vec<u8>,
-    /// None after the end. If the thread dies, the sum differs, and the run fails.
+    /// `None` after the end. If the thread dies, the sum differs, and so the run fails.
     adding: Option<(SyncSender<Vec<u8>>, JoinHandle<()>)>,
 }
 
@@ -119,16 +122,16 @@ impl<R: Read> Read for FingerprintReader<R> {
     }
 }
 
-/// The sum of the hashes of all blocks of `len` bytes in `data` that are not zero. `data` lies at `offset` (bytes), and
-/// `hash` gets the place of each block and its bytes.
+/// Returns the sum of the hashes of all blocks of `len` bytes in `data` that are not zero. `data` begins at `offset`
+/// (bytes), and `hash` is called with the offset and the bytes of each block.
 pub(crate) fn sum_of_blocks(data: &[u8], offset: u64, len: usize, hash: impl Fn(u64, &[u8]) -> u128) -> u128 {
     let places = (offset..).step_by(len);
     let blocks = data.chunks(len).zip(places).filter(|(block, _)| !is_zero(block));
     blocks.fold(0, |sum, (block, place)| sum.wrapping_add(hash(place, block)))
 }
 
-/// Whether all is zero. It reads in pieces that the compiler turns into vector operations, and ends at the first piece
-/// with data.
+/// Returns whether all bytes are zero. The compiler turns the comparison of a piece into vector operations. The first
+/// piece with data ends the search.
 pub(crate) fn is_zero(block: &[u8]) -> bool {
     let (pieces, rest) = block.as_chunks::<256>();
     pieces.iter().all(|piece| piece.iter().fold(0, |all, byte| all | byte) == 0) && rest.iter().all(|byte| *byte == 0)
@@ -183,7 +186,7 @@ mod tests {
     }
 
     proptest! {
-        /// However a reader cuts it, and whatever order pieces are noted in.
+        /// The sum must not depend on how a reader cuts the file, nor on the order of the pieces.
         #[test]
         fn pieces_in_any_form_agree(len in 0..900_000_usize, step in 1..150_000_usize, fill in any::<u8>(), cuts in prop::collection::vec(1..4_usize, 1..5)) {
             let mut data = data(len);

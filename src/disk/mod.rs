@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! The disks of an instance: holding them, writing them, and their partition tables.
+//! The disks of an instance: how they are held and written, and their partition tables.
 
 pub mod device;
 pub(crate) mod fingerprint;

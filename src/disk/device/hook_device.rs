@@ -16,17 +16,17 @@ use super::leftovers::DeviceSnapshot;
 use super::{DiskKind, HeldDisk, locks, users};
 use crate::node::sys;
 
-/// How often attaching is tried: any other process may take the free loop device that the kernel just named.
+/// The number of attempts to attach a loop device. Any other process may take the free loop device that the kernel has
+/// just named.
 const ATTACH_TRIES: u32 = 200;
 
-/// The beginning of the name of a loop device that we attached; the disk's path follows. The kernel only stores the name
-/// (`lo_file_name`).
+/// The name of a loop device of ours begins with this text, and the path of the disk follows. The kernel only stores
+/// the name (`lo_file_name`).
 pub(super) const LOOP_NAME: &[u8] = b"simpleimage:";
 
-/// How long udev and the like may keep a device busy after the last hook.
+/// How long udev and similar programs may keep a device busy after the last hook.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Time between two looks.
 const POLL: Duration = Duration::from_millis(20);
 
 /// Why the device for hooks can't be made, or is still in use afterwards.
@@ -38,13 +38,13 @@ pub(crate) enum HookDeviceError {
         path: PathBuf,
         source: io::Error,
     },
-    /// A hook left it mounted or open.
+    /// A hook has left the device mounted or open.
     #[error("{device} (disk {path}) is still in use after the hooks: {user}", device = device.display(), path = path.display())]
     StillUsed {
         device: PathBuf,
         /// The disk.
         path: PathBuf,
-        /// Its user, and what the administrator can do about it.
+        /// The user of the device, and what the administrator can do about it.
         user: String,
     },
     #[error("looking whether {device} is still in use", device = device.display())]
@@ -59,8 +59,8 @@ fn take_snapshot(disk: &HeldDisk) -> Result<Arc<DeviceSnapshot>, HookDeviceError
     DeviceSnapshot::take(disk.file()).map(Arc::new).map_err(state_error(disk.path()))
 }
 
-/// A block device over the disk for as long as this value lives. A loop device of ours has autoclear set: the kernel
-/// detaches it when this process has ended, whatever ended it. Devices that Ganeti gave are never detached.
+/// The block device that hooks get, for as long as this value lives. A loop device of ours has autoclear set, so the
+/// kernel detaches it when this process has ended for any reason. A device that Ganeti gave is never detached.
 #[derive(Debug)]
 pub(crate) struct HookDevice<'d> {
     disk: &'d HeldDisk,
@@ -68,10 +68,9 @@ pub(crate) struct HookDevice<'d> {
     attached: Option<AttachedLoop>,
 }
 
-/// A loop device of ours.
 #[derive(Debug)]
 struct AttachedLoop {
-    /// Stays open while hooks use the device.
+    /// The device stays attached as long as this is open.
     node: File,
     path: PathBuf,
     /// A lock that tells other processes that this one looks after the device.
@@ -79,7 +78,7 @@ struct AttachedLoop {
 }
 
 impl<'d> HookDevice<'d> {
-    /// Takes the disk itself if it is a block device, and attaches a loop device to it if it is a file.
+    /// Takes the disk itself if it is a block device. If it is a file, attaches a loop device to it.
     pub(crate) fn open(disk: &'d HeldDisk) -> Result<Self, HookDeviceError> {
         let snapshot = take_snapshot(disk)?;
         let attached = match disk.kind() {
@@ -91,12 +90,11 @@ impl<'d> HookDevice<'d> {
         Ok(HookDevice { disk, snapshot, attached })
     }
 
-    /// The path of the loop device, if there is one.
+    /// Returns the path of the loop device, or `None` if the disk is a block device.
     pub(crate) fn attached(&self) -> Option<&Path> {
         self.attached.as_ref().map(|attached| attached.path.as_path())
     }
 
-    /// The open block device.
     pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.attached {
             Some(attached) => attached.node.as_fd(),
@@ -104,18 +102,17 @@ impl<'d> HookDevice<'d> {
         }
     }
 
-    /// The devices on the disk before the hooks.
+    /// Returns the devices that were on the disk before the hooks ran.
     pub(crate) fn snapshot(&self) -> &Arc<DeviceSnapshot> {
         &self.snapshot
     }
 
-    /// The path of the block device.
     pub(crate) fn path(&self) -> &Path {
         self.attached().unwrap_or(self.disk.path())
     }
 
-    /// Removes what hooks made out of the disk and left, closes a loop device of ours, and checks that nobody uses the
-    /// disk: a mount or a device on it would write to the disk and block its removal.
+    /// Removes the devices that hooks made out of the disk and left, and closes a loop device of ours. Fails if anybody
+    /// still uses the disk, because a mount or a device on it would write to the disk and block its removal.
     pub(crate) fn finish(self) -> Result<(), HookDeviceError> {
         let (path, own) = (self.path().to_owned(), self.attached().map(Path::to_owned));
         let start = Instant::now();
@@ -129,7 +126,7 @@ impl<'d> HookDevice<'d> {
     }
 }
 
-/// A disk that hooks don't get while they run. They know its name, so they may use it all the same.
+/// A disk that hooks do not get while they run. They know its name, so they may nevertheless use it.
 #[derive(Debug)]
 pub(crate) struct WithheldDisk<'d> {
     disk: &'d HeldDisk,
@@ -141,12 +138,12 @@ impl<'d> WithheldDisk<'d> {
         Ok(WithheldDisk { disk, snapshot: take_snapshot(disk)? })
     }
 
-    /// The devices on the disk before the hooks.
+    /// Returns the devices that were on the disk before the hooks ran.
     pub(crate) fn snapshot(&self) -> &Arc<DeviceSnapshot> {
         &self.snapshot
     }
 
-    /// Removes what hooks made out of the disk. It is an error if something is left.
+    /// Removes the devices that hooks made out of the disk. Fails if one of them is left.
     pub(crate) fn finish(self) -> Result<(), HookDeviceError> {
         let path = self.disk.path();
         self.snapshot.remove_new(None, PATIENCE).map_err(state_error(path))?;
@@ -177,7 +174,7 @@ fn attach(disk: &HeldDisk) -> io::Result<AttachedLoop> {
     Err(last_error)
 }
 
-/// Waits, because udev and the like may look at the device for a moment after the last hook.
+/// Waits until nobody uses the device, because udev and similar programs may open it for a moment after the last hook.
 fn wait_until_unused(
     device: &Path,
     disk: &HeldDisk,
@@ -202,8 +199,8 @@ fn wait_until_unused(
     }
 }
 
-/// Whether the loop device still serves the disk's file: once it was free, somebody else may have attached it to another
-/// file. It is closed again at once, because an open device stays attached.
+/// Returns whether the loop device still belongs to the disk's file. When it was free for a moment, another process may
+/// have attached it to another file. The device is closed again at once, because an open device stays attached.
 fn serves(device: &Path, disk: &HeldDisk) -> io::Result<bool> {
     let ours = disk.file().metadata().map(|data| (data.dev(), data.ino()))?;
     match File::open(device) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Reading and writing bytes at offsets: of disks, files and memory; and the memory and readers for direct I/O.
+//! Reads and writes bytes at offsets of disks, files and memory. Here are also the buffers and readers for direct I/O.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -13,10 +13,10 @@ use crate::node::sys;
 
 /// Something of fixed length that can be read at any offset.
 pub(crate) trait ReadAt {
-    /// Its length in bytes.
+    /// Returns the length in bytes.
     fn len(&self) -> u64;
 
-    /// Fills `buf` with the bytes from `offset` on. It is an error if fewer are left.
+    /// Fills `buf` with the bytes from `offset` on. Fails if fewer bytes are left.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
 }
 
@@ -25,7 +25,7 @@ pub(crate) trait WriteAt: ReadAt {
     /// Writes all of `data` at `offset` (bytes).
     fn write_at(&mut self, data: &[u8], offset: u64) -> io::Result<()>;
 
-    /// Puts what was written so far onto stable storage, before anything that is written later.
+    /// Puts everything that was written so far onto stable storage, before anything that is written later.
     fn sync(&mut self) -> io::Result<()>;
 }
 
@@ -97,7 +97,8 @@ impl ReadAt for FileBytes<'_> {
 pub(crate) struct MemoryDisk(pub(crate) Vec<u8>);
 
 impl MemoryDisk {
-    /// The range of `len` bytes from `offset` on. If it does not lie in the disk, the error is of the kind `beyond`.
+    /// Returns the range of `len` bytes from `offset` on. The error is of the kind `beyond` if the range is not in the
+    /// disk.
     fn range(&self, len: usize, offset: u64, beyond: io::ErrorKind) -> io::Result<Range<usize>> {
         let start = usize::try_from(offset).map_err(io::Error::other)?;
         let end = start.checked_add(len).filter(|end| *end <= self.0.len());
@@ -130,7 +131,7 @@ impl WriteAt for MemoryDisk {
     }
 }
 
-/// Alignment of direct I/O in bytes, in memory and on disk. It suits sectors of 512 and of 4096 bytes.
+/// The alignment of direct I/O in bytes, in memory and on disk. It is right for sectors of 512 and of 4096 bytes.
 pub const ALIGNMENT: usize = 4096;
 
 /// A buffer of fixed length whose first byte lies on an [`ALIGNMENT`] boundary.
@@ -142,7 +143,7 @@ pub struct AlignedBuf {
 }
 
 impl AlignedBuf {
-    /// A buffer of `len` zero bytes.
+    /// Returns a buffer of `len` zero bytes.
     pub fn new(len: usize) -> Self {
         let memory = vec![0; len + ALIGNMENT];
         let start = memory.as_ptr().align_offset(ALIGNMENT);
@@ -170,7 +171,7 @@ pub(crate) struct SourceDisk {
     file: File,
     /// The path that Ganeti gave.
     pub(crate) path: PathBuf,
-    /// In bytes.
+    /// The size in bytes.
     pub(crate) size: u64,
 }
 
@@ -196,9 +197,9 @@ impl ReadAt for SourceDisk {
     }
 }
 
-/// Reads a file or block device past the page cache, where that is offered. Bytes that are read only once would push
-/// others out of the cache and be copied once more. What the page cache holds already, such as an image that was just
-/// downloaded, is read from there, which is faster than the disk.
+/// Reads a file or a block device without the page cache, where that is possible. Bytes that are read only once would
+/// take the place of others in the cache, and would be copied once more. What the page cache already holds, such as an
+/// image that was just downloaded, is read from there, because that is faster than the disk.
 #[derive(Debug)]
 pub(crate) struct DirectReader<'f> {
     file: &'f File,
@@ -212,26 +213,27 @@ impl<'f> DirectReader<'f> {
         DirectReader { file, direct }
     }
 
-    /// Whether the file can be read past the page cache.
+    /// Returns whether the file can be read without the page cache.
     pub(crate) fn is_direct(&self) -> bool {
         self.direct.is_some()
     }
 
-    /// Reads `len` bytes at `offset` (both in bytes) into the start of `buffer`. Fewer bytes are an error.
+    /// Reads `len` bytes at `offset` (both in bytes) into the start of `buffer`. Fails if fewer bytes are left.
     pub(crate) fn read(&self, buffer: &mut AlignedBuf, offset: u64, len: usize) -> io::Result<()> {
         let mut done = 0;
         let direct = self.direct.as_ref().filter(|_| offset.is_multiple_of(ALIGNMENT as u64));
         if let Some(direct) = direct.filter(|_| !self.is_cached(offset, len)) {
-            // A direct read is short only at the file's end. The page cache gives the rest, and what a direct read refuses.
+            // A direct read is short only at the end of the file. The rest is read through the page cache, and so is
+            // what a direct read refuses.
             let aligned_len = len.next_multiple_of(ALIGNMENT).min(buffer.len());
             done = direct.read_at(&mut buffer[..aligned_len], offset).unwrap_or(0).min(len);
         }
         self.file.read_exact_at(&mut buffer[done..len], offset + done as u64)
     }
 
-    /// Whether the page cache holds at least seven eighths of a range: the kernel drops single pages of a file that was
-    /// just read, and reading all of the range from the disk again for those few would be slow. False on a kernel that
-    /// can't tell.
+    /// Returns whether the page cache holds at least seven eighths of a range. The kernel drops single pages of a file
+    /// that was just read, and it would be slow to read the whole range from the disk again because of them. Returns
+    /// false on a kernel that can't answer the question.
     pub(crate) fn is_cached(&self, offset: u64, len: usize) -> bool {
         sys::cached_bytes(self.file, offset, len as u64).is_ok_and(|cached| cached >= (len - len / 8) as u64)
     }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Everything that lies on a disk, directly or on top of another layer: its partitions, what the kernel made out of it
-//! (devices of the device mapper, arrays, bcache, DRBD), and loop devices.
+//! Finds everything that lies on a disk, directly or on top of another layer: partitions, loop devices, and the devices
+//! that the kernel made out of the disk (device mapper, arrays, bcache, DRBD).
 //!
-//! The layers are found in /sys by device numbers and inodes, and not by names or by the tool that made them.
+//! The layers are found in /sys by device numbers and inodes, and not by their names or by the tool that made them.
 
 use std::collections::VecDeque;
 use std::fs::{self, File, read_dir, read_to_string};
@@ -26,7 +26,7 @@ pub(super) enum LayerKind {
     Partition,
     /// A loop device over the disk.
     Loop,
-    /// A device that the kernel made out of the disk, which it holds for that.
+    /// A device that the kernel made out of the disk. The kernel holds the disk for it.
     Made,
 }
 
@@ -40,17 +40,17 @@ pub(super) struct Layer {
 }
 
 impl Layer {
-    /// The device that a folder of /sys describes.
+    /// Returns the device that a folder of /sys describes.
     fn at(folder: &Path, kind: LayerKind) -> Option<Self> {
         Some(Layer { number: number_in(folder)?, name: file_name(folder), kind })
     }
 
-    /// The path of its node, under the kernel's name.
+    /// Returns the path of the device's node under the kernel's name.
     pub(super) fn node(&self) -> PathBuf {
         Path::new("/dev").join(&self.name)
     }
 
-    /// The device's name in a sentence about the disk.
+    /// Returns the name of the device as it stands in a sentence about the disk.
     pub(super) fn words(&self) -> String {
         match self.kind {
             LayerKind::Disk => "it".to_owned(),
@@ -61,19 +61,19 @@ impl Layer {
         }
     }
 
-    /// The kernel's name, with the one that people know.
+    /// Returns the kernel's name together with the name that people know.
     pub(super) fn known_as(&self) -> String {
         if let Some(mapped) = attribute(self.number, "dm/name") {
             return format!("{mapped} ({})", self.name);
         }
         match attribute(self.number, "md/array_state") {
-            // It has too few members to run, but holds those that it has.
+            // An inactive array has too few members to run, but it holds those that it has.
             Some(state) if state == "inactive" => format!("{} ({state})", self.name),
             _ => self.name.clone(),
         }
     }
 
-    /// The command that removes it, where that is known.
+    /// Returns the command that removes the device, if it is known.
     pub(super) fn removal_command(&self) -> String {
         let node = self.node();
         if attribute(self.number, "md/array_state").is_some() {
@@ -91,23 +91,23 @@ impl Layer {
     }
 }
 
-/// The volume group in the device mapper's name of a logical volume, in which each hyphen of a name is doubled.
+/// Returns the volume group in the device mapper's name of a logical volume, in which each hyphen of a name is doubled.
 fn volume_group(mapped: &str) -> String {
     let hidden = mapped.replace("--", "\0");
     hidden.split('-').next().unwrap_or_default().replace('\0', "-")
 }
 
-/// The first line of a file in the device's folder of /sys.
+/// Returns the first line of a file in the device's folder of /sys.
 pub(super) fn attribute(number: u64, name: &str) -> Option<String> {
     Some(read_to_string(folder(number).join(name)).ok()?.trim().to_owned())
 }
 
-/// The device's folder of /sys.
+/// Returns the folder of the device in /sys.
 pub(super) fn folder(number: u64) -> PathBuf {
     format!("/sys/dev/block/{}:{}", major(number), minor(number)).into()
 }
 
-/// The number of the device that a folder of /sys describes.
+/// Returns the number of the device that a folder of /sys describes.
 pub(super) fn number_in(folder: &Path) -> Option<u64> {
     device_number(read_to_string(folder.join("dev")).ok()?.trim())
 }
@@ -118,13 +118,14 @@ pub(super) fn device_number(text: &str) -> Option<u64> {
     Some(makedev(major.parse().ok()?, minor.parse().ok()?))
 }
 
-/// The number of the block device with this node. The node has to be below /dev: a path elsewhere may wait for a server.
+/// Returns the number of the block device with this node. The node has to be below /dev: a path elsewhere may wait for
+/// a server.
 pub(super) fn block_device(path: &Path) -> Option<u64> {
     let data = path.starts_with("/dev").then(|| fs::metadata(path).ok()).flatten()?;
     data.file_type().is_block_device().then(|| data.rdev())
 }
 
-/// All layers on the disk. Each comes after the layers that it lies on.
+/// Returns all layers on the disk. Each of them comes after the layers that it lies on.
 pub(super) fn on(disk: &File, mounts: &Mounts) -> io::Result<Vec<Layer>> {
     let data = disk.metadata()?;
     let loops = attached_loops(disk, mounts)?;
@@ -152,8 +153,8 @@ pub(super) fn on(disk: &File, mounts: &Mounts) -> io::Result<Vec<Layer>> {
     Ok(found)
 }
 
-/// The block device itself. For a partition also its whole disk and what was made out of that: a claim on those keeps
-/// others from the partition.
+/// Returns the block device itself. For a partition it also returns the whole disk and the devices that were made out
+/// of that, because a claim on one of them keeps others from the partition.
 pub(super) fn disk_and_parent(number: u64) -> Vec<Layer> {
     let folder = fs::canonicalize(folder(number)).unwrap_or_else(|_| folder(number));
     let mut all = vec![Layer { number, name: file_name(&folder), kind: LayerKind::Disk }];
@@ -174,7 +175,7 @@ pub(super) fn partitions(number: u64) -> Vec<Layer> {
     partitions.filter_map(|folder| Layer::at(&folder, LayerKind::Partition)).collect()
 }
 
-/// The devices that the kernel made out of this one.
+/// Returns the devices that the kernel made out of this one.
 pub(super) fn made_of(number: u64) -> Vec<Layer> {
     let entries = read_dir(folder(number).join("holders")).into_iter().flatten().flatten();
     entries.filter_map(|entry| Layer::at(&entry.path(), LayerKind::Made)).collect()
@@ -189,8 +190,9 @@ fn loops_that(loops: &[(String, LoopStatus)], serve: impl Fn(&LoopStatus) -> boo
     names.filter_map(|name| Layer::at(&Path::new("/sys/block").join(name), LayerKind::Loop)).collect()
 }
 
-/// The attached loop devices with their status. To tell a status the kernel asks the server of the file, if it has one.
-/// So loop devices over files of other servers than the disk's are left out: such a server may be gone.
+/// Returns the attached loop devices with their status. To tell the status, the kernel asks the server of the file, if
+/// it has one. So loop devices over files of other servers than the disk's are left out, because such a server may be
+/// gone.
 fn attached_loops(disk: &File, mounts: &Mounts) -> io::Result<Vec<(String, LoopStatus)>> {
     let own = disk.metadata().ok().map(|data| data.dev());
     let name = fs::read_link(descriptor_path(disk)).ok();
@@ -199,12 +201,12 @@ fn attached_loops(disk: &File, mounts: &Mounts) -> io::Result<Vec<(String, LoopS
         let entry = entry?;
         let Ok(text) = read_to_string(entry.path().join("loop/backing_file")) else { continue };
         let text = text.trim_end_matches('\n');
-        // The path may be one of another mount namespace. The disk's own path is compared with it in any case.
+        // The path may belong to another mount namespace. In any case it is compared with the path of the disk.
         let path = Path::new(text.strip_suffix(" (deleted)").unwrap_or(text));
         if name.as_deref() != Some(path) && !mounts.answers_at(path, own) {
             continue;
         }
-        // It may have been detached meanwhile, or have no node here.
+        // The device may have been detached meanwhile, or have no node here.
         let device = entry.file_name().to_string_lossy().into_owned();
         let status = File::open(Path::new("/dev").join(&device)).and_then(|file| sys::loop_status(&file));
         attached.extend(status.ok().flatten().map(|status| (device, status)));

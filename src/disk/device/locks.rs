@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Locks on bytes of a disk's file: our own, and those by which qemu marks an open image.
+//! Locks on bytes of a disk's file: our own locks, and those with which qemu marks an open image.
 //!
 //! They are open-file-description locks. flock(2) is left to udev, and a hook may call `udevadm lock`. qemu's
-//! block/file-posix.c read-locks one byte from 100 on for each thing that it does with a file, and one from 200 on for
-//! each thing that it lets nobody else do: the first is reading, the second writing, the fourth resizing.
+//! block/file-posix.c takes a read lock on one byte from 100 on for each thing that it does with a file, and on one
+//! byte from 200 on for each thing that it forbids to others. The first of these bytes stands for reading, the second
+//! for writing, the fourth for resizing.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -17,35 +18,35 @@ const QEMU: (i64, i64) = (100, 200);
 
 const QEMU_WRITES: [i64; 2] = [101, 103];
 const QEMU_FORBIDS_READING: i64 = 200;
-/// The bytes by which we tell a qemu that we read, and that nobody else may write or resize.
+/// Locks on these bytes tell a qemu that we read the file, and that nobody else may write or resize it.
 const WE_READ: [i64; 3] = [100, 201, 203];
 
-/// The byte that is locked while a disk is written and while its hooks run. It lies far beyond any disk's end and outside
-/// of qemu's bytes.
+/// This byte is locked while a disk is written and while its hooks run. It lies far beyond the end of any disk and
+/// outside of qemu's bytes.
 const WRITER: i64 = i64::MAX - 1;
 
-/// The byte that is locked by the process that runs the hooks. [`WRITER`] can't tell whether that process lives: a loop
-/// device keeps the descriptor that it was attached with, and its lock.
+/// This byte is locked by the process that runs the hooks. [`WRITER`] can't tell whether that process lives, because a
+/// loop device keeps the descriptor that it was attached with, and so the lock.
 const HOOKS: i64 = i64::MAX - 2;
 
-/// Opens the disk again and locks it against a second writer, for as long as the result is open.
+/// Opens the disk again and locks it against a second writer, until the returned file is closed.
 pub(super) fn lock_for_writing(disk: &File) -> io::Result<File> {
     open_and_lock(disk, WRITER)
 }
 
-/// Locks all of qemu's bytes for as long as `disk` is open. It fails while any qemu has the disk open, and meanwhile no
-/// qemu can open it.
+/// Locks all of qemu's bytes until `disk` is closed. Fails while any qemu has the disk open. No qemu can open the disk
+/// meanwhile.
 pub(super) fn lock_out_qemu(disk: &File) -> io::Result<()> {
     lock(disk, libc::F_WRLCK, QEMU.0, QEMU.1)
 }
 
-/// Whether a qemu, or a qemu-nbd, has the disk open. False where that can't be told.
+/// Returns whether a qemu or a qemu-nbd has the disk open. Returns false where the locks can't be read.
 pub(super) fn is_open_in_qemu(disk: &File) -> bool {
     is_locked(disk, QEMU.0, QEMU.1).unwrap_or(false)
 }
 
-/// Whether a qemu writes to the image or lets nobody read it. While `image` is open no other qemu starts to. False on a
-/// file system without locks.
+/// Returns whether a qemu writes to the image or lets nobody read it. While `image` is open, no other qemu starts to
+/// write to it. Returns false on a file system without locks.
 pub(super) fn qemu_writes(image: &File) -> bool {
     let refused = |err: io::Error| matches!(err.raw_os_error(), Some(libc::EAGAIN | libc::EACCES));
     if WE_READ.iter().any(|byte| lock(image, libc::F_RDLCK, *byte, 1).is_err_and(refused)) {
@@ -55,12 +56,12 @@ pub(super) fn qemu_writes(image: &File) -> bool {
     bytes.any(|byte| is_locked(image, byte, 1).unwrap_or(false))
 }
 
-/// Shows, while the result is open, that a process looks after the hooks' device of this disk.
+/// Shows other processes that this one looks after the device for hooks, until the returned file is closed.
 pub(super) fn attend_hooks(disk: &File) -> io::Result<File> {
     open_and_lock(disk, HOOKS)
 }
 
-/// Whether another process looks after the hooks' device. True where that can't be told.
+/// Returns whether another process looks after the device for hooks. Returns true where the locks can't be read.
 pub(super) fn are_hooks_attended(disk: &File) -> bool {
     is_locked(disk, HOOKS, 1).unwrap_or(true)
 }
@@ -71,14 +72,14 @@ fn open_and_lock(disk: &File, byte: i64) -> io::Result<File> {
     Ok(file)
 }
 
-/// Locks `len` bytes from `start` on for as long as `file` is open.
+/// Locks `len` bytes from `start` on until `file` is closed.
 fn lock(file: &File, kind: i32, start: i64, len: i64) -> io::Result<()> {
     fcntl(file, FcntlArg::F_OFD_SETLK(&flock(kind, start, len)?))?;
     Ok(())
 }
 
-/// Whether another open file has a lock on any of `len` bytes from `start` on. Asking for a write lock shows read locks
-/// too.
+/// Returns whether another open file has a lock on any of `len` bytes from `start` on. The question is asked for a
+/// write lock, which also finds read locks.
 fn is_locked(file: &File, start: i64, len: i64) -> io::Result<bool> {
     let mut lock = flock(libc::F_WRLCK, start, len)?;
     fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock))?;

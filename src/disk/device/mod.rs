@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! The disks of an instance: block devices and files, held exclusively while they are written.
+//! The disks of an instance. They are block devices or files, and are held exclusively while they are written.
 
 mod hook_device;
 mod io;
@@ -30,7 +30,6 @@ use crate::node::file::FoundFile;
 use crate::node::sys;
 use users::DiskUser;
 
-/// Whether a disk is a device or a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DiskKind {
     /// A block device (LVM, DRBD, RBD, external storage).
@@ -44,39 +43,28 @@ pub(crate) enum DiskKind {
 pub enum DeviceError {
     /// The device or file is missing or can't be opened.
     #[error("opening disk {path}", path = path.display())]
-    Open {
-        /// The disk.
-        path: PathBuf,
-        /// The kernel's error.
-        source: std::io::Error,
-    },
-    /// Neither a block device nor a regular file.
+    Open { path: PathBuf, source: std::io::Error },
+    /// The disk is neither a block device nor a regular file.
     #[error("disk {path} is neither a block device nor a regular file", path = .0.display())]
     Kind(PathBuf),
-    /// Mounted, part of another device, or held by another program.
+    /// The disk is mounted, is part of another device, or is held by another program.
     #[error("disk {path} is in use: {user}", path = path.display())]
     Busy {
-        /// The disk.
         path: PathBuf,
-        /// Its user, and what the administrator can do about it.
+        /// The user of the disk, and what the administrator can do about it.
         user: String,
-        /// Whether the use is more than a process that has the disk open, which may be about to end.
+        /// False if the user is only a process that has the disk open, as it may be about to close it.
         permanent: bool,
     },
-    /// It can't be found out whether the disk is in use.
+    /// It is not possible to find out whether the disk is in use.
     #[error("looking who uses disk {path} (is /sys mounted?)", path = path.display())]
-    Look {
-        /// The disk.
-        path: PathBuf,
-        /// The kernel's error.
-        source: std::io::Error,
-    },
-    /// A disk of no size.
+    Look { path: PathBuf, source: std::io::Error },
+    /// The disk has no size.
     #[error("disk {path} has size 0", path = .0.display())]
     Empty(PathBuf),
 }
 
-/// Opens `path` without waiting (a FIFO would block). Returns the file, its kind, and its size in bytes.
+/// Opens `path` without waiting, because a FIFO would block. Returns the file, its kind, and its size in bytes.
 fn open_disk(path: &Path, options: &OpenOptions, extra_flags: i32) -> Result<(File, DiskKind, u64), DeviceError> {
     let open_error = |source| DeviceError::Open { path: path.to_owned(), source };
     let found = FoundFile::at(path).map_err(open_error)?;
@@ -104,7 +92,7 @@ fn open_disk(path: &Path, options: &OpenOptions, extra_flags: i32) -> Result<(Fi
     }
 }
 
-/// The error for a disk that others hold. It names them where they can be found.
+/// Returns the error for a disk that others hold. It names them if they are found.
 fn busy(path: &Path, disk: &File) -> DeviceError {
     let user = users::find_holder(disk).unwrap_or_else(|| {
         let path = path.display();

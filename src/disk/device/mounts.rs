@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! The mounts of every mount namespace, the swap space, and which file systems answer without a server.
+//! Reads the mounts of every mount namespace and the swap space, and tells which file systems answer without a server.
 
 use std::fs::{File, read_dir, read_link, read_to_string};
 use std::path::{Path, PathBuf};
@@ -24,11 +24,11 @@ pub(super) struct Mounts(Vec<Mount>);
 /// A line of proc_pid_mountinfo(5).
 #[derive(Debug)]
 struct Mount {
-    /// It is unique over all namespaces.
+    /// This number is unique in all namespaces.
     id: u64,
     /// The file system's device number.
     device: u64,
-    /// The mount point, with octal escapes.
+    /// The mount point, in which blanks and similar characters are octal escapes.
     place: String,
     file_system: String,
     source: String,
@@ -55,7 +55,8 @@ impl Mounts {
         Mounts(all)
     }
 
-    /// Where the block device is mounted, in words. With `for_writing`, only where its file system can be written.
+    /// Returns in words where the block device is mounted. With `for_writing`, only a place counts whose file system
+    /// can be written.
     pub(super) fn place(&self, number: u64, for_writing: bool) -> Option<String> {
         let mount = self.of_device(number).find(|mount| mount.writable || !for_writing)?;
         let place = &mount.place;
@@ -65,7 +66,7 @@ impl Mounts {
         })
     }
 
-    /// The places where the block device is mounted in this process's own namespace.
+    /// Returns the places where the block device is mounted in the namespace of this process.
     pub(super) fn own_places(&self, number: u64) -> impl Iterator<Item = PathBuf> {
         self.of_device(number).filter(|mount| mount.process.is_none()).map(|mount| unescape(&mount.place))
     }
@@ -75,25 +76,26 @@ impl Mounts {
         self.0.iter().filter(move |mount| mount.device == number || mount.is_btrfs_on(&parts))
     }
 
-    /// Whether what lies on the mount `id` can be looked at without waiting for a server. `own` is the file system of a
-    /// file that is open: its server, if it has one, answers. None for a mount that is in no namespace.
+    /// Returns whether a file on the mount `id` can be examined without waiting for a server. `own` is the file system
+    /// of a file that is already open: its server, if it has one, answers. Returns `None` for a mount that is in no
+    /// namespace.
     pub(super) fn answers(&self, id: u64, own: Option<u64>) -> Option<bool> {
         let mount = self.0.iter().find(|mount| mount.id == id)?;
         Some(mount.is_local() || own == Some(mount.device))
     }
 
-    /// As [`Mounts::answers`], but for a path in our own namespace.
+    /// Does what [`Mounts::answers`] does, for a path in our own namespace.
     pub(super) fn answers_at(&self, path: &Path, own: Option<u64>) -> bool {
         let ours = self.0.iter().filter(|mount| mount.process.is_none());
         let above_path = ours.filter(|mount| path.starts_with(unescape(&mount.place)));
-        // Of several mounts at one place the last one is seen, which is also what `max_by_key` gives.
+        // If several mounts have the same place, only the last one is visible. `max_by_key` also returns the last one.
         let mount = above_path.max_by_key(|mount| unescape(&mount.place).components().count());
         mount.is_some_and(|mount| mount.is_local() || own == Some(mount.device))
     }
 
-    /// Whether only this node has the file system with this device number.
+    /// Returns whether only this node has the file system with this device number.
     pub(super) fn is_local(&self, device: u64) -> bool {
-        // Files of a btrfs and of an overlay have other device numbers than the mount: no mount is found for them.
+        // Files of a btrfs and of an overlay have other device numbers than the mount, so no mount is found for them.
         self.0.iter().find(|mount| mount.device == device).is_none_or(Mount::is_local)
     }
 }
@@ -118,7 +120,8 @@ impl Mount {
         if major(self.device) == 0 { LOCAL.contains(&kind) } else { !SHARED.contains(&kind) }
     }
 
-    /// A btrfs has a device number of its own, and its mount names one of its devices.
+    /// Returns whether this mount is a btrfs on one of `parts`. A btrfs has a device number of its own, and its mount
+    /// names one of its devices.
     fn is_btrfs_on(&self, parts: &[u64]) -> bool {
         major(self.device) == 0
             && self.file_system == "btrfs"
@@ -130,7 +133,7 @@ fn mounts(table: &str, process: Option<u32>) -> Vec<Mount> {
     table.lines().filter_map(|line| Mount::read(line, process)).collect()
 }
 
-/// The block device, and the other devices of a mounted btrfs that it belongs to.
+/// Returns the block device, and the other devices of a mounted btrfs that it belongs to.
 fn parts_of_btrfs(number: u64) -> Vec<u64> {
     let systems = read_dir("/sys/fs/btrfs").into_iter().flatten().flatten();
     let mut groups = systems.map(|system| {
@@ -140,7 +143,7 @@ fn parts_of_btrfs(number: u64) -> Vec<u64> {
     groups.find(|group| group.contains(&number)).unwrap_or_else(|| vec![number])
 }
 
-/// A path from a table of /proc, in which blanks and the like are written in octal.
+/// Returns a path of a table in /proc, where blanks and similar characters are written in octal.
 fn unescape(text: &str) -> PathBuf {
     [(r"\040", " "), (r"\011", "\t"), (r"\012", "\n"), (r"\134", "\\")]
         .iter()
@@ -162,7 +165,8 @@ impl Swaps {
         self.0.iter().any(|path| layers::block_device(path) == Some(number))
     }
 
-    /// Whether the open file is swapped to. The table has the path of the mount namespace in which swapping began.
+    /// Returns whether the open file is used as swap space. The path in the table belongs to the mount namespace in
+    /// which swapping began.
     pub(super) fn has_file(&self, file: &File, identity: FileIdentity, mounts: &Mounts) -> bool {
         let name = read_link(descriptor_path(file)).ok();
         let is_it = |path: &Path| {
@@ -172,7 +176,8 @@ impl Swaps {
     }
 }
 
-/// The path in a line. If its mount namespace is gone, a device's path begins below the place where /dev was mounted.
+/// Returns the path in a line. If the mount namespace of a device's path is gone, the path begins below the place where
+/// /dev was mounted.
 fn swap_path(line: &str) -> Option<PathBuf> {
     let mut fields = line.split_whitespace();
     let (path, kind) = (fields.next()?, fields.next()?);
@@ -203,7 +208,7 @@ mod tests {
         assert_eq!(mounts.place(makedev(98, 0), false).as_deref(), Some("/mnt\\0401"));
         assert_eq!(mounts.own_places(makedev(98, 0)).collect::<Vec<_>>(), [PathBuf::from("/mnt 1")]);
         assert_eq!(mounts.place(makedev(98, 1), false), None);
-        // Read-only as a mount, or as a whole.
+        // A mount may be read-only, or the whole file system.
         assert_eq!(mounts.place(makedev(8, 1), true).as_deref(), Some("/a"));
         assert_eq!(mounts.place(makedev(8, 2), true), None);
     }
@@ -216,7 +221,7 @@ mod tests {
         {
             assert_eq!(mounts.answers(id, None), expected, "{id}");
         }
-        // The disk itself is there and was opened.
+        // The disk is on that file system, and it was opened.
         assert_eq!(mounts.answers(40, Some(makedev(0, 44))), Some(true));
         for (path, expected) in [("/b/x", true), ("/b/nfs/x", false), ("/b/nfs/tmp/x", true), ("/elsewhere", false)] {
             assert_eq!(mounts.answers_at(Path::new(path), None), expected, "{path}");

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Which processes have a disk open, found by what their descriptors lead to and not by names.
+//! Finds the processes that have a disk open, by the files that their descriptors lead to and not by names.
 //!
-//! No server that is gone is waited for. A link of /proc leads to the open file without a path that a server would have
-//! to resolve, and the kernel answers from what it knows. It is asked only about files on this node's own file systems
-//! and on the disk's, which answered when the disk was opened. Each descriptor's mount tells which file system that is.
-//! The inode number in fdinfo would tell more, but only from Linux 5.14 on, and not for a device's node in a container.
+//! This never waits for a server that is gone. A link of /proc leads to the open file without a path that a server
+//! would have to resolve, and the kernel answers from what it knows. It is asked only about files on the node's own
+//! file systems and on the file system of the disk, which answered when the disk was opened. The mount of a descriptor
+//! tells which file system that is. The inode number in fdinfo would tell more, but only from Linux 5.14 on, and not
+//! for the node of a device in a container.
 
 use std::fs::{read_dir, read_link, read_to_string, symlink_metadata};
 use std::os::unix::fs::MetadataExt;
@@ -13,29 +14,29 @@ use std::path::Path;
 use super::mounts::Mounts;
 use crate::node::sys;
 
-/// How many descriptors of other processes are looked at: as many as take a few seconds.
+/// The largest number of descriptors of other processes that are examined, which takes a few seconds.
 const MAX_DESCRIPTORS: usize = 500_000;
 
-/// How many processes a message names.
+/// The largest number of processes that a message names.
 const MAX_NAMES: usize = 3;
 
-/// The devices and the file that are looked for in descriptors.
+/// The devices and the file that are searched for in descriptors.
 #[derive(Debug, Default)]
 pub(super) struct Wanted {
-    /// Numbers of block devices; their nodes may have any name.
+    /// The numbers of block devices, whose nodes may have any name.
     pub(super) devices: Vec<u64>,
-    /// Device and inode number of a file.
+    /// The device and the inode number of a file.
     pub(super) file: Option<(u64, u64)>,
 }
 
-/// Which descriptors count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum OpenMode {
     Any,
     Writing,
 }
 
-/// All processes but this one and its children: what a run starts to guard its disk is no other user of it.
+/// Returns all processes except this one and its children, because the processes that a run starts to guard its disk
+/// are not users of it.
 pub(super) fn other_processes() -> impl Iterator<Item = u32> {
     all_processes().filter(|id| !is_ours(*id))
 }
@@ -50,7 +51,7 @@ fn is_ours(process: u32) -> bool {
     process == own || parent(process) == Some(own)
 }
 
-/// The fields are those of proc_pid_stat(5): number, (name), state, parent.
+/// Returns the parent of a process. The fields of proc_pid_stat(5) are number, (name), state, parent.
 fn parent(process: u32) -> Option<u32> {
     let stat = read_to_string(format!("/proc/{process}/stat")).ok()?;
     stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)?.parse().ok()
@@ -65,11 +66,11 @@ pub(super) fn describe(process: u32) -> String {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Opener {
     process: u32,
-    /// The block device, or none if it is the file.
+    /// The block device, or `None` if the process has the file open.
     device: Option<u64>,
 }
 
-/// The other processes that have one of the devices or the file open.
+/// Returns the other processes that have one of the devices or the file open.
 pub(super) fn openers(wanted: &Wanted, mode: OpenMode, mounts: &Mounts) -> Vec<Opener> {
     let mut budget = MAX_DESCRIPTORS;
     let mut found = Vec::new();
@@ -82,8 +83,8 @@ pub(super) fn openers(wanted: &Wanted, mode: OpenMode, mounts: &Mounts) -> Vec<O
     found
 }
 
-/// Names those of the processes `found` that have `device` open (the file, if that is none), and says what to do about
-/// it. None if there are none.
+/// Names those of the processes `found` that have `device` open (or the file, if `device` is `None`), and says what the
+/// administrator can do. Returns `None` if there are none.
 pub(super) fn have_it_open(found: &[Opener], device: Option<u64>) -> Option<String> {
     let openers = found.iter().filter(|opener| opener.device == device).take(MAX_NAMES);
     let names: Vec<_> = openers.map(|opener| describe(opener.process)).collect();
@@ -91,14 +92,15 @@ pub(super) fn have_it_open(found: &[Opener], device: Option<u64>) -> Option<Stri
     (!names.is_empty()).then(|| format!("{} {have} it open (stop that first)", names.join(" and ")))
 }
 
-/// Whether this process or a child of it has one of the devices or the file open for writing.
+/// Returns whether this process or a child of it has one of the devices or the file open for writing.
 pub(super) fn is_ours_writing(wanted: &Wanted, mounts: &Mounts) -> bool {
     let mut ours = all_processes().filter(|id| is_ours(*id));
     let mut budget = MAX_DESCRIPTORS;
     ours.any(|process| !opened_by(process, wanted, OpenMode::Writing, mounts, &mut budget).is_empty())
 }
 
-/// The wanted devices and file that a process has open, each once. Each descriptor takes one from `budget`.
+/// Returns the wanted devices and the wanted file that a process has open, each of them once. Each descriptor takes one
+/// from `budget`.
 fn opened_by(process: u32, wanted: &Wanted, mode: OpenMode, mounts: &Mounts, budget: &mut usize) -> Vec<Opener> {
     let mut found = Vec::new();
     for descriptor in read_dir(format!("/proc/{process}/fd")).into_iter().flatten().flatten() {
@@ -112,10 +114,10 @@ fn opened_by(process: u32, wanted: &Wanted, mode: OpenMode, mounts: &Mounts, bud
     found
 }
 
-/// Returns `Some(Some(number))` if the descriptor leads to one of the devices, `Some(None)` if it leads to the file, and
-/// none for anything else.
+/// Returns `Some(Some(number))` if the descriptor leads to one of the devices, `Some(None)` if it leads to the file,
+/// and none for anything else.
 fn wanted_in(descriptor: &Path, wanted: &Wanted, mode: OpenMode, mounts: &Mounts) -> Option<Option<u64>> {
-    // The link's own permissions tell how the descriptor was opened: proc_pid_fd(5).
+    // The permissions of the link itself tell how the descriptor was opened (proc_pid_fd(5)).
     let bits = if mode == OpenMode::Writing { 0o200 } else { 0o600 };
     let opened_so = symlink_metadata(descriptor).is_ok_and(|link| link.mode() & bits != 0);
     if !opened_so || !may_be_wanted(descriptor, wanted, mounts) {
@@ -129,9 +131,9 @@ fn wanted_in(descriptor: &Path, wanted: &Wanted, mode: OpenMode, mounts: &Mounts
     is_wanted.then_some(found.block_device)
 }
 
-/// Whether the descriptor leads to a file that can be looked at and is not known to be another one.
+/// Returns whether the descriptor leads to a file that can be examined and that is not known to be another one.
 fn may_be_wanted(descriptor: &Path, wanted: &Wanted, mounts: &Mounts) -> bool {
-    // Pipes, sockets and the like have no path.
+    // Pipes, sockets and similar files have no path.
     let Ok(link) = read_link(descriptor) else { return false };
     if !link.is_absolute() {
         return false;
@@ -143,7 +145,7 @@ fn may_be_wanted(descriptor: &Path, wanted: &Wanted, mounts: &Mounts) -> bool {
     if let Some(answers) = field("mnt_id:").and_then(|id| mounts.answers(id, own)) {
         return answers;
     }
-    // The mount is in no namespace any more: somebody has detached it.
+    // The mount was detached and is in no namespace any more.
     let is_same_inode = wanted.file.is_some_and(|(_, inode)| field("ino:") == Some(inode));
     is_same_inode || link.starts_with("/dev")
 }

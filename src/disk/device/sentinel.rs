@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! A helper process that makes a half-configured disk unbootable when this process is killed.
 //!
-//! The signal thread does that for signals that can be caught. Nothing of this process runs after SIGKILL, so a shell is
-//! started before a disk with hooks becomes bootable. It shares the open file that holds the disk's lock, so that nobody
-//! can install onto the disk in between. It does not help after a power cut, as hooks need the real partition table.
+//! The signal thread does this for signals that can be caught, but after SIGKILL nothing of this process runs. So a
+//! shell is started before a disk with hooks becomes bootable. It shares the open file that holds the lock of the disk,
+//! so nobody can install onto the disk before the shell has finished. It does not help after a power cut, because hooks
+//! need the real partition table.
 
 use std::io::{self, PipeWriter};
 use std::process::{Child, Command, Stdio};
@@ -13,8 +14,8 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use super::HeldDisk;
 use crate::node::sys;
 
-/// A shell that waits at a pipe and then zeroes the start of the disk. The pipe's other end is open in this process and
-/// in every process started from now on, so when it closes nobody writes to the disk any more.
+/// A shell that waits at a pipe and then zeroes the start of the disk. This process and every process that is started
+/// from now on has the other end of the pipe open, so nobody writes to the disk any more when it closes.
 #[derive(Debug)]
 pub(crate) struct Sentinel {
     shell: Child,
@@ -25,23 +26,24 @@ impl Sentinel {
     /// `read` ends when the pipe is closed. dd writes to its standard output, which is the disk.
     const SCRIPT: &str = r#"read -r end; exec dd if=/dev/zero bs="$1" count=1 conv=fsync"#;
 
-    /// Guards the first `len` bytes of `disk`. Nobody may move the file position of its descriptor.
+    /// Guards the first `len` bytes of `disk`. Nobody may move the file position of the disk's descriptor.
     pub(crate) fn start(disk: &HeldDisk, len: usize) -> io::Result<Self> {
         let (reader, pipe) = io::pipe()?;
         let mut command = Command::new("/bin/sh");
         command.args(["-c", Self::SCRIPT, "sh", &len.to_string()]).env_clear();
-        // In a process group of its own: a signal to ours must not end it.
+        // The shell gets its own process group, because a signal to ours must not end it.
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         command.stdin(reader).stdout(disk.file().try_clone()?).stderr(Stdio::null());
         let shell = sys::start(&mut command)?;
-        // Inheritable only after the start: otherwise the shell would have the pipe open itself and never see its end.
+        // The pipe becomes inheritable only after the start. Otherwise the shell would have it open itself and never
+        // see its end.
         fcntl(&pipe, FcntlArg::F_SETFD(FdFlag::empty()))?;
         Ok(Sentinel { shell, _pipe: pipe })
     }
 }
 
 impl Drop for Sentinel {
-    /// Ends the shell without zeroing anything: the disk is as it should be.
+    /// Ends the shell without zeroing anything, because the disk is now as it should be.
     fn drop(&mut self) {
         // Both calls fail only if the shell has ended already.
         let _ = self.shell.kill();

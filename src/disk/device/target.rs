@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! The disk that is written: ranges of bytes and ranges of zeros, at any offset.
+//! The disk to which ranges of bytes and ranges of zeros are written, at any offset.
 //!
-//! O_EXCL keeps others from a block device while it is written, but not from a file, and hooks must be able to mount
-//! the disk. So a byte far beyond the disk's end is locked as well (`locks`). A second `create` on the same disk fails
-//! after two seconds, because processes that a killed run left behind may take that long to close it. A mounted disk is
-//! refused at once.
+//! O_EXCL keeps others from a block device while it is written. It has no effect on a file, and hooks must be able to
+//! mount the disk. So a byte far beyond the end of the disk is locked as well (`locks`). A second `create` on the same
+//! disk fails after two seconds, because the processes that a killed run left behind may need that long to close it. A
+//! mounted disk is refused at once.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
@@ -21,22 +21,22 @@ use super::zeroing::Zeroing;
 use super::{ALIGNMENT, DeviceError, DirectReader, DiskKind, busy, in_use, locks, open_disk};
 use crate::node::file::{FoundFile, descriptor_path};
 
-/// How long a disk may be busy before that is an error.
+/// How long a disk may be busy before this is an error.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// A disk opened for writing, while nobody else writes it.
+/// A disk that is open for writing, while nobody else can write it.
 #[derive(Debug)]
 pub struct Target {
     /// A block device is opened with O_EXCL, which fails if the device is mounted or claimed.
     file: File,
     held: Arc<HeldDisk>,
-    /// The same disk past the page cache, where the device takes direct I/O.
+    /// The same disk opened for direct I/O, if the device allows it.
     direct: Option<File>,
     direct_works: AtomicBool,
     zeroing: Zeroing,
 }
 
-/// A disk that stays locked against a second create but is open for others, so that hooks can mount it.
+/// A disk that is locked against a second create but open for others, so that hooks can mount it.
 #[derive(Debug)]
 pub struct HeldDisk {
     lock: File,
@@ -47,8 +47,8 @@ pub struct HeldDisk {
 }
 
 impl Target {
-    /// Opens and holds the disk at `path`. It waits up to two seconds for a process that has the disk open: what a killed
-    /// run left behind closes it within moments.
+    /// Opens and holds the disk at `path`. Waits up to two seconds for a process that has the disk open, because what a
+    /// killed run left behind closes it within moments.
     pub fn open(path: &Path) -> Result<Self, DeviceError> {
         let start = Instant::now();
         loop {
@@ -62,12 +62,12 @@ impl Target {
     }
 
     fn open_now(path: &Path) -> Result<Self, DeviceError> {
-        // This has to be found out before this process itself has the file open for writing.
+        // This question has to be asked before this process itself has the file open for writing.
         let has_unseen_user = open_file(path).is_ok_and(|file| file.is_some_and(|file| users::is_open_unseen(&file)));
         Self::hold(path, |file| refuse_others(file, has_unseen_user, path))
     }
 
-    /// Opens memory as a disk, without looking for other users: tests open many in a second.
+    /// Opens memory as a disk without looking for other users, because tests open many disks in a second.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn in_memory(memory: &File) -> Result<Self, DeviceError> {
         Self::hold(&descriptor_path(memory), |_| Ok(()))
@@ -87,7 +87,7 @@ impl Target {
         Ok(Target { file, held, direct, direct_works: AtomicBool::new(true), zeroing })
     }
 
-    /// The path that Ganeti gave.
+    /// Returns the path that Ganeti gave.
     pub fn path(&self) -> &Path {
         &self.held.path
     }
@@ -100,32 +100,32 @@ impl Target {
         &self.held
     }
 
-    /// Gives up the exclusive use and keeps the lock.
+    /// Gives up the exclusive use of the disk and keeps the lock.
     pub fn release(self) -> Arc<HeldDisk> {
         self.held
     }
 
-    /// In bytes.
+    /// Returns the size in bytes.
     pub(crate) fn size(&self) -> u64 {
         self.held.size
     }
 
-    /// The open disk, for a child process to inherit.
+    /// Returns the open disk, which a child process may inherit.
     pub(crate) fn file(&self) -> &File {
         &self.file
     }
 
-    /// Whether `path` leads to this disk.
+    /// Returns whether `path` leads to this disk.
     pub(crate) fn is_same_file(&self, path: &Path) -> bool {
         self.held().is_same_file(path)
     }
 
-    /// Whether the disk can be written past the page cache.
+    /// Returns whether the disk can be written without the page cache.
     pub(crate) fn takes_direct_io(&self) -> bool {
         self.direct.is_some() && self.direct_works.load(Ordering::Relaxed)
     }
 
-    /// Writes `data` at `offset` (bytes), past the page cache as far as alignment allows.
+    /// Writes `data` at `offset` (bytes), without the page cache as far as the alignment allows it.
     pub(crate) fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
         let aligned = data.len() - data.len() % ALIGNMENT;
         let direct_fits = offset.is_multiple_of(ALIGNMENT as u64) && data.as_ptr().align_offset(ALIGNMENT) == 0;
@@ -133,7 +133,7 @@ impl Target {
             return self.file.write_all_at(data, offset);
         };
         match direct.write_all_at(&data[..aligned], offset) {
-            // The device wants a larger alignment than ours. The page cache takes any.
+            // The device needs a larger alignment than ours. The page cache accepts any.
             Err(err) if err.raw_os_error() == Some(libc::EINVAL) => {
                 self.direct_works.store(false, Ordering::Relaxed);
                 self.file.write_all_at(data, offset)
@@ -142,16 +142,18 @@ impl Target {
         }
     }
 
-    /// A reader of what the disk itself holds. What was written has to be synced before. The page cache is asked to drop
-    /// its pages of the disk, so that reads without direct I/O (an odd end, some file systems) come from the disk too.
+    /// Returns a reader of the content of the disk itself. Everything that was written has to be synced before. The
+    /// page cache is asked to drop its pages of the disk, so that reads without direct I/O (an odd end, some file
+    /// systems) also come from the disk.
     pub(crate) fn read_back(&self) -> DirectReader<'_> {
-        // The kernel may ignore this advice for a page that is in use. Such a page was read from the disk after the sync.
+        // The kernel may ignore this advice for a page that is in use. Such a page was read from the disk after the
+        // sync.
         let _ = posix_fadvise(&self.file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
         DirectReader::new(&self.file)
     }
 
-    /// Makes `len` bytes at `offset` read zero: by range where the disk can (a file keeps its holes, a thin volume gives
-    /// room back), else by writing zeros.
+    /// Makes `len` bytes at `offset` read zero. If the disk can do it, this is done by range: a file gets a hole, and a
+    /// thin volume gives its space back. Otherwise zeros are written.
     pub(crate) fn zero(&self, offset: u64, len: u64) -> io::Result<()> {
         self.zeroing.zero(self, offset, len)
     }
@@ -160,17 +162,17 @@ impl Target {
         &self.zeroing
     }
 
-    /// Whether zeroing all of the disk costs next to nothing.
+    /// Returns whether zeroing the whole disk costs next to nothing.
     pub(crate) fn zeroes_cheaply(&self) -> bool {
         self.zeroing.is_cheap(self)
     }
 
-    /// Puts all that was written onto stable storage. This also reports what the page cache failed to write.
+    /// Puts everything that was written onto stable storage. Also reports what the page cache failed to write.
     pub fn sync(&self) -> io::Result<()> {
         self.file.sync_all()
     }
 
-    /// Checks that writing did not change the size of a file.
+    /// Fails if writing has changed the size of a file.
     pub(crate) fn check_size(&self) -> io::Result<()> {
         let now = self.file.metadata()?.len();
         if self.kind() == DiskKind::File && now != self.size() {
@@ -180,14 +182,14 @@ impl Target {
     }
 }
 
-/// Opens what is at `path` for reading if it is a regular file.
+/// Opens `path` for reading if it is a regular file.
 fn open_file(path: &Path) -> io::Result<Option<File>> {
     let found = FoundFile::at(path)?;
     if found.metadata()?.is_file() { found.open_regular().map(Some) } else { Ok(None) }
 }
 
-/// An error if anybody uses the disk: O_EXCL finds only a part of the users of a device, and none of a file. From now on
-/// no qemu can open the disk. `has_unseen_user` says that the kernel knew of a writer that no process shows.
+/// Fails if anybody uses the disk. O_EXCL finds only some of the users of a device, and none of a file. From now on no
+/// qemu can open the disk. `has_unseen_user` says that the kernel knows of a writer, although no process shows it.
 fn refuse_others(file: &File, has_unseen_user: bool, path: &Path) -> Result<(), DeviceError> {
     locks::lock_out_qemu(file).map_err(|err| lock_error(err, file, path))?;
     let user = users::find_user(file).map_err(|source| DeviceError::Look { path: path.to_owned(), source })?;
@@ -206,7 +208,7 @@ fn lock_error(source: io::Error, file: &File, path: &Path) -> DeviceError {
 }
 
 impl HeldDisk {
-    /// The path that Ganeti gave.
+    /// Returns the path that Ganeti gave.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -215,17 +217,17 @@ impl HeldDisk {
         self.kind
     }
 
-    /// In bytes.
+    /// Returns the size in bytes.
     pub(crate) fn size(&self) -> u64 {
         self.size
     }
 
-    /// The disk, open for reading and writing, not exclusively.
+    /// Returns the disk, which is open for reading and writing, but not exclusively.
     pub(crate) fn file(&self) -> &File {
         &self.lock
     }
 
-    /// Whether `path` leads to this disk.
+    /// Returns whether `path` leads to this disk.
     pub(crate) fn is_same_file(&self, path: &Path) -> bool {
         // A device may have several nodes, each with its own inode, so devices are compared by their numbers. The
         // device number of a file is 0.
@@ -239,7 +241,7 @@ impl HeldDisk {
         }
     }
 
-    /// Whether the boot area is known to be zero, on stable storage.
+    /// Returns whether the boot area is known to be zero, on stable storage.
     pub(crate) fn is_unbootable(&self) -> bool {
         self.unbootable.load(Ordering::Relaxed)
     }
@@ -248,7 +250,7 @@ impl HeldDisk {
         self.unbootable.store(unbootable, Ordering::Relaxed);
     }
 
-    /// Whether the block device is mounted, or another device was made of it. False for a file.
+    /// Returns whether the block device is mounted, or another device was made of it. Returns false for a file.
     pub(crate) fn is_claimed(&self) -> io::Result<bool> {
         if self.kind == DiskKind::File {
             return Ok(false);

@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Zeroing thin volumes of the device mapper (LVM). Their pool allocates a chunk when it is first written, also with zeros.
+//! Zeroes thin volumes of the device mapper (LVM). The pool of a thin volume allocates a chunk when it is first
+//! written, even if zeros are written.
 //!
 //! So whole chunks are given back to the pool and then read. Zeros are written only where a chunk does not read zero
-//! then: over an external origin, or where the pool takes nothing back. A chunk that was given back keeps reading zero,
-//! because the pool zeroes each chunk that it allocates. A pool may be told not to do that (lvcreate -Zn). Then a chunk
-//! shows old data as soon as one byte of it is written, so its volumes are zeroed as other disks are.
+//! afterwards: over an external origin, or where the pool takes nothing back. A chunk that was given back keeps reading
+//! zero, because the pool zeroes each chunk that it allocates. The administrator can switch that off (lvcreate -Zn).
+//! Then a chunk shows old data as soon as one byte of it is written, so volumes of such a pool are zeroed as other
+//! disks are.
 //!
-//! dm-thin has no WRITE ZEROES, and the kernel writes zeros in its place: without this module an install would fill the
-//! volume. The device mapper's own tables tell what a thin volume is, so nothing is guessed from the limits of a queue.
+//! dm-thin has no WRITE ZEROES, and the kernel writes zeros in its place. Without this module an install would fill the
+//! volume. The tables of the device mapper tell what a thin volume is, so nothing is guessed from the limits of a
+//! queue.
 
 use std::fs::File;
 use std::io;
@@ -23,17 +26,17 @@ use crate::disk::fingerprint::is_zero;
 use crate::node::size::MIB;
 use crate::node::sys;
 
-/// Sectors of the device mapper, in bytes.
+/// The length of a sector of the device mapper, in bytes.
 const SECTOR: u64 = 512;
 
-/// One read, in bytes. Most of its cost is that of the request: in an emulated machine reading so took a third of the
-/// time that reads of 1 MiB took.
+/// The length of one read, in bytes. The request itself costs the most: in an emulated machine, reads of this length
+/// took a third of the time of reads of 1 MiB.
 const STEP: u64 = 8 * MIB;
 
-/// The smallest chunk in bytes. All chunks are multiples of it.
+/// The length of the smallest possible chunk in bytes. Every chunk is a multiple of it.
 const PIECE: usize = 64 << 10;
 
-/// The calls on a volume that zeroing its chunks needs.
+/// The calls that are needed to zero the chunks of a volume.
 pub(super) trait Volume {
     /// Gives a range back to the pool.
     fn discard(&self, offset: u64, len: u64) -> io::Result<()>;
@@ -51,7 +54,7 @@ pub(super) struct ThinVolume {
 }
 
 impl ThinVolume {
-    /// None if the device is no such volume, or if that can't be told.
+    /// Returns `None` if the device is no such volume, or if it is not possible to find that out.
     pub(super) fn of(device: &File) -> Option<Self> {
         let data = device.metadata().ok().filter(|data| data.file_type().is_block_device())?;
         layers::attribute(data.rdev(), "dm/name")?;
@@ -61,8 +64,8 @@ impl ThinVolume {
         Self::of_pool(&pool.parameters)
     }
 
-    /// Takes the pool's parameters (Documentation/admin-guide/device-mapper/thin-provisioning.rst): devices of the
-    /// metadata and of the data, sectors of a chunk, a watermark, number of features, features.
+    /// Parses the parameters of the pool (Documentation/admin-guide/device-mapper/thin-provisioning.rst): the devices
+    /// of the metadata and of the data, the sectors of a chunk, a watermark, the number of features, and the features.
     fn of_pool(parameters: &str) -> Option<Self> {
         let mut fields = parameters.split(' ').skip(2);
         let chunk = fields.next()?.parse::<u64>().ok()?.checked_mul(SECTOR).filter(|chunk| *chunk > 0)?;
@@ -72,14 +75,14 @@ impl ThinVolume {
         Some(ThinVolume { chunk, discards_work: AtomicBool::new(true) })
     }
 
-    /// The whole chunks in `range`. The volume has `size` bytes, and its last chunk may reach beyond its end.
+    /// Returns the whole chunks in `range`. The volume has `size` bytes, and its last chunk may reach beyond its end.
     pub(super) fn whole_chunks(&self, range: Range<u64>, size: u64) -> Range<u64> {
         let start = range.start.next_multiple_of(self.chunk).min(range.end);
         let end = if range.end == size { size } else { range.end - range.end % self.chunk };
         start..end.max(start)
     }
 
-    /// `len` rounded up to whole chunks, in bytes.
+    /// Returns `len` rounded up to whole chunks, in bytes.
     pub(super) fn round_up(&self, len: u64) -> u64 {
         len.next_multiple_of(self.chunk)
     }
@@ -106,8 +109,8 @@ impl ThinVolume {
     }
 }
 
-/// Writes zeros where `bytes`, which were read at `at`, are not zero. It goes by pieces that lie in one chunk each: that
-/// chunk is allocated already, and the chunks between them stay unallocated.
+/// Writes zeros where `bytes`, which were read at `at`, are not zero. It writes pieces that lie in one chunk each. A
+/// chunk with data is allocated already, and the chunks between them stay unallocated.
 fn overwrite_data(volume: &impl Volume, bytes: &[u8], at: u64) -> io::Result<()> {
     let mut data_start = None;
     for (index, piece) in bytes.chunks(PIECE).enumerate() {
@@ -135,7 +138,7 @@ mod tests {
 
     const CHUNK: usize = 64 << 10;
 
-    /// A thin volume: chunks that the pool handed out, above what reads otherwise.
+    /// A thin volume: the chunks that the pool has allocated, and what the other chunks read as.
     struct Model {
         origin: Vec<u8>,
         chunks: RefCell<Vec<Option<Vec<u8>>>>,
@@ -168,7 +171,7 @@ mod tests {
                 return Err(Errno::EOPNOTSUPP.into());
             }
             let (start, end) = (usize::try_from(offset).unwrap(), usize::try_from(offset + len).unwrap());
-            // Parts of chunks are left as they are.
+            // A chunk that is only partly in the range stays as it is.
             for index in start.div_ceil(CHUNK)..end / CHUNK {
                 self.chunks.borrow_mut()[index] = None;
             }
@@ -198,7 +201,7 @@ mod tests {
         ThinVolume::of_pool("253:2 253:3 128 0 1 no_discard_passdown").unwrap()
     }
 
-    /// What zeroing does: chunks that stay handed out, and writes.
+    /// Zeroes the volume, and returns the number of chunks that stay allocated and the number of writes.
     fn settled(model: &Model, thin: &ThinVolume) -> (usize, usize) {
         let len = model.origin.len() as u64;
         thin.zero_chunks(model, 0..len).unwrap();
@@ -211,7 +214,7 @@ mod tests {
         for chunks in [[None; 40], [Some(7); 40]] {
             assert_eq!(settled(&Model::new(0, &chunks, true), &thin()), (0, 0));
         }
-        // An origin below the volume shows through what was given back.
+        // A chunk that was given back shows the origin below the volume.
         assert_eq!(settled(&Model::new(3, &[Some(7); 4], true), &thin()), (4, 1));
         // 320 chunks are 20 MiB.
         let model = Model::new(0, &[None; 320], true);

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! How ranges of a disk are made to read zero.
+//! Makes ranges of a disk read zero.
 //!
 //! Ganeti does not wipe new volumes by default, so bytes that are not written may be another tenant's data. So a run of
-//! zeros is never skipped in the hope that the disk is zero there. The first of these ways that works is used: punching a
-//! hole, in devices too (WRITE ZEROES, which may give room back); BLKZEROOUT; writing zeros.
+//! zeros is never skipped in the hope that the disk is already zero there. The first of these ways that works is used:
+//! punching a hole, also in devices (WRITE ZEROES, which may give space back); BLKZEROOUT; writing zeros.
 //!
-//! A device that can discard but has no command for zeros, mostly a cheap SSD, may give old data back after a power cut.
-//! So zeros are written to it. The same holds for a disk that can do neither: reading it first would cost as much.
+//! A device that can discard but has no command for zeros, mostly a cheap SSD, may give old data back after a power
+//! cut, so zeros are written to it. They are also written to a disk that can do neither, because reading it first would
+//! cost as much.
 
 use std::fs::File;
 use std::io;
@@ -23,33 +24,33 @@ use super::{AlignedBuf, DirectReader, DiskKind, Target, layers};
 use crate::node::size::MIB;
 use crate::node::sys;
 
-/// The least and the most bytes of one zeroing call.
+/// The smallest and the largest number of bytes of one zeroing call.
 const STEPS: RangeInclusive<u64> = MIB..=64 * MIB;
 
-/// Bytes of the first call. The next ones are longer or shorter, as the disk is fast or slow.
+/// The number of bytes of the first call. The next ones are longer or shorter, depending on the speed of the disk.
 const FIRST_STEP: u64 = 4 * MIB;
 
-/// How long a zeroing call should take at most: nothing can interrupt it, so a signal has to wait for it. Measured at
-/// 20 MB/s: with calls of 64 MiB SIGTERM took 3.2 s.
+/// How long a zeroing call should take at most. Nothing can interrupt it, so a signal has to wait for it. On a disk of
+/// 20 MB/s, SIGTERM took 3.2 s with calls of 64 MiB.
 const TIME: Duration = Duration::from_millis(100);
 
-/// The ways to zero that a disk offers. The first one that works is taken: each costs less time and room than the next.
+/// The ways of zeroing that a disk offers. The first one that works is used, because each costs less time and space
+/// than the next.
 #[derive(Debug)]
 pub(super) struct Zeroing {
-    /// Calls have to begin and end on multiples of this, in bytes.
+    /// Calls have to begin and end on multiples of this number, in bytes.
     sector: u64,
-    /// A thin volume's pool gives zeros without being asked.
+    /// The pool of this thin volume returns zeros for chunks that are not allocated.
     thin: Option<ThinVolume>,
-    /// Punching holes: into a file, or into a device that guarantees zeros for what it has given back.
+    /// Whether holes can be punched into the file, or into a device that guarantees zeros afterwards.
     holes_work: AtomicBool,
-    /// Having the kernel zero a device. It writes zeros where the device has no command for it.
+    /// Whether the kernel can zero a range of the device. It writes zeros if the device has no command for that.
     ranges_work: AtomicBool,
-    /// Bytes of the next call.
+    /// The number of bytes of the next call.
     step: AtomicU64,
 }
 
 impl Zeroing {
-    /// Takes an open disk.
     pub(super) fn of(file: &File, kind: DiskKind) -> io::Result<Self> {
         let is_block = kind == DiskKind::Block;
         Ok(Zeroing {
@@ -77,7 +78,7 @@ impl Zeroing {
         self.write_zeros(target, chunks.end, range.end)
     }
 
-    /// Whether zeroing all of the disk costs next to nothing.
+    /// Returns whether zeroing the whole disk costs next to nothing.
     pub(super) fn is_cheap(&self, target: &Target) -> bool {
         if target.kind() == DiskKind::File {
             return self.holes_work.load(Ordering::Relaxed);
@@ -87,7 +88,7 @@ impl Zeroing {
         self.thin.is_some() || limit().is_some_and(|bytes| bytes > 0)
     }
 
-    /// Zeroes whole sectors by range, and the parts of sectors at both ends by writing.
+    /// Zeroes whole sectors by range, and writes zeros to the parts of sectors at both ends.
     fn zero_sectors(&self, target: &Target, start: u64, end: u64) -> io::Result<()> {
         let first = start.next_multiple_of(self.sector).min(end);
         let last = (end - end % self.sector).max(first);
@@ -99,7 +100,7 @@ impl Zeroing {
         self.write_zeros(target, last, end)
     }
 
-    /// Covers `at` to `end` with calls of a length that takes a moment.
+    /// Covers the range from `at` to `end` with calls that each take only a moment.
     fn in_steps(
         &self,
         mut at: u64,
@@ -144,7 +145,7 @@ impl Zeroing {
     }
 }
 
-/// Whether the call succeeded. A call that this file system or device does not offer is not made again.
+/// Returns whether the call succeeded. A call that this file system or device does not offer is not made again.
 fn try_once(works: &AtomicBool, call: impl Fn() -> io::Result<()>) -> io::Result<bool> {
     if !works.load(Ordering::Relaxed) {
         return Ok(false);
@@ -173,10 +174,10 @@ impl Volume for Target {
     }
 }
 
-/// The length of the next zeroing call, in bytes, after one of `step` bytes took `time`.
+/// Returns the length of the next zeroing call, in bytes, after one of `step` bytes took `time`.
 fn next_step(step: u64, time: Duration) -> u64 {
     let next = if time > TIME { step / 2 } else { step.max(FIRST_STEP / 2) * 2 };
-    // Whole MiB, so that calls begin on a sector of any disk.
+    // The length is a number of whole MiB, so that calls begin on a sector of any disk.
     next.clamp(*STEPS.start(), *STEPS.end()) / MIB * MIB
 }
 
@@ -192,7 +193,7 @@ mod tests {
         let steps = |time, count| (0..count).fold(4 * MIB, |step, _| next_step(step, time));
         assert_eq!([steps(fast, 1), steps(fast, 9)], [8 * MIB, 64 * MIB]);
         assert_eq!([steps(slow, 1), steps(slow, 9)], [2 * MIB, MIB]);
-        // The rest of a range says little about the disk, and has any length.
+        // The last call of a range can have any length, so its time says little about the disk.
         assert_eq!(next_step(512, fast), 4 * MIB);
         assert_eq!(next_step(5 * MIB - 512, slow), 2 * MIB);
     }

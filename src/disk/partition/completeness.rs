@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Checks whether an image is complete, by its own tables: a part that is missing would read as zeros on a disk that boots.
+//! Checks by the tables of an image whether it is complete. A part that is missing would read as zeros on a disk that
+//! boots.
 //!
-//! A file system's own size counts more than its partition's: published images (OpenWrt) have a partition that reaches
-//! beyond the file, and a squashfs in it that does not. A GPT is also checked by its backup. If two superblocks are found
-//! at one place, neither counts. Of a stream only the beginning can be read before it is written. The rest is checked when
-//! it is on the disk.
+//! The size in a file system counts more than the size of its partition: published images (OpenWrt) have a partition
+//! that reaches beyond the file, and a squashfs in it that does not. A GPT is also checked by its backup. If two
+//! superblocks are found at one place, neither counts. Of a stream, only the beginning can be read before it is
+//! written. The rest is checked when it is on the disk.
 
 use std::io::{self, Read};
 use std::ops::Range;
@@ -15,14 +16,14 @@ use super::{Gpt, Partition, PartitionType, Table, TableError, all_partitions, re
 use crate::disk::device::ReadAt;
 use crate::node::size::{ByteSize, MIB};
 
-/// How many bytes of an MBR partition without a known file system may be missing, if no setting says otherwise. Some tools
-/// round partitions up to cylinders and do not fill the last one (OpenWrt's ptgen: 504 KiB).
+/// How many bytes of an MBR partition without a known file system may be missing, if no setting says otherwise. Some
+/// tools round partitions up to cylinders and do not fill the last cylinder (OpenWrt's ptgen: 504 KiB).
 pub(crate) const MBR_TOLERANCE: u64 = MIB;
 
 /// Why an image is not complete.
 #[derive(Debug, thiserror::Error)]
 pub enum Incomplete {
-    /// The image's tables say that there is more of it.
+    /// The tables of the image say that it is longer.
     #[error("the image is truncated: {what} reaches to {needed}, but the image ends at {end} (get all of it{unless})", unless = if *.tolerable { "; if it was published so, set mbr_tolerance" } else { "" })]
     Cut {
         /// The part that is not complete.
@@ -34,7 +35,7 @@ pub enum Incomplete {
         /// Whether a setting can allow this.
         tolerable: bool,
     },
-    /// The missing part, which is allowed to be missing, does not fit onto the disk.
+    /// The missing part, which may be missing, does not fit onto the disk.
     #[error("{what} reaches to {needed}, but the disk has {disk} (use a larger disk)")]
     BeyondDisk {
         /// The part that does not fit.
@@ -49,19 +50,19 @@ pub enum Incomplete {
     Read(#[from] io::Error),
 }
 
-/// The limits that an image is checked against, in bytes.
+/// The limits that an image is compared with, in bytes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ImageExtent {
-    /// The image's end.
+    /// The end of the image.
     pub(crate) image: u64,
-    /// The end of the disk that it is written to, if that is known.
+    /// The end of the disk that the image is written to, if that is known.
     pub(crate) disk: Option<u64>,
     /// How much of an MBR partition without a known file system may be missing.
     pub(crate) mbr_tolerance: u64,
 }
 
-/// An error if the tables of the image in `disk` say that it is larger than `extent`. `disk` may be only the beginning of
-/// the image: places beyond its end can't be checked.
+/// Fails if the tables of the image in `disk` say that it is larger than `extent`. `disk` may be only the beginning of
+/// the image, and places beyond its end can't be checked.
 pub(crate) fn check_complete(disk: &dyn ReadAt, extent: ImageExtent) -> Result<(), Incomplete> {
     let check = Check { disk, extent };
     let head = read_boot_area(disk)?;
@@ -69,7 +70,7 @@ pub(crate) fn check_complete(disk: &dyn ReadAt, extent: ImageExtent) -> Result<(
         Ok(Table::Mbr(_)) if superblock::is_boot_sector(&head) => check.file_system(0, None).map(drop),
         Ok(Table::Gpt(gpt)) => check.gpt(&gpt),
         Ok(table) => all_partitions(disk, &table)?.iter().try_for_each(|partition| check.mbr_partition(partition)),
-        // Firmware also accepts a GPT without a protective MBR. But beside a file system it is an old one.
+        // Firmware also accepts a GPT without a protective MBR. But beside a file system, such a GPT is an old one.
         Err(TableError::None) => match (check.file_system(0, None)?, Gpt::parse(&head)) {
             (Known::No, Some(gpt)) => check.gpt(&gpt),
             _ => Ok(()),
@@ -82,9 +83,9 @@ pub(crate) fn check_complete(disk: &dyn ReadAt, extent: ImageExtent) -> Result<(
     }
 }
 
-/// A warning if the GPT of an image of `len` bytes has no backup where it says. Such an image may be incomplete: a copy
-/// into a file whose space was reserved before has the full length from the start, and zeros at its end. It is no error,
-/// because images without a backup are published too. None if the place can't be read.
+/// Returns a warning if the GPT of an image of `len` bytes has no backup in its place. Such an image may be incomplete:
+/// a copy into a file whose space was reserved before has the full length from the start, and zeros at its end. This is
+/// no error, because images without a backup are published too. Returns `None` if the place can't be read.
 pub(crate) fn missing_backup(disk: &dyn ReadAt, len: u64) -> io::Result<Option<String>> {
     let Ok(Table::Gpt(gpt)) = Table::parse(&read_boot_area(disk)?) else { return Ok(None) };
     let (at, mut magic) = (gpt.alternate().saturating_mul(gpt.sector()), [0; Gpt::MAGIC.len()]);
@@ -99,12 +100,11 @@ pub(crate) fn missing_backup(disk: &dyn ReadAt, len: u64) -> io::Result<Option<S
     }))
 }
 
-/// Whether a file system that tells its size was found.
+/// Whether a file system with a known size was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Known {
     Yes,
     No,
-    /// The place can't be read yet.
     NotReadable,
 }
 
@@ -126,11 +126,11 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// The partition's file system, if it is known, tells how much of the partition is needed. Otherwise its entry does,
-    /// within the tolerance.
+    /// Checks the end of a partition. If its file system is known, that tells how much of the partition is needed.
+    /// Otherwise the entry in the table does, within the tolerance.
     fn mbr_partition(&self, partition: &Partition) -> Result<(), Incomplete> {
         let Partition { number, start, end, extended, kind } = *partition;
-        // A protective entry tells the size of a disk that the image was once on, or is to be written to.
+        // A protective entry has the size of a disk that the image was on before, or will be written to.
         if kind == PartitionType::Mbr(PROTECTIVE) {
             return Ok(());
         }
@@ -145,10 +145,10 @@ impl Check<'_> {
         }
     }
 
-    /// Looks for a file system at `start`, of a partition or of the whole disk. An incomplete one is an error.
+    /// Looks for a file system at `start`, of a partition or of the whole disk. Fails if it is incomplete.
     fn file_system(&self, start: u64, partition: Option<u32>) -> Result<Known, Incomplete> {
         let image = self.extent.image;
-        // After the image's end the disk may hold old data of others.
+        // After the end of the image the disk may hold old data of others.
         let readable = self.disk.len().min(image);
         if let Some(found) = superblock::find(self.disk, start..readable)? {
             let name = found.name;
@@ -172,15 +172,15 @@ impl Check<'_> {
 }
 
 /// The parts of a streamed disk that [`check_complete`] reads: the first MiB, the beginning of each partition, and the
-/// backup of a GPT. All else reads as zeros.
+/// backup of a GPT. Everything else reads as zeros.
 pub(crate) struct StreamedDisk {
-    /// Places and their bytes, in order, without overlaps.
+    /// Offsets and the bytes there, in order and without overlaps.
     parts: Vec<(u64, Vec<u8>)>,
     len: u64,
 }
 
 impl StreamedDisk {
-    /// Reads all of `disk`. `head` came first: its first MiB, or all of a smaller disk.
+    /// Reads the whole `disk`. `head` was read before: its first MiB, or all of a smaller disk.
     pub(crate) fn read(head: Vec<u8>, disk: &mut dyn Read) -> io::Result<Self> {
         let wanted = wanted_ranges(&head);
         let mut streamed = StreamedDisk { len: head.len() as u64, parts: vec![(0, head)] };
@@ -199,7 +199,7 @@ impl StreamedDisk {
         }
     }
 
-    /// Keeps the part of `data`, which comes next in the stream, that lies in `range`.
+    /// Keeps the part of `data` that is in `range`. `data` comes next in the stream.
     fn keep(&mut self, range: &Range<u64>, data: &[u8]) {
         let index = |at: u64| usize::try_from(at.saturating_sub(self.len)).unwrap_or(usize::MAX).min(data.len());
         let part = &data[index(range.start)..index(range.end)];
@@ -210,7 +210,7 @@ impl StreamedDisk {
     }
 }
 
-/// The ranges after the head that are kept, in order and without overlaps.
+/// Returns the ranges after the head that are kept, in order and without overlaps.
 fn wanted_ranges(head: &[u8]) -> Vec<Range<u64>> {
     let table = Table::parse(head).ok().filter(|_| head.len() as u64 == MIB);
     let partitions = table.iter().flat_map(Table::partitions).take(MAX_PARTITIONS);
@@ -243,7 +243,7 @@ impl ReadAt for StreamedDisk {
         for (start, bytes) in &self.parts {
             let (from, to) = (offset.max(*start), end.min(start + bytes.len() as u64));
             if from < to {
-                // They lie in the buffer and in the part, so they fit a usize.
+                // Both places are in the buffer and in the part, so they fit into a usize.
                 let index = |at: u64, base: u64| usize::try_from(at - base).unwrap_or(usize::MAX);
                 let part = &bytes[index(from, *start)..index(to, *start)];
                 buf[index(from, offset)..index(to, offset)].copy_from_slice(part);

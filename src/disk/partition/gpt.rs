@@ -8,7 +8,7 @@ use flate2::Crc;
 use super::{Partition, PartitionType, get2, get4, get8};
 use crate::disk::device::WriteAt;
 
-/// Sector sizes that a GPT may have been made for, in bytes.
+/// The sector sizes for which a GPT may have been made, in bytes.
 const SECTORS: [usize; 2] = [512, 4096];
 
 /// The least length of a header in bytes.
@@ -17,10 +17,10 @@ const MIN_HEADER: usize = 92;
 /// The least length of an entry in bytes.
 const MIN_ENTRY: usize = 128;
 
-/// The place of the name in an entry: at most 36 units of UTF-16.
+/// The place of the name in an entry, which has at most 36 units of UTF-16.
 const NAME: std::ops::Range<usize> = 56..128;
 
-/// The most bytes of entries that are accepted. Every GPT in use has 16 KiB.
+/// The largest accepted length of all entries in bytes. Every GPT in use has 16 KiB.
 const MAX_ENTRIES: u64 = 512 << 10;
 
 /// An intact primary GPT.
@@ -32,7 +32,7 @@ pub(crate) struct Gpt {
     entry_len: usize,
 }
 
-/// Bits of an entry that only Windows uses, for the type "basic data".
+/// The bits of an entry of the type "basic data" that only Windows uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Attributes(pub(crate) u64);
 
@@ -44,16 +44,16 @@ impl Attributes {
 /// A partition that is to be added.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct NewEntry<'n> {
-    /// Type GUID, as it lies on the disk.
+    /// The type GUID in the byte order of the disk.
     pub(crate) kind: [u8; 16],
-    /// The partition's own GUID, as it lies on the disk.
+    /// The GUID of the partition in the byte order of the disk.
     pub(crate) guid: [u8; 16],
-    /// First byte, on a sector's boundary.
+    /// The first byte, which is on a sector boundary.
     pub(crate) start: u64,
-    /// Length in bytes, whole sectors.
+    /// The length in bytes, a number of whole sectors.
     pub(crate) len: u64,
     pub(crate) attributes: Attributes,
-    /// ASCII, at most 36 characters.
+    /// At most 36 characters of ASCII.
     pub(crate) name: &'n str,
 }
 
@@ -61,13 +61,14 @@ impl Gpt {
     /// The first bytes of a header.
     pub(crate) const MAGIC: &'static [u8; 8] = b"EFI PART";
 
-    /// The primary table in `head`, the disk's first bytes. None unless all of it is there and its checksums are right.
+    /// Parses the primary table in `head`, the first bytes of the disk. Returns `None` unless the table is complete and
+    /// its checksums are right.
     pub(crate) fn parse(head: &[u8]) -> Option<Self> {
         SECTORS.iter().find_map(|sector| Self::parse_with(head, *sector))
     }
 
-    /// The byte up to which a table with an intact header reaches: the end of its backup, or of its entries. The entries
-    /// themselves may be missing.
+    /// Returns the byte up to which a table with an intact header reaches: the end of its backup, or of its entries.
+    /// The entries themselves may be missing.
     pub(super) fn reach(head: &[u8]) -> Option<u64> {
         SECTORS.iter().find_map(|sector| {
             let header = header(head, *sector)?;
@@ -93,7 +94,7 @@ impl Gpt {
         (!table.contradicts_itself()).then_some(table)
     }
 
-    /// Whether the MBR or a partition overlaps the place of the entries or of the backup.
+    /// Returns whether the MBR or a partition overlaps the place of the entries or of the backup.
     fn contradicts_itself(&self) -> bool {
         let entries_at = get8(&self.header, 72);
         let entries = entries_at..entries_at.saturating_add(self.entries_sectors());
@@ -105,27 +106,27 @@ impl Gpt {
         self.last_usable() >= self.alternate() || last_used > self.last_usable()
     }
 
-    /// Length of a sector in bytes.
+    /// Returns the length of a sector in bytes.
     pub(crate) fn sector(&self) -> u64 {
         self.sector as u64
     }
 
-    /// The sector of the backup header.
+    /// Returns the sector of the backup header.
     pub(crate) fn alternate(&self) -> u64 {
         get8(&self.header, 32)
     }
 
-    /// The last sector that a partition may have.
+    /// Returns the last sector that a partition may have.
     pub(crate) fn last_usable(&self) -> u64 {
         get8(&self.header, 48)
     }
 
-    /// The number of sectors that the entries take.
+    /// Returns the number of sectors that the entries take.
     pub(crate) fn entries_sectors(&self) -> u64 {
         (self.entries.len() as u64).div_ceil(self.sector())
     }
 
-    /// The partitions of all entries in use.
+    /// Returns the partitions of all entries in use.
     pub(crate) fn partitions(&self) -> Vec<Partition> {
         let used = self.entries.chunks_exact(self.entry_len).zip(1..).filter(|(entry, _)| is_used(entry));
         used.map(|(entry, number)| {
@@ -139,7 +140,7 @@ impl Gpt {
         .collect()
     }
 
-    /// The name in a partition's entry, or none. Units that are no UTF-16 are replaced.
+    /// Returns the name in the entry of a partition, if it has one. Units that are not valid UTF-16 are replaced.
     pub(crate) fn name(&self, number: u32) -> Option<String> {
         let index = usize::try_from(number.checked_sub(1)?).ok()?;
         let entry = self.entries.chunks_exact(self.entry_len).nth(index)?;
@@ -148,7 +149,7 @@ impl Gpt {
         Some(name).filter(|name| !name.is_empty())
     }
 
-    /// Moves the backup to the disk's end: its header into sector `last`, its entries before that.
+    /// Moves the backup to the end of the disk: its header to the sector `last`, and its entries before that.
     pub(crate) fn move_backup(&mut self, last: u64) {
         let last_usable = last - self.entries_sectors() - 1;
         put8(&mut self.header, 32, last);
@@ -156,7 +157,7 @@ impl Gpt {
         seal(&mut self.header);
     }
 
-    /// Takes the first free entry and returns its number, or none if all are in use.
+    /// Fills the first free entry and returns its number, or `None` if all are in use.
     pub(crate) fn add(&mut self, new: &NewEntry<'_>) -> Option<u32> {
         let sector = self.sector();
         let mut entries = self.entries.chunks_exact_mut(self.entry_len).zip(1..);
@@ -183,7 +184,8 @@ impl Gpt {
         self.seal_entries();
     }
 
-    /// Writes the backup, its entries before its header. Both fill whole sectors with zeros, so that no old bytes are left.
+    /// Writes the backup, the entries before the header. Both fill whole sectors with zeros, so that no old bytes are
+    /// left.
     pub(crate) fn write_backup(&self, disk: &mut dyn WriteAt) -> io::Result<()> {
         let (alternate, entries_at) = (self.alternate(), self.alternate() - self.entries_sectors());
         let mut header = self.header.clone();
@@ -199,7 +201,7 @@ impl Gpt {
         disk.write_at(&header, alternate * self.sector())
     }
 
-    /// Writes the primary table, its entries before its header.
+    /// Writes the primary table, the entries before the header.
     pub(crate) fn write_primary(&self, disk: &mut dyn WriteAt) -> io::Result<()> {
         disk.write_at(&self.entries, get8(&self.header, 72) * self.sector())?;
         disk.write_at(&self.header, self.sector())
@@ -212,7 +214,7 @@ impl Gpt {
     }
 }
 
-/// The header of a primary table with sectors of `sector` bytes, if its checksum is right.
+/// Returns the header of a primary table with sectors of `sector` bytes, if its checksum is right.
 fn header(head: &[u8], sector: usize) -> Option<Vec<u8>> {
     let header = head.get(sector..2 * sector)?;
     let len = usize::try_from(get4(header, 12)).ok()?;
@@ -224,17 +226,17 @@ fn header(head: &[u8], sector: usize) -> Option<Vec<u8>> {
     (copy[16..20] == header[16..20]).then_some(copy)
 }
 
-/// The length of the entries in bytes, as the header has it.
+/// Returns the length of the entries in bytes, as the header has it.
 fn entries_len(header: &[u8]) -> u64 {
     u64::from(get4(header, 80)) * u64::from(get4(header, 84))
 }
 
-/// An entry without a type is free.
+/// Returns whether the entry is in use. An entry without a type is free.
 fn is_used(entry: &[u8]) -> bool {
     entry[..16].iter().any(|byte| *byte != 0)
 }
 
-/// Sets the header's own checksum. It is computed with its field zero.
+/// Sets the checksum of the header, which is computed while its own field is zero.
 pub(crate) fn seal(header: &mut [u8]) {
     header[16..20].fill(0);
     let crc = crc32(header);

@@ -8,13 +8,13 @@ use super::{Partition, PartitionType, SECTOR, get2, get4};
 const ENTRIES: std::ops::Range<usize> = 446..510;
 const ENTRY: usize = 16;
 
-/// Type of the entry that covers a whole disk with a GPT.
+/// The type of the entry that covers a whole disk with a GPT.
 pub(super) const PROTECTIVE: u8 = 0xee;
 
-/// Types of an entry that holds logical partitions.
+/// The types of an entry that holds logical partitions.
 const EXTENDED: [u8; 3] = [0x05, 0x0f, 0x85];
 
-/// The geometry that all tools of today assume for the old cylinder, head and sector numbers.
+/// All tools of today assume this geometry for the old cylinder, head and sector numbers.
 const HEADS: u64 = 255;
 const SECTORS_PER_TRACK: u64 = 63;
 
@@ -23,8 +23,8 @@ const SECTORS_PER_TRACK: u64 = 63;
 pub(crate) struct Mbr(Vec<u8>);
 
 impl Mbr {
-    /// The entries in the first sector of `head`. None unless it has the signature, possible status bytes, and at least one
-    /// entry in use: the boot sector of a file system has the signature too.
+    /// Parses the entries in the first sector of `head`. Returns `None` unless the sector has the signature, valid
+    /// status bytes, and at least one entry in use, because the boot sector of a file system has the signature too.
     pub(crate) fn parse(head: &[u8]) -> Option<Self> {
         let entries = head.get(ENTRIES).filter(|_| head.get(510..512) == Some(&[0x55, 0xaa]))?;
         let plausible = entries.chunks_exact(ENTRY).all(|entry| entry[0] & 0x7f == 0);
@@ -32,12 +32,12 @@ impl Mbr {
         (plausible && !mbr.partitions().is_empty()).then_some(mbr)
     }
 
-    /// Whether an entry says that the disk has a GPT.
+    /// Returns whether an entry says that the disk has a GPT.
     pub(super) fn protects_gpt(&self) -> bool {
         self.0.chunks_exact(ENTRY).any(|entry| entry[4] == PROTECTIVE && get4(entry, 8) == 1)
     }
 
-    /// The partitions of all primary entries in use.
+    /// Returns the partitions of all primary entries in use.
     pub(crate) fn partitions(&self) -> Vec<Partition> {
         let used = self.0.chunks_exact(ENTRY).zip(1..).filter(|(entry, _)| is_used(entry));
         used.map(|(entry, number)| {
@@ -48,8 +48,8 @@ impl Mbr {
         .collect()
     }
 
-    /// Takes the first free entry for `len` bytes at `start`, both whole sectors, and returns its number. None if all are in
-    /// use, or if the place is beyond what 32 bits can hold (2 TiB).
+    /// Fills the first free entry with `len` bytes at `start`, both whole sectors, and returns its number. Returns
+    /// `None` if all are in use, or if the place is beyond what 32 bits can hold (2 TiB).
     pub(crate) fn add(&mut self, kind: u8, start: u64, len: u64) -> Option<u32> {
         let (first, sectors) = (u32::try_from(start / SECTOR).ok()?, u32::try_from(len / SECTOR).ok()?);
         first.checked_add(sectors)?;
@@ -70,21 +70,21 @@ impl Mbr {
         }
     }
 
-    /// The entries, and their place on the disk in bytes.
+    /// Returns the entries, and their place on the disk in bytes.
     pub(crate) fn bytes(&self) -> (&[u8], u64) {
         (&self.0, ENTRIES.start as u64)
     }
 
     /// Gives the protective entry the size that table 5.4 of the UEFI specification asks for: that of the disk less one
-    /// sector, or all ones if 32 bits can't hold it. In a hybrid MBR, which has other entries too, the protective entry may
-    /// end where those begin. It is changed there only if it reached to the old end, `old_last`.
+    /// sector, or all ones if 32 bits can't hold it. In a hybrid MBR, which has other entries too, the protective entry
+    /// may end where those begin. There it is changed only if it reached to the old end, `old_last`.
     pub(crate) fn grow_protective(&mut self, old_last: u64, last: u64) {
         let sectors = u32::try_from(last).unwrap_or(u32::MAX);
         let alone = self.0.chunks_exact(ENTRY).filter(|entry| is_used(entry)).count() == 1;
         for entry in self.0.chunks_exact_mut(ENTRY) {
             let reached = u64::from(get4(entry, 12)) >= old_last.min(u32::MAX.into());
             if entry[4] == PROTECTIVE && get4(entry, 8) == 1 && (alone || reached) {
-                // The highest cylinder, head and sector: the disk's geometry is not known.
+                // The entry gets the highest cylinder, head and sector, because the geometry of the disk is not known.
                 entry[5..8].fill(0xff);
                 entry[12..16].copy_from_slice(&sectors.to_le_bytes());
             }
@@ -92,12 +92,12 @@ impl Mbr {
     }
 }
 
-/// An entry without a type or a length is free.
+/// Returns whether the entry is in use. An entry without a type or a length is free.
 fn is_used(entry: &[u8]) -> bool {
     entry[4] != 0 && get4(entry, 12) != 0
 }
 
-/// A sector as head, sector and cylinder. It is the highest of each if ten bits can't hold the cylinder.
+/// Returns a sector as head, sector and cylinder, or the highest of each if ten bits can't hold the cylinder.
 fn old_address(sector: u64) -> [u8; 3] {
     let cylinder = sector / (HEADS * SECTORS_PER_TRACK);
     let Some(cylinder) = u16::try_from(cylinder).ok().filter(|cylinder| *cylinder < 1024) else {
@@ -109,8 +109,8 @@ fn old_address(sector: u64) -> [u8; 3] {
     [head, low(sector % SECTORS_PER_TRACK + 1) | cylinder_high << 6, cylinder_low]
 }
 
-/// Reads a boot record at `at` of an extended partition that begins at `base` (bytes): the logical partition in it, and
-/// the place of the next boot record.
+/// Reads a boot record at `at` of an extended partition that begins at `base` (bytes). Returns the logical partition in
+/// it, and the place of the next boot record.
 pub(super) fn extended_record(sector: &[u8], base: u64, at: u64) -> (Option<Partition>, Option<u64>) {
     if get2(sector, 510) != 0xaa55 {
         return (None, None);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Partition tables, GPT and MBR: which partitions a disk has, and adding or removing an entry.
+//! Partition tables, GPT and MBR: lists the partitions of a disk, and adds or removes an entry.
 
 mod completeness;
 mod gpt;
@@ -20,14 +20,14 @@ use std::io;
 use crate::disk::device::ReadAt;
 use crate::node::size::MIB;
 
-/// Sector size of every disk with an MBR, and of most with a GPT, in bytes.
+/// The sector size of every disk with an MBR, and of most disks with a GPT, in bytes.
 pub(crate) const SECTOR: u64 = SECTOR_LEN as u64;
 const SECTOR_LEN: usize = 512;
 
-/// Linux counts logical partitions from here on, and never up to this number.
+/// Linux counts logical partitions from this number on, and never up to the next one.
 const FIRST_LOGICAL: u32 = 5;
 const MAX_LOGICAL: u32 = 256;
-/// How many boot records of logical partitions are read at most, with and without a partition.
+/// The largest number of boot records of logical partitions that are read, with and without a partition.
 const MAX_RECORDS: usize = 512;
 
 /// A partition of a disk.
@@ -35,21 +35,22 @@ const MAX_RECORDS: usize = 512;
 pub(crate) struct Partition {
     /// The number that Linux gives it, from 1 on.
     pub(crate) number: u32,
-    /// Its first byte.
+    /// The first byte.
     pub(crate) start: u64,
-    /// The byte after its last one.
+    /// The byte after the last one.
     pub(crate) end: u64,
-    /// Whether it only holds logical partitions of an MBR.
+    /// Whether the partition only holds logical partitions of an MBR.
     pub(crate) extended: bool,
     pub(crate) kind: PartitionType,
 }
 
-/// The type in a partition's entry. Its text is that of lsblk(8): `0x83`, `0fc63daf-8483-4772-8e79-3d69d8477de4`.
+/// The type in the entry of a partition. It is displayed as lsblk(8) does: `0x83`,
+/// `0fc63daf-8483-4772-8e79-3d69d8477de4`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PartitionType {
     /// The byte of an MBR entry.
     Mbr(u8),
-    /// The GUID of a GPT entry, as it lies on the disk: its first three fields are little-endian.
+    /// The GUID of a GPT entry in the byte order of the disk: its first three fields are little-endian.
     Gpt([u8; 16]),
 }
 
@@ -76,7 +77,7 @@ pub(crate) enum Table {
 /// Why there is no usable table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum TableError {
-    /// Neither a GPT nor an MBR.
+    /// The disk has neither a GPT nor an MBR.
     #[error("no partition table")]
     None,
     /// The MBR says that there is a GPT, but it is not intact.
@@ -85,7 +86,8 @@ pub(crate) enum TableError {
 }
 
 impl Table {
-    /// The table in `head`, the disk's first bytes. As in Linux, a GPT counts only with its protective MBR entry.
+    /// Parses the table in `head`, the first bytes of the disk. As in Linux, a GPT counts only with its protective MBR
+    /// entry.
     pub(crate) fn parse(head: &[u8]) -> Result<Self, TableError> {
         match Mbr::parse(head) {
             None => Err(TableError::None),
@@ -94,7 +96,7 @@ impl Table {
         }
     }
 
-    /// The partitions of all entries in use, without logical partitions.
+    /// Returns the partitions of all entries in use, without logical partitions.
     pub(crate) fn partitions(&self) -> Vec<Partition> {
         match self {
             Table::Gpt(gpt) => gpt.partitions(),
@@ -102,7 +104,7 @@ impl Table {
         }
     }
 
-    /// The name of a partition. An MBR has no names.
+    /// Returns the name of a partition. An MBR has no names.
     pub(crate) fn name(&self, number: u32) -> Option<String> {
         match self {
             Table::Gpt(gpt) => gpt.name(number),
@@ -110,7 +112,7 @@ impl Table {
         }
     }
 
-    /// The sector size that the table was made for, in bytes.
+    /// Returns the sector size that the table was made for, in bytes.
     pub(crate) fn sector(&self) -> u64 {
         match self {
             Table::Gpt(gpt) => gpt.sector(),
@@ -119,9 +121,10 @@ impl Table {
     }
 }
 
-/// All partitions of the table of `disk`, with logical ones. These are numbered as in Linux (block/partitions/msdos.c): a
-/// boot record without a partition, which stays when the first one is deleted, does not count. A chain of boot records
-/// ends where it comes back to itself. A logical partition that overlaps an earlier one is left out.
+/// Returns all partitions of the table of `disk`, including logical ones. These are numbered as in Linux
+/// (block/partitions/msdos.c): a boot record without a partition, which stays when the first one is deleted, does not
+/// count. A chain of boot records ends where it comes back to itself. A logical partition that overlaps an earlier one
+/// is left out.
 pub(crate) fn all_partitions(disk: &dyn ReadAt, table: &Table) -> io::Result<Vec<Partition>> {
     let mut all = table.partitions();
     let (mut logical, mut seen) = (Vec::<Partition>::new(), BTreeSet::new());
@@ -145,12 +148,12 @@ pub(crate) fn all_partitions(disk: &dyn ReadAt, table: &Table) -> io::Result<Vec
     Ok(all)
 }
 
-/// Whether the sector at `at` (bytes) is on the disk.
+/// Returns whether the sector at `at` (bytes) is on the disk.
 fn has_sector(disk: &dyn ReadAt, at: u64) -> bool {
     at.checked_add(SECTOR).is_some_and(|end| end <= disk.len())
 }
 
-/// The disk's first MiB, or all of a smaller disk.
+/// Returns the disk's first MiB, or all of a smaller disk.
 pub(crate) fn read_boot_area<D: ReadAt + ?Sized>(disk: &D) -> io::Result<Vec<u8>> {
     let mut head = vec![0; usize::try_from(disk.len().min(MIB)).map_err(io::Error::other)?];
     disk.read_at(&mut head, 0)?;
@@ -177,7 +180,7 @@ mod tests {
     /// The sector where a boot record lies, and its entries: type, start and length.
     type Record<'r> = (usize, &'r [(u8, u8, u8)]);
 
-    /// A disk of 100 sectors.
+    /// Returns a disk of 100 sectors.
     fn disk(records: &[Record<'_>]) -> MemoryDisk {
         let mut bytes = vec![0; 100 * SECTOR_LEN];
         for (at, entries) in records {

@@ -1,35 +1,35 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! File systems that tell their size at their beginning, by the layouts that their own tools write.
+//! Recognises file systems that have their size at their beginning, by the layouts that their own tools write.
 //!
-//! Only the bytes that the file system needs of its partition count: a squashfs in a larger partition is complete when its
-//! own bytes are.
+//! Only the bytes that the file system needs of its partition count: a squashfs in a larger partition is complete if
+//! its own bytes are there.
 
 use std::io;
 use std::ops::Range;
 
 use crate::disk::device::ReadAt;
 
-/// How many bytes of a partition are read: btrfs has its superblock at 64 KiB.
+/// How many bytes of a partition are read. btrfs has its superblock at 64 KiB.
 pub(super) const READ_LEN: u64 = 68 << 10;
 
-/// How many partitions are read at most. No disk in use has more, and some readers need a process for each.
+/// The largest number of partitions that are read. No disk in use has more, and some readers need a process for each.
 pub(super) const MAX_PARTITIONS: usize = 128;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FileSystem {
     /// The name in messages.
     pub(super) name: &'static str,
-    /// How many bytes it needs from its beginning on.
+    /// How many bytes the file system needs from its beginning on.
     pub(super) len: u64,
 }
 
 /// Recognises a file system of one kind by its first bytes.
 type Parser = fn(&[u8]) -> Option<FileSystem>;
 
-/// All kinds. Each gets the first [`READ_LEN`] bytes, or fewer.
+/// The parsers of all kinds. Each of them gets the first [`READ_LEN`] bytes, or fewer.
 const PARSERS: [Parser; 10] = [btrfs, exfat, ext, f2fs, fat, jfs, lvm, ntfs, squashfs, xfs];
 
-/// The file system at the beginning of `range` (bytes) of `disk`; what lies beyond the range does not count.
+/// Returns the file system at the beginning of `range` (bytes) of `disk`. Bytes outside of the range do not count.
 pub(super) fn find(disk: &dyn ReadAt, range: Range<u64>) -> io::Result<Option<FileSystem>> {
     let len = range.end.saturating_sub(range.start).min(READ_LEN);
     let mut bytes = vec![0; usize::try_from(len).map_err(io::Error::other)?];
@@ -39,7 +39,8 @@ pub(super) fn find(disk: &dyn ReadAt, range: Range<u64>) -> io::Result<Option<Fi
     Ok(parse(&bytes))
 }
 
-/// The only file system that begins so. Of two superblocks one is a remnant, and nobody can say which.
+/// Returns the file system that begins with `bytes`, if there is only one. Of two superblocks one is a remnant, and
+/// nobody can say which.
 fn parse(bytes: &[u8]) -> Option<FileSystem> {
     let mut found = PARSERS.iter().filter_map(|parser| parser(bytes));
     match (found.next(), found.next()) {
@@ -48,7 +49,7 @@ fn parse(bytes: &[u8]) -> Option<FileSystem> {
     }
 }
 
-/// Whether a disk begins with the boot sector of a file system. Its bytes may look like a partition table.
+/// Returns whether a disk begins with the boot sector of a file system, whose bytes may look like a partition table.
 pub(super) fn is_boot_sector(head: &[u8]) -> bool {
     [exfat, fat, ntfs].iter().any(|parser| parser(head).is_some())
 }
@@ -78,19 +79,19 @@ fn le64(bytes: &[u8], at: usize) -> Option<u64> {
     array(bytes, at).map(u64::from_le_bytes)
 }
 
-/// Linux, fs/ext4/ext4.h.
+/// The layout is in fs/ext4/ext4.h of Linux.
 fn ext(bytes: &[u8]) -> Option<FileSystem> {
     const FEATURE_64BIT: u64 = 0x80;
     let sb = bytes.get(1024..2048).filter(|sb| has(sb, 56, &[0x53, 0xef]))?;
     let log_block = le32(sb, 24).filter(|log| *log <= 6)?;
     let has_64bit = le32(sb, 96)? & FEATURE_64BIT != 0;
     let high = if has_64bit { le32(sb, 0x150)? } else { 0 };
-    // A file system has inodes, and blocks in each group.
+    // A real file system has inodes, and blocks in each group.
     le32(sb, 0).filter(|inodes| *inodes > 0).and(le32(sb, 32)).filter(|blocks| *blocks > 0)?;
     file_system("ext2/3/4 file system", high << 32 | le32(sb, 4)?, 1024 << log_block)
 }
 
-/// Linux, fs/xfs/libxfs/xfs_format.h; big-endian.
+/// The layout is in fs/xfs/libxfs/xfs_format.h of Linux, and it is big-endian.
 fn xfs(bytes: &[u8]) -> Option<FileSystem> {
     let block = array(bytes, 4).map(u32::from_be_bytes)?;
     let sound = has(bytes, 0, b"XFSB") && block.is_power_of_two() && (512..=65536).contains(&block);
@@ -98,7 +99,7 @@ fn xfs(bytes: &[u8]) -> Option<FileSystem> {
     if sound { file_system("xfs file system", blocks, block.into()) } else { None }
 }
 
-/// Linux, include/uapi/linux/btrfs_tree.h. The size is that of this device; there may be others.
+/// The layout is in include/uapi/linux/btrfs_tree.h of Linux. The size is that of this device, and there may be others.
 fn btrfs(bytes: &[u8]) -> Option<FileSystem> {
     const SUPERBLOCK: usize = 64 << 10;
     let sb = bytes.get(SUPERBLOCK..)?;
@@ -106,52 +107,53 @@ fn btrfs(bytes: &[u8]) -> Option<FileSystem> {
     if sound { file_system("btrfs file system", le64(sb, 209)?, 1) } else { None }
 }
 
-/// Linux, include/linux/f2fs_fs.h.
+/// The layout is in include/linux/f2fs_fs.h of Linux.
 fn f2fs(bytes: &[u8]) -> Option<FileSystem> {
     let sb = bytes.get(1024..2048).filter(|sb| has(sb, 0, &[0x10, 0x20, 0xf5, 0xf2]))?;
     let log_block = le32(sb, 16).filter(|log| (12..=16).contains(log))?;
     file_system("f2fs file system", le64(sb, 36)?, 1 << log_block)
 }
 
-/// Linux, fs/jfs/jfs_superblock.h. What jfs keeps after its data is not counted.
+/// The layout is in fs/jfs/jfs_superblock.h of Linux. What jfs keeps after its data is not counted.
 fn jfs(bytes: &[u8]) -> Option<FileSystem> {
     let sb = bytes.get(0x8000..0x8200).filter(|sb| has(sb, 0, b"JFS1"))?;
     let block = le32(sb, 24).filter(|block| (512..=4096).contains(block) && block.is_power_of_two())?;
     file_system("jfs file system", le64(sb, 8)?, block)
 }
 
-/// Linux, fs/squashfs/squashfs_fs.h.
+/// The layout is in fs/squashfs/squashfs_fs.h of Linux.
 fn squashfs(bytes: &[u8]) -> Option<FileSystem> {
     let sound = has(bytes, 0, b"hsqs") && le16(bytes, 28)? == 4;
     if sound { file_system("squashfs file system", le64(bytes, 40)?, 1) } else { None }
 }
 
-/// Microsoft's FAT specification, section 3.
+/// The layout is in section 3 of Microsoft's FAT specification.
 fn fat(bytes: &[u8]) -> Option<FileSystem> {
     let (sector, per_cluster) = (le16(bytes, 11)?, u64::from(*bytes.get(13)?));
     let sizes = [sector, per_cluster].into_iter().all(u64::is_power_of_two) && (512..=4096).contains(&sector);
     let reserved = le16(bytes, 14)? > 0 && (1..=2).contains(bytes.get(16)?) && *bytes.get(21)? >= 0xf0;
     let jumps = matches!(bytes.first()?, 0xeb | 0xe9);
-    let sectors = le16(bytes, 19).filter(|sectors| *sectors > 0).map_or_else(|| le32(bytes, 32), Some)?;
+    let sectors = le16(bytes, 19).filter(|sectors| *sectors > 0).or_else(|| le32(bytes, 32))?;
     let sound = sizes && reserved && jumps && has(bytes, 510, &[0x55, 0xaa]);
     if sound { file_system("FAT file system", sectors, sector) } else { None }
 }
 
-/// Microsoft's exFAT specification, section 3.1.
+/// The layout is in section 3.1 of Microsoft's exFAT specification.
 fn exfat(bytes: &[u8]) -> Option<FileSystem> {
     let shift = bytes.get(108).filter(|shift| (9..=12).contains(*shift))?;
     let sound = has(bytes, 3, b"EXFAT   ") && has(bytes, 510, &[0x55, 0xaa]);
     if sound { file_system("exFAT file system", le64(bytes, 72)?, 1 << shift) } else { None }
 }
 
-/// Linux, fs/ntfs3/ntfs.h. The copy of the boot sector after its last sector is not counted.
+/// The layout is in fs/ntfs3/ntfs.h of Linux. The copy of the boot sector after the last sector is not counted.
 fn ntfs(bytes: &[u8]) -> Option<FileSystem> {
     let sector = le16(bytes, 11).filter(|sector| (512..=4096).contains(sector) && sector.is_power_of_two())?;
     let sound = has(bytes, 3, b"NTFS    ") && has(bytes, 510, &[0x55, 0xaa]);
     if sound { file_system("NTFS file system", le64(bytes, 40)?, sector) } else { None }
 }
 
-/// LVM2, lib/format_text/layout.h: one of the first four sectors has a label, which has the place of the header.
+/// The layout is in lib/format_text/layout.h of LVM2: one of the first four sectors has a label, which has the place of
+/// the header.
 fn lvm(bytes: &[u8]) -> Option<FileSystem> {
     const UUID_LEN: usize = 32;
     let label = bytes.chunks_exact(512).take(4).find(|sector| sector.starts_with(b"LABELONE"))?;
@@ -180,7 +182,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever stands there, and however little of it.
+        /// No bytes and no length may lead to a panic.
         #[test]
         fn no_superblock_panics(bytes in prop::collection::vec(any::<u8>(), 0..600), at in 0..3_usize) {
             let mut all = vec![0; [0, 1024, 0x8000][at]];

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Copies a disk to a stream. Threads read ahead while the stream's other side takes its time.
+//! Copies a disk to a stream. Threads read ahead while the receiver of the stream is slow.
 //!
-//! A thread that others wait for owns its ends of the channels between them, so that the others notice its end, whatever
-//! the reason. An export once hung because the waiting thread itself kept a sender open.
+//! A thread that others wait for owns its ends of the channels between them, so the others notice its end, whatever the
+//! reason is. An export once hung because the waiting thread itself kept a sender open.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -15,22 +15,22 @@ use std::thread;
 use super::THREADS;
 use crate::disk::device::{AlignedBuf, DirectReader, SourceDisk};
 
-/// Length of a piece in bytes.
+/// The length of a piece in bytes.
 const PIECE_LEN: usize = 2 << 20;
 
-/// Pieces in memory: some are read ahead, one is being written.
+/// The number of pieces in memory. One is being written, and the others are read ahead.
 const PIECES: usize = 8;
 
 /// Why a dump is not complete.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DumpError {
-    /// The disk failed, or ended before its size.
+    /// The disk failed, or it ended before its size.
     #[error("reading disk {path} at byte {offset}", path = path.display())]
     Read { path: PathBuf, offset: u64, source: io::Error },
-    /// The other side failed or closed the stream.
+    /// The receiver failed or closed the stream.
     #[error("writing the dump after {written} of {size} bytes")]
     Write {
-        /// Bytes that the stream took.
+        /// The number of bytes that were written to the stream.
         written: u64,
         /// The disk's size in bytes.
         size: u64,
@@ -45,7 +45,7 @@ type Piece = (u64, Result<(AlignedBuf, usize), DumpError>);
 pub(crate) fn dump(disk: &SourceDisk, out: &mut dyn Write) -> Result<(), DumpError> {
     let (spent, buffers) = sync_channel(PIECES);
     for _ in 0..PIECES {
-        // It can't fail: the receiver lives and the channel has room.
+        // This can't fail, because the receiver lives and the channel has room.
         let _ = spent.send(AlignedBuf::new(PIECE_LEN));
     }
     let reading = Reading { disk, reader: disk.reader(), next: AtomicU64::new(0), buffers: Mutex::new(buffers) };
@@ -56,13 +56,13 @@ pub(crate) fn dump(disk: &SourceDisk, out: &mut dyn Write) -> Result<(), DumpErr
             scope.spawn(move || reading.read_all(&sender));
         }
         drop(sender);
-        // Both channels close when the writer ends. Otherwise a reader could wait for a buffer for ever.
+        // Both channels close when the writer ends. Otherwise a reader could wait for ever for a buffer.
         write_all(pieces, spent, disk.size, out)
     })
 }
 
-/// Writes the pieces in their order. It ends at the first error, which the readers notice by their closed channels: this
-/// function owns its ends of both.
+/// Writes the pieces in their order until the first error. This function owns its ends of both channels, so they are
+/// closed then, and the readers notice it.
 #[expect(clippy::needless_pass_by_value)]
 fn write_all(
     pieces: Receiver<Piece>,
@@ -79,7 +79,7 @@ fn write_all(
             out.write_all(&buffer[..len]).map_err(|source| DumpError::Write { written, size, source })?;
             written += len as u64;
             next += 1;
-            // It fails if the readers have ended.
+            // This fails if the readers have ended.
             let _ = spent.send(buffer);
         }
     }
@@ -97,7 +97,7 @@ struct Reading<'d> {
 }
 
 impl Reading<'_> {
-    /// Reads pieces until there are none left, or until the writer has ended. A thread that gets a buffer takes the lowest
+    /// Reads pieces until none is left, or until the writer has ended. A thread that gets a buffer reads the lowest
     /// piece, so the piece that the writer waits for always has a buffer.
     fn read_all(&self, sender: &SyncSender<Piece>) {
         loop {
@@ -136,10 +136,10 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    /// How long nobody waits for a dump that has failed.
+    /// A dump that has failed never takes as long as this.
     const LONG: Duration = Duration::from_secs(120);
 
-    /// A disk of `size` bytes that reads zero up to `readable`, and ends there.
+    /// Returns a disk of `size` bytes that reads zero up to `readable`, and ends there.
     fn disk(size: u64, readable: u64) -> (tempfile::NamedTempFile, SourceDisk) {
         let file = tempfile::NamedTempFile::new().unwrap();
         file.as_file().set_len(size).unwrap();
@@ -148,7 +148,7 @@ mod tests {
         (file, disk)
     }
 
-    /// Takes `room` bytes; then the other side is gone.
+    /// A stream whose receiver takes `room` bytes and then closes it.
     struct Leaves {
         room: u64,
     }
@@ -165,7 +165,8 @@ mod tests {
         }
     }
 
-    /// What a dump of `size` bytes fails with whose disk can be read up to `readable`, and whose other side takes `room`.
+    /// Returns the error of a dump of `size` bytes whose disk can be read up to `readable`, and whose receiver takes
+    /// `room` bytes.
     fn failure(size: u64, readable: u64, room: u64) -> String {
         let (sender, ended) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
@@ -179,20 +180,21 @@ mod tests {
     #[test]
     fn whatever_fails_at_any_stage_ends_it() {
         for size in [1, 2 * MIB, 16 * MIB, 20 * MIB + 1, 256 * MIB] {
-            // Before the first piece, in it, with all buffers in flight, in the middle, at the last byte.
+            // The places are before the first piece, in it, with all buffers in use, in the middle, and at the last
+            // byte.
             for at in [0, 1, 2 * MIB, 15 * MIB, 17 * MIB, size / 2, size - 1].into_iter().filter(|at| *at < size) {
                 let message = failure(size, size, at);
                 assert!(message.starts_with("writing the dump after "), "{size} {at}: {message}");
                 let message = failure(size, at, u64::MAX);
                 assert!(message.starts_with("reading disk "), "{size} {at}: {message}");
-                // Whichever comes first.
+                // Either of the two errors may come first.
                 assert_ne!(failure(size, at, at / 2), "", "{size} {at}");
             }
             assert_eq!(failure(size, size, size), "", "{size}");
         }
     }
 
-    /// A pipe under signals: takes a few bytes at a time, and is interrupted in between. Full after `room` bytes.
+    /// A pipe that takes a few bytes at a time, is interrupted by a signal in between, and is full after `room` bytes.
     struct Pipe {
         taken: Vec<u8>,
         room: usize,

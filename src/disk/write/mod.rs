@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! The copy engine: it writes an image's bytes and zero runs to the target, the boot area last.
+//! The copy engine writes the bytes and zero runs of an image to the target, and the boot area last.
 //!
-//! It promises two things. Afterwards every byte of the disk is the image's or zero, whatever was there before, except
-//! where [`Wipe`] leaves old bytes after the image's end. And until all of that is on stable storage the first MiB reads
-//! zero, so that a half-written disk never boots.
+//! It promises two things. Afterwards every byte of the disk is either the image's or zero, whatever was there before,
+//! except where [`Wipe`] leaves old bytes after the end of the image. And until all of that is on stable storage, the
+//! first MiB reads zero, so that a half-written disk never boots.
 //!
-//! The first MiB holds every boot sector, partition table and primary GPT. It is zeroed and synced before anything else is
-//! written, and it is written when all the rest is on stable storage. Its own first 4 KiB come last, because one block
-//! gets onto the disk as a whole or not at all. So a run that ends in between, by SIGKILL or a power cut too, leaves a
-//! disk that does not boot. When the last step fails, the first MiB is zeroed again.
+//! The first MiB holds every boot sector, partition table and primary GPT. It is zeroed and synced before anything else
+//! is written, and it is written when everything else is on stable storage. Its own first 4 KiB come last, because one
+//! block gets onto the disk as a whole or not at all. So a run that ends in between, even by SIGKILL or a power cut,
+//! leaves a disk that does not boot. If the last step fails, the first MiB is zeroed again.
 
 mod dump;
 mod pending;
@@ -37,10 +37,11 @@ use crate::disk::device::{HeldDisk, Target};
 use crate::disk::partition::Incomplete;
 use crate::node::size::ByteSize;
 
-/// The start of the disk, in bytes, which is written last. It holds every boot sector, partition table and primary GPT.
+/// The length in bytes of the start of the disk that is written last. It holds every boot sector, partition table and
+/// primary GPT.
 const BOOT_AREA: usize = 1 << 20;
 
-/// Threads that read, or read and write: two keep a disk busy.
+/// The number of threads that read, or read and write. Two threads keep a disk busy.
 const THREADS: usize = 2;
 
 /// Why an image is not on the disk.
@@ -48,20 +49,13 @@ const THREADS: usize = 2;
 pub enum WriteError {
     /// Writing failed.
     #[error("writing to disk {path}", path = path.display())]
-    Disk {
-        /// The disk.
-        path: PathBuf,
-        /// The kernel's error.
-        source: io::Error,
-    },
+    Disk { path: PathBuf, source: io::Error },
     /// The disk can't be read back.
     #[error("reading disk {path} back at byte {offset}", path = path.display())]
     ReadBack {
-        /// The disk.
         path: PathBuf,
-        /// Where, in bytes.
+        /// The place on the disk in bytes.
         offset: u64,
-        /// The kernel's error.
         source: io::Error,
     },
     /// The disk returns other bytes than were written.
@@ -70,11 +64,10 @@ pub enum WriteError {
         path = path.display()
     )]
     Differs {
-        /// The disk.
         path: PathBuf,
         /// The first byte of the piece that differs.
         first: u64,
-        /// Its last byte.
+        /// The last byte of the piece.
         last: u64,
         /// The name of the part of the disk that the piece belongs to.
         what: &'static str,
@@ -82,28 +75,26 @@ pub enum WriteError {
     /// The image's bytes could not be read or decoded.
     #[error("{0}")]
     Image(io::Error),
-    /// The image's size is known, and the disk is smaller.
+    /// The size of the image is known, and the disk is smaller.
     #[error("the image needs {image} but disk {path} has {disk} (use a larger disk)", path = path.display())]
     TooSmall {
-        /// The image's size.
+        /// The size of the image.
         image: ByteSize,
-        /// The disk's size.
+        /// The size of the disk.
         disk: ByteSize,
-        /// The disk.
         path: PathBuf,
     },
     /// A stream of unknown length is longer than the disk.
     #[error("the image is larger than disk {path}, which has {disk} (use a larger disk)", path = path.display())]
     TooLong {
-        /// The disk's size.
+        /// The size of the disk.
         disk: ByteSize,
-        /// The disk.
         path: PathBuf,
     },
-    /// The image's file became shorter.
+    /// The file of the image became shorter.
     #[error("the image became shorter while it was read (is somebody writing a new one there?)")]
     Shrunk,
-    /// The image's own tables say that there is more of it.
+    /// The tables of the image say that it is longer.
     #[error(transparent)]
     Incomplete(#[from] Incomplete),
     /// The image has no bytes.
@@ -120,9 +111,9 @@ pub enum WriteError {
 /// How carefully a disk is written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct WriteOptions {
-    /// The part of the disk after the image's end that is zeroed.
+    /// The part of the disk after the end of the image that is zeroed.
     pub wipe: Wipe,
-    /// Whether all that was written is read back and compared, before the disk can boot.
+    /// Whether everything that was written is read back and compared before the disk can boot.
     pub verify_readback: bool,
 }
 
@@ -130,12 +121,12 @@ fn disk_error(path: &Path, source: io::Error) -> WriteError {
     WriteError::Disk { path: path.to_owned(), source }
 }
 
-/// Length in bytes of the disk's start that keeps it from booting while it is zero.
+/// Returns the length in bytes of the start of the disk that keeps it from booting while it is zero.
 pub(crate) fn boot_len(disk: &HeldDisk) -> usize {
     usize::try_from(disk.size()).unwrap_or(BOOT_AREA).min(BOOT_AREA)
 }
 
-/// Makes a disk unbootable: its first MiB reads zero, on stable storage.
+/// Makes a disk unbootable by zeroing its first MiB, on stable storage.
 pub(crate) fn make_unbootable(disk: &HeldDisk) -> Result<(), WriteError> {
     if disk.is_unbootable() {
         return Ok(());
@@ -147,14 +138,14 @@ pub(crate) fn make_unbootable(disk: &HeldDisk) -> Result<(), WriteError> {
     Ok(())
 }
 
-/// Makes all of a disk read zero, on stable storage, and reads it back if `options` say so.
+/// Makes the whole disk read zero, on stable storage, and reads it back if `options` say so.
 pub(crate) fn zero_all(target: &Target, options: WriteOptions) -> Result<(), WriteError> {
     let zeroed = target.zero(0, target.size()).and_then(|()| target.sync()).and_then(|()| target.check_size());
     zeroed.map_err(|err| disk_error(target.path(), err))?;
     if options.verify_readback { readback::check_zeros(target, 0..target.size(), "zeros") } else { Ok(()) }
 }
 
-/// An error unless an image of `len` bytes fits onto the disk.
+/// Fails if an image of `len` bytes does not fit onto the disk.
 pub(crate) fn check_fits(len: u64, target: &Target) -> Result<(), WriteError> {
     if len > target.size() {
         let (image, disk) = (ByteSize(len), ByteSize(target.size()));
@@ -163,7 +154,7 @@ pub(crate) fn check_fits(len: u64, target: &Target) -> Result<(), WriteError> {
     Ok(())
 }
 
-/// Does `work` in [`THREADS`] threads and returns the first error. `died` is the error for a thread that panicked.
+/// Does `work` in [`THREADS`] threads and returns the first error. `died` describes a thread that panicked.
 fn in_threads(died: &str, work: impl Fn() -> Result<(), WriteError> + Sync) -> Result<(), WriteError> {
     thread::scope(|scope| {
         let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(&work)).collect();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! The last steps of writing a disk, which has all of an image but its boot area.
+//! The last steps of writing a disk that has the whole image except the boot area.
 
 use std::io;
 use std::time::Instant;
@@ -9,13 +9,13 @@ use super::{WriteError, WriteOptions, disk_error, make_unbootable, readback};
 use crate::disk::device::{ALIGNMENT, AlignedBuf, ReadAt, Target, WriteAt};
 use crate::disk::partition::{Gpt, Mbr};
 
-/// A disk that has all of an image but the boot area, which is still in memory. It is read and changed as the one disk
-/// that it is going to be.
+/// A disk that has the whole image except the boot area, which is still in memory. It can be read and changed as the
+/// one disk that it is going to be.
 #[must_use = "without it the disk can't boot"]
 pub struct PendingDisk<'t> {
     target: &'t Target,
     boot: AlignedBuf,
-    /// The writes after the boot area since the image was complete. None unless the disk is to be read back.
+    /// The writes after the boot area since the image was complete. `None` if the disk is not read back.
     changes: Option<Vec<Change>>,
     image_len: u64,
     written: Option<Written>,
@@ -24,7 +24,7 @@ pub struct PendingDisk<'t> {
 
 /// Bytes that were written over the image.
 struct Change {
-    /// In bytes.
+    /// The place on the disk in bytes.
     offset: u64,
     bytes: Vec<u8>,
 }
@@ -41,29 +41,28 @@ impl<'t> PendingDisk<'t> {
         PendingDisk { target, boot, changes: read_back.then(Vec::new), image_len, written, started }
     }
 
-    /// Takes the boot area from another process, which has written all the rest and put it onto stable storage.
+    /// Takes the boot area from another process, which has written everything else and put it onto stable storage.
     pub(crate) fn from_boot_area(target: &'t Target, bytes: &[u8], image_len: u64, options: WriteOptions) -> Self {
         let mut boot = AlignedBuf::new(bytes.len());
         boot.copy_from_slice(bytes);
         Self::new(target, boot, options.verify_readback, image_len, None, Instant::now())
     }
 
-    /// Its boot area, for the process that commits it.
+    /// Returns the boot area, for the process that commits it.
     pub(crate) fn boot_area(&self) -> &[u8] {
         &self.boot
     }
 
-    /// Size of the disk in the image, in bytes.
+    /// Returns the size in bytes of the disk in the image.
     pub(crate) fn image_len(&self) -> u64 {
         self.image_len
     }
 
-    /// How much was written. None if qemu-img wrote it.
+    /// Returns how much was written, or `None` if qemu-img wrote it.
     pub(crate) fn written(&self) -> Option<Written> {
         self.written
     }
 
-    /// When writing began.
     pub(crate) fn started(&self) -> Instant {
         self.started
     }
@@ -75,7 +74,7 @@ impl<'t> PendingDisk<'t> {
         let mut changes = self.changes.as_mut().map(std::mem::take).unwrap_or_default();
         for at in 0..changes.len() {
             let (earlier, later) = changes.split_at_mut(at + 1);
-            // Where a later change lies over this one, the disk has to hold the later one.
+            // Where a later change covers this one, the disk has to hold the later one.
             let Change { offset, bytes } = &mut earlier[at];
             later.iter().for_each(|over| overlay(bytes, *offset, over));
             readback::check_bytes(target, bytes, *offset, "what was added to the image")?;
@@ -83,9 +82,9 @@ impl<'t> PendingDisk<'t> {
         Ok(self)
     }
 
-    /// Writes the boot area of a disk that is synced. Its first block comes last: only that block makes a boot sector or a
-    /// partition table, and it gets onto the disk as a whole or not at all. Afterwards the disk can boot. After an error it
-    /// can't.
+    /// Writes the boot area of a disk that is synced. Its first block comes last: only that block makes a boot sector
+    /// or a partition table valid, and it gets onto the disk as a whole or not at all. Afterwards the disk can boot,
+    /// but not after an error.
     pub fn commit(self) -> Result<(), WriteError> {
         self.write_boot_area().and_then(|()| self.check_boot_area()).map_err(|err| {
             match make_unbootable(self.target.held()) {
@@ -111,9 +110,9 @@ impl<'t> PendingDisk<'t> {
         }
     }
 
-    /// Fits the GPT of an image of `image_len` bytes to a larger disk: if the primary table is intact, its backup moves from
-    /// the image's end to the disk's end. Changes the primary table, writes the new backup, and zeroes the old one. A disk
-    /// with a broken GPT, or without one, stays as it is.
+    /// Fits the GPT of an image of `image_len` bytes to a larger disk. If the primary table is intact, its backup moves
+    /// from the end of the image to the end of the disk: the primary table is changed, the new backup is written, and
+    /// the old one is zeroed. A disk without a GPT or with a broken one stays as it is.
     pub(crate) fn move_backup_gpt(&mut self, image_len: u64) -> io::Result<()> {
         let Some(mut table) = Gpt::parse(&self.boot) else { return Ok(()) };
         let (sector, old) = (table.sector(), table.clone());
@@ -121,7 +120,8 @@ impl<'t> PendingDisk<'t> {
         if image_len >= self.len() || last <= old.alternate() || old.alternate() >= image_len.div_ceil(sector) {
             return Ok(());
         }
-        // The last partition may end where the old backup begins. The new backup must not overlap it, nor the boot area.
+        // The last partition may end where the old backup begins. The new backup must overlap neither that partition
+        // nor the boot area.
         let first_free = old.last_usable().saturating_add(1).max((self.boot.len() as u64).div_ceil(sector));
         if last.checked_sub(old.entries_sectors()).is_none_or(|entries_at| entries_at < first_free) {
             return Ok(());
@@ -138,7 +138,7 @@ impl<'t> PendingDisk<'t> {
         Ok(())
     }
 
-    /// Zeroes only what is certain to be the old backup: its header, and the entries before it where no partition may lie.
+    /// Zeroes only what is certainly the old backup: its header, and the entries before it where no partition may lie.
     fn zero_old_backup(&mut self, table: &Gpt) -> io::Result<()> {
         let (sector, alternate) = (table.sector(), table.alternate());
         let mut magic = [0; 8];
@@ -162,7 +162,7 @@ impl<'t> PendingDisk<'t> {
         self.target.zero(offset, len as u64)
     }
 
-    /// The part of `len` bytes at `offset` that lies in the boot area: where it begins there, and its length.
+    /// Returns the part of `len` bytes at `offset` that lies in the boot area: its beginning in there, and its length.
     fn in_boot(&self, len: usize, offset: u64) -> (usize, usize) {
         let at = usize::try_from(offset).unwrap_or(usize::MAX).min(self.boot.len());
         (at, (self.boot.len() - at).min(len))
@@ -197,18 +197,18 @@ impl WriteAt for PendingDisk<'_> {
         self.target.write_at(rest, offset)
     }
 
-    /// Does nothing: without its boot area the disk is not used, so the order of writes does not matter.
+    /// Does nothing, because the disk is not used without its boot area, so the order of writes does not matter.
     fn sync(&mut self) -> io::Result<()> {
         Ok(())
     }
 }
 
-/// Puts the part of `over` that lies over `bytes`, which are at `offset`, onto them.
+/// Copies the part of `over` that covers `bytes` onto them. `bytes` begin at `offset`.
 fn overlay(bytes: &mut [u8], offset: u64, over: &Change) {
     let (end, over_end) = (offset + bytes.len() as u64, over.offset + over.bytes.len() as u64);
     let (start, end) = (offset.max(over.offset), end.min(over_end));
     if start < end {
-        // Both lie in their slices, so they fit a usize.
+        // Both places are in their slices, so they fit into a usize.
         let index = |at: u64, base: u64| usize::try_from(at - base).unwrap_or(usize::MAX);
         let from = &over.bytes[index(start, over.offset)..index(end, over.offset)];
         bytes[index(start, offset)..index(end, offset)].copy_from_slice(from);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Copies an image of another format than raw: qemu-img decodes and writes it, except for the boot area.
+//! Copies an image of a format other than raw. qemu-img decodes and writes it, except for the boot area.
 //!
-//! Where zeroing by range is cheap in time and room, this program zeroes the disk first, and qemu-img writes only data
-//! (`--target-is-zero`). Elsewhere qemu-img writes the zeros too.
+//! If zeroing by range costs little time and space on the disk, this program zeroes the disk first, and qemu-img writes
+//! only data (`--target-is-zero`). Otherwise qemu-img writes the zeros too.
 
 use std::cell::OnceCell;
 use std::env;
@@ -22,19 +22,20 @@ use crate::node::file::descriptor_path;
 use crate::node::process::{self, Children, Lifetime};
 use crate::node::sandbox::{Sandbox, Tool, ToolAccess};
 
-/// Requests that qemu-img keeps in flight. Measured: 16 is 1.1 times as fast as its default of 8.
+/// The number of requests that qemu-img has in progress at the same time. 16 were measured to be 1.1 times as fast as
+/// its default of 8.
 const COROUTINES: &str = "16";
 
 /// The unit of qemu-img's offsets, and of the differences that `qemu-img compare` finds, in bytes.
 const SECTOR: u64 = 512;
 
-/// Writes the image in `file`, which qemu-img reads with `driver` and which holds a disk of `size` bytes, to the disk. The
+/// Writes the image in `file` to the disk. qemu-img reads it with `driver`, and it holds a disk of `size` bytes. The
 /// caller has checked the image.
 ///
-/// qemu-img gets both files as inherited descriptors, so no path can be exchanged meanwhile, and with explicit formats, so
-/// it guesses nothing. The offset of its raw driver lets it leave out the first MiB. A second run of it gives the first
-/// MiB in memory, so that this disk too becomes bootable at the very end. It runs in a sandbox, because the image may be
-/// an attacker's.
+/// qemu-img inherits both files as descriptors, so nobody can exchange a path meanwhile, and it gets explicit formats,
+/// so it guesses nothing. The offset of its raw driver lets it leave out the first MiB. A second run of it reads the
+/// first MiB into memory, so that this disk also becomes bootable at the very end. It runs in a sandbox, because the
+/// image may be an attacker's.
 pub fn convert(
     file: &File,
     driver: &'static str,
@@ -57,8 +58,8 @@ pub fn convert(
     writer.data(&boot, 0)
 }
 
-/// The disk in an image that qemu-img reads, to look at places of it. Each read needs a process, as [`convert`] does, but
-/// the first MiB needs only one.
+/// The disk in an image that qemu-img reads. It is used to examine places of the disk. Each read runs a process, as
+/// [`convert`] does, but one process is enough for the first MiB.
 pub struct QemuDisk<'c> {
     image: QemuImage,
     size: u64,
@@ -67,8 +68,8 @@ pub struct QemuDisk<'c> {
 }
 
 impl<'c> QemuDisk<'c> {
-    /// Takes the image in `file`, which qemu-img reads with `driver` and which holds a disk of `size` bytes. The caller has
-    /// checked it.
+    /// Takes the image in `file`, which qemu-img reads with `driver` and which holds a disk of `size` bytes. The caller
+    /// has checked the image.
     pub(crate) fn open(file: &File, driver: &'static str, size: u64, children: &'c Children) -> io::Result<Self> {
         let image = QemuImage { file: file.try_clone()?, driver };
         Ok(QemuDisk { image, size, children, beginning: OnceCell::new() })
@@ -114,7 +115,7 @@ struct QemuImage {
 }
 
 impl QemuImage {
-    /// qemu-img's description of `len` bytes from `start` on of the disk in the image.
+    /// Returns qemu-img's description of the disk in the image, limited to `len` bytes from `start` on.
     fn options(&self, start: u64, len: u64) -> String {
         let path = descriptor_path(&self.file);
         format!(
@@ -125,7 +126,7 @@ impl QemuImage {
     }
 }
 
-/// Has qemu-img write `len` bytes from `start` on to the disk.
+/// Lets qemu-img write `len` bytes from `start` on to the disk.
 fn convert_rest(
     image: &QemuImage,
     start: u64,
@@ -138,11 +139,11 @@ fn convert_rest(
     let (target_cache, source_cache) = (cache(target.takes_direct_io()), cache(is_better_direct(&image.file)));
     command.args(["-W", "-m", COROUTINES, "-t", target_cache, "-T", source_cache]);
     if target.zeroes_cheaply() {
-        // The disk is zeroed here and now. It is never assumed to be zero.
+        // The disk is zeroed here. This program never assumes that it is zero.
         writer.zero(start, len)?;
         command.arg("--target-is-zero");
     }
-    // qemu-img tells its progress (-p) from 0 on, so what was zeroed for it is not counted.
+    // The progress of qemu-img (-p) begins at 0, so what was zeroed before is not counted.
     command.arg("-p");
     writer.done.store(0, Ordering::Relaxed);
     let progress = |hundredths: u64| {
@@ -156,25 +157,28 @@ fn convert_rest(
     run(command, access, &[&image.file, target.file()], children, progress)
 }
 
-/// The progress in hundredths of a percent, from a line such as `    (12.34/100%)`.
+/// Parses the progress in a line such as ` (12.34/100%)`, and returns it in hundredths of a percent.
 fn hundredths(line: &str) -> Option<u64> {
     let (whole, hundredths) = line.trim_start().strip_prefix('(')?.strip_suffix("/100%)")?.split_once('.')?;
     let number = |text: &str| text.parse::<u64>().ok();
-    (hundredths.len() == 2).then_some(number(whole)?.min(100) * 100 + number(hundredths)?)
+    if hundredths.len() != 2 {
+        return None;
+    }
+    Some(number(whole)?.min(100) * 100 + number(hundredths)?)
 }
 
 /// An image that qemu-img has written to a disk.
 pub(super) struct ConvertedImage {
     image: QemuImage,
-    /// Where on the disk it began to write, in bytes.
+    /// The place on the disk where qemu-img began to write, in bytes.
     start: u64,
-    /// Size of the disk in the image, in bytes.
+    /// The size in bytes of the disk in the image.
     size: u64,
     children: Children,
 }
 
 impl ConvertedImage {
-    /// Has qemu-img decode the image again and compare it with the disk, which it reads past the page cache.
+    /// Lets qemu-img decode the image again and compare it with the disk, which it reads without the page cache.
     pub(super) fn check(&self, target: &Target) -> Result<(), WriteError> {
         if self.size <= self.start {
             return Ok(());
@@ -191,7 +195,7 @@ impl ConvertedImage {
         let (status, last_line) = run_to_end(command, access, &sources, &self.children, |_| ())?;
         match status.code() {
             Some(0) => Ok(()),
-            // The images differ. qemu-img(1) has other codes for errors.
+            // 1 means that the images differ. qemu-img(1) has other codes for errors.
             Some(1) => {
                 let sector = mismatch_offset(&last_line).map(|at| self.start + at..self.start + at + SECTOR);
                 Err(readback::differs(target, sector.unwrap_or(self.start..self.size), "the image"))
@@ -201,18 +205,18 @@ impl ConvertedImage {
     }
 }
 
-/// The number in "Content mismatch at offset 1048576!".
+/// Returns the number in "Content mismatch at offset 1048576!".
 fn mismatch_offset(line: &str) -> Option<u64> {
     line.strip_prefix("Content mismatch at offset ")?.trim_end_matches('!').parse().ok()
 }
 
-/// qemu-img's name of a cache mode. "none" goes past the page cache, which not every file system offers.
+/// Returns qemu-img's name of a cache mode. "none" is direct I/O, which not every file system offers.
 fn cache(direct: bool) -> &'static str {
     if direct { "none" } else { "writeback" }
 }
 
-/// qemu-img's description of `len` bytes from `start` on of the disk. It gets no more than that, because it may zero all
-/// that it is given. It takes no locks, because this process holds them.
+/// Returns qemu-img's description of the disk, limited to `len` bytes from `start` on. qemu-img gets no more than that,
+/// because it may zero everything that it is given. It takes no locks, because this process holds them.
 fn disk_options(target: &Target, start: u64, len: u64) -> String {
     let driver = match target.kind() {
         DiskKind::Block => "host_device",
@@ -225,14 +229,15 @@ fn disk_options(target: &Target, start: u64, len: u64) -> String {
     )
 }
 
-/// Whether the image can be read past the page cache, and is not in the page cache already, which would be faster.
+/// Returns whether the image can be read without the page cache, and is not in it already, which would be faster.
 fn is_better_direct(file: &File) -> bool {
     let reader = DirectReader::new(file);
     let len = file.metadata().ok().and_then(|data| usize::try_from(data.len()).ok());
     reader.is_direct() && !len.is_some_and(|len| reader.is_cached(0, len))
 }
 
-/// Reads `len` bytes from `start` on of the disk in the image. Both are whole sectors, or the disk's end.
+/// Reads `len` bytes from `start` on of the disk in the image. Both are on sector boundaries, except for the end of the
+/// disk.
 fn read_part(image: &QemuImage, start: u64, len: u64, children: &Children) -> Result<Vec<u8>, WriteError> {
     let memory_error = |err: io::Error| WriteError::QemuImg(format!("preparing memory for the boot area: {err}"));
     let memory = memfd_create(c"simpleimage-boot-area", MFdFlags::MFD_CLOEXEC);
@@ -273,8 +278,8 @@ fn run(
     if status.success() { Ok(()) } else { Err(failed(status, last_line)) }
 }
 
-/// Runs qemu-img, which inherits `files`. Returns its exit status and last line. `progress` is called with hundredths of a
-/// percent.
+/// Runs qemu-img, which inherits `files`. Returns its exit status and last line. `progress` is called with hundredths
+/// of a percent.
 fn run_to_end(
     mut command: Command,
     access: ToolAccess<'_>,

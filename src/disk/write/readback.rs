@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! Reads a written disk back and compares it with what was written.
 //!
-//! Nothing is decoded twice: while the disk is written, every block that is not zero is hashed together with its place,
+//! Nothing is decoded twice. While the disk is written, every block that is not zero is hashed together with its place,
 //! and the hashes are added up by region. A sum does not depend on the order in which threads write. Zero blocks add
-//! nothing to it, so noting a run of zeros costs nothing, and any data found in its place changes the sum.
+//! nothing to it, so a run of zeros costs nothing, and any data in its place changes the sum.
 //!
-//! The hash is XXH3 with 128 bits and without a secret key, because a faulty disk does not attack. What qemu-img wrote is
-//! compared by `qemu-img compare`. The backup GPT is moved after the comparison, because the old one is a part of the
-//! image. The few sectors of the new one are compared byte by byte, as the boot area is. The disk is read with O_DIRECT,
-//! after the page cache was told to drop it.
+//! The hash is XXH3 with 128 bits and without a secret key, because a faulty disk does not attack. What qemu-img wrote
+//! is compared by `qemu-img compare`. The backup GPT is moved after the comparison, because the old one is a part of
+//! the image. The few sectors of the new one are compared byte by byte, as the boot area is. The disk is read with
+//! O_DIRECT after the page cache was told to drop it.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,33 +20,35 @@ use super::{WriteError, in_threads};
 use crate::disk::device::{AlignedBuf, DirectReader, Target};
 use crate::disk::fingerprint::{is_zero, sum_of_blocks};
 
-/// Length of a hashed block in bytes. All writes start on a multiple of it, and only the image's end is shorter.
+/// The length of a hashed block in bytes. All writes begin on a multiple of it, and only the end of the image is
+/// shorter.
 const BLOCK: usize = 4096;
 
-/// Length of one read, and of the smallest region that has a sum of its own, in bytes.
+/// The length of one read, and of the smallest region that has its own sum, in bytes.
 const STEP: usize = 8 << 20;
 
-/// The number of sums is limited to this, whatever the disk's size: they take 1 MiB. Up to 512 GiB each region is one
+/// The largest number of sums, whatever the size of the disk is. They take 1 MiB. Up to 512 GiB each region is one
 /// step.
 const MAX_REGIONS: u64 = 1 << 16;
 
 /// The sums of what a disk should hold, by region.
 #[derive(Debug)]
 pub(super) struct RegionSums {
-    /// Length of a region in bytes, a power of two.
+    /// The length of a region in bytes, which is a power of two.
     region: u64,
     sums: Mutex<Vec<u128>>,
 }
 
 impl RegionSums {
-    /// For a disk of `disk_len` bytes that are all zero.
+    /// Returns the sums of a disk of `disk_len` bytes that are all zero.
     pub(super) fn new(disk_len: u64) -> Self {
         let region = disk_len.div_ceil(MAX_REGIONS).next_power_of_two().max(STEP as u64);
         let regions = usize::try_from(disk_len.div_ceil(region)).unwrap_or_default();
         RegionSums { region, sums: Mutex::new(vec![0; regions]) }
     }
 
-    /// Adds `data`, which was written at `offset` (bytes, a multiple of the block size). Each place is written once only.
+    /// Adds `data`, which was written at `offset` (bytes, a multiple of the block size). Each place may be written only
+    /// once.
     pub(super) fn add(&self, mut data: &[u8], mut offset: u64) {
         while !data.is_empty() {
             let (index, inside) = (offset / self.region, offset % self.region);
@@ -77,28 +79,29 @@ impl RegionSums {
     }
 }
 
-/// The sum of the hashes of all blocks that are not zero. The place is the seed, so a block that moved changes the sum.
+/// Returns the sum of the hashes of all blocks that are not zero. The place is the seed of the hash, so a block that
+/// moved changes the sum.
 fn sum(data: &[u8], offset: u64) -> u128 {
     sum_of_blocks(data, offset, BLOCK, XxHash3_128::oneshot_with_seed)
 }
 
-/// Reads `range` (bytes) of the disk, which has to be zero. An error calls it `what`.
+/// Reads `range` (bytes) of the disk and fails if it is not zero. The error calls the range `what`.
 pub(super) fn check_zeros(target: &Target, range: Range<u64>, what: &'static str) -> Result<(), WriteError> {
     each_region(target, range, STEP as u64, |reader, region| {
         reader.each_step(region, |data, at| if is_zero(data) { Ok(()) } else { compare(target, data, |_| 0, at, what) })
     })
 }
 
-/// Reads the disk at `offset` (bytes), where it has to hold `bytes`. An error calls them `what`.
+/// Reads the disk at `offset` (bytes) and fails if it does not hold `bytes`. The error calls them `what`.
 pub(super) fn check_bytes(target: &Target, bytes: &[u8], offset: u64, what: &'static str) -> Result<(), WriteError> {
     StepReader::new(target).each_step(offset..offset + bytes.len() as u64, |data, at| {
-        // It is less than `bytes.len()`, so it fits a usize.
+        // The difference is less than `bytes.len()`, so it fits into a usize.
         let start = usize::try_from(at - offset).unwrap_or_default();
         compare(target, data, |index| bytes[start + index], at, what)
     })
 }
 
-/// Compares `data`, which was read at `at`, with what is expected at each index.
+/// Compares `data`, which was read at `at`, with the byte that is expected at each index.
 fn compare(
     target: &Target,
     data: &[u8],
@@ -112,12 +115,13 @@ fn compare(
     Err(differs(target, at + first as u64..at + last as u64 + 1, what))
 }
 
-/// The error that names bytes of the disk.
+/// Returns the error that names the bytes in `range`.
 pub(super) fn differs(target: &Target, range: Range<u64>, what: &'static str) -> WriteError {
     WriteError::Differs { path: target.path().to_owned(), first: range.start, last: range.end - 1, what }
 }
 
-/// Calls `examine` for all of `range`, cut at the multiples of `len`, in several threads. Returns an error of one of them.
+/// Calls `examine` in several threads for all parts of `range`, which is cut at the multiples of `len`. Returns an
+/// error of one of them.
 fn each_region<'t>(
     target: &'t Target,
     range: Range<u64>,
@@ -133,7 +137,7 @@ fn each_region<'t>(
                 return Ok(());
             }
             if let Err(err) = examine(&mut reader, start.max(range.start)..(start + len).min(range.end)) {
-                // The other threads find nothing left to do.
+                // After this the other threads find nothing left to do.
                 next.store(range.end.div_ceil(len), Ordering::Relaxed);
                 return Err(err);
             }

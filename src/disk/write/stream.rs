@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Copies a stream: one thread reads (and decodes) while another writes.
+//! Copies a stream. One thread reads (and decodes) while another writes.
 
 use std::io::{self, Read};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -10,26 +10,27 @@ use crate::disk::device::AlignedBuf;
 use crate::disk::fingerprint::is_zero;
 use crate::node::size::ByteSize;
 
-/// Length of a buffer in bytes. Measured with gzip: 256 KiB is 1.8 times and 4 MiB 1.2 times as slow.
+/// The length of a buffer in bytes. With gzip, 256 KiB were measured to be 1.8 times and 4 MiB 1.2 times as slow.
 const BUFFER_LEN: usize = 1 << 20;
 
-/// Number of buffers, 8 MiB in all: enough for the writer to go on while the decoder is slow, and the reverse.
+/// The number of buffers. Their 8 MiB let the writer go on while the decoder is slow, and the reverse.
 const BUFFERS: usize = 8;
 
 /// A part of the image on its way to the writer.
 enum Part {
     /// The first `len` bytes of the buffer.
     Filled { buffer: AlignedBuf, len: usize, offset: u64 },
-    /// `len` zero bytes, without a buffer.
+    /// A run of `len` zero bytes needs no buffer.
     Zeros { offset: u64, len: u64 },
 }
 
-/// Writes everything that `reader` gives to the disk from its start on. The calling thread reads, and another one writes. If the stream is longer than the disk, it is an error, after what fits was written.
+/// Writes everything that `reader` returns to the disk, from its start on. The calling thread reads, and another one
+/// writes. If the stream is longer than the disk, this fails after everything that fits was written.
 pub fn stream(reader: &mut dyn Read, writer: &mut DiskWriter<'_>) -> Result<(), WriteError> {
     let (parts_sender, parts) = sync_channel(BUFFERS);
     let (empty_sender, empty) = sync_channel(BUFFERS);
     for _ in 0..BUFFERS {
-        // It can't fail: the receiver lives and the channel has room.
+        // This can't fail, because the receiver lives and the channel has room.
         let _ = empty_sender.send(AlignedBuf::new(BUFFER_LEN));
     }
     let shared = &*writer;
@@ -39,7 +40,7 @@ pub fn stream(reader: &mut dyn Read, writer: &mut DiskWriter<'_>) -> Result<(), 
         drop(parts_sender);
         let written =
             writing.join().unwrap_or_else(|_panic| Err(WriteError::Image(io::Error::other("the writer died"))));
-        // If the writer failed, its error is the cause: the reader only saw its channel closed.
+        // If the writer failed, its error is the cause, because the reader only saw that its channel was closed.
         written.and(read)
     })?;
     Ok(())
@@ -55,7 +56,7 @@ fn write_all(
             Part::Zeros { offset, len } => writer.zero(offset, len)?,
             Part::Filled { buffer, len, offset } => {
                 writer.data_with_zeros(&buffer[..len], offset)?;
-                // It fails if the reader has ended.
+                // This fails if the reader has ended.
                 let _ = empty.send(buffer);
             }
         }
@@ -63,9 +64,9 @@ fn write_all(
     Ok(())
 }
 
-/// Reads until the end of the stream. A buffer of zeros is not handed over but filled again while it is in the
-/// processor's cache, and a run of such buffers becomes one range: most of a disk's image is zeros, and neither thread
-/// should move them through memory.
+/// Reads until the end of the stream. A buffer of zeros is not handed over but filled again while it is in the cache of
+/// the processor, and a run of such buffers becomes one range. Most of a disk image is zeros, and neither thread should
+/// move them through memory.
 fn read_all(
     reader: &mut dyn Read,
     writer: &DiskWriter<'_>,
@@ -88,7 +89,7 @@ fn read_all(
         }
         let is_last = len < buffer.len();
         if writer_ended() {
-            // Checked for each buffer: a long run of zeros is handed over only at its end.
+            // This is checked for each buffer, because a long run of zeros is handed over only at its end.
             break;
         }
         if is_zero(&buffer[..len]) {
@@ -137,10 +138,10 @@ mod tests {
     const DISK_LEN: usize = 24 << 20;
     const MIB: u64 = 1 << 20;
 
-    /// How long nobody waits for a copy that has failed.
+    /// A copy that has failed never takes as long as this.
     const LONG: Duration = Duration::from_secs(120);
 
-    /// What goes wrong when a reader comes to a place.
+    /// The fault that happens when a reader comes to a place.
     #[derive(Debug, Clone, Copy, PartialEq)]
     enum Fault {
         Source,
@@ -148,7 +149,7 @@ mod tests {
         None,
     }
 
-    /// Gives `len` bytes, of which one in each MiB is not zero if `data`, with a fault in between.
+    /// A stream of `len` bytes with a fault in it. If `data` is true, one byte in each MiB is not zero.
     struct Faulty {
         at: u64,
         len: u64,
@@ -163,9 +164,9 @@ mod tests {
             let len = buf.len().min(usize::try_from(until - self.at).unwrap()).min(70_000);
             match self.fault.0 {
                 Fault::Source if self.at == self.fault.1 => return Err(io::Error::other("the source failed")),
-                // No write succeeds any more, and no hole is punched.
+                // After this no write succeeds, and no hole is punched.
                 Fault::Sink if self.at == self.fault.1 => {
-                    // A second time changes nothing.
+                    // The call may fail if it was made before, which does no harm.
                     let _ = fcntl(&self.disk, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_WRITE));
                 }
                 _ => {}
@@ -180,7 +181,7 @@ mod tests {
         }
     }
 
-    /// What a copy of `len` bytes comes to with a fault; none when it is whole.
+    /// Returns the error of a copy of `len` bytes with a fault, or `None` if the copy is complete.
     fn outcome(len: u64, data: bool, fault: (Fault, u64)) -> Option<String> {
         let (sender, ended) = std::sync::mpsc::channel();
         std::thread::spawn(move || {

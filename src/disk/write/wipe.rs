@@ -1,37 +1,40 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Which part of the disk after the image's end is zeroed.
+//! Decides which part of the disk after the end of the image is zeroed.
 
 use std::ops::Range;
 
 use crate::node::size::MIB;
 
-/// How much [`Wipe::Ends`] zeroes after the image and at the disk's end, in bytes. After the image that covers what a file
-/// system, LUKS, LVM, MD or ZFS keeps at the start of a partition that begins on the next MiB; the farthest is LUKS2's
-/// second header at 4 MiB. At the disk's end it covers a backup GPT, ZFS's last two labels (512 KiB), MD's superblocks
-/// 0.90 and 1.0 (128 KiB), and all BIOS RAIDs (the farthest is Promise's, 3087 sectors from the end).
+/// How much [`Wipe::Ends`] zeroes after the image and at the end of the disk, in bytes. After the image this covers
+/// what a file system, LUKS, LVM, MD or ZFS keeps at the start of a partition that begins on the next MiB; the farthest
+/// is the second header of LUKS2 at 4 MiB. At the end of the disk it covers a backup GPT, the last two labels of ZFS
+/// (512 KiB), the superblocks 0.90 and 1.0 of MD (128 KiB), and all BIOS RAIDs (the farthest is Promise's, 3087 sectors
+/// from the end).
 const END_LEN: u64 = 8 * MIB;
 
-/// Where btrfs keeps copies of its superblock, in bytes from the disk's start. It reads no others.
+/// The places where btrfs keeps copies of its superblock, in bytes from the start of the disk. It reads no other
+/// places.
 const BTRFS_COPIES: [u64; 2] = [64 * MIB, 256 << 30];
 
-/// Length of a copy in bytes.
+/// The length of such a copy in bytes.
 const BTRFS_COPY_LEN: u64 = 4096;
 
 /// Which part of the disk after the image's end is zeroed. The first MiB and all bytes of the image are always written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Wipe {
-    /// All of it.
+    /// All of it is zeroed.
     #[default]
     Full,
-    /// The places where old metadata would be found: from the image's end to the first MiB boundary that is at least
-    /// 8 MiB further on, the disk's last 8 MiB, and the copies of a btrfs superblock. Other old bytes stay.
+    /// The places where old metadata would be found are zeroed: from the end of the image to the first MiB boundary
+    /// that is at least 8 MiB further on, the last 8 MiB of the disk, and the copies of a btrfs superblock. Other old
+    /// bytes stay.
     Ends,
-    /// Nothing.
+    /// Nothing is zeroed.
     None,
 }
 
 impl Wipe {
-    /// Its word in config.toml.
+    /// Returns its word in config.toml.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Wipe::Full => "full",
@@ -40,8 +43,8 @@ impl Wipe {
         }
     }
 
-    /// How many bytes are written for an image of `image_len` bytes, with the image itself. None if that is known only at
-    /// the image's end.
+    /// Returns how many bytes are written for an image of `image_len` bytes, including the image itself. Returns `None`
+    /// if that is known only at the end of the image.
     pub(crate) fn total(self, image_len: Option<u64>, disk_len: u64) -> Option<u64> {
         if self == Wipe::Full {
             return Some(disk_len);
@@ -50,7 +53,8 @@ impl Wipe {
         Some(len + self.ranges(len, disk_len).iter().map(|range| range.end - range.start).sum::<u64>())
     }
 
-    /// The ranges to zero after an image of `image_len` bytes on a disk of `disk_len` bytes, in order. They may overlap.
+    /// Returns the ranges to zero after an image of `image_len` bytes on a disk of `disk_len` bytes, in order. They may
+    /// overlap.
     pub(super) fn ranges(self, image_len: u64, disk_len: u64) -> Vec<Range<u64>> {
         let mut all = match self {
             Wipe::Full => std::iter::once(image_len..disk_len).collect(),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Writes one image to one disk: the image's data and zeros, and the zeros after its end.
+//! Writes one image to one disk: the data and zeros of the image, and the zeros after its end.
 
 use std::io;
 use std::ops::Range;
@@ -16,28 +16,30 @@ use super::{BOOT_AREA, Wipe, WriteError, WriteOptions, check_fits, disk_error, m
 use crate::disk::device::{AlignedBuf, Target};
 use crate::disk::fingerprint::is_zero;
 
-/// Zero runs begin and end on multiples of this, in bytes, so that the data around them stays aligned for direct I/O.
+/// Zero runs begin and end on multiples of this number, in bytes, so that the data around them stays aligned for direct
+/// I/O.
 const BLOCK: usize = 4096;
 
-/// A shorter zero run between data is written as data, in bytes: a request of its own costs more.
+/// A zero run between data that is shorter than this, in bytes, is written as data, because a request of its own costs
+/// more.
 const MIN_RUN: usize = 64 << 10;
 
-/// The least length of a run at a buffer's edge, where it may go on in the next buffer, in bytes.
+/// The least length in bytes of a zero run at the edge of a buffer, where it may continue in the next buffer.
 const MIN_EDGE_RUN: usize = 16 << 10;
 
-/// The expected content of the disk from the boot area's end to the image's end.
+/// The expected content of the disk from the end of the boot area to the end of the image.
 pub(super) enum ExpectedContent {
-    /// The bytes that were written here, as sums.
+    /// This program wrote the image, and these are the sums of its bytes.
     Written(RegionSums),
-    /// The image that qemu-img has written.
+    /// qemu-img wrote this image.
     Converted(ConvertedImage),
 }
 
-/// How much of a disk was written, in bytes: an image's data, and all zeros, those after the image too.
+/// How many bytes of a disk were written: the data of the image, and all zeros, including those after the image.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Written {
     pub(crate) data: u64,
-    /// Most of them are written as ranges.
+    /// Most of the zeros are written as ranges.
     pub(crate) zeros: u64,
 }
 
@@ -46,15 +48,15 @@ pub struct DiskWriter<'t> {
     target: &'t Target,
     wipe: Wipe,
     boot: Mutex<AlignedBuf>,
-    /// Only if the disk is to be read back.
+    /// `None` if the disk is not read back.
     pub(super) expected: Option<ExpectedContent>,
     data_written: AtomicU64,
     zeros_written: AtomicU64,
     pub(super) done: Arc<AtomicU64>,
     started: Instant,
-    /// Size of the disk in the image, in bytes, once all of it is written.
+    /// The size in bytes of the disk in the image, which is known when all of it is written.
     pub(super) image_len: u64,
-    /// Whether qemu-img writes. Then nobody knows how much that is.
+    /// Whether qemu-img writes. Then it is not known how much it writes.
     pub(super) by_qemu: bool,
 }
 
@@ -79,12 +81,13 @@ impl<'t> DiskWriter<'t> {
         })
     }
 
-    /// The number of the disk's bytes that have their final content, counted while it is written, to show progress.
+    /// Returns the number of bytes of the disk that have their final content. It is counted while the disk is written,
+    /// to show progress.
     pub(crate) fn done(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.done)
     }
 
-    /// Size of the disk in the image, in bytes, once all of it is written.
+    /// The size in bytes of the disk in the image, which is known when all of it is written.
     pub(crate) fn image_len(&self) -> u64 {
         self.image_len
     }
@@ -93,13 +96,14 @@ impl<'t> DiskWriter<'t> {
         self.target
     }
 
-    /// Writes bytes of the image at `offset` (bytes). Those of the boot area stay in memory until [`PendingDisk::commit`].
+    /// Writes bytes of the image at `offset` (bytes). The bytes of the boot area stay in memory until
+    /// [`PendingDisk::commit`].
     pub(super) fn data(&self, data: &[u8], offset: u64) -> Result<(), WriteError> {
         self.data_written.fetch_add(data.len() as u64, Ordering::Relaxed);
         let in_boot = usize::try_from(self.boot_len().saturating_sub(offset)).unwrap_or(BOOT_AREA).min(data.len());
         let (boot, rest) = data.split_at(in_boot);
         if !boot.is_empty() {
-            // The offset lies in the boot area, so it fits a usize.
+            // The offset is in the boot area, so it fits into a usize.
             let at = usize::try_from(offset).unwrap_or(BOOT_AREA);
             self.boot.lock().unwrap_or_else(PoisonError::into_inner)[at..at + in_boot].copy_from_slice(boot);
         }
@@ -137,8 +141,9 @@ impl<'t> DiskWriter<'t> {
         Ok(())
     }
 
-    /// Ends the image, which is written: zeroes the rest of the disk as far as [`Wipe`] says, reads all back if that
-    /// was asked for, calls `check` with the disk as the image has it, and moves the backup GPT to the disk's end.
+    /// Finishes the disk after the image was written: zeroes the rest of the disk as far as [`Wipe`] says, reads
+    /// everything back if that is configured, calls `check` with the disk as the image has it, and moves the backup GPT
+    /// to the end of the disk.
     pub fn fill(
         self,
         check: impl FnOnce(&PendingDisk<'t>) -> Result<(), WriteError>,
@@ -159,7 +164,7 @@ impl<'t> DiskWriter<'t> {
         let written = (!by_qemu).then_some(written);
         let mut pending = PendingDisk::new(target, boot, expected.is_some(), image_len, written, started);
         check(&pending)?;
-        // This comes after the comparison: the old backup is a part of the image.
+        // This comes after the comparison, because the old backup is a part of the image.
         pending.move_backup_gpt(image_len).map_err(|err| disk_error(target.path(), err))?;
         Ok(pending)
     }
@@ -189,9 +194,9 @@ impl<'t> DiskWriter<'t> {
 /// A piece of a buffer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Piece {
-    /// Its place in the buffer, in bytes.
+    /// The place of the piece in the buffer, in bytes.
     range: Range<usize>,
-    /// Whether all of it is zero.
+    /// Whether the whole piece is zero.
     zero: bool,
 }
 
@@ -204,7 +209,7 @@ fn split(buffer: &[u8]) -> Vec<Piece> {
         let run_end = at + zero_run(&buffer[at..]);
         let at_edge = at == 0 || run_end == buffer.len();
         let min = if at_edge { MIN_EDGE_RUN } else { MIN_RUN };
-        // A small buffer that is all zero is a run too.
+        // A small buffer that is all zero is also a run.
         if run_end - at >= min.min(buffer.len()) {
             if data_start < at {
                 pieces.push(Piece { range: data_start..at, zero: false });
@@ -220,7 +225,7 @@ fn split(buffer: &[u8]) -> Vec<Piece> {
     pieces
 }
 
-/// Length of the run of zero blocks at the beginning of `buffer`, in bytes.
+/// Returns the length of the run of zero blocks at the beginning of `buffer`, in bytes.
 fn zero_run(buffer: &[u8]) -> usize {
     buffer.chunks(BLOCK).take_while(|block| is_zero(block)).map(<[u8]>::len).sum()
 }
