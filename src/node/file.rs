@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Opening a file of which somebody else chose the path. The mere opening can have an effect: a FIFO lets its writer
-//! go on, a terminal may block, and `/dev/watchdog` reboots the node. So the type of the file decides before it is
-//! opened, and the path is looked up once.
+//! Opens a file whose path somebody else chose. Opening alone can have an effect: a FIFO lets its writer go on, a
+//! terminal may block, and `/dev/watchdog` reboots the node. So the type of the file is checked before it is opened,
+//! and the path is looked up only once.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
@@ -9,7 +9,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// The path under which this process, and a child that inherits the descriptor, opens the same file again.
+/// Returns the path under which this process, and a child that inherits the descriptor, opens the same file again.
 pub fn descriptor_path(file: &File) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
@@ -19,14 +19,14 @@ pub fn descriptor_path(file: &File) -> PathBuf {
 pub(crate) struct FoundFile(File);
 
 impl From<File> for FoundFile {
-    /// For a file that was found with O_PATH in another way.
+    /// Takes a file that was opened with O_PATH elsewhere.
     fn from(found: File) -> Self {
         FoundFile(found)
     }
 }
 
 impl FoundFile {
-    /// Finds what is at `path`. Links are followed.
+    /// Finds the file at `path`. Links are followed.
     pub(crate) fn at(path: &Path) -> io::Result<Self> {
         OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(path).map(FoundFile)
     }
@@ -35,7 +35,7 @@ impl FoundFile {
         self.0.metadata()
     }
 
-    /// The found file, which `/sys` and `/proc` can be asked about.
+    /// Returns the found file, which `/sys` and `/proc` can be asked about.
     pub(crate) fn as_file(&self) -> &File {
         &self.0
     }
@@ -48,7 +48,7 @@ impl FoundFile {
     /// Opens the found file for reading.
     ///
     /// # Errors
-    /// "not a regular file", before anything else is opened.
+    /// Fails with "not a regular file" before anything else is opened.
     pub(crate) fn open_regular(&self) -> io::Result<File> {
         if !self.metadata()?.is_file() {
             return Err(io::Error::other("not a regular file"));
@@ -57,7 +57,7 @@ impl FoundFile {
     }
 }
 
-/// Opens the regular file at `path` for reading. See [`FoundFile::open_regular`].
+/// Opens the regular file at `path` for reading, as [`FoundFile::open_regular`] does.
 pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
     FoundFile::at(path)?.open_regular()
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! The node under everything: system calls, the sandbox, children, signals, messages, files, sizes, values of settings.
+//! What everything needs of the node: system calls, the sandbox, children, signals, messages, files, sizes, values of
+//! settings.
 
 pub mod file;
 pub mod process;

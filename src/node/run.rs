@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! One run of a script or a command: its messages, its children, and how a signal ends it.
 //!
-//! A run that gets a signal ends within a second and leaves nothing behind. While the disk is written nothing has to be
-//! undone, because its first MiB is zero. While hooks run two things have to be done, in this order: what they made out of
-//! the disk is removed, and the disk is made unbootable again. The boot area is written and that cleanup
-//! ([`SignalCleanup`]) is registered under one lock, so that no signal comes in between. Children get half a second to
-//! clean up. They have ended, and their mounts are gone, before the disk is touched.
+//! A run that gets a signal ends within a second and leaves nothing behind. While the disk is written, nothing has to
+//! be undone, because its first MiB is zero. While hooks run, two things have to be done in this order: the devices
+//! that they made out of the disk are removed, and the disk is made unbootable again. The boot area is written and this
+//! cleanup ([`SignalCleanup`]) is registered under one lock, so that no signal comes in between. Children get half a
+//! second to clean up. Before the disk is touched, they have ended and their mounts are gone.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
@@ -20,24 +20,22 @@ use super::sys;
 /// The context that every operation works in.
 #[derive(Clone)]
 pub struct Run {
-    /// Where messages go.
     pub(crate) report: Report,
-    /// The children that run now.
     pub(crate) children: Children,
     /// The actions of a signal before it ends the run.
     pub(crate) signal_cleanup: SignalCleanup,
     /// The message of a signal before it ends the run.
     pub(crate) final_message: FinalMessage,
-    /// When the run began, by the clock of file times.
+    /// When the run began, by the clock that file times use.
     pub(crate) began: SystemTime,
     /// When the run began, by a clock that nobody sets.
     pub(crate) started: Instant,
-    /// Where the progress is shown, if anybody watches.
+    /// `None` if nobody watches the progress.
     pub(crate) progress: Option<Arc<Progress>>,
 }
 
 impl Run {
-    /// A run that a signal ends at once.
+    /// Returns a run that a signal ends at once.
     pub fn new(report: Report) -> Self {
         Run {
             report,
@@ -50,20 +48,21 @@ impl Run {
         }
     }
 
-    /// A run that ends on a signal as [`Run::end_on_signal`] says. Call this before any other thread starts.
+    /// Returns a run that ends on a signal as [`Run::end_on_signal`] says. It has to be called before any other thread
+    /// starts.
     ///
     /// # Errors
-    /// The system's, if signals can't be blocked.
+    /// Fails if signals can't be blocked.
     pub(crate) fn ended_by_signals(report: Report) -> anyhow::Result<Self> {
         let run = Run::new(report);
         run.end_on_signal().context("setting up signals")?;
         Ok(run)
     }
 
-    /// As [`Run::ended_by_signals`], for a run that shows its progress.
+    /// Does what [`Run::ended_by_signals`] does, for a run that shows its progress.
     ///
     /// # Errors
-    /// As for [`Run::ended_by_signals`].
+    /// Fails if signals can't be blocked.
     pub(crate) fn with_progress(progress: Progress) -> anyhow::Result<Self> {
         let report = progress.report().clone();
         let run = Run { progress: Some(Arc::new(progress)), ..Run::new(report) };
@@ -71,12 +70,13 @@ impl Run {
         Ok(run)
     }
 
-    /// Ends the process on SIGTERM, SIGINT and SIGHUP: the children first, then the cleanup, the progress bar and the final
-    /// message. The exit code is 128 + signal.
+    /// Makes SIGTERM, SIGINT and SIGHUP end the process: first the children end, then come the cleanup, the end of the
+    /// progress bar, and the final message. The exit code is 128 + signal.
     ///
-    /// The signals are blocked and a thread waits for them, so nothing has to be safe inside of a signal handler. Little has
-    /// to be undone: the disk's first MiB is written last, loop devices detach themselves, and a partial download is no
-    /// cache entry. This has to come before any other thread starts, because threads inherit the signal mask.
+    /// The signals are blocked and a thread waits for them, so nothing has to be safe inside a signal handler. Little
+    /// has to be undone: the first MiB of the disk is written last, loop devices detach themselves, and a partial
+    /// download is no cache entry. This has to be called before any other thread starts, because threads inherit the
+    /// signal mask.
     fn end_on_signal(&self) -> nix::Result<()> {
         let mut signals = SigSet::empty();
         signals.extend([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]);
@@ -103,7 +103,7 @@ impl Run {
 
 type Action = Box<dyn FnOnce() + Send>;
 
-/// The actions that a signal does before it ends the process, the latest first. Clones share them.
+/// The actions that a signal takes before it ends the process, the latest first. Clones share them.
 #[derive(Clone, Default)]
 pub(crate) struct SignalCleanup(Arc<Mutex<Vec<Action>>>);
 
@@ -112,7 +112,7 @@ impl SignalCleanup {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Does `work`, which `undo` undoes from then on. A signal during `work` waits for its end.
+    /// Does `work`. From then on a signal does `undo`. A signal during `work` waits for its end.
     pub(crate) fn after<T>(&self, work: impl FnOnce() -> T, undo: impl FnOnce() + Send + 'static) -> T {
         let mut actions = self.actions();
         let done = work();
@@ -133,7 +133,7 @@ impl SignalCleanup {
         self.actions().clear();
     }
 
-    /// Does the actions. It keeps the lock for ever, so that nobody goes on with work that an action has undone.
+    /// Takes the actions. Keeps the lock for ever, so that nobody continues work that an action has undone.
     fn perform(&self) {
         let mut actions = self.actions();
         while let Some(action) = actions.pop() {
@@ -145,12 +145,12 @@ impl SignalCleanup {
 
 type Message = Box<dyn Fn() -> Option<String> + Send>;
 
-/// A message that is reported before a signal ends the process, such as which files it leaves. Clones share it.
+/// A message that is reported before a signal ends the process, such as the files that it leaves. Clones share it.
 #[derive(Clone, Default)]
 pub(crate) struct FinalMessage(Arc<Mutex<Option<Message>>>);
 
 impl FinalMessage {
-    /// `message` is called when a signal comes.
+    /// Sets the message. A signal calls `message`.
     pub(crate) fn set(&self, message: impl Fn() -> Option<String> + Send + 'static) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(message));
     }

@@ -12,7 +12,7 @@ pub const MIB: u64 = 1 << 20;
 pub struct ByteSize(pub u64);
 
 impl ByteSize {
-    /// The size without the exact number of bytes: `10 GiB`, `1.50 GiB`.
+    /// Returns the size without the exact number of bytes: `10 GiB`, `1.50 GiB`.
     pub(crate) fn rounded(self) -> String {
         let exact = self.to_string();
         exact.split(" (").next().unwrap_or(&exact).to_owned()
@@ -22,7 +22,7 @@ impl ByteSize {
 const UNITS: [(&str, u32); 4] = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
 
 impl fmt::Display for ByteSize {
-    /// Whole units are shown alone (`10 GiB`), other sizes with the exact number (`1.50 GiB (1610612737 bytes)`).
+    /// Shows whole units alone (`10 GiB`), and other sizes with the exact number (`1.50 GiB (1610612737 bytes)`).
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bytes = self.0;
         let Some((unit, shift)) = UNITS.iter().find(|(_, shift)| bytes >= 1 << shift) else {
@@ -39,7 +39,8 @@ impl fmt::Display for ByteSize {
 impl FromStr for ByteSize {
     type Err = String;
 
-    /// Parses a whole number with an optional binary unit `K`, `M`, `G` or `T`, optionally followed by `iB` or `B`, in any case.
+    /// Parses a whole number with an optional binary unit `K`, `M`, `G` or `T`, optionally followed by `iB` or `B`, in
+    /// any case.
     fn from_str(text: &str) -> Result<Self, String> {
         let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
         let number: u64 = text[..digits].parse().map_err(|err| format!("not a size: '{text}' ({err})"))?;

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Values of settings: how config.toml writes them, and the checks that settings of several rooms share.
+//! The values of settings: how config.toml writes them, and the checks that settings of several rooms share.
 
 use std::path::PathBuf;
 
 use super::size::ByteSize;
 
-/// A value, or what is wrong with it. The message never repeats the value, which may hold a password.
+/// A value, or what is wrong with it. The message never repeats the value, because it may hold a password.
 pub(crate) type Checked<T> = Result<T, &'static str>;
 
-/// Declares kinds of values for `#[serde(with = "KIND")]`. A line has the type that config.toml writes, the type of the
-/// field, the check that makes the one of the other, and the function that gives what `variants show` may print.
+/// Declares kinds of values for `#[serde(with = "KIND")]`. A line has the type in config.toml, the type of the field,
+/// the check that converts the first into the second, and the function that returns what `variants show` may print.
 macro_rules! value_kinds {
     ($($(#[$doc:meta])* $kind:ident: $written:ty => $value:ty, $check:expr, $show:expr;)*) => {$(
         $(#[$doc])*
@@ -33,22 +33,22 @@ macro_rules! value_kinds {
 pub(crate) use value_kinds;
 
 value_kinds! {
-    /// An absolute path; an empty text for none.
+    /// An absolute path. An empty text stands for none.
     OptionalPath: String => Option<PathBuf>, |path| match path.as_str() {
         "" => Ok(None),
         path => absolute_path(path).map(Some),
     }, |path| path.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
-    /// A number of bytes; zero for no limit.
+    /// A number of bytes. Zero stands for no limit.
     OptionalSize: String => Option<ByteSize>, |text| size(&text).map(not_zero),
         |size| written_size(size.unwrap_or(ByteSize(0)));
 }
 
-/// Accepts a text without control characters, which would forge a header or break a log's line.
+/// Accepts a text without control characters, because they would forge a header or break a line of a log.
 pub(crate) fn text(text: &str) -> Checked<String> {
     if text.chars().any(char::is_control) { Err("control characters are not allowed") } else { Ok(text.to_owned()) }
 }
 
-/// Accepts an absolute path. The error repeats no other path: a password may stand in the wrong place.
+/// Accepts an absolute path. The error does not repeat any other text, because a password may stand in the wrong place.
 pub(crate) fn absolute_path(path: &str) -> Checked<PathBuf> {
     let absolute = path.starts_with('/');
     if absolute { text(path).map(PathBuf::from) } else { Err("must be an absolute path (begin it with /)") }
@@ -58,7 +58,7 @@ pub(crate) fn size(size: &str) -> Checked<ByteSize> {
     size.parse().map_err(|_err| "not a size (use whole bytes, with K, M, G or T for binary units)")
 }
 
-/// Zero bytes stand for no limit.
+/// Returns `None` for zero bytes, which stand for no limit.
 pub(crate) fn not_zero(size: ByteSize) -> Option<ByteSize> {
     Some(size).filter(|size| size.0 > 0)
 }

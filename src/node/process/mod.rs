@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Runs child processes: they die with this process, their output is passed on line by line, and none is left behind.
+//! Runs child processes. They die with this process, their output is passed on line by line, and none of them is left
+//! behind.
 
 mod namespace;
 mod worker;
@@ -23,31 +24,35 @@ use namespace::Namespace;
 
 use crate::node::sys;
 
-/// The most bytes of a child's output that are taken as one line: a child must not fill our memory.
+/// The largest number of bytes of a child's output that are taken as one line, because a child must not fill our
+/// memory.
 const LINE_LIMIT: usize = 4096;
 
-/// How many lines of a child's output may wait.
+/// The largest number of lines of a child's output that may wait.
 const LINES: usize = 64;
 
-/// How long this process waits for output after a child has ended: a process outside of its group may keep the pipe open.
+/// How long this process waits for output after a child has ended, because a process outside of its group may keep the
+/// pipe open.
 const OUTPUT_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Time between SIGTERM and SIGKILL for children when this process has to end.
+/// The time between SIGTERM and SIGKILL for children when this process has to end.
 const TERM_PATIENCE: Duration = Duration::from_millis(500);
 
-/// How long this process waits for them after SIGKILL: a process may be in the middle of a write, or be unmounting.
+/// How long this process waits for children after SIGKILL, because one may be in the middle of a write or of
+/// unmounting.
 const KILL_PATIENCE: Duration = Duration::from_millis(400);
 
-/// The process groups of all running children. Clones share one list, by which the signal thread ends the children.
+/// The process groups of all running children. Clones share one list, with which the signal thread ends the children.
 #[derive(Debug, Clone, Default)]
 pub struct Children {
     groups: Arc<Mutex<Vec<Pid>>>,
-    /// Children don't get process groups of their own.
+    /// Whether children stay in the process group of this process.
     in_own_group: bool,
 }
 
 impl Children {
-    /// Children stay in this process's own group: a signal to that group ends them and what they started.
+    /// Keeps children in the process group of this process, so that a signal to that group ends them and what they
+    /// started.
     pub(crate) fn in_own_group() -> Self {
         Children { in_own_group: true, ..Children::default() }
     }
@@ -56,14 +61,14 @@ impl Children {
         self.groups.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends every running child with its process group: SIGTERM, half a second to clean up, SIGKILL. When it returns they
-    /// have ended, and none of them writes any more. From then on [`run`] waits for ever instead of starting a child: the
-    /// caller is about to end this process.
+    /// Ends every running child with its process group: sends SIGTERM, waits half a second for their cleanup, and sends
+    /// SIGKILL. When this returns, they have ended and none of them writes any more. From then on [`run`] waits for
+    /// ever instead of starting a child, because the caller is about to end this process.
     pub(crate) fn terminate(&self) {
         let groups = self.groups();
         for (signal, patience) in [(Signal::SIGTERM, TERM_PATIENCE), (Signal::SIGKILL, KILL_PATIENCE)] {
             for group in groups.iter() {
-                // It fails with ESRCH if the group has ended.
+                // This fails with ESRCH if the group has ended.
                 let _ = killpg(*group, signal);
             }
             let start = Instant::now();
@@ -75,15 +80,15 @@ impl Children {
     }
 }
 
-/// Whether any of the process groups has a member that has not ended. Members that wait to be reaped don't count. kill(2)
-/// can't tell them from others, but proc_pid_stat(5) can.
+/// Returns whether any of the process groups has a member that has not ended. Members that wait to be reaped do not
+/// count. kill(2) can't tell them from others, but proc_pid_stat(5) can.
 fn have_members(groups: &[Pid]) -> bool {
     let stats = std::fs::read_dir("/proc").into_iter().flatten().filter_map(|entry| {
-        // It fails for a process that has ended meanwhile, and for entries that are no process.
+        // This fails for a process that has ended meanwhile, and for entries that are no process.
         std::fs::read_to_string(entry.ok()?.path().join("stat")).ok()
     });
     let mut members = stats.filter_map(|stat| {
-        // The name may contain anything, also brackets. After it come state, parent and group.
+        // The name may contain any character, including brackets. After it come the state, the parent and the group.
         let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
         let (state, group) = (fields.next()?, fields.nth(1)?.parse().ok().map(Pid::from_raw)?);
         (!matches!(state, "Z" | "X")).then_some(group)
@@ -91,7 +96,7 @@ fn have_members(groups: &[Pid]) -> bool {
     !groups.is_empty() && members.any(|group| groups.contains(&group))
 }
 
-/// Whether the group's leader has not ended. A leader that waits to be reaped has ended.
+/// Returns whether the leader of the group has not ended. A leader that waits to be reaped has ended.
 fn is_alive(group: Pid) -> bool {
     let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     match waitid(Id::Pid(group), flags) {
@@ -100,19 +105,22 @@ fn is_alive(group: Pid) -> bool {
     }
 }
 
-/// Which processes must not outlive this one.
+/// The processes that must not outlive this one.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Lifetime<'f> {
-    /// The command itself, which starts no others. Carriage returns also end its lines, because tools print progress so.
+    /// The command alone, which starts no others. Its lines also end at carriage returns, because tools print their
+    /// progress so.
     Child,
-    /// The command and all that it starts, whatever they do: it gets a PID namespace, which needs CAP_SYS_ADMIN. If this
-    /// process is killed, the file is synced after they have ended, and before the locks that this process holds are freed.
+    /// The command and everything that it starts, in any way: it gets a PID namespace, which needs CAP_SYS_ADMIN. If
+    /// this process is killed, the file is synced after they have ended, and before the locks that this process holds
+    /// are freed.
     Namespace(Option<BorrowedFd<'f>>),
 }
 
 /// Runs `command` in a process group of its own, calls `on_line` with each line of its standard output and error, and
-/// returns its exit status. The command inherits `keep` under the same numbers, and no standard input. It dies with this
-/// thread, and as `lifetime` says. What it leaves running in its group or namespace has ended when this returns.
+/// returns its exit status. The command inherits `keep` under the same numbers, and no standard input. It dies with
+/// this thread, and as `lifetime` says. Everything that it leaves running in its group or namespace has ended when this
+/// returns.
 pub(crate) fn run(
     command: Command,
     keep: &[BorrowedFd<'_>],
@@ -123,8 +131,8 @@ pub(crate) fn run(
     run_with_input(command, Stdio::null(), keep, lifetime, children, on_line)
 }
 
-/// As [`run`], with a standard input. This process does not keep it open, so the writer of a pipe notices when the command
-/// has ended.
+/// Does what [`run`] does, but with a standard input. This process does not keep it open, so the writer of a pipe
+/// notices when the command has ended.
 pub(crate) fn run_with_input(
     mut command: Command,
     input: impl Into<Stdio>,
@@ -138,7 +146,7 @@ pub(crate) fn run_with_input(
     sys::keep_open(&mut command, keep);
     let ends: &[u8] = if matches!(lifetime, Lifetime::Child) { b"\r\n" } else { b"\n" };
     let started = start(command, lifetime, children)?;
-    // A child that is faster than `on_line` has to wait.
+    // A child that writes faster than `on_line` works has to wait.
     let (sender, lines) = mpsc::sync_channel(LINES);
     std::thread::spawn(move || read_lines(output, ends, &sender));
     let status = loop {
@@ -155,14 +163,14 @@ pub(crate) fn run_with_input(
     Ok(status)
 }
 
-/// A child that was not reaped yet. It leads a process group, except with [`Children::in_own_group`].
+/// A child that was not reaped yet. It leads a process group, unless [`Children::in_own_group`] was used.
 struct Started {
     pid: Pid,
     namespace: Option<Namespace>,
 }
 
-/// Starts and registers a child under one lock, so that the signal thread misses none. The command is dropped here, which
-/// closes our copy of its output pipe. Otherwise the end of the output would never come.
+/// Starts and registers a child under one lock, so that the signal thread misses none. The command is dropped here,
+/// which closes our copy of the output pipe. Otherwise the output would never end.
 fn start(mut command: Command, lifetime: Lifetime<'_>, children: &Children) -> io::Result<Started> {
     let mut groups = children.groups();
     let started = match lifetime {
@@ -186,7 +194,7 @@ fn pid(child: &Child) -> io::Result<Pid> {
     i32::try_from(child.id()).map(Pid::from_raw).map_err(io::Error::other)
 }
 
-/// Waits for the child's end, kills the rest of its group, and reaps it.
+/// Waits for the end of the child, kills the rest of its group, and reaps it.
 fn end(started: Started, children: &Children) -> io::Result<ExitStatus> {
     let Started { pid, namespace } = started;
     wait_for_end(pid)?;
@@ -222,11 +230,11 @@ fn wait_for_end(child: Pid) -> io::Result<()> {
 
 /// Kills the rest of the group of a child that has ended and was not reaped.
 fn kill_group(group: Pid) {
-    // It fails with ESRCH if nothing was left.
+    // This fails with ESRCH if nothing was left.
     let _ = killpg(group, Signal::SIGKILL);
 }
 
-/// Sends each line, which ends with one of the bytes `ends`.
+/// Sends each line. A line ends with one of the bytes `ends`.
 fn read_lines(output: impl Read, ends: &[u8], sender: &mpsc::SyncSender<String>) {
     let mut reader = BufReader::new(output);
     let mut line = Vec::new();
@@ -239,7 +247,7 @@ fn read_lines(output: impl Read, ends: &[u8], sender: &mpsc::SyncSender<String>)
     }
 }
 
-/// As `read_until`, but with several end bytes, and at most [`LINE_LIMIT`] bytes.
+/// Does what `read_until` does, but with several end bytes, and for at most [`LINE_LIMIT`] bytes.
 fn read_line(reader: &mut impl BufRead, ends: &[u8], line: &mut Vec<u8>) -> io::Result<usize> {
     loop {
         let available = match reader.fill_buf() {
@@ -289,7 +297,8 @@ mod tests {
         assert_eq!(status, 0);
         assert!(start.elapsed() < Duration::from_secs(60));
         let left = format!("/proc/{}/stat", lines[0]);
-        // It was sent SIGKILL, which takes effect soon; then it is gone, or a zombie that its new parent has yet to reap.
+        // The process was sent SIGKILL, which takes effect soon. Then it is gone, or it is a zombie that its new parent
+        // still has to reap.
         let is_running = || std::fs::read_to_string(&left).is_ok_and(|stat| !stat.contains(") Z"));
         while is_running() {
             assert!(start.elapsed() < Duration::from_secs(60), "{left}");

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! Runs a command in a PID namespace of its own, so that all processes that it starts end with it.
 //!
-//! When the first process of the namespace ends, the kernel kills all others in it and waits for their end, even if they
-//! used setsid, forked twice or closed their descriptors. The alternatives are weaker: cgroup.kill needs Linux 5.14 and a
-//! cgroup v2 that a script may write, and root can leave a cgroup; a subreaper can be killed by SIGKILL. If a namespace is
-//! not permitted, hooks are an error, because no promise about them would hold.
+//! When the first process of the namespace ends, the kernel kills all others in it and waits for their end, even if
+//! they used setsid, forked twice or closed their descriptors. The alternatives are weaker: cgroup.kill needs Linux
+//! 5.14 and a cgroup v2 that a script may write, and root can leave a cgroup; a subreaper can be killed by SIGKILL. If
+//! a namespace is not permitted, hooks are an error, because no promise about them would hold.
 //!
 //! When this process ends, the first process of the namespace gets a signal (PR_SET_PDEATHSIG) and kills all others. It
-//! keeps the disk's lock and the sentinel's pipe open until they have ended and their mounts are gone. Unmounting a file
-//! system without partitions writes its superblock in the first MiB, so it has to be over before the disk is made
-//! unbootable. If the node's mounts are not shared, a file system that the node unmounts meanwhile stays mounted for the
-//! hooks until they end.
+//! keeps the disk's lock and the sentinel's pipe open until they have ended and their mounts are gone. Unmounting a
+//! file system without partitions writes its superblock in the first MiB, so it has to be finished before the disk is
+//! made unbootable. If the node's mounts are not shared, a file system that the node unmounts meanwhile stays mounted
+//! for the hooks until they end.
 
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
@@ -29,28 +29,29 @@ use nix::unistd::{Pid, fsync};
 use super::{exit_status, pid};
 use crate::node::sys;
 
-/// The signal that the first process gets when this one ends.
+/// The signal that the first process gets when this process ends.
 const ORPHANED: Signal = Signal::SIGUSR1;
 
-/// Exit code of the first process if it could not run the command.
+/// The exit code of the first process if it could not run the command.
 const FAILED: i32 = 1;
 
 /// The first process of the namespace, which ends when the command has ended.
 #[derive(Debug)]
 pub(super) struct Namespace {
-    /// Its number outside of the namespace. It leads a process group, which the command is not in.
+    /// The number of the process outside of the namespace. The process leads a process group, to which the command does
+    /// not belong.
     pub(super) first: Pid,
-    /// At its end it writes the command's status, or the words of an error.
+    /// At its end the first process writes the command's status, or the words of an error.
     result: PipeReader,
-    /// It is open as long as this process lives.
+    /// The pipe is open as long as this process lives.
     _alive: PipeWriter,
 }
 
 impl Namespace {
-    /// Starts `command` as the second process of a new PID namespace. The first one is a copy of this process. It reaps what
-    /// ends in the namespace, and passes SIGTERM on to all and waits until they have ended. When the calling thread ends, it
-    /// kills them, and keeps open what is open here until they have ended. Then it syncs `written`. All see a /proc of the
-    /// namespace, and their mounts are not seen outside.
+    /// Starts `command` as the second process of a new PID namespace. The first one is a copy of this process. It reaps
+    /// the processes that end in the namespace, and passes SIGTERM on to all of them and waits until they have ended.
+    /// When the calling thread ends, it kills them, and keeps everything open that is open here until they have ended.
+    /// Then it syncs `written`. All of them see a /proc of the namespace, and their mounts are not seen outside.
     pub(super) fn start(mut command: Command, written: Option<BorrowedFd<'_>>) -> io::Result<Self> {
         let mut waited_for = SigSet::empty();
         waited_for.extend([Signal::SIGCHLD, Signal::SIGTERM, ORPHANED]);
@@ -68,7 +69,7 @@ impl Namespace {
         Ok(Namespace { first, result, _alive: alive })
     }
 
-    /// How the command ended. The first process has ended with `status`.
+    /// Returns how the command ended. The first process has ended with `status`.
     pub(super) fn finish(mut self, status: ExitStatus) -> io::Result<ExitStatus> {
         let mut words = Vec::new();
         self.result.read_to_end(&mut words)?;
@@ -81,21 +82,21 @@ impl Namespace {
     }
 }
 
-/// The path under which a file that is open here can be opened in a namespace, whose first process has it open too. It also
-/// works after a program, such as sudo, that closes what it inherited.
+/// Returns the path under which a file that is open here can be opened in a namespace, whose first process has it open
+/// too. The path also works after a program, such as sudo, that closes what it inherited.
 pub(crate) fn path_in_namespace(file: &File) -> PathBuf {
     format!("/proc/1/fd/{}", file.as_raw_fd()).into()
 }
 
-/// The work of the first process. All that is left in the namespace ends when this process does.
+/// Does the work of the first process. Everything that is left in the namespace ends when this process does.
 fn run(command: &mut Command, waited_for: &SigSet, written: Option<BorrowedFd<'_>>) -> io::Result<ExitStatus> {
-    // Outside of a new namespace it would kill all processes of the node.
+    // Outside of a new namespace this would kill all processes of the node.
     if std::process::id() != 1 {
         return Err(io::Error::other("not the first process of a PID namespace"));
     }
     let node = File::open("/proc/self/ns/mnt")?;
     own_mounts()?;
-    // A group of its own, so that SIGTERM to the group of the first process reaches the command only once.
+    // The command gets its own group, so that SIGTERM to the group of the first process reaches it only once.
     let command = pid(&sys::start(command.process_group(0))?)?;
     let (mut status, mut ending) = (None, false);
     loop {
@@ -104,17 +105,17 @@ fn run(command: &mut Command, waited_for: &SigSet, written: Option<BorrowedFd<'_
             signal => {
                 ending = true;
                 let signal = if signal == ORPHANED { Signal::SIGKILL } else { signal };
-                // -1 means all but this process. It fails with ESRCH if there are none.
+                // -1 means all processes except this one. This fails with ESRCH if there are none.
                 let _ = kill(Pid::from_raw(-1), signal);
             }
         }
         let left = reap(command, &mut status)?;
         match status {
-            // The kernel kills what is left, and removes the mounts.
+            // The kernel kills the processes that are left, and removes the mounts.
             Some(status) if !ending => return Ok(status),
             Some(status) if !left => {
-                // This unmounts and syncs before the files that are open here are closed: another process may wait for
-                // their locks, to write to the disk.
+                // This unmounts and syncs before the files that are open here are closed, because another process may
+                // wait for their locks to write to the disk.
                 setns(&node, CloneFlags::CLONE_NEWNS)?;
                 if let Some(written) = written {
                     fsync(written)?;
@@ -126,8 +127,8 @@ fn run(command: &mut Command, waited_for: &SigSet, written: Option<BorrowedFd<'_
     }
 }
 
-/// Reaps what has ended, and stores the status of `command`. Returns whether any process is left: one that loses its parent
-/// becomes a child of the first process.
+/// Reaps the processes that have ended, and stores the status of `command`. Returns whether any process is left. A
+/// process that loses its parent becomes a child of the first process.
 fn reap(command: Pid, status: &mut Option<ExitStatus>) -> io::Result<bool> {
     loop {
         match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
@@ -140,8 +141,8 @@ fn reap(command: Pid, status: &mut Option<ExitStatus>) -> io::Result<bool> {
     }
 }
 
-/// Enters a new mount namespace, with a /proc of this PID namespace. What the node mounts later is seen in it, and its own
-/// mounts are not seen on the node.
+/// Enters a new mount namespace with a /proc of this PID namespace. What the node mounts later is seen in it, but its
+/// own mounts are not seen on the node.
 fn own_mounts() -> io::Result<()> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     let none = None::<&str>;
@@ -157,7 +158,7 @@ mod tests {
     use crate::node::process::{Children, Lifetime, run};
     use std::process::Command;
 
-    /// What the script says in a namespace, and its exit code.
+    /// Returns the exit code of a script in a namespace, and its output.
     fn shell(script: &str) -> (Option<i32>, Vec<String>) {
         assert!(nix::unistd::geteuid().is_root(), "this test needs root (PID namespaces)");
         let mut lines = Vec::new();
@@ -178,7 +179,7 @@ mod tests {
         assert_eq!(gone.unwrap_err().to_string(), "No such file or directory (os error 2)");
     }
 
-    /// Nobody in there is left when it is over: not one of another group, session, or parent.
+    /// No process of the namespace is left at the end, not even one of another group, session or parent.
     #[test]
     fn all_that_was_started_has_ended() {
         let marks = ["4711.01", "4711.02", "4711.03", "4711.04"].map(|mark| format!("{mark}{}", std::process::id()));
@@ -188,7 +189,7 @@ mod tests {
             (trap '' TERM HUP INT; exec setsid nohup sleep {hardened}) >/dev/null 2>&1 </dev/null &
             until [ $(cat /proc/[0-9]*/cmdline | tr '\\0' '\\n' | grep -c '^4711') -ge 5 ]; do sleep 0.01; done; echo $$"
         );
-        // The second process of its namespace, by its /proc as well.
+        // The shell is the second process of its namespace, in its /proc as well.
         assert_eq!(shell(&script), (Some(0), vec!["2".to_owned()]));
         for mark in marks {
             let found = std::fs::read_dir("/proc").unwrap().flatten().find(|entry| {

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! A worker: a copy of this process that gives up its privileges, works on what strangers wrote, and answers.
+//! A worker is a copy of this process that gives up its privileges, processes bytes from strangers, and returns an
+//! answer.
 //!
 //! The question needs no encoding, because the fork copies it. The answer is a type with serde, and at most one file.
 //!
-//! The fork is safe: besides the thread that forks there is only the signal thread. That one takes the lock on the
-//! list of children before any other, and the fork is made under that lock. The copy has no signal thread: a signal
-//! ends it at once, its qemu-img with it, and the boot area is the first process's to write or not.
+//! The fork is safe, because there is only the signal thread besides the thread that forks. The signal thread takes the
+//! lock on the list of children before any other lock, and the fork is made under that lock. The copy has no signal
+//! thread: a signal ends it at once, together with its qemu-img. The first process decides whether the boot area is
+//! written.
 
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Read, Seek, Write};
@@ -22,17 +24,20 @@ use serde::de::DeserializeOwned;
 use super::{Children, exit_status, kill_group, wait_for_end};
 use crate::node::sys;
 
-/// Exit code of a worker that could not give its answer.
+/// The exit code of a worker that could not send its answer.
 const FAILED: i32 = 101;
 
-/// Longest answer in bytes. The volume of a seed, 4 MiB, and a few numbers have to fit.
+/// The length of the longest answer in bytes. The volume of a seed (4 MiB) and a few numbers have to fit.
 const MAX_ANSWER: u64 = 8 << 20;
 
-/// Does `work` in a worker, and gives its answer, with an open file and the locks that it holds. The outer error: the worker
-/// died. The inner one: its error text. When a signal ends this process, it ends the worker first.
+/// Does `work` in a worker, and returns its answer, with an open file and the locks that it holds. When a signal ends
+/// this process, it ends the worker first.
 ///
-/// The worker has one thread and no signal thread: signals have their default effect. It shares no memory with this
-/// process, only what is open. What it does to `children` is lost: it needs a list of its own.
+/// The worker has one thread and no signal thread, and signals have their default effect. It shares no memory with this
+/// process, but only what is open. Its changes of `children` are lost, so it needs a list of its own.
+///
+/// # Errors
+/// The outer error says that the worker died. The inner one is the text of the worker's error.
 pub fn run_in_worker<T: Serialize + DeserializeOwned>(
     children: &Children,
     work: impl FnOnce() -> Result<(T, Option<File>), String>,
@@ -40,10 +45,11 @@ pub fn run_in_worker<T: Serialize + DeserializeOwned>(
     let starting = |error: io::Error| io::Error::new(error.kind(), format!("starting a worker process: {error}"));
     let memory = memfd_create(c"simpleimage-answer", MFdFlags::MFD_CLOEXEC).map_err(|error| starting(error.into()))?;
     let memory = File::from(memory);
-    // Connected for ever: by a socket for datagrams the worker could send to any service of the node.
+    // The socket stays connected. With a socket for datagrams, the worker could send to any service of the node.
     let (receiver, sender) = UnixStream::pair().map_err(starting)?;
     let pid = {
-        // While this is held the signal thread holds nothing: it takes it first, and the process has no other thread.
+        // While this lock is held, the signal thread holds no lock, because it takes this one first. The process has no
+        // other thread.
         let mut groups = children.groups();
         let pid =
             sys::fork(|| if send_answer(work(), &memory, &sender).is_ok() { 0 } else { FAILED }).map_err(starting)?;
@@ -71,7 +77,10 @@ fn send_answer<T: Serialize>(
     mut memory: &File,
     sender: &UnixStream,
 ) -> io::Result<()> {
-    let (answer, file) = answer.map_or_else(|words| (Err(words), None), |(answer, file)| (Ok(answer), file));
+    let (answer, file) = match answer {
+        Ok((answer, file)) => (Ok(answer), file),
+        Err(words) => (Err(words), None),
+    };
     if let Some(file) = file {
         send(sender, &file)?;
     }
@@ -81,13 +90,13 @@ fn send_answer<T: Serialize>(
 fn read_answer<T: DeserializeOwned>(mut memory: File) -> io::Result<Result<T, String>> {
     memory.rewind()?;
     let len = memory.metadata()?.len().min(MAX_ANSWER);
-    // The room is taken at once, because read_to_end would begin with 32 bytes.
+    // The whole buffer is allocated at once, because read_to_end would begin with 32 bytes.
     let mut bytes = Vec::with_capacity(usize::try_from(len).map_err(io::Error::other)?);
     memory.take(len).read_to_end(&mut bytes)?;
     postcard::from_bytes(&bytes).map_err(|err| io::Error::other(format!("the answer of the worker process: {err}")))
 }
 
-/// Hands the file over: unix(7), SCM_RIGHTS.
+/// Hands the file over (unix(7), SCM_RIGHTS).
 fn send(to: &UnixStream, file: &File) -> io::Result<()> {
     let files = [file.as_raw_fd()];
     let byte = [IoSlice::new(&[0])];
@@ -95,7 +104,7 @@ fn send(to: &UnixStream, file: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// The file that was handed over, if there is one.
+/// Returns the file that was handed over, if there is one.
 fn receive(from: &UnixStream) -> io::Result<Option<File>> {
     let mut byte = [0];
     let mut buffers = [IoSliceMut::new(&mut byte)];

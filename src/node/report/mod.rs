@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Messages for the operator, as text or as JSON. This is the only module that writes to stderr.
+//! Writes messages for the operator, as text or as JSON. This is the only module that writes to stderr.
 //!
-//! Ganeti shows the last 20 lines of a failed script's log and fails on a cut UTF-8 sequence. So every message is one line
-//! of printable ASCII, and anything else is escaped.
+//! Ganeti shows the last 20 lines of a failed script's log and fails on a cut UTF-8 sequence. So every message is one
+//! line of printable ASCII, and any other character is escaped.
 //!
 //! One call of [`Report`] takes the words of an event and its numbers. No logging framework is used, because its global
 //! logger, spans and filters are not needed.
@@ -23,10 +23,9 @@ const PROGRAM: &str = "simpleimage";
 /// The level of most messages. Text does not show it.
 const INFO: &str = "info";
 
-/// The form of messages.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
-    /// The program's name and words.
+    /// The name of the program, and the words of the message.
     #[default]
     Text,
     /// A JSON object.
@@ -34,7 +33,7 @@ pub enum LogFormat {
 }
 
 impl LogFormat {
-    /// Its word in config.toml.
+    /// Returns its word in config.toml.
     pub(crate) fn name(self) -> &'static str {
         match self {
             LogFormat::Text => "text",
@@ -43,15 +42,14 @@ impl LogFormat {
     }
 }
 
-/// Which messages are written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verbosity {
     /// Warnings and errors.
     Quiet,
-    /// Also what is being done.
+    /// Also messages about the steps of the run.
     #[default]
     Normal,
-    /// Also detail.
+    /// Also details.
     Detail,
 }
 
@@ -75,12 +73,13 @@ pub struct Report {
 }
 
 impl Report {
-    /// Writes messages of `applet` (`create`, ...; none for the tool itself) to stderr, as text. `debug` adds detail.
+    /// Returns a report that writes messages of `applet` (`create`, ...; none for the tool itself) to stderr, as text.
+    /// `debug` adds details.
     pub fn stderr(applet: Option<&'static str>, debug: bool) -> Self {
         Self::to_writer(applet, debug, io::stderr())
     }
 
-    /// As [`Report::stderr`], but to any writer.
+    /// Does what [`Report::stderr`] does, for any writer.
     pub fn to_writer(applet: Option<&'static str>, debug: bool, out: impl Write + Send + 'static) -> Self {
         let (format, subject) = (LogFormat::default(), Subject::default());
         let verbosity = if debug { Verbosity::Detail } else { Verbosity::Normal };
@@ -92,33 +91,33 @@ impl Report {
         Report { verbosity, ..self }
     }
 
-    /// Writes in `format` from now on. Only JSON shows `subject`; as text the messages themselves name it.
+    /// Writes in `format` from now on. Only JSON shows `subject`, because in text the messages themselves name it.
     #[must_use]
     pub(crate) fn formatted(self, format: LogFormat, subject: Subject) -> Self {
         Report { format, subject, ..self }
     }
 
-    /// Says what is being done.
+    /// Reports a step of the run.
     pub fn info(&self, message: impl Display) {
         self.write(Verbosity::Normal, INFO, &message, None);
     }
 
-    /// Says what is being done, also for programs: `name` names the event, and `fields` is an object with details.
+    /// Reports a step of the run, also for programs: `name` names the event, and `fields` is an object with details.
     pub(crate) fn event(&self, name: &str, fields: Value, message: impl Display) {
         self.write(Verbosity::Normal, INFO, &message, Some(Event { name, fields }));
     }
 
-    /// Detail, which only `DEBUG_LEVEL=1` and `--verbose` show.
+    /// Reports a detail, which only `DEBUG_LEVEL=1` and `--verbose` show.
     pub(crate) fn debug(&self, message: impl Display) {
         self.write(Verbosity::Detail, "debug", &message, None);
     }
 
-    /// Something that the administrator should look at. The run goes on.
+    /// Reports something that the administrator should look at, while the run goes on.
     pub(crate) fn warn(&self, message: impl Display) {
         self.write(Verbosity::Quiet, "warning", &message, None);
     }
 
-    /// Why the run failed. It is the last line of a run.
+    /// Reports why the run failed. This is the last line of a run.
     pub fn error(&self, message: impl Display) {
         self.write(Verbosity::Quiet, "error", &message, None);
     }
@@ -129,13 +128,13 @@ impl Report {
             return;
         }
         let message = ascii_line(&message.to_string());
-        // The lock comes before the time, so that the lines of all threads are in the order of their times.
+        // The lock is taken before the time is read, so that the lines of all threads are in the order of their times.
         let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
         let line = match self.format {
             LogFormat::Text => Ok(self.text(level, &message)),
             LogFormat::Json => self.json(level, &message, event).to_ascii(),
         };
-        // If the log can't be written, there is nowhere to report that.
+        // If the log can't be written, there is no place to report that.
         let _ = line.and_then(|line| out.write_all((line + "\n").as_bytes())).and_then(|()| out.flush());
     }
 
@@ -151,7 +150,7 @@ impl Report {
     }
 }
 
-/// 9999-12-31T23:59:59.999Z, since 1970.
+/// The time from 1970 to 9999-12-31T23:59:59.999Z.
 const LAST_TIME: Duration = Duration::from_millis(253_402_300_799_999);
 
 /// The part of a message for programs: a name for what happened, and an object of names and values.
@@ -179,8 +178,8 @@ struct Line<'l> {
 }
 
 impl Line<'_> {
-    /// The line without its end. It is ASCII, as all messages are: other characters can only be in strings, where JSON has
-    /// escapes for them.
+    /// Returns the line without a newline. It is ASCII, as all messages are: other characters can only be in strings,
+    /// where JSON has escapes for them.
     fn to_ascii(&self) -> io::Result<String> {
         let text = serde_json::to_string(self)?;
         let mut line = String::with_capacity(text.len());
@@ -194,13 +193,14 @@ impl Line<'_> {
     }
 }
 
-/// A time by RFC 3339, in UTC with milliseconds. A time before 1970 or after 9999 becomes the nearest one in that range.
+/// Returns a time in the form of RFC 3339, in UTC with milliseconds. A time before 1970 or after 9999 becomes the
+/// nearest one in that range.
 fn rfc3339(time: SystemTime) -> String {
     humantime::format_rfc3339_millis(time.clamp(UNIX_EPOCH, UNIX_EPOCH + LAST_TIME)).to_string()
 }
 
-/// `text` as one line of printable ASCII: line breaks become `; `, tabs become blanks, and any other character its `\u{..}`
-/// escape.
+/// Returns `text` as one line of printable ASCII: line breaks become `; `, tabs become blanks, and any other character
+/// becomes its `\u{..}` escape.
 pub(crate) fn ascii_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for part in text.split(['\n', '\r']).map(str::trim_end).filter(|part| !part.is_empty()) {
@@ -240,7 +240,7 @@ mod tests {
         }
     }
 
-    /// What a report of `applet` says of a bit of everything.
+    /// Returns what a report of `applet` writes for one message of each kind.
     fn told(applet: Option<&'static str>, debug: bool, format: LogFormat, subject: Subject) -> String {
         let log = Log::default();
         let report = Report::to_writer(applet, debug, log.clone()).formatted(format, subject);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Shows the progress of a download, or of writing a disk: a bar on a terminal, otherwise a line from time to time.
+//! Shows the progress of a download, or of writing a disk: with a bar on a terminal, otherwise with a line from time to
+//! time.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,15 +12,15 @@ use serde_json::json;
 use super::{LogFormat, Report, Verbosity};
 use crate::node::size::ByteSize;
 
-/// Time between two lines without a terminal. People read them in a job's log.
+/// The time between two lines without a terminal. People read them in the log of a job.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The bar is as wide as the terminal, and numbers have columns of fixed width, so nothing wraps or moves.
 const BAR: &str = "{prefix} {bytes:>11} of {total_bytes} [{wide_bar}] {bytes_per_sec:>13}, {eta:>3} left";
-/// Used if the length of the image is not known.
+/// This is used if the length of the image is not known.
 const COUNTER: &str = "{prefix} {bytes:>11} {bytes_per_sec:>13}";
 
-/// Erases a terminal's line, on which another process may have drawn a bar.
+/// Erases a line of a terminal, on which another process may have drawn a bar.
 const CLEAR_LINE: &[u8] = b"\r\x1b[2K";
 
 /// Shows the progress of a run on stderr, one activity after the other.
@@ -31,12 +32,13 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// Progress on stderr. Meanwhile messages have to go to [`Progress::report`] instead of `report`.
+    /// Returns a progress display on stderr. While it is used, messages have to go to [`Progress::report`] instead of
+    /// `report`.
     pub(crate) fn stderr(report: &Report) -> Self {
-        // Nothing is drawn before the first update.
+        // The bar stays hidden before the first update.
         let bar = ProgressBar::hidden();
         let text = report.format == LogFormat::Text && report.verbosity > Verbosity::Quiet;
-        // A terminal that can't erase (TERM=dumb) gets lines too.
+        // A terminal that can't erase (TERM=dumb) also gets lines.
         let terminal = text && !ProgressDrawTarget::stderr().is_hidden();
         let above = AboveBar { bar: bar.clone(), terminal };
         let report = Report { out: Arc::new(Mutex::new(above)), ..report.clone() };
@@ -44,7 +46,7 @@ impl Progress {
         Progress { terminal, bar, report, lines }
     }
 
-    /// Begins an activity, named by one word such as `writing`.
+    /// Begins an activity. Its name is one word such as `writing`.
     pub(crate) fn begin(&self, doing: &'static str) {
         *self.lines.lock().unwrap_or_else(PoisonError::into_inner) = Lines::starting(doing, Instant::now());
         self.bar.set_draw_target(ProgressDrawTarget::hidden());
@@ -53,12 +55,12 @@ impl Progress {
         self.bar.set_prefix(doing);
     }
 
-    /// Writes messages above the bar.
+    /// Returns the report that writes messages above the bar.
     pub(crate) fn report(&self) -> &Report {
         &self.report
     }
 
-    /// `received` bytes of `expected` were received or written.
+    /// Shows that `received` of `expected` bytes were received or written.
     pub(crate) fn update(&self, received: u64, expected: Option<u64>) {
         if !self.terminal {
             let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
@@ -92,7 +94,7 @@ impl Progress {
     }
 }
 
-/// Writes to stderr, and draws the bar again below that.
+/// Writes to stderr, and draws the bar again below the text.
 struct AboveBar {
     bar: ProgressBar,
     terminal: bool,
@@ -117,7 +119,7 @@ impl Write for AboveBar {
 struct Lines {
     /// The activity, in one word.
     doing: &'static str,
-    /// The time of the first update, and how many bytes there were: an earlier run may have left some.
+    /// The time of the first update, and the number of bytes at that time, because an earlier run may have left some.
     first: Option<(Instant, u64)>,
     last: Instant,
 }
@@ -127,7 +129,7 @@ impl Lines {
         Lines { doing, first: None, last: now }
     }
 
-    /// The line, if it is time for one.
+    /// Returns a line if it is time for one.
     fn line(&mut self, now: Instant, received: u64, expected: Option<u64>) -> Option<String> {
         if received == 0 {
             return None;
@@ -184,7 +186,7 @@ mod tests {
             |seconds: u64, mib: u64| lines.line(start + Duration::from_secs(seconds), mib << 20, Some(100 << 20));
         assert_eq!(line(2, 60), None);
         assert_eq!(line(10, 76).as_deref(), Some("writing: 76 MiB of 100 MiB (76 %), 2 MiB/s"));
-        // From the start again.
+        // The download begins again.
         assert_eq!(line(11, 4), None);
         assert_eq!(line(21, 14).as_deref(), Some("writing: 14 MiB of 100 MiB (14 %), 1 MiB/s"));
     }

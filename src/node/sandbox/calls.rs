@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Which system calls each kind of confined process has: those that its work needs, by name, and no others.
+//! Lists by name the system calls of each kind of confined process: those that its work needs, and no others.
 //!
-//! Landlock does not look at modes, owners, times and attributes of files, at limits and priorities of other processes, nor
-//! at sockets in the file system (before its version 9), and root's services do what a process of root asks for. So whatever is
-//! not listed here is answered by ENOSYS, as an older kernel would. It never ends the process: a C library or a qemu-img that is newer than
-//! this list asks for a new call, and does without. Lists were measured (strace) with Debian 12's and 13's.
+//! Landlock does not check changes of modes, owners, times and attributes of files, or of limits and priorities of
+//! other processes. Before its version 9 it does not check sockets in the file system either, and root's services do
+//! what a process of root asks for. So every call that is not listed here is answered by ENOSYS, as an older kernel
+//! would do. It never ends the process: a C library or a qemu-img that is newer than this list tries a new call, and
+//! does without it. The lists were measured (strace) with Debian 12 and 13.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -20,10 +21,11 @@ use crate::node::sys::Filter;
 
 type Rules = BTreeMap<c_long, Vec<SeccompRule>>;
 
-/// Of an argument: its number, and what its lower 32 bits have to be.
+/// A condition on an argument: its number, and the value that its lower 32 bits must have.
 type Condition = (u8, SeccompCmpOp, u32);
 
-/// The program itself: memory, time, its own signals, and files that it has open or opens, which is Landlock's business.
+/// The calls of the program itself: memory, time, its own signals, and files that it has open or opens, which Landlock
+/// restricts.
 const PROGRAM: [c_long; 89] = [
     libc::SYS_brk,
     libc::SYS_chdir,
@@ -116,7 +118,7 @@ const PROGRAM: [c_long; 89] = [
     libc::SYS_writev,
 ];
 
-/// Calls by which older C libraries do the same; other architectures never had them.
+/// Older C libraries use these calls for the same purposes. Other architectures never had them.
 #[cfg(target_arch = "x86_64")]
 const PROGRAM_HERE: [c_long; 16] = [
     libc::SYS_access,
@@ -144,7 +146,7 @@ const PROGRAM_HERE: [c_long; 0] = [];
 #[cfg(target_arch = "riscv64")]
 const PROGRAM_HERE: [c_long; 2] = [258, 259];
 
-/// What writes to open files, for all but gpgv.
+/// The calls that write to open files, for all processes except gpgv.
 const WRITING: [c_long; 12] = [
     libc::SYS_copy_file_range,
     libc::SYS_fallocate,
@@ -160,7 +162,7 @@ const WRITING: [c_long; 12] = [
     libc::SYS_timerfd_settime,
 ];
 
-/// Processes beside threads, which have clone.
+/// These calls make processes. Threads use clone.
 #[cfg(target_arch = "x86_64")]
 const PROCESSES: [c_long; 2] = [libc::SYS_fork, libc::SYS_vfork];
 
@@ -170,7 +172,8 @@ const PROCESSES: [c_long; 0] = [];
 /// The number of cachestat(2), the same on all architectures, which the libc crate does not have for all of them.
 const SYS_CACHESTAT: c_long = 451;
 
-/// What our worker does besides: it makes files in memory, copies from pipes, locks, and confines the tools that it starts.
+/// The additional calls of our worker: it makes files in memory, copies from pipes, locks, and confines the tools that
+/// it starts.
 const WORKER: [c_long; 15] = [
     SYS_CACHESTAT,
     libc::SYS_capget,
@@ -189,7 +192,7 @@ const WORKER: [c_long; 15] = [
     libc::SYS_tee,
 ];
 
-/// Names in a folder of its own.
+/// The calls that make, rename and remove files in a folder of its own.
 const FOLDER: [c_long; 4] = [libc::SYS_linkat, libc::SYS_mkdirat, libc::SYS_renameat2, libc::SYS_unlinkat];
 
 #[cfg(target_arch = "x86_64")]
@@ -202,11 +205,12 @@ const FOLDER_HERE: [c_long; 1] = [libc::SYS_renameat];
 #[cfg(target_arch = "riscv64")]
 const FOLDER_HERE: [c_long; 0] = [];
 
-/// What `std` starts a process with: a pair that stays connected, so that no message goes elsewhere, whatever address is with it. By one for
-/// datagrams a message would go to any service.
+/// `std` starts a process with such a pair of sockets. It stays connected, so that no message goes elsewhere, whatever
+/// address the message has. A message through a pair of datagram sockets could go to any service.
 const PAIR: [libc::c_int; 3] = [libc::AF_UNIX, libc::SOCK_SEQPACKET, 0];
 
-/// A client of servers, and none of them. The addresses are in memory, where no filter can look at them; [`SOCKETS`] says where they may lead.
+/// The calls of a client of servers. Servers need others. The addresses are in memory, where no filter can look at
+/// them, so [`SOCKETS`] says where they may lead.
 const NETWORK: [c_long; 12] = [
     libc::SYS_bind,
     libc::SYS_connect,
@@ -222,10 +226,11 @@ const NETWORK: [c_long; 12] = [
     libc::SYS_setsockopt,
 ];
 
-/// SOCK_TYPE_MASK of linux/net.h: the rest are flags.
+/// SOCK_TYPE_MASK of linux/net.h. The other bits are flags.
 const SOCKET_TYPE: u32 = 0xf;
 
-/// Family, type and protocol: TCP and UDP, and by netlink the node's own addresses and routes, for getaddrinfo(3). None in the file system.
+/// The family, type and protocol of each allowed socket: TCP and UDP, and netlink for the node's own addresses and
+/// routes, which getaddrinfo(3) reads. Sockets in the file system are not among them.
 const SOCKETS: [[libc::c_int; 3]; 5] = [
     [libc::AF_INET, libc::SOCK_STREAM, 0],
     [libc::AF_INET, libc::SOCK_DGRAM, 0],
@@ -234,8 +239,8 @@ const SOCKETS: [[libc::c_int; 3]; 5] = [
     [libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE],
 ];
 
-/// Requests of ioctl(2): how large a terminal and a block device are, and to write zeros to one. Not those by which one pushes
-/// input into a terminal (TIOCSTI, TIOCLINUX), and not those that set attributes of files.
+/// The allowed requests of ioctl(2). They ask for the size of a terminal or a block device, or write zeros to one.
+/// Those that push input into a terminal (TIOCSTI, TIOCLINUX) or set attributes of files are not among them.
 const REQUESTS: [u32; 22] = [
     // asm-generic/ioctls.h: TCGETS, TIOCGPGRP, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX, TCGETS2
     0x5401,
@@ -264,7 +269,8 @@ const REQUESTS: [u32; 22] = [
     0x800c_581e,
 ];
 
-/// Commands of fcntl(2): not those that have signals sent to other processes (F_SETOWN, F_NOTIFY).
+/// The allowed commands of fcntl(2). Those that let signals be sent to other processes (F_SETOWN, F_NOTIFY) are not
+/// among them.
 const COMMANDS: [libc::c_int; 16] = [
     libc::F_DUPFD,
     libc::F_GETFD,
@@ -284,13 +290,15 @@ const COMMANDS: [libc::c_int; 16] = [
     libc::F_GET_SEALS,
 ];
 
-/// Options of prctl(2): a name and a timer slack of a thread, which capabilities there are, and PR_SET_VMA of linux/prctl.h, by which a C library names its memory.
+/// The allowed options of prctl(2): the name and the timer slack of a thread, the question which capabilities there
+/// are, and PR_SET_VMA of linux/prctl.h, with which a C library names its memory.
 const OPTIONS: [libc::c_int; 4] = [libc::PR_SET_NAME, libc::PR_SET_TIMERSLACK, libc::PR_CAPBSET_READ, 0x5356_4d41];
 
-/// Those by which our worker confines what it starts.
+/// The options with which our worker confines what it starts.
 const WORKER_OPTIONS: [libc::c_int; 2] = [libc::PR_CAPBSET_DROP, libc::PR_SET_NO_NEW_PRIVS];
 
-/// Flags of clone(2) that nobody gets: namespaces, of which a new user's would give every capability inside it, and children of our parent.
+/// The flags of clone(2) that no process gets: namespaces, because a new user namespace would give every capability
+/// inside it, and children of our parent.
 const CLONE_FLAGS: libc::c_int = libc::CLONE_NEWNS
     | libc::CLONE_NEWCGROUP
     | libc::CLONE_NEWUTS
@@ -300,7 +308,7 @@ const CLONE_FLAGS: libc::c_int = libc::CLONE_NEWNS
     | libc::CLONE_NEWNET
     | libc::CLONE_PARENT;
 
-/// The filter for a process of this kind.
+/// Returns the filter for a process of this kind.
 pub(super) fn filter(kind: Kind) -> io::Result<Filter> {
     compile(kind).map_err(io::Error::other)
 }
@@ -325,22 +333,22 @@ fn compile(kind: Kind) -> Result<Filter, BackendError> {
     SeccompFilter::new(rules, absent, SeccompAction::Allow, std::env::consts::ARCH.try_into()?)?.try_into()
 }
 
-/// What every kind has.
+/// Returns the rules that every kind has.
 fn program() -> Result<Rules, BackendError> {
     let mut rules = Rules::new();
     allow(&mut rules, &PROGRAM);
     allow(&mut rules, &PROGRAM_HERE);
     allow(&mut rules, &PROCESSES);
-    // clone3 has its flags in memory, where no filter can look at them; C libraries fall back to clone.
+    // clone3 has its flags in memory, where no filter can look at them. C libraries use clone instead.
     rules.insert(libc::SYS_clone, vec![rule(&[(0, MaskedEq(CLONE_FLAGS.cast_unsigned().into()), 0)])?]);
     rules.insert(libc::SYS_ioctl, one_of(1, &REQUESTS)?);
     rules.insert(libc::SYS_fcntl, one_of(1, &COMMANDS.map(libc::c_int::cast_unsigned))?);
     let mut options = one_of(0, &OPTIONS.map(libc::c_int::cast_unsigned))?;
-    // A child may be made to die with its parent, and never be saved from it.
+    // A process may make a child die with its parent, but never make it survive.
     let dies = libc::PR_SET_PDEATHSIG.cast_unsigned();
     options.push(rule(&[(0, Eq, dies), (1, Eq, libc::SIGKILL.cast_unsigned())])?);
     rules.insert(libc::SYS_prctl, options);
-    // Limits of this process only: with RLIMIT_CPU one can end any other.
+    // A process may set only its own limits, because it could end any other process with RLIMIT_CPU.
     rules.insert(libc::SYS_prlimit64, vec![rule(&[(0, Eq, 0)])?]);
     Ok(rules)
 }
@@ -368,12 +376,12 @@ fn socket([family, kind, protocol]: [libc::c_int; 3]) -> Result<SeccompRule, Bac
     rule(&[(0, Eq, family.cast_unsigned()), kind, (2, Eq, protocol.cast_unsigned())])
 }
 
-/// An argument that is one of these.
+/// Returns the rules that allow each of these values of an argument.
 fn one_of(argument: u8, values: &[u32]) -> Result<Vec<SeccompRule>, BackendError> {
     values.iter().map(|value| rule(&[(argument, Eq, *value)])).collect()
 }
 
-/// A call that meets all conditions.
+/// Returns the rule that a call has to meet all conditions.
 fn rule(conditions: &[Condition]) -> Result<SeccompRule, BackendError> {
     let condition = |(argument, operator, value): &Condition| {
         SeccompCondition::new(*argument, SeccompCmpArgLen::Dword, operator.clone(), u64::from(*value))

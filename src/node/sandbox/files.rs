@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Which files a process may open: Landlock rulesets (landlock(7)), as far as the kernel supports them.
+//! Decides which files a process may open, by Landlock rulesets (landlock(7)), as far as the kernel supports them.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -16,8 +16,8 @@ use crate::node::file::descriptor_path;
 /// The newest version that this was tested with (Linux 6.15).
 const TESTED: ABI = ABI::V7;
 
-/// The parts of the system that a program needs on any distribution: itself, its libraries, the interpreter of a script,
-/// and what qemu-img reads about processors and disks. They hold no secrets. Missing ones are left out.
+/// The parts of the system that a program needs on any distribution: itself, its libraries, the interpreter of a
+/// script, and what qemu-img reads about processors and disks. They hold no secrets. Missing ones are left out.
 const SYSTEM: [&str; 12] = [
     "/bin",
     "/dev/urandom",
@@ -33,10 +33,10 @@ const SYSTEM: [&str; 12] = [
     "/usr/local/lib",
 ];
 
-/// Files that may be opened. Files in memory always may.
+/// The files that may be opened. Files in memory may always be opened.
 #[derive(Debug, Default)]
 pub(super) struct Allowed<'a> {
-    /// Folders of which everything may be read and executed.
+    /// Folders in which everything may be read and executed.
     pub(super) read: Vec<PathBuf>,
     /// Folders in which everything is allowed.
     pub(super) own: Vec<PathBuf>,
@@ -48,7 +48,8 @@ pub(super) struct Allowed<'a> {
     pub(super) disks: &'a [&'a File],
 }
 
-/// The folders of [`SYSTEM`], and those of a program that lies elsewhere: all of `/opt/qemu` for `/opt/qemu/bin/qemu-img`.
+/// Returns the folders of [`SYSTEM`], and those of a program that lies elsewhere: all of `/opt/qemu` for
+/// `/opt/qemu/bin/qemu-img`.
 pub(super) fn for_program(program: Option<&Path>) -> Vec<PathBuf> {
     let mut folders: Vec<_> = SYSTEM.iter().map(PathBuf::from).collect();
     if let Some(program) = program.and_then(|program| program.canonicalize().ok()) {
@@ -59,17 +60,17 @@ pub(super) fn for_program(program: Option<&Path>) -> Vec<PathBuf> {
     folders
 }
 
-/// A ruleset that allows nothing else. None on a kernel without Landlock.
+/// Returns a ruleset that allows the given files and nothing else, or `None` on a kernel without Landlock.
 pub(super) fn ruleset(allowed: &Allowed<'_>, network: bool) -> Result<Option<OwnedFd>, RulesetError> {
     let ruleset = Ruleset::default().handle_access(AccessFs::from_all(TESTED))?.scope(Scope::from_all(TESTED))?;
-    // Nobody serves.
+    // No process may be a server.
     let refused = if network { AccessNet::BindTcp.into() } else { AccessNet::from_all(TESTED) };
     let ruleset = ruleset.handle_access(refused)?;
     let Ok(ruleset) = ruleset.create() else { return Ok(None) };
     let read = AccessFs::from_read(TESTED);
     let ruleset = ruleset.add_rules(path_beneath_rules(&allowed.read, read))?;
     let ruleset = ruleset.add_rules(path_beneath_rules(&allowed.own, AccessFs::from_all(TESTED)))?;
-    // The size of a device is found by an ioctl.
+    // The size of a device is read with an ioctl.
     let source = AccessFs::ReadFile | AccessFs::IoctlDev;
     let ruleset = ruleset.add_rules(path_beneath_rules(allowed.image, source))?;
     let ruleset = open_files(ruleset, allowed.sources, source)?;
@@ -86,7 +87,8 @@ fn open_files(
     ruleset.add_rules(files.map(|file| Ok::<_, RulesetError>(PathBeneath::new(*file, access))))
 }
 
-/// Whether it is a file in memory (memfd_create(2)). The kernel takes no rule for one, and always allows it.
+/// Returns whether this is a file in memory (memfd_create(2)). The kernel accepts no rule for such a file, and always
+/// allows it.
 fn is_memfd(file: &File) -> bool {
     let name = std::fs::read_link(descriptor_path(file));
     name.is_ok_and(|name| name.as_os_str().as_bytes().starts_with(b"/memfd:"))

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Sandboxes: a process that handles bytes from an attacker can do what it needs for that, and nothing else.
+//! Sandboxes. A process that handles bytes from an attacker can do what it needs for that, and nothing else.
 //!
 //! Two kinds of processes are confined: tools that read an image (qemu-img, gpgv), and our own worker, which fetches,
-//! decodes and writes. They have no capabilities, except for opening files that do not belong to root; they gain none by an
-//! exec; they dump no core. Landlock restricts the files that they open, and a seccomp filter allows the system calls that
-//! their work needs. On a kernel without Landlock or seccomp the rest still holds.
+//! decodes and writes. They have no capabilities, except for opening files that do not belong to root; they gain none
+//! by an exec; they dump no core. Landlock restricts the files that they open, and a seccomp filter allows the system
+//! calls that their work needs. On a kernel without Landlock or seccomp, the rest still holds.
 //!
-//! The tools do not run as another user: they open `/proc/self/fd/N` again, and root's disk can only be opened by root and
-//! by its group `disk`, which can open every other disk too. Everything is prepared before the fork. It adds 0.3 ms to the
-//! start of a tool. docs/security.md says what each process may do, and what that protects from.
+//! The tools do not run as another user. They open `/proc/self/fd/N` again, and root's disk can only be opened by root
+//! and by its group `disk`, which can open every other disk too. Everything is prepared before the fork. It adds 0.3 ms
+//! to the start of a tool. docs/security.md says what each process may do, and what that protects from.
 
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))]
 mod calls;
@@ -37,25 +37,25 @@ use crate::node::sys::{self, Capabilities, Confinement};
 
 use files::Allowed;
 
-/// Ganeti's node daemon runs scripts with this umask too. run-parts sets 022 for hooks.
+/// Ganeti's node daemon also runs scripts with this umask. run-parts sets 022 for hooks.
 const UMASK: Mode = Mode::from_bits_truncate(0o077);
 
-/// Private memory of a tool, in bytes. Measured with qemu-img 10.0 and clusters of 512 bytes to 2 MiB, packed and plain:
-/// at most 280 MiB, of which 8 MiB are the stack of each of 20 threads. It has at most 70 threads. RLIMIT_DATA counts that
-/// memory. RLIMIT_AS would also count what the C library reserves for each thread, which depends on the number of
-/// processors.
+/// The limit of the private memory of a tool, in bytes. qemu-img 10.0 was measured with clusters of 512 bytes to 2 MiB,
+/// compressed or not: it needs at most 280 MiB, of which 8 MiB are the stack of each of 20 threads. It has at most 70
+/// threads. RLIMIT_DATA counts that memory. RLIMIT_AS would also count what the C library reserves for each thread,
+/// which depends on the number of processors.
 const TOOL_MEMORY: u64 = 2048 * MIB;
 
-/// Open files of a tool. It needs about 20.
+/// The largest number of open files of a tool. It needs about 20.
 const TOOL_FILES: u64 = 256;
 
-/// Processor time of every tool in seconds, and the number of bytes for which it gets one second more. Measured: clusters of
-/// 512 bytes, the slowest, need 0.007 s for 1 MiB. The limit is there to end endless loops.
+/// The limit of the processor time of every tool in seconds, and the number of bytes that add one second. Clusters of
+/// 512 bytes, the slowest ones, were measured to need 0.007 s for 1 MiB. The limit is there to end endless loops.
 const TOOL_SECONDS: u64 = 600;
 const TOOL_BYTES_PER_SECOND: u64 = MIB;
 
-/// Makes this process independent of how it was called: it gets a fixed umask, errors instead of signals from writes, and
-/// no core dumps, which would contain secrets. To be called at the start of `main`.
+/// Makes this process independent of how it was called. It gets a fixed umask, errors instead of signals from writes,
+/// and no core dumps, which would contain secrets. `main` has to call this at its start.
 pub fn harden_process() -> io::Result<()> {
     umask(UMASK);
     sys::set_own_signals();
@@ -73,31 +73,31 @@ pub enum Tool {
     Gpgv,
 }
 
-/// The kinds of confined processes, by the system calls that they have.
+/// The kinds of confined processes, which differ in their system calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     /// Our own worker.
     Worker {
-        /// Whether it is a client of servers.
+        /// Whether the worker is a client of servers.
         network: bool,
-        /// Whether it makes, renames and removes files.
+        /// Whether the worker makes, renames and removes files.
         folder: bool,
     },
     Tool(Tool),
 }
 
-/// The files and limits of a tool. It opens the files again, under `/proc/self/fd`.
+/// The files and limits of a tool. The tool opens the files again, under `/proc/self/fd`.
 #[derive(Debug, Clone, Copy)]
 pub struct ToolAccess<'a> {
-    /// Which tool it is.
+    /// The tool.
     pub tool: Tool,
-    /// Files that it reads.
+    /// The files that the tool reads.
     pub sources: &'a [&'a File],
-    /// Disks that it writes.
+    /// The disks that the process writes.
     pub disks: &'a [&'a File],
-    /// The size in bytes to which it may extend a file. Block devices have no such limit.
+    /// The size in bytes to which the tool may extend a file. Block devices have no such limit.
     pub file_size: u64,
-    /// About how many bytes it has to process.
+    /// About how many bytes the tool has to process.
     pub bytes: u64,
 }
 
@@ -106,11 +106,11 @@ pub struct ToolAccess<'a> {
 pub struct WorkerAccess<'a> {
     /// The image, if it is a file or device of the node.
     pub image: Option<&'a Path>,
-    /// Disks that it writes.
+    /// The disks that the process writes.
     pub disks: &'a [&'a File],
-    /// A folder in which it may do anything.
+    /// A folder in which the worker may do anything.
     pub folder: Option<&'a Path>,
-    /// Whether it may open IP sockets.
+    /// Whether the worker may open IP sockets.
     pub network: bool,
 }
 
@@ -120,7 +120,7 @@ pub struct WorkerAccess<'a> {
 pub struct Sandbox(Confinement);
 
 impl Sandbox {
-    /// For `tool`. If it gets another PATH than ours, that has to be set already.
+    /// Prepares the sandbox for `tool`. If the tool gets another PATH than ours, that has to be set already.
     pub fn for_tool(tool: &Command, access: ToolAccess<'_>) -> io::Result<Self> {
         let program = find(tool);
         let read = files::for_program(program.as_deref());
@@ -137,7 +137,8 @@ impl Sandbox {
         Self::new(limits, keep, &allowed, Kind::Tool(access.tool))
     }
 
-    /// For this process itself. It may read everything that root may read: certificates, name services, programs.
+    /// Prepares the sandbox for this process itself. It may read everything that root may read: certificates, name
+    /// services, programs.
     pub fn for_worker(access: WorkerAccess<'_>) -> io::Result<Self> {
         let read = vec![PathBuf::from("/")];
         let own = access.folder.map(Path::to_owned).into_iter().collect();
@@ -154,12 +155,12 @@ impl Sandbox {
         Ok(Sandbox(Confinement { limits, keep, files, calls: calls::filter(kind)? }))
     }
 
-    /// Whether the kernel has Landlock.
+    /// Returns whether the kernel has Landlock.
     pub(crate) fn has_landlock(&self) -> bool {
         self.0.files.is_some()
     }
 
-    /// Makes `tool` run in it.
+    /// Makes `tool` run in the sandbox.
     pub fn confine(self, tool: &mut Command) {
         sys::confine_child(tool, self.0);
     }
@@ -170,7 +171,7 @@ impl Sandbox {
     }
 }
 
-/// The capability to open the files again. Root needs none for its own files.
+/// Returns the capability to open the files again. Root needs none for its own files.
 fn for_files(files: &[&File], write: bool) -> Capabilities {
     let mode = if write { 0o600 } else { 0o400 };
     let is_roots = |file: &&File| file.metadata().is_ok_and(|data| data.uid() == 0 && data.mode() & mode == mode);
@@ -181,14 +182,17 @@ fn for_files(files: &[&File], write: bool) -> Capabilities {
     }
 }
 
-/// The path of the command's program, found as `exec` finds it.
+/// Returns the path of the command's program, found as `exec` finds it.
 fn find(command: &Command) -> Option<PathBuf> {
     let program = Path::new(command.get_program());
     if program.components().count() > 1 {
         return Some(program.to_owned());
     }
     let own = command.get_envs().find(|(name, _)| *name == OsStr::new("PATH"));
-    let path = own.map_or_else(|| std::env::var_os("PATH"), |(_, value)| value.map(OsStr::to_owned))?;
+    let path = match own {
+        Some((_, value)) => value.map(OsStr::to_owned),
+        None => std::env::var_os("PATH"),
+    }?;
     std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file())
 }
 

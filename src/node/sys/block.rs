@@ -46,7 +46,7 @@ const LO_NAME_SIZE: usize = 64;
 /// LO_FLAGS_AUTOCLEAR of linux/loop.h: the kernel detaches the device when its last user closes it.
 const LO_FLAGS_AUTOCLEAR: u32 = 4;
 
-/// Size of a block device in bytes (BLKGETSIZE64).
+/// Returns the size of a block device in bytes (BLKGETSIZE64).
 pub(crate) fn block_device_size(device: &File) -> io::Result<u64> {
     let mut size = 0;
     // SAFETY: the descriptor is open for the call and the kernel writes one u64 to the pointer.
@@ -54,7 +54,7 @@ pub(crate) fn block_device_size(device: &File) -> io::Result<u64> {
     Ok(size)
 }
 
-/// Logical sector size of a block device in bytes (BLKSSZGET).
+/// Returns the logical sector size of a block device in bytes (BLKSSZGET).
 pub(crate) fn sector_size(device: &File) -> io::Result<u64> {
     let mut size: libc::c_int = 0;
     // SAFETY: the descriptor is open for the call and the kernel writes one int to the pointer.
@@ -62,17 +62,17 @@ pub(crate) fn sector_size(device: &File) -> io::Result<u64> {
     u64::try_from(size).map_err(io::Error::other)
 }
 
-/// Makes a range of a block device read zero (BLKZEROOUT). The device does it if it can, without giving the room back;
-/// otherwise the kernel writes zeros. Both numbers are in bytes and multiples of the sector size. The page cache of the
-/// range is dropped.
+/// Makes a range of a block device read zero (BLKZEROOUT). The device does that if it can, without giving the space
+/// back; otherwise the kernel writes zeros. Both numbers are in bytes and multiples of the sector size. The page cache
+/// of the range is dropped.
 pub(crate) fn zero_out(device: &File, offset: u64, len: u64) -> io::Result<()> {
     // SAFETY: the descriptor is open for the call and the kernel reads two u64 from the pointer.
     unsafe { ioctl::blk_zero_out(device.as_raw_fd(), &[offset, len]) }?;
     Ok(())
 }
 
-/// Tells a block device that a range is no longer needed (BLKDISCARD). The device decides what it reads as afterwards. The
-/// numbers are as for [`zero_out`].
+/// Tells a block device that a range is no longer needed (BLKDISCARD). The device decides what the range reads as
+/// afterwards. The numbers are as for [`zero_out`].
 pub(crate) fn discard(device: &File, offset: u64, len: u64) -> io::Result<()> {
     // SAFETY: the descriptor is open for the call and the kernel reads two u64 from the pointer.
     unsafe { ioctl::blk_discard(device.as_raw_fd(), &[offset, len]) }?;
@@ -81,8 +81,8 @@ pub(crate) fn discard(device: &File, offset: u64, len: u64) -> io::Result<()> {
 
 /// Attaches a free loop device to `backing` with autoclear, in one step (LOOP_CONFIGURE, Linux 5.8). A process that is
 /// killed at any moment leaves either nothing or a device that detaches itself. The loopdev crate takes two steps
-/// (LOOP_SET_FD, LOOP_SET_STATUS64), and the device stays attached if the process dies between them. The error is EBUSY
-/// if another process took the device. The device's name is `name`, cut off at 63 bytes.
+/// (LOOP_SET_FD, LOOP_SET_STATUS64), and the device stays attached if the process dies between them. The device is
+/// named `name`, which is cut off at 63 bytes. Fails with EBUSY if another process took the device.
 pub(crate) fn loop_configure(device: &impl AsRawFd, backing: &File, name: &[u8]) -> io::Result<()> {
     let mut info_name = [0; LO_NAME_SIZE];
     let name = &name[..name.len().min(LO_NAME_SIZE - 1)];
@@ -102,17 +102,17 @@ pub(crate) fn loop_configure(device: &impl AsRawFd, backing: &File, name: &[u8])
     Ok(())
 }
 
-/// What a loop device is attached to.
+/// The status of an attached loop device.
 pub(crate) struct LoopStatus {
-    /// Device number and inode number of the file.
+    /// The device and the inode number of the file.
     pub(crate) backing_file: (u64, u64),
-    /// Device number, if that file is a block device.
+    /// The device number, if that file is a block device.
     pub(crate) backing_device: u64,
-    /// The device's name, filled up with zeros.
+    /// The name of the device, filled up with zeros.
     pub(crate) name: [u8; LO_NAME_SIZE],
 }
 
-/// The status of a loop device (LOOP_GET_STATUS64). None if it is free.
+/// Returns the status of a loop device (LOOP_GET_STATUS64), or `None` if it is free.
 pub(crate) fn loop_status(device: &File) -> io::Result<Option<LoopStatus>> {
     let mut info = [0_u64; 29];
     // SAFETY: the descriptor is open for the call; `struct loop_info64` has 232 bytes, as the array.
@@ -158,7 +158,7 @@ struct BlkpgPartition {
 /// BLKPG_DEL_PARTITION of linux/blkpg.h.
 const BLKPG_DEL_PARTITION: libc::c_int = 2;
 
-/// Makes the kernel forget a partition of a block device. The disk is not changed. The error is EBUSY if the partition is
+/// Makes the kernel forget a partition of a block device. The disk is not changed. Fails with EBUSY if the partition is
 /// in use.
 pub(crate) fn delete_partition(device: &File, number: i32) -> io::Result<()> {
     let data = BlkpgPartition { start: 0, length: 0, number, names: [0; 128] };
@@ -176,10 +176,10 @@ pub(crate) struct MapperTarget {
     pub(crate) parameters: String,
 }
 
-/// Room for the answer in bytes: one target with some parameters.
+/// The length of the space for the answer in bytes. One target with some parameters has to fit.
 const MAPPER_ROOM: usize = 16 << 10;
 
-/// `struct dm_ioctl` of linux/dm-ioctl.h, followed by room for the kernel's answer.
+/// `struct dm_ioctl` of linux/dm-ioctl.h, followed by space for the kernel's answer.
 #[repr(C)]
 struct MapperRequest {
     version: [u32; 3],
@@ -197,17 +197,17 @@ struct MapperRequest {
     answer: [u8; MAPPER_ROOM],
 }
 
-/// Size of `struct dm_ioctl` in bytes.
+/// The size of `struct dm_ioctl` in bytes.
 const MAPPER_HEAD: usize = 312;
 
-/// Size of `struct dm_target_spec`, which comes before the parameters, in bytes, and the place of the type in it.
+/// The size of `struct dm_target_spec`, which comes before the parameters, in bytes, and the place of the type in it.
 const SPEC: usize = 40;
 const SPEC_KIND: usize = 24;
 
-/// DM_STATUS_TABLE_FLAG asks for the table. Asking a pool for its state would sync it.
+/// DM_STATUS_TABLE_FLAG asks for the table. A question for the state of a pool would sync it.
 const TABLE: u32 = 1 << 4;
 
-/// The target of the mapped device with this number. None if it does not have exactly one.
+/// Returns the target of the mapped device with this number, or `None` if it does not have exactly one.
 pub(crate) fn mapper_target(device: u64) -> io::Result<Option<MapperTarget>> {
     let control = File::open("/dev/mapper/control")?;
     let mut request = Box::new(MapperRequest {
@@ -225,7 +225,8 @@ pub(crate) fn mapper_target(device: u64) -> io::Result<Option<MapperTarget>> {
         spare: [0; 7],
         answer: [0; MAPPER_ROOM],
     });
-    // SAFETY: the descriptor is open for the call, and the kernel reads and writes the structure, whose size stands in it.
+    // SAFETY: the descriptor is open for the call, and the kernel reads and writes the structure, whose size stands in
+    // it.
     unsafe { ioctl::dm_table_status(control.as_raw_fd(), &raw mut *request) }?;
     Ok((request.target_count == 1).then(|| target_in(&request.answer)))
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! A process gives up its privileges. Everything is prepared before, because nothing may allocate between fork and exec.
+//! Makes a process give up its privileges. Everything is prepared before, because nothing may allocate between fork and
+//! exec.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -14,19 +15,19 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))]
 pub(crate) type Filter = seccompiler::BpfProgram;
 
-/// seccompiler knows no other architecture.
+/// seccompiler does not support other architectures.
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")))]
 pub(crate) type Filter = ();
 
-/// Capabilities, as bits by their numbers in linux/capability.h.
+/// A set of capabilities. Each is a bit at its number in linux/capability.h.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Capabilities(pub(crate) u64);
 
 impl Capabilities {
     pub(crate) const NONE: Self = Capabilities(0);
-    /// CAP_DAC_OVERRIDE: read and write what belongs to others.
+    /// CAP_DAC_OVERRIDE allows to read and write files of others.
     pub(crate) const DAC_OVERRIDE: Self = Capabilities(1 << 1);
-    /// CAP_DAC_READ_SEARCH: read what belongs to others.
+    /// CAP_DAC_READ_SEARCH allows to read files of others.
     pub(crate) const DAC_READ_SEARCH: Self = Capabilities(1 << 2);
 
     pub(crate) const fn and(self, other: Self) -> Self {
@@ -42,11 +43,11 @@ impl Capabilities {
 /// The privileges that a process keeps.
 #[derive(Debug)]
 pub(crate) struct Confinement {
-    /// Resource limits, soft and hard, in the unit of each.
+    /// Resource limits, in the unit of each. Each value is the soft and the hard limit.
     pub(crate) limits: Vec<(Resource, u64)>,
-    /// The capabilities that it keeps if it has them, also over an exec.
+    /// The capabilities that the process keeps if it has them, also after an exec.
     pub(crate) keep: Capabilities,
-    /// A Landlock ruleset, or none on a kernel without Landlock.
+    /// A Landlock ruleset, or `None` on a kernel without Landlock.
     pub(crate) files: Option<OwnedFd>,
     pub(crate) calls: Filter,
 }
@@ -66,17 +67,18 @@ struct CapData {
     inheritable: u32,
 }
 
-/// _LINUX_CAPABILITY_VERSION_3: 64 capabilities.
+/// _LINUX_CAPABILITY_VERSION_3, which has 64 capabilities.
 const CAP_VERSION: u32 = 0x2008_0522;
 
-/// More than any kernel has. The loop ends at the first unknown one.
+/// A number above that of every capability. The loop ends at the first unknown one.
 const CAP_COUNT: libc::c_ulong = 64;
 
-/// Confines the calling thread, and all that it starts, for ever. It is async-signal-safe: it only makes system calls and
-/// allocates nothing.
+/// Confines the calling thread for ever, and everything that it starts. This is async-signal-safe: it only makes system
+/// calls and allocates nothing.
 pub(crate) fn confine(to: &Confinement) -> io::Result<()> {
     leave_terminal();
-    // Shared memory and message queues of System V belong to root's other processes. Without the right to leave them the filter has to do.
+    // Shared memory and message queues of System V belong to root's other processes. If this process has no right to
+    // leave them, only the filter protects them.
     let _ = unshare(CloneFlags::CLONE_NEWIPC);
     for (resource, value) in &to.limits {
         lower_limit(*resource, *value)?;
@@ -91,9 +93,9 @@ pub(crate) fn confine(to: &Confinement) -> io::Result<()> {
     filter_calls(&to.calls)
 }
 
-/// Makes the child of `command` confine itself before it becomes the program.
+/// Makes the child of `command` confine itself before it runs the program.
 pub(crate) fn confine_child(command: &mut Command, to: Confinement) {
-    // SAFETY: confine only makes system calls; nothing of it allocates.
+    // SAFETY: confine only makes system calls, and allocates nothing.
     unsafe { command.pre_exec(move || confine(&to)) };
 }
 
@@ -106,7 +108,7 @@ fn filter_calls(filter: &Filter) -> io::Result<()> {
             Ok(())
         }
         Err(seccompiler::Error::Seccomp(err) | seccompiler::Error::Prctl(err)) => Err(err),
-        // The other errors belong to another kind of filter.
+        // The other errors can't come from this kind of filter.
         Err(_) => Err(Errno::EINVAL.into()),
     }
 }
@@ -116,10 +118,12 @@ fn filter_calls((): &Filter) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives up the controlling terminal: who has it may push input into it (TIOCSTI) and take it over. The leader of a session keeps it,
-/// for its other processes would be sent SIGHUP; the filter holds there.
+/// Gives up the controlling terminal, because a process that has it may push input into it (TIOCSTI) and take it over.
+/// The leader of a session keeps it, because its other processes would be sent SIGHUP. The filter protects the terminal
+/// there.
 fn leave_terminal() {
-    // SAFETY: system calls on plain values, on a string that ends with a zero, and on a descriptor that is open for them.
+    // SAFETY: system calls on plain values, on a string that ends with a zero, and on a descriptor that is open for
+    // them.
     unsafe {
         if libc::getsid(0) == libc::getpid() {
             return;
@@ -132,15 +136,15 @@ fn leave_terminal() {
     }
 }
 
-/// Sets both limits, but never raises one.
+/// Sets the soft and the hard limit, but never raises one.
 pub(crate) fn lower_limit(resource: Resource, value: u64) -> io::Result<()> {
     let (_, hard) = getrlimit(resource)?;
     let value = value.min(hard);
     Ok(setrlimit(resource, value, value)?)
 }
 
-/// Gives up all capabilities but `keep`, in every set. An exec of root would give back what is in the bounding set, so that
-/// is emptied. `keep` survives an exec as inheritable, which has to be set before the bounding set is empty.
+/// Gives up all capabilities except `keep`, in every set. An exec of root would give back what is in the bounding set,
+/// so that is emptied. `keep` survives an exec as inheritable, which has to be set before the bounding set is empty.
 fn keep_capabilities(keep: Capabilities) -> io::Result<()> {
     let mut had = [CapData::default(); 2];
     let mut header = CapHeader { version: CAP_VERSION, pid: 0 };
@@ -157,8 +161,9 @@ fn keep_capabilities(keep: Capabilities) -> io::Result<()> {
         // SAFETY: plain values.
         if unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) } != 0 {
             match Errno::last() {
-                // EINVAL: there is no such capability, so all are done. EPERM: we may not change the bounding set. Then
-                // the permitted set, which follows, is what counts: after no_new_privs no exec can add to it.
+                // EINVAL means that there is no such capability, so all are done. EPERM means that we may not change
+                // the bounding set. Then the permitted set, which follows, is what counts: after no_new_privs no exec
+                // can add to it.
                 Errno::EINVAL | Errno::EPERM => break,
                 err => return Err(err.into()),
             }

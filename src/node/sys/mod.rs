@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! What the kernel offers and no crate wraps. This is the only module with `unsafe`.
+//! The system calls that no crate wraps. This is the only module with `unsafe`.
 #![allow(unsafe_code)]
 
 mod block;
@@ -25,19 +25,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nix::errno::Errno;
 use nix::sys::stat::makedev;
 
-/// What tells files apart.
+/// The numbers that tell files apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FileIdentity {
-    /// Device and inode number of the file, or of a device's node.
+    /// The device and the inode number of the file, or of the node of a device.
     pub(crate) file: (u64, u64),
-    /// The device's own number, if it is a block device.
+    /// The number of the device itself, if it is a block device.
     pub(crate) block_device: Option<u64>,
 }
 
-/// The identity of the file that `path` leads to (statx(2) with AT_STATX_DONT_SYNC). The kernel answers from what it knows.
-/// Only resolving the path may wait for a server, and a link of /proc to an open file needs no resolving.
+/// Returns the identity of the file that `path` leads to (statx(2) with AT_STATX_DONT_SYNC). The kernel answers from
+/// what it knows. Only resolving the path may wait for a server, and a link of /proc to an open file needs no
+/// resolving.
 pub(crate) fn identify(path: &Path) -> io::Result<FileIdentity> {
-    // A file never changes these.
+    // These never change in the life of a file.
     let wanted = libc::STATX_TYPE | libc::STATX_INO;
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut found = MaybeUninit::<libc::statx>::zeroed();
@@ -67,10 +68,11 @@ pub(crate) fn swap_off(path: &Path) -> io::Result<()> {
 /// The number of cachestat(2), the same on all architectures. The libc crate does not have it for all of them.
 const SYS_CACHESTAT: libc::c_long = 451;
 
-/// How many bytes of a range of a file the page cache holds (cachestat(2), Linux 6.5). ENOSYS on older kernels.
+/// Returns how many bytes of a range of a file the page cache holds (cachestat(2), Linux 6.5). Fails with ENOSYS on
+/// older kernels.
 pub(crate) fn cached_bytes(file: &File, offset: u64, len: u64) -> io::Result<u64> {
     let range = [offset, len];
-    // nr_cache, nr_dirty, nr_writeback, nr_evicted, nr_recently_evicted: in pages.
+    // The fields are nr_cache, nr_dirty, nr_writeback, nr_evicted and nr_recently_evicted, in pages.
     let mut pages = [0_u64; 5];
     // SAFETY: the kernel reads two u64 from the first pointer and writes five to the second.
     let result = unsafe { libc::syscall(SYS_CACHESTAT, file.as_raw_fd(), range.as_ptr(), pages.as_mut_ptr(), 0_u32) };
@@ -81,13 +83,13 @@ pub(crate) fn cached_bytes(file: &File, offset: u64, len: u64) -> io::Result<u64
 }
 
 fn page_size() -> u64 {
-    // SAFETY: takes and returns plain values.
+    // SAFETY: the call takes and returns plain values.
     let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     u64::try_from(size).unwrap_or(4096)
 }
 
-/// Makes the kernel start writing a range of a file's page cache to its disk, without waiting (sync_file_range), so that a
-/// later `fsync` has little left to do. It is only a hint, so there is no result.
+/// Makes the kernel start writing a range of a file's page cache to its disk without waiting (sync_file_range), so that
+/// a later `fsync` has little left to do. This is only a hint, so there is no result.
 pub(crate) fn start_writeback(file: &File, offset: u64, len: u64) {
     if let (Ok(offset), Ok(len)) = (i64::try_from(offset), i64::try_from(len)) {
         // SAFETY: the descriptor is open for the call, which takes values only.
@@ -98,14 +100,15 @@ pub(crate) fn start_writeback(file: &File, offset: u64, len: u64) {
 /// F_SETSIG of linux/fcntl.h. The libc crate does not have it for all C libraries.
 const F_SETSIG: libc::c_int = 10;
 
-/// Whether nobody on this node has a regular file open for writing: only then does the kernel give a read lease on it
-/// (F_SETLEASE of fcntl(2)). The lease is given back at once; a process that opens the file for writing meanwhile waits for
-/// that moment. None if the file system or our rights do not allow to ask.
+/// Returns whether nobody on this node has a regular file open for writing, because only then the kernel grants a read
+/// lease on it (F_SETLEASE of fcntl(2)). The lease is given back at once. A process that opens the file for writing
+/// meanwhile waits for that moment. Returns `None` if the file system or our rights do not allow the question.
 pub(crate) fn nobody_can_write(file: &File) -> Option<bool> {
     let fd = file.as_raw_fd();
     // SAFETY: plain system calls on values, with a descriptor that is open for them.
     let leased = unsafe {
-        // If a process opens it meanwhile, we get a signal. SIGURG does nothing; the default, SIGIO, would end us.
+        // If a process opens the file meanwhile, we get a signal. SIGURG has no effect, but the default, SIGIO, would
+        // end us.
         libc::fcntl(fd, F_SETSIG, libc::SIGURG);
         let leased = libc::fcntl(fd, libc::F_SETLEASE, libc::F_RDLCK);
         if leased == 0 {
@@ -120,17 +123,18 @@ pub(crate) fn nobody_can_write(file: &File) -> Option<bool> {
     }
 }
 
-/// Takes over a descriptor that the parent process passed to us by number. It is closed when the result is dropped. The
-/// error is EBADF if it is not open, and EINVAL for the three standard descriptors.
+/// Takes over a descriptor that the parent process passed to us by number. It is closed when the result is dropped.
+/// Fails with EBADF if it is not open, and with EINVAL for the three standard descriptors.
 pub(crate) fn adopt_descriptor(fd: RawFd) -> io::Result<File> {
     if fd <= libc::STDERR_FILENO {
         return Err(Errno::EINVAL.into());
     }
-    // SAFETY: F_SETFD on any number is harmless; it fails with EBADF when the descriptor is not open.
+    // SAFETY: F_SETFD is harmless for any number, and fails with EBADF when the descriptor is not open.
     if unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } != 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: it is open, and called at the start of a script, before we opened descriptors of our own under it.
+    // SAFETY: the descriptor is open, and this is called at the start of a script, before we opened descriptors of our
+    // own under that number.
     Ok(unsafe { File::from_raw_fd(fd) })
 }
 
@@ -142,8 +146,8 @@ pub(crate) fn exit_now(code: i32) -> ! {
 
 static STANDARD_OUTPUT_WAS_OPEN: AtomicBool = AtomicBool::new(true);
 
-/// Whether descriptor 1 was open when this process started. Before `main`, `std` opens /dev/null in place of a closed
-/// descriptor, so that no other file gets its number. Afterwards nobody can tell.
+/// Returns whether descriptor 1 was open when this process started. Before `main`, `std` opens /dev/null in place of a
+/// closed descriptor, so that no other file gets its number. Afterwards it is not possible to find out.
 pub(crate) fn standard_output_was_open() -> bool {
     STANDARD_OUTPUT_WAS_OPEN.load(Ordering::Relaxed)
 }
