@@ -67,13 +67,13 @@ impl fmt::Display for Algorithm {
 }
 
 impl Digest {
-    /// A digest from hex digits in any case; none if their number is wrong, or if they are not hex digits.
+    /// Returns a digest from hex digits in any case, or `None` if their number is wrong, or if they are not hex digits.
     pub(crate) fn new(algorithm: Algorithm, hex: &str) -> Option<Self> {
         let valid = hex.len() == algorithm.digits() && hex.bytes().all(|byte| byte.is_ascii_hexdigit());
         valid.then(|| Digest { algorithm, hex: hex.to_ascii_lowercase() })
     }
 
-    /// The digest of `file`, whose position does not matter and does not move.
+    /// Returns the digest of `file`, whose position does not matter and does not move.
     pub(crate) fn of_file(file: &File, algorithm: Algorithm) -> io::Result<Self> {
         let mut hasher = Hasher::new(algorithm);
         for_each_piece(file, |piece, _| hasher.update(piece))?;
@@ -84,7 +84,7 @@ impl Digest {
         self.algorithm
     }
 
-    /// The hex digits, in lower case.
+    /// Returns the hex digits, in lower case.
     pub(crate) fn hex(&self) -> &str {
         &self.hex
     }
@@ -97,7 +97,8 @@ impl fmt::Display for Digest {
 }
 
 impl Checksum {
-    /// Parses an `image_checksum` parameter, in any case. `none` gives none, which overrides the configuration.
+    /// Parses an `image_checksum` parameter in upper or lower case. Returns `None` for `none`, which overrides the
+    /// configuration.
     pub(crate) fn parse(text: &str) -> Result<Option<Self>, ChecksumSyntax> {
         if text == "none" {
             return Ok(None);
@@ -164,7 +165,7 @@ pub(crate) fn for_each_piece(file: &File, mut take: impl FnMut(&[u8], u64)) -> i
     }
 }
 
-/// Reads until `buffer` is full or the file ends. Gives the number of bytes.
+/// Reads until `buffer` is full or the file ends. Returns the number of bytes.
 fn fill_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut len = 0;
     while len < buffer.len() {
@@ -222,7 +223,7 @@ mod tests {
     #[test]
     fn files_hash_as_the_standard_says() {
         let mut file = tempfile::tempfile().unwrap();
-        // FIPS 180-4's example.
+        // This is the example of FIPS 180-4.
         file.write_all(b"abc").unwrap();
         let digest = |algorithm| Digest::of_file(&file, algorithm).unwrap().hex().to_owned();
         let sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";

@@ -11,11 +11,11 @@ use xz2::stream::MtStreamBuilder;
 
 use super::decode::{Member, Members};
 
-/// An .xz that needs more memory than this to decode is refused, in bytes: `xz -9` needs 65 MiB, the largest dictionary
-/// 1.5 GiB.
+/// An .xz that needs more memory than this to decode is refused, in bytes. `xz -9` needs 65 MiB, and the largest
+/// dictionary 1.5 GiB.
 const XZ_MEMORY_LIMIT: u64 = 1 << 30;
 
-/// The blocks of an .xz are decoded at the same time as long as they need less memory than this, in bytes.
+/// The blocks of an .xz are decoded in parallel as long as they need less memory than this, in bytes.
 const XZ_THREADING_LIMIT: u64 = 192 << 20;
 
 /// The compression of an image file.
@@ -36,9 +36,9 @@ struct Properties {
     suffix: &'static str,
     /// A second suffix that is accepted.
     alias: Option<&'static str>,
-    /// How messages call a file with this compression.
+    /// The name of a file with this compression in messages.
     archive: &'static str,
-    /// Whether a file that begins with these bytes has this compression.
+    /// Returns whether a file that begins with these bytes has this compression.
     is_head: fn(&[u8]) -> bool,
 }
 
@@ -73,8 +73,9 @@ impl Compression {
         }
     }
 
-    /// Reads the decoded bytes of `input`, all of which has this compression. A truncated or corrupt archive, or anything
-    /// but zero padding after its end, is an error of kind `InvalidData` or `UnexpectedEof`.
+    /// Returns a reader of the decoded bytes of `input`, which has this compression as a whole. A truncated or corrupt
+    /// archive, or anything other than zero padding after its end, is an error of kind `InvalidData` or
+    /// `UnexpectedEof`.
     pub fn reader<'r>(self, input: impl Read + Send + 'r) -> Box<dyn Read + Send + 'r> {
         let Properties { suffix, is_head, .. } = self.properties();
         match self {
@@ -85,18 +86,18 @@ impl Compression {
         }
     }
 
-    /// The compression of a file that begins with `head`; none if the file has no compression that is served.
+    /// Returns the compression of a file that begins with `head`, or `None` if the file has no supported compression.
     pub(crate) fn detect(head: &[u8]) -> Option<Self> {
         Self::ALL.into_iter().find(|compression| (compression.properties().is_head)(head))
     }
 
-    /// The compression that an image type calls `suffix`.
+    /// Returns the compression that an image type calls `suffix`.
     pub(super) fn with_suffix(suffix: &str) -> Option<Self> {
         let is_called = |properties: Properties| properties.suffix == suffix || properties.alias == Some(suffix);
         Self::ALL.into_iter().find(|compression| is_called(compression.properties()))
     }
 
-    /// How messages call a file with this compression: "a gzip archive".
+    /// Returns the name of a file with this compression in messages: "a gzip archive".
     pub(super) fn archive(self) -> &'static str {
         self.properties().archive
     }
@@ -110,7 +111,7 @@ impl fmt::Display for Compression {
 
 fn is_bzip2(head: &[u8]) -> bool {
     const FIRST_BLOCK: [u8; 6] = [0x31, 0x41, 0x59, 0x26, 0x53, 0x59];
-    // A stream without a block has this instead.
+    // A stream without a block has this end instead.
     const END: [u8; 6] = [0x17, 0x72, 0x45, 0x38, 0x50, 0x90];
     match head {
         [b'B', b'Z', b'h', b'1'..=b'9', rest @ ..] => rest.starts_with(&FIRST_BLOCK) || rest.starts_with(&END),
@@ -185,7 +186,7 @@ mod tests {
         compression.reader(Trickle(encoded)).read_to_end(&mut out).map(|_| out)
     }
 
-    /// Gives a few bytes at a time, so that members meet the edges of every buffer.
+    /// A reader that returns a few bytes at a time, so that members meet the edges of every buffer.
     struct Trickle<'d>(&'d [u8]);
 
     impl Read for Trickle<'_> {
@@ -195,7 +196,8 @@ mod tests {
         }
     }
 
-    /// Gives a few bytes, an interruption, a few bytes, ..., and at the end what the disk said.
+    /// A reader that alternates between a few bytes and an interruption, and at the end returns the error of the disk,
+    /// if there is one.
     struct Interrupting<'d>(&'d [u8], bool, Option<i32>);
 
     impl Read for Interrupting<'_> {
@@ -216,7 +218,7 @@ mod tests {
     fn interruptions_are_not_seen() {
         for compression in Compression::ALL {
             let encoded = [encode(&sample(), compression), vec![0; 5000], encode(b"more", compression)].concat();
-            // Padding that another member follows is none.
+            // Zeros that another member follows are no padding.
             let padded = [encode(&sample(), compression), vec![0; 5000]].concat();
             let read = |data: &[u8]| {
                 let mut out = Vec::new();
@@ -255,7 +257,7 @@ mod tests {
         }
     }
 
-    /// Defect 1 of the predecessor: half an image, exit 0.
+    /// The predecessor installed half an image and exited with 0 (its defect 1).
     #[test]
     fn a_cut_anywhere_is_an_error() {
         let data = &sample()[..9000];
@@ -295,7 +297,7 @@ mod tests {
             let mut encoded = encode(&sample(), compression);
             let middle = encoded.len() / 2;
             encoded[middle] ^= 0x10;
-            // A zstd frame has no checksum unless asked for one.
+            // A zstd frame has a checksum only if the encoder is told to write one.
             if compression != Compression::Zstd {
                 let message = decode(&encoded, compression).unwrap_err().to_string();
                 assert!(message.contains("is corrupt"), "{compression}: {message}");

@@ -1,26 +1,26 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Decodes archives that consist of several members. Whatever the decoder of one member is, all members are decoded, and a
-//! truncated archive or trailing data is an error.
+//! Decodes archives that consist of several members. Whichever decoder is used for one member, all members are decoded,
+//! and a truncated archive or trailing data is an error.
 
 use std::io::{self, BufRead, Read};
 
 /// Input is read in pieces of this many bytes.
 const INPUT_LEN: usize = 256 << 10;
 
-/// How many bytes after a member decide whether another one follows; xz needs six.
+/// How many bytes after a member decide whether another one follows. xz needs six.
 const MAGIC_LEN: usize = 16;
 
-/// A decoder of one member (gzip), stream (xz) or frame (zstd). It consumes no byte after the end of that.
+/// A decoder of one member (gzip), stream (xz) or frame (zstd). It consumes no byte after the end of the member.
 pub(super) trait Member<R>: Read + Sized {
     fn start(input: R) -> io::Result<Self>;
     fn into_input(self) -> R;
 }
 
-/// Decodes members one after the other, as the command line tools do.
+/// Decodes members one after another, as the command line tools do.
 pub(super) struct Members<R, M> {
     /// The name of the compression, for messages.
     compression: &'static str,
-    /// Whether another member begins with these bytes.
+    /// Returns whether another member begins with these bytes.
     is_head: fn(&[u8]) -> bool,
     state: State<R, M>,
 }
@@ -82,8 +82,8 @@ impl<R: Read, M: Member<Input<R>>> Read for Members<R, M> {
 }
 
 impl<R, M> Members<R, M> {
-    /// The decoders' own messages ("corrupt xz stream", "premature eof") do not name the archive. An error of the system is
-    /// returned as it is: the disk failed, and the archive may be good.
+    /// Adds the name of the archive to the messages of the decoders ("corrupt xz stream", "premature eof"). An error of
+    /// the system is returned as it is, because then the disk has failed, and the archive may be good.
     fn explained(&self, err: io::Error) -> io::Error {
         if err.raw_os_error().is_some() {
             return err;
@@ -106,7 +106,7 @@ impl<R: Read> Input<R> {
         Input { inner, buffer: vec![0; INPUT_LEN], start: 0, end: 0 }
     }
 
-    /// The next `len` bytes, or fewer where the input ends; they are not consumed.
+    /// Returns the next `len` bytes, or fewer at the end of the input, without consuming them.
     fn peek(&mut self, len: usize) -> io::Result<&[u8]> {
         if self.end - self.start < len {
             self.buffer.copy_within(self.start..self.end, 0);
@@ -121,7 +121,7 @@ impl<R: Read> Input<R> {
         Ok(&self.buffer[self.start..self.end.min(self.start + len)])
     }
 
-    /// Reads into the free end of the buffer. Interrupted reads are repeated, as not every decoder does so.
+    /// Reads into the free end of the buffer. Interrupted reads are repeated, because not every decoder does so.
     fn read_more(&mut self) -> io::Result<usize> {
         loop {
             match self.inner.read(&mut self.buffer[self.end..]) {

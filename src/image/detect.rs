@@ -28,7 +28,7 @@ pub(crate) enum Content {
     Foreign(&'static str),
 }
 
-/// What the decoded bytes that begin with `head` are. `head` has [`HEAD_LEN`] bytes, or is the whole file.
+/// Returns what the decoded bytes are that begin with `head`. `head` has [`HEAD_LEN`] bytes, or is the whole file.
 pub(crate) fn content(head: &[u8]) -> Content {
     let at = |offset: usize, magic: &[u8]| head.get(offset..offset + magic.len()) == Some(magic);
     let known = |magics: &[(usize, &[u8])]| magics.iter().any(|(offset, magic)| at(*offset, magic));
@@ -46,8 +46,8 @@ pub(crate) fn content(head: &[u8]) -> Content {
     if known(&DISK_MAGICS) { Content::Disk(Format::Raw) } else { Content::Unknown }
 }
 
-/// Detects the formats that begin like a raw disk and have a footer: says what the file that ends with `tail` is; none if
-/// it has no such footer.
+/// Detects the formats that begin like a raw disk and have a footer: says what the file that ends with `tail` is, or
+/// `None` if it has no such footer.
 pub(crate) fn footer(tail: &[u8]) -> Option<&'static str> {
     let start = tail.len().checked_sub(FOOTER_LEN)?;
     match &tail[start..] {
@@ -211,12 +211,12 @@ fn text(head: &[u8]) -> &'static str {
     }
 }
 
-/// Whether the first bytes are all printable. No disk begins with half a kilobyte of text.
+/// Returns whether the first bytes are all printable. No disk begins with half a kilobyte of text.
 fn is_text(head: &[u8]) -> bool {
     let start = &head[..head.len().min(510)];
     !start.is_empty()
         && start.iter().all(|byte| matches!(byte, b'\t' | b'\n' | b'\r' | 0x0c | b' '..=b'~' | 0x80..))
-        // A character that is cut at the end is none that is wrong.
+        // A character that is cut off at the end does not count as wrong.
         && std::str::from_utf8(start).err().is_none_or(|err| err.error_len().is_none())
 }
 

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! The size of the disk in an image, as far as it is known before the whole image was decoded.
 //!
-//! Only a size that the decoder enforces may lead to a refusal. The indexes of an .xz are enforced, and so is the size that
-//! a Zstandard frame declares; with several frames the first one gives a lower bound, as the others come after all of its
-//! blocks. The ISIZE of a gzip archive is the size modulo 4 GiB of its last member, so it is only shown (`inspect`).
+//! Only a size that the decoder enforces may lead to a refusal. The indexes of an .xz are enforced, and so is the size
+//! that a Zstandard frame declares. With several frames, the first one gives a lower bound, because the others come
+//! after all of its blocks. The ISIZE of a gzip archive is the size modulo 4 GiB of its last member, so it is only
+//! shown (`inspect`).
 
 use std::fmt;
 use std::io::{self, BufReader, Read};
@@ -16,10 +17,10 @@ use super::compression::Compression;
 use super::detect::Fields;
 use crate::node::size::ByteSize;
 
-/// Length of the header and of the footer of an .xz stream, in bytes.
+/// The length of the header and of the footer of an .xz stream, in bytes.
 const XZ_END_LEN: u64 = 12;
 
-/// How much of the indexes of an .xz is read at most, in bytes. An index of 16 MiB describes a million blocks.
+/// The largest number of bytes of the indexes of an .xz that are read. An index of 16 MiB describes a million blocks.
 const XZ_MAX_READ: u64 = 16 << 20;
 
 /// The size in bytes of the disk in an image.
@@ -29,15 +30,15 @@ pub(crate) enum DiskSize {
     Exact(u64),
     /// The disk has at least this size, or the image is corrupt.
     AtLeast(u64),
-    /// The size in the last bytes of a gzip archive. It is right only for one member of less than 4 GiB, so nothing is
-    /// decided by it.
+    /// The size in the last bytes of a gzip archive. It is right only for one member of less than 4 GiB, so no decision
+    /// depends on it.
     Hint(u64),
-    /// The size is known only when all of the image was decoded.
+    /// The size is known only when the whole image was decoded.
     Unknown,
 }
 
 impl DiskSize {
-    /// The size as far as the first bytes of an archive tell it.
+    /// Returns the size as far as the first bytes of an archive tell it.
     pub(crate) fn in_head(compression: Compression, head: &[u8]) -> Self {
         match compression {
             Compression::Zstd => first_frame(head).map_or(DiskSize::Unknown, DiskSize::AtLeast),
@@ -45,7 +46,7 @@ impl DiskSize {
         }
     }
 
-    /// The size as far as an archive of `len` bytes in `file` tells it; `head` is its beginning.
+    /// Returns the size as far as an archive of `len` bytes in `file` tells it. `head` is its beginning.
     pub(crate) fn in_file(compression: Compression, head: &[u8], file: &dyn FileExt, len: u64) -> Self {
         match compression {
             Compression::Xz => xz_size(file, len).map_or(DiskSize::Unknown, DiskSize::Exact),
@@ -54,13 +55,13 @@ impl DiskSize {
         }
     }
 
-    /// The size as far as an archive of `len` bytes on a server tells it. `head` is its beginning, at least
-    /// [`DiskSize::FIRST`] bytes; `rest` reads what follows, and may fail.
+    /// Returns the size as far as an archive of `len` bytes on a server tells it. `head` is its beginning, at least
+    /// [`DiskSize::FIRST`] bytes. `rest` reads the bytes after it, and may fail.
     pub(crate) fn at_server(compression: Compression, head: &[u8], rest: &dyn FileExt, len: u64) -> Self {
         Self::in_file(compression, head, &HeadAndRest { head, rest }, len)
     }
 
-    /// Whether only the end of an archive tells its exact size.
+    /// Returns whether only the end of such an archive tells its exact size.
     pub(crate) fn is_at_end(compression: Compression) -> bool {
         matches!(compression, Compression::Xz)
     }
@@ -68,7 +69,7 @@ impl DiskSize {
     /// How many bytes of the beginning [`DiskSize::at_server`] needs.
     pub(crate) const FIRST: usize = 12;
 
-    /// The size that the target disk has to have at least, in bytes.
+    /// Returns the size that the target disk must have at least, in bytes.
     pub(crate) fn least(self) -> Option<u64> {
         match self {
             DiskSize::Exact(size) | DiskSize::AtLeast(size) => Some(size),
@@ -107,7 +108,7 @@ impl fmt::Display for DiskSize {
     }
 }
 
-/// The content size of the first Zstandard frame, if it declares one (RFC 8878).
+/// Returns the content size of the first Zstandard frame, if it declares one (RFC 8878).
 fn first_frame(mut head: &[u8]) -> Option<u64> {
     const SKIPPABLE: u32 = 0x184d_2a50;
     while Fields(head).le_u32(0)? & 0xffff_fff0 == SKIPPABLE {
@@ -117,8 +118,8 @@ fn first_frame(mut head: &[u8]) -> Option<u64> {
     zstd::zstd_safe::get_frame_content_size(head).ok().flatten().filter(|size| *size > 0)
 }
 
-/// The ISIZE of the last gzip member (RFC 1952), if it can be right. Zeros may be padding, and an image is hardly ever
-/// smaller than its archive.
+/// Returns the ISIZE of the last gzip member (RFC 1952), if it can be right. Zeros may be padding, and an image is
+/// hardly ever smaller than its archive.
 fn gzip_isize(file: &dyn FileExt, len: u64) -> Option<u64> {
     let mut word = [0; 4];
     file.read_exact_at(&mut word, len.checked_sub(4)?).ok()?;
@@ -126,11 +127,11 @@ fn gzip_isize(file: &dyn FileExt, len: u64) -> Option<u64> {
     (size > 0 && size >= len / 2).then_some(size)
 }
 
-/// The number of bytes that an .xz of `len` bytes unpacks to, by the indexes of all its streams; none if anything in it is
-/// odd.
+/// Returns the number of bytes that an .xz of `len` bytes unpacks to, by the indexes of all its streams. Returns `None`
+/// if anything in it is unusual.
 ///
-/// The layout is "The .xz File Format" 1.2.1: a stream is a header, blocks, an index of them and a footer; zero padding in
-/// units of 4 bytes may follow, and another stream. The file is read from its end.
+/// The layout is in "The .xz File Format" 1.2.1: a stream consists of a header, blocks, an index of them and a footer.
+/// Zero padding in units of 4 bytes may follow, and another stream. The file is read from its end.
 fn xz_size(file: &dyn FileExt, len: u64) -> Option<u64> {
     let mut walk = XzWalk { file, allowed: XZ_MAX_READ };
     let (mut end, mut total) = (len, 0_u64);
@@ -156,7 +157,7 @@ impl XzWalk<'_> {
         self.file.read_exact_at(&mut bytes, at).ok().map(|()| bytes)
     }
 
-    /// Where the zeros before `end` begin.
+    /// Returns where the zeros before `end` begin.
     fn skip_padding(&mut self, mut end: u64) -> Option<u64> {
         while self.read::<4>(end.checked_sub(4)?)? == [0; 4] {
             end -= 4;
@@ -164,7 +165,7 @@ impl XzWalk<'_> {
         Some(end)
     }
 
-    /// The start of the stream that ends at `end`, and the number of bytes that it unpacks to.
+    /// Returns the start of the stream that ends at `end`, and the number of bytes that it unpacks to.
     fn stream(&mut self, end: u64) -> Option<(u64, u64)> {
         let footer: [u8; 12] = self.read(end.checked_sub(XZ_END_LEN)?)?;
         let fields = Fields(&footer);
@@ -179,12 +180,12 @@ impl XzWalk<'_> {
         let (blocks, unpacked) = xz_index(self.file, index_start, index_len)?;
         let start = index_start.checked_sub(blocks.checked_add(XZ_END_LEN)?)?;
         let header: [u8; 12] = self.read(start)?;
-        // The footer repeats the header's flags.
-        (header[..6] == *b"\xfd7zXZ\0" && header[6..8] == footer[8..10]).then_some((start, unpacked))
+        // The footer repeats the flags of the header.
+        if header[..6] == *b"\xfd7zXZ\0" && header[6..8] == footer[8..10] { Some((start, unpacked)) } else { None }
     }
 }
 
-/// The number of bytes of all blocks of an index, in the file and unpacked.
+/// Returns the number of bytes of all blocks of an index, in the file and unpacked.
 fn xz_index(file: &dyn FileExt, start: u64, len: u64) -> Option<(u64, u64)> {
     let bytes = ReadFrom { file, at: start }.take(len.checked_sub(4)?);
     let mut bytes = CrcReader::new(BufReader::new(bytes));
@@ -196,7 +197,7 @@ fn xz_index(file: &dyn FileExt, start: u64, len: u64) -> Option<(u64, u64)> {
         blocks = blocks.checked_add(number(&mut bytes)?.checked_next_multiple_of(4)?)?;
         unpacked = unpacked.checked_add(number(&mut bytes)?)?;
     }
-    // Padding of up to three zeros, then the checksum.
+    // Up to three zeros of padding come before the checksum.
     let mut padding = Vec::new();
     bytes.read_to_end(&mut padding).ok()?;
     let mut sum = [0; 4];
@@ -211,7 +212,7 @@ fn byte(bytes: &mut impl Read) -> Option<u8> {
     bytes.read_exact(&mut one).ok().map(|()| one[0])
 }
 
-/// A number of up to nine bytes with seven bits each, the lowest first.
+/// Reads a number of up to nine bytes with seven bits each, the lowest first.
 fn number(bytes: &mut impl Read) -> Option<u64> {
     let mut number = 0;
     for shift in (0..63).step_by(7) {
@@ -253,7 +254,7 @@ mod tests {
         let skipped = [b"\x53\x2a\x4d\x18\x03\0\0\0abc", plain.as_slice()].concat();
         assert_eq!(size(&skipped), DiskSize::AtLeast(5000));
         assert_eq!(size(&skipped[..9]), DiskSize::Unknown);
-        // A stream's encoder does not know it.
+        // The encoder of a stream does not know the size.
         assert_eq!(size(&zstd::encode_all(&[7; 5000][..], 1).unwrap()), DiskSize::Unknown);
         assert_eq!(size(b"\x28\xb5\x2f\xfd"), DiskSize::Unknown);
     }
@@ -300,7 +301,7 @@ mod tests {
         assert_eq!(size_of_xz(&[0; 64]), None);
         assert_eq!(size_of_xz(&[&good[..], b"tail"].concat()), None);
         assert_eq!(size_of_xz(&[b"head".to_vec(), good.clone()].concat()), None);
-        // A lie about the last block's size, which the checksum of the index gives away.
+        // The size of the last block is wrong, and the checksum of the index shows that.
         let mut lie = good;
         let place = lie.len() - 12 - 4 - 4;
         lie[place] ^= 1;

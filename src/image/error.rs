@@ -20,7 +20,7 @@ pub(crate) enum ImageError {
     NotRegular(String),
     #[error("image {0} is empty")]
     Empty(String),
-    /// The content does not agree with the declared type; `hint` is the type that agrees.
+    /// The content does not agree with the declared type. `hint` is the type that agrees.
     #[error("image {name} is declared {declared} but is {found} (use image_type={hint} if that is meant)")]
     Mismatch { name: String, declared: ImageType, found: String, hint: String },
     #[error("image {name} is {found}, not a disk image in a supported format")]

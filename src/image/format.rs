@@ -12,7 +12,7 @@ pub(crate) enum Format {
     Raw,
     /// QEMU's own format.
     Qcow2,
-    /// VMware's format; only images that are one file.
+    /// VMware's format. Only images that are one file are accepted.
     Vmdk,
     /// VirtualBox's format.
     Vdi,
@@ -31,7 +31,7 @@ impl Format {
         Self::ALL.into_iter().find(|format| format.name() == name)
     }
 
-    /// The name, which is also the name of the driver in qemu-img.
+    /// Returns the name, which is also the name of the driver in qemu-img.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Format::Raw => "raw",
@@ -79,17 +79,17 @@ pub struct ImageType {
 #[error("unknown image type '{0}' (use auto, {formats}, all but auto also with {suffixes})", formats = formats(), suffixes = suffixes())]
 pub struct UnknownType(String);
 
-/// `raw, qcow2 or ...`, for messages.
+/// Returns `raw, qcow2 or ...`, for messages.
 pub(crate) fn formats() -> String {
     alternatives(&Format::ALL.map(|format| format.name().to_owned()))
 }
 
-/// `+gz, +bz2 or ...`, for messages.
+/// Returns `+gz, +bz2 or ...`, for messages.
 pub(crate) fn suffixes() -> String {
     alternatives(&Compression::ALL.map(|compression| format!("+{compression}")))
 }
 
-/// `a, b or c`.
+/// Returns `a, b or c`.
 fn alternatives(names: &[String]) -> String {
     match names {
         [others @ .., last] => format!("{} or {last}", others.join(", ")),
@@ -98,7 +98,7 @@ fn alternatives(names: &[String]) -> String {
 }
 
 impl ImageType {
-    /// Parses an `image_type` parameter; `auto` gives none, and the content decides.
+    /// Parses an `image_type` parameter. Returns `None` for `auto`, which lets the content decide.
     pub fn parse(text: &str) -> Result<Option<Self>, UnknownType> {
         if text == "auto" { Ok(None) } else { text.parse().map(Some) }
     }

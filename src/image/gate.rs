@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! The one gate before every reader of an image: its real type, whether the declared type agrees, whether the variant
-//! accepts it, and whether it is safe to read.
+//! The only gate before every reader of an image. It finds the real type of the image, and checks whether the declared
+//! type agrees, whether the variant accepts it, and whether it is safe to read.
 //!
 //! The magic bytes decide what an image is, and the declared type has to agree. A header that names another file, asks
-//! for unknown features or has impossible numbers is refused before qemu-img sees the file: qemu-img would follow it
-//! into any file of the node.
+//! for unknown features or has impossible numbers is refused before qemu-img sees the file, because qemu-img would
+//! follow it into any file of the node.
 
 use std::fs::File;
 use std::io::{self, Cursor, Read, Seek};
@@ -21,14 +21,13 @@ use super::reader::{ImageBytes, ImageReader};
 use crate::disk::fingerprint::Fingerprint;
 use crate::disk::partition::MBR_TOLERANCE;
 
-/// What the user says of an image, and which images the variant accepts.
+/// The properties that the user declares of an image, and the images that the variant accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Expected {
-    /// Its declared type, which the content must agree with; none: the content decides.
+    /// The declared type, with which the content must agree. If there is none, the content decides.
     pub(crate) image_type: Option<ImageType>,
     /// Whether a raw disk in which nothing is recognised is accepted.
     pub(crate) allow_unknown: bool,
-    /// The formats that are accepted.
     pub(crate) formats: Formats,
     /// How much of an MBR partition without a known file system may be missing, in bytes.
     pub(crate) mbr_tolerance: u64,
@@ -41,8 +40,8 @@ impl Default for Expected {
     }
 }
 
-/// Finds out what the image `file` of `len` bytes is. `name` is its name in messages. The bytes read for
-/// decoding are added to the fingerprint `seen`.
+/// Finds out what the image `file` of `len` bytes is. Messages call it `name`. The bytes that are read for decoding are
+/// added to the fingerprint `seen`.
 pub(super) fn file_reader<'f>(
     name: &str,
     file: &'f File,
@@ -80,7 +79,8 @@ pub(super) fn file_reader<'f>(
     Ok(ImageReader { image_type: ImageType { format, compression: None }, size: DiskSize::Exact(size), bytes })
 }
 
-/// What the first bytes of `file` say that it is; none where they are no disk image's, or can't be read.
+/// Returns the type that the first bytes of `file` show, or `None` if they are not those of a disk image, or can't be
+/// read.
 pub(super) fn likely_type(mut file: &File) -> Option<ImageType> {
     let gate = Gate { name: "", expected: Expected::default() };
     file.rewind().ok()?;
@@ -95,9 +95,9 @@ pub(super) fn likely_type(mut file: &File) -> Option<ImageType> {
     }
 }
 
-/// Identifies an image that comes as a stream, from `input`. `length` is their number, where it is
-/// known. `pieces`, where they can be had, give any place of the image; they are only asked for what stands at its end,
-/// and it does no harm if they fail.
+/// Identifies an image that comes as a stream from `input`. `length` is the number of its bytes, if that is known.
+/// `pieces`, if available, reads any place of the image. It is only used for the end of the image, and may fail without
+/// harm.
 pub(crate) fn stream_reader<'r>(
     name: &str,
     mut input: impl Read + Send + 'r,
@@ -125,7 +125,7 @@ pub(crate) fn stream_reader<'r>(
     gate.compressed(Cursor::new(head).chain(input), compression, size)
 }
 
-/// The checks, each error with the image's name.
+/// The checks. Each of their errors has the name of the image.
 struct Gate<'n> {
     name: &'n str,
     expected: Expected,
@@ -137,7 +137,7 @@ impl Gate<'_> {
         if head.is_empty() { Err(ImageError::Empty(self.name.to_owned())) } else { Ok(head) }
     }
 
-    /// The disk inside the archive, which unpacks to `size`.
+    /// Returns the disk inside the archive, which unpacks to `size`.
     fn compressed<'r>(
         &self,
         archive: impl Read + Send + 'r,
@@ -149,7 +149,7 @@ impl Gate<'_> {
         self.decoded(head, decoder, Some(compression), size)
     }
 
-    /// The disk of which `head` was read and `rest` follows, `size` bytes in all.
+    /// Returns the disk of which `head` was read before and `rest` follows. It has `size` bytes in all.
     fn decoded<'r>(
         &self,
         head: Vec<u8>,
@@ -167,7 +167,7 @@ impl Gate<'_> {
         Ok(ImageReader { image_type: ImageType { format, compression }, size, bytes })
     }
 
-    /// The compression that the file is in, once the declared type agrees with it.
+    /// Returns the compression of the file. Fails if the declared type does not agree with it.
     fn compression(&self, head: &[u8]) -> Result<Option<Compression>, ImageError> {
         let found = Compression::detect(head);
         let Some(declared) = self.expected.image_type.filter(|declared| declared.compression != found) else {
@@ -186,7 +186,8 @@ impl Gate<'_> {
         Err(self.mismatch(declared, found, hint))
     }
 
-    /// The format of the disk that begins with `head`, once the declared type and the variant agree with it.
+    /// Returns the format of the disk that begins with `head`. Fails if the declared type or the variant does not agree
+    /// with it.
     fn format(&self, head: &[u8], compression: Option<Compression>) -> Result<Format, ImageError> {
         let Expected { image_type: declared, allow_unknown, formats, .. } = self.expected;
         let found = match detect::content(head) {
@@ -225,7 +226,7 @@ impl Gate<'_> {
         ImageError::Container { name: self.name.to_owned(), source }
     }
 
-    /// An error if the end of a raw image of `len` bytes is another format's.
+    /// Fails if the end of a raw image of `len` bytes is that of another format.
     fn check_footer(&self, file: &dyn FileExt, len: u64) -> Result<(), ImageError> {
         let mut tail = [0; FOOTER_LEN];
         let Some(start) = len.checked_sub(FOOTER_LEN as u64) else { return Ok(()) };
@@ -236,7 +237,7 @@ impl Gate<'_> {
         }
     }
 
-    /// The first [`HEAD_LEN`] bytes of `reader`, fewer when it ends before.
+    /// Returns the first [`HEAD_LEN`] bytes of `reader`, or fewer if it ends before.
     fn head(&self, reader: &mut dyn Read) -> Result<Vec<u8>, ImageError> {
         let mut head = Vec::with_capacity(HEAD_LEN);
         reader.take(HEAD_LEN as u64).read_to_end(&mut head).map_err(|err| self.read_error(err))?;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Images: what the user named, what it really is, and its decoded bytes.
+//! Images: how the user names them, what they really are, and their decoded bytes.
 
 pub(crate) mod checksum;
 pub mod compression;

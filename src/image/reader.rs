@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! An image that has passed the gate: the bytes and holes of the disk in it, or a file for qemu-img.
+//! An image that has passed the gate: either the bytes and holes of its disk, or a file for qemu-img.
 
 use std::fs::File;
 use std::io::{self, Cursor, Read};
@@ -13,31 +13,31 @@ use crate::disk::write::QemuDisk;
 use crate::node::process::Children;
 use crate::node::size::{ByteSize, MIB};
 
-/// What an unpacked image may need besides the disk's data, in bytes. Its tables are far smaller.
+/// The number of bytes that an unpacked image may need besides the data of the disk. Its tables are far smaller.
 const ALLOWANCE: u64 = 64 * MIB;
 
 pub(crate) struct ImageReader<'f> {
-    /// As declared or found.
+    /// The declared type, or the type that was found.
     pub(crate) image_type: ImageType,
-    /// The size of the disk in the image, as far as it is known before all of it was decoded.
+    /// The size of the disk in the image, as far as it is known before the whole image was decoded.
     pub(crate) size: DiskSize,
     pub(crate) bytes: ImageBytes<'f>,
 }
 
 /// The disk in an image, in the form that is fastest to copy.
 pub(crate) enum ImageBytes<'f> {
-    /// The file is the disk, with holes, and of this length in bytes.
+    /// The file is the disk, which may have holes, and has this length in bytes.
     RawFile(&'f File, u64),
-    /// The disk's bytes, decoded as they are read.
+    /// The bytes of the disk, which are decoded while they are read.
     RawStream(Box<dyn Read + Send + 'f>),
     /// A file for qemu-img, and the size in bytes of the disk in it.
     QemuFile(&'f File, u64),
-    /// The bytes of a file for qemu-img. It has to be unpacked, and then passes the gate as a file.
+    /// The bytes of a file for qemu-img. They have to be unpacked to a file, which then passes the gate.
     QemuStream(Box<dyn Read + Send + 'f>),
 }
 
 impl ImageReader<'_> {
-    /// The disk, where every place of it can be read now: not of a stream.
+    /// Returns the disk if any place of it can be read now. That is not possible for a stream.
     pub(crate) fn disk<'d>(&'d self, children: &'d Children) -> io::Result<Option<Box<dyn ReadAt + 'd>>> {
         Ok(match &self.bytes {
             ImageBytes::RawFile(file, len) => Some(Box::new(FileBytes::new(file, *len))),
@@ -48,7 +48,7 @@ impl ImageReader<'_> {
         })
     }
 
-    /// The disk's first MiB, or all of a smaller one. A stream gives these bytes once more afterwards.
+    /// Returns the first MiB of the disk, or all of a smaller one. A stream returns these bytes again afterwards.
     pub(crate) fn beginning(&mut self, children: &Children) -> io::Result<Vec<u8>> {
         if let ImageBytes::RawStream(decoded) = &mut self.bytes {
             let mut head = Vec::new();
@@ -75,8 +75,9 @@ pub(crate) enum UnpackError {
     TooLarge(ByteSize),
 }
 
-/// Unpacks the bytes of an image in which qemu-img has to seek. The file in `folder` has no name, so that it is gone when
-/// it is closed, whatever ends this process. More than twice `disk_size` (in bytes; snapshots take room) is an error.
+/// Unpacks the bytes of an image in which qemu-img has to seek. The file in `folder` has no name, so it is gone when it
+/// is closed, whatever ends this process. Fails if the image has more than twice `disk_size` (in bytes), because
+/// snapshots take space too.
 pub(crate) fn unpack(packed: &mut dyn Read, folder: &Path, disk_size: u64) -> Result<File, UnpackError> {
     let folder_error = |err| UnpackError::Folder(folder.to_owned(), err);
     let file = tempfile::tempfile_in(folder).map_err(folder_error)?;

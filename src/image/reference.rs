@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! What the user named as the image.
+//! The image as the user has named it.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -9,21 +9,20 @@ use crate::store::http::{ImageUrl, UrlError};
 /// A file on the node, or a URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ImageRef {
-    /// An absolute path.
     Path(PathBuf),
-    /// http or https.
+    /// A URL with http or https.
     Url(ImageUrl),
 }
 
-/// Why a text names no image. URLs are not repeated: they may hold a password.
+/// Why a text names no image. URLs are not repeated, because they may hold a password.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum RefError {
-    /// Nothing was named.
+    /// No image was named.
     #[error(
         "no image is given (use -O image=/path or -O image=https://..., or set image in the variant's config.toml)"
     )]
     Missing,
-    /// Nothing was named for a reinstall, which may have been given it before.
+    /// No image was named for a reinstall. It may have been given when the instance was created.
     #[error(
         "no image is given: Ganeti forgets OS parameters that a reinstall's command line does not repeat (use gnt-instance reinstall -O image=... {instance}, or set image in the variant's config.toml)"
     )]
@@ -31,10 +30,10 @@ pub(crate) enum RefError {
         /// The instance's name.
         instance: String,
     },
-    /// A path that is not absolute, or something else.
+    /// The text is a path that is not absolute, or something else.
     #[error("image '{}' is neither an absolute path nor an http or https URL (write it as {})", .0, whole_path(.0))]
     Neither(String),
-    /// It could be a name of the administrator's, but is none.
+    /// The text could be the name of an image in config.toml, but there is no such name.
     #[error(
         "image '{name}' is neither an absolute path nor an http or https URL, nor a name in config.toml ({known}; a file is written as {})",
         whole_path(name)
@@ -42,15 +41,15 @@ pub(crate) enum RefError {
     UnknownName {
         /// The name.
         name: String,
-        /// What names there are, in words.
+        /// The names that exist, in words.
         known: String,
     },
-    /// A URL that can't be used.
+    /// The URL can't be used.
     #[error("the image's URL can't be used")]
     Url(#[from] UrlError),
 }
 
-/// How the file could be written that `text` may stand for.
+/// Returns how to write the path of the file that `text` may stand for.
 fn whole_path(text: &str) -> String {
     let name = text.rsplit('/').next().filter(|name| !matches!(*name, "" | "." | ".." | "...")).unwrap_or("NAME");
     format!("/FOLDER/{name}")
@@ -69,14 +68,15 @@ impl ImageRef {
         }
     }
 
-    /// Whether `text` could be the name of an image in config.toml: it starts with an ASCII letter or digit; letters, digits,
-    /// `.`, `_` and `-` follow. No path and no URL is one.
+    /// Returns whether `text` could be the name of an image in config.toml: it begins with an ASCII letter or digit,
+    /// and letters, digits, `.`, `_` and `-` follow. No path and no URL has this form.
     pub(crate) fn is_name(text: &str) -> bool {
         text.starts_with(|c: char| c.is_ascii_alphanumeric())
             && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))
     }
 
-    /// The name of the file: the last part of the path or of the URL's path, decoded; none when that ends in a slash.
+    /// Returns the name of the file: the last part of the path or of the URL's path, decoded. Returns `None` if that
+    /// ends with a slash.
     pub(crate) fn base_name(&self) -> Option<String> {
         match self {
             ImageRef::Path(path) => path.file_name().map(|name| name.to_string_lossy().into_owned()),

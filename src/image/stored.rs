@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! An image as an open file: on the node, or in the cache. What it is, the gate tells (`gate`).
+//! An image as an open file, on the node or in the cache. The gate finds out what it is (`gate`).
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
@@ -28,16 +28,16 @@ pub(crate) struct StoredImage {
 #[derive(Debug, Clone)]
 pub(crate) struct Download {
     pub(crate) id: DownloadId,
-    /// The SHA-256 of what was downloaded, as hex digits.
+    /// The SHA-256 of the download, as hex digits.
     pub(crate) sha256: String,
-    /// Whether the cache had it before this run. Then the bytes in the file may have changed since the download.
+    /// Whether the cache had the image before this run. Then the bytes in the file may have changed since the download.
     pub(crate) hit: bool,
-    /// Its name in the cache, where a later download may put another image.
+    /// The path of the image in the cache, where a later download may put another image.
     pub(crate) path: PathBuf,
 }
 
 impl StoredImage {
-    /// An image in the cache. Its file carries the lock that keeps the image there.
+    /// Takes an image in the cache. Its file holds the lock that keeps the image there.
     pub(crate) fn cached(url: &ImageUrl, cached: CachedImage) -> Self {
         let CachedImage { file, path, hit, len, sha256, id } = cached;
         StoredImage { name: url.to_string(), file, len, download: Some(Download { id, sha256, hit, path }) }
@@ -57,7 +57,7 @@ impl StoredImage {
         Self::opened(path, &found)
     }
 
-    /// An image that was unpacked to a file without a name.
+    /// Takes an image that was unpacked to a file without a name.
     pub(crate) fn unpacked(name: &str, file: File) -> Result<Self, ImageError> {
         let mut image = StoredImage { name: name.to_owned(), file, len: 0, download: None };
         image.measure()?;
@@ -81,7 +81,7 @@ impl StoredImage {
         Ok(image)
     }
 
-    /// Takes its length anew, for somebody may have written to it since it was opened.
+    /// Updates the length, because somebody may have written to the image since it was opened.
     pub(crate) fn measure(&mut self) -> Result<(), ImageError> {
         // The metadata of a block device has no length.
         let end = (&self.file).seek(SeekFrom::End(0)).and_then(|end| (&self.file).rewind().map(|()| end));
@@ -89,12 +89,12 @@ impl StoredImage {
         Ok(())
     }
 
-    /// Its path or URL, without secrets.
+    /// Returns the path or the URL, without secrets.
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
-    /// Its length in bytes.
+    /// Returns the length in bytes.
     pub(crate) fn size(&self) -> u64 {
         self.len
     }
@@ -103,23 +103,24 @@ impl StoredImage {
         &self.file
     }
 
-    /// The open file. An image in the cache stays there as long as it is open.
+    /// Returns the open file. An image in the cache stays there as long as it is open.
     pub(crate) fn into_file(self) -> File {
         self.file
     }
 
-    /// None for a file on the node.
+    /// Returns `None` for a file on the node.
     pub(crate) fn download(&self) -> Option<&Download> {
         self.download.as_ref()
     }
 
-    /// The type that the first bytes show, if they are those of a disk image. Nothing else is checked.
+    /// Returns the type that the first bytes show, if they are those of a disk image. Nothing else is checked.
     pub(crate) fn likely_type(&self) -> Option<ImageType> {
         gate::likely_type(&self.file)
     }
 
-    /// Passes the gate, which finds out what the image is and whether that is what was `expected`. What is decoded of
-    /// the file is noted in `seen`; a raw or qcow2 file is not, because whoever copies it reads it itself.
+    /// Lets the image pass the gate, which finds out what it is and compares that with what was `expected`. The bytes
+    /// that are decoded are added to `seen`. The bytes of a raw or qcow2 file are not, because the code that copies it
+    /// reads it itself.
     pub(crate) fn reader(
         &self,
         expected: Expected,

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! Finds the checksum of an image in a SUMS file.
 //!
-//! Three forms of a line are read: `HEX  name` and `HEX *name` as sha256sum(1) writes them, and `SHA256 (name) = HEX`
-//! as BSD's tools and `sha256sum --tag` do. All other lines are ignored, so that a clear-signed file can be read, too. The
+//! Three forms of a line are read: `HEX name` and `HEX *name` as sha256sum(1) writes them, and `SHA256 (name) = HEX` as
+//! BSD's tools and `sha256sum --tag` do. All other lines are ignored, so that a clear-signed file can be read, too. The
 //! signature in such a file is not checked, as `image_signature` names a detached one.
 //!
 //! The SUMS file may belong to one image: then it has the name of the image and `.sha256` or `.sha512` after it. Such a
@@ -24,8 +24,8 @@ pub(crate) enum SumsError {
     Ambiguous { sums: String, name: String, algorithm: Algorithm },
 }
 
-/// The digest of the image `name` in the SUMS file that was read from `sums` and has the content `text`. Folders in the
-/// names of a SUMS file are ignored. SHA-256 is preferred, because the cache knows it of every image.
+/// Returns the digest of the image `name` in the SUMS file that was read from `sums` and has the content `text`.
+/// Folders in the names of a SUMS file are ignored. SHA-256 is preferred, because the cache knows it of every image.
 pub(crate) fn find(sums: &ImageRef, text: &[u8], name: &str) -> Result<Digest, SumsError> {
     let text = text_of(text);
     let entries: Vec<_> = text.lines().filter_map(entry).collect();
@@ -57,13 +57,13 @@ pub(crate) fn text_of(bytes: &[u8]) -> String {
     }
 }
 
-/// Whether the name of the SUMS file says that it belongs to the image `name` alone.
+/// Returns whether the name of the SUMS file says that it belongs to the image `name` alone.
 fn is_single(sums: &ImageRef, name: &str) -> bool {
     let own = sums.base_name().unwrap_or_default();
     own.strip_prefix(name).is_some_and(|rest| SINGLE_SUFFIXES.contains(&rest))
 }
 
-/// The digest in a line, if there is one, and the file name, which may be empty.
+/// Returns the digest in a line, if there is one, and the file name, which may be empty.
 fn entry(line: &str) -> Option<(Digest, &str)> {
     let line = line.trim_end_matches('\r');
     for (tag, algorithm) in [("SHA256 (", Algorithm::Sha256), ("SHA512 (", Algorithm::Sha512)] {
@@ -177,7 +177,7 @@ mod tests {
         let two = format!("{a}  one\n{}  two\n", sha256('c'));
         let message = found_in(&own(".sha256"), &two, "a+b.qcow2").unwrap_err().to_string();
         assert_eq!(message, "https://h/13/a+b.qcow2.sha256 has more than one sha256 checksum of a+b.qcow2");
-        // Of another image, or of many.
+        // The file belongs to another image, or to many images.
         for (sums, text) in [(own(".sha256"), &a), (own(".asc"), &a), (sums(), &a), (sums(), &format!("{a}  x"))] {
             let name = if sums == own(".sha256") { "b.qcow2" } else { "a+b.qcow2" };
             let message = found_in(&sums, text, name).unwrap_err().to_string();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Checks images before qemu-img opens them. An image that names other files or is truncated is refused, as qemu-img would
-//! follow the names, and would read zeros after the end of the file.
+//! Checks images before qemu-img opens them. An image that names other files or is truncated is refused, as qemu-img
+//! would follow the names, and would read zeros after the end of the file.
 
 mod qcow2;
 mod vdi;
@@ -65,8 +65,8 @@ pub(crate) enum ContainerError {
     Read(Format, #[source] io::Error),
 }
 
-/// Checks the image of `len` bytes in `file`, which begins with `head`, and all tables that lead to its data. Gives the size
-/// in bytes of the disk in it.
+/// Checks the image of `len` bytes in `file`, which begins with `head`, and all tables that lead to its data. Returns
+/// the size in bytes of the disk in it.
 pub(crate) fn check_file(format: Format, head: &[u8], file: &File, len: u64) -> Result<u64, ContainerError> {
     let image = Image { format, head, file, len };
     match format {
@@ -78,7 +78,8 @@ pub(crate) fn check_file(format: Format, head: &[u8], file: &File, len: u64) -> 
     }
 }
 
-/// Checks an image of which only the beginning was read yet. Gives the size in bytes of the disk in it, if `head` tells it.
+/// Checks an image of which only the beginning was read yet. Returns the size in bytes of the disk in it, if `head`
+/// tells it.
 pub(crate) fn check_head(format: Format, head: &[u8]) -> Result<Option<u64>, ContainerError> {
     match format {
         Format::Raw | Format::Vhdx => Ok(None),
@@ -91,7 +92,7 @@ pub(crate) fn check_head(format: Format, head: &[u8]) -> Result<Option<u64>, Con
 /// An image file that is checked.
 struct Image<'f> {
     format: Format,
-    /// Its first 128 KiB, or all of it.
+    /// The first 128 KiB of the image, or all of it.
     head: &'f [u8],
     file: &'f File,
     len: u64,
@@ -113,7 +114,7 @@ impl Image<'_> {
         Ok(bytes)
     }
 
-    /// An error unless the `len` bytes at `start` are in the file.
+    /// Fails if the `len` bytes at `start` are not in the file.
     fn needs(&self, start: u64, len: u64) -> Result<(), ContainerError> {
         let needed = start.saturating_add(len);
         if needed > self.len {
@@ -131,7 +132,7 @@ mod tests {
     use std::io::Write;
 
     proptest! {
-        /// Whatever is in it: no panic, no endless work.
+        /// No content may lead to a panic or to endless work.
         #[test]
         fn no_bytes_panic(
             bytes in prop::collection::vec(any::<u8>(), 0..3000),

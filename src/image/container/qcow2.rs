@@ -36,9 +36,10 @@ const EXTENSION_DATA_FILE: u32 = 0x4441_5441;
 
 /// Where an entry points (bits 9 to 55 in both tables).
 const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
-/// An L2 entry: the cluster is compressed.
+/// The bit of an L2 entry that says that the cluster is compressed.
 const COMPRESSED: u64 = 1 << 62;
-/// An L2 entry of version 3 without subclusters: the cluster reads zero, whatever it points to.
+/// The bit of an L2 entry of version 3 without subclusters that says that the cluster reads zero, whatever it points
+/// to.
 const ZERO: u64 = 1;
 
 /// Compressed data lies in sectors of this many bytes.
@@ -82,12 +83,12 @@ impl Region {
     }
 }
 
-/// Checks the header at the beginning of `head` (64 KiB, or the whole file). Gives the virtual size in bytes.
+/// Checks the header at the beginning of `head` (64 KiB, or the whole file). Returns the virtual size in bytes.
 pub(crate) fn virtual_size(head: &[u8]) -> Result<u64, ContainerError> {
     Header::parse(head).map(|header| header.size)
 }
 
-/// Checks the header and all tables. Gives the virtual size in bytes.
+/// Checks the header and all tables. Returns the virtual size in bytes.
 pub(super) fn check_file(image: &Image<'_>) -> Result<u64, ContainerError> {
     let header = Header::parse(image.head)?;
     let l2 = l2_tables(&header, image)?;
@@ -145,17 +146,17 @@ impl Header {
         1 << self.cluster_bits
     }
 
-    /// The length of an entry of an L2 table, in bytes.
+    /// Returns the length of an entry of an L2 table, in bytes.
     fn l2_entry_len(&self) -> u64 {
         if self.extended_l2 { 16 } else { 8 }
     }
 
-    /// How many bytes of the disk one L2 table describes.
+    /// Returns how many bytes of the disk one L2 table describes.
     fn l2_reach(&self) -> u64 {
         self.cluster() / self.l2_entry_len() * self.cluster()
     }
 
-    /// How many L2 tables describe the whole disk.
+    /// Returns how many L2 tables describe the whole disk.
     fn l2_tables(&self) -> u64 {
         self.size.div_ceil(self.l2_reach())
     }
@@ -183,7 +184,7 @@ fn check_features(incompatible: u64) -> Result<(), ContainerError> {
     }
 }
 
-/// Checks the fields that version 3 adds to the header. Gives the length of the header in bytes.
+/// Checks the fields that version 3 adds to the header. Returns the length of the header in bytes.
 fn check_version_3(fields: Fields<'_>, cluster_bits: u32, incompatible: u64) -> Result<u64, ContainerError> {
     let header_len = fields.be_u32(100).ok_or(TRUNCATED)?;
     if fields.be_u32(96).is_none_or(|order| order > 6) {
@@ -227,7 +228,7 @@ fn check_extensions(fields: Fields<'_>, header_len: u64, cluster_bits: u32) -> R
     Ok(())
 }
 
-/// The L1 table, and all regions with a fixed place. They must not overlap.
+/// Returns the L1 table, and all regions with a fixed place. They must not overlap.
 fn regions(fields: Fields<'_>, cluster_bits: u32) -> Result<(Region, Vec<Region>), ContainerError> {
     let word = |at| fields.be_u32(at).map(u64::from).ok_or(TRUNCATED);
     let long = |at| fields.be_u64(at).ok_or(TRUNCATED);
@@ -254,7 +255,8 @@ fn regions(fields: Fields<'_>, cluster_bits: u32) -> Result<(Region, Vec<Region>
     Ok((l1, regions))
 }
 
-/// The L2 tables, sorted by their offsets in the file: that offset, and the first byte of the disk that the table describes.
+/// Returns the L2 tables, sorted by their offsets in the file: that offset, and the first byte of the disk that the
+/// table describes.
 fn l2_tables(header: &Header, image: &Image<'_>) -> Result<Vec<(u64, u64)>, ContainerError> {
     for region in &header.regions[1..] {
         image.needs(region.start, region.end - region.start)?;
@@ -277,7 +279,7 @@ fn l2_tables(header: &Header, image: &Image<'_>) -> Result<Vec<(u64, u64)>, Cont
     Ok(tables)
 }
 
-/// An error unless a cluster can begin at `start`, outside of the header and the tables.
+/// Fails unless a cluster can begin at `start`, outside of the header and the tables.
 fn check_offset(header: &Header, start: u64) -> Result<(), ContainerError> {
     if !start.is_multiple_of(header.cluster()) {
         return Err(corrupt("an entry does not point to the start of a cluster"));
@@ -331,7 +333,7 @@ impl Tables<'_> {
         self.image.needs(start, self.used(entry, subclusters).min(useful))
     }
 
-    /// How many bytes of the cluster QEMU reads at most.
+    /// Returns how many bytes of the cluster QEMU reads at most.
     fn used(&self, entry: u64, subclusters: Option<u64>) -> u64 {
         match subclusters {
             // The low half says which of the 32 subclusters are allocated.
@@ -361,7 +363,7 @@ mod tests {
     use super::virtual_size;
     use proptest::prelude::{any, proptest};
 
-    /// An image of 10 GiB: refcount table at 64 KiB, L1 table of 20 entries at 192 KiB.
+    /// Returns an image of 10 GiB: refcount table at 64 KiB, L1 table of 20 entries at 192 KiB.
     fn header(change: impl FnOnce(&mut [u8])) -> Vec<u8> {
         let mut head = vec![0; 1024];
         head[..4].copy_from_slice(b"QFI\xfb");
@@ -394,7 +396,7 @@ mod tests {
         assert_eq!(size(&header(extensions)), 10 << 30);
     }
 
-    /// Defect 4 of the predecessor, and its relatives.
+    /// With such a header the predecessor copied any file of the node into the guest (its defect 4).
     #[test]
     fn what_reaches_for_other_files_or_can_not_be_is_refused() {
         let extension = |name: &[u8; 4]| header(|head| head[104..108].copy_from_slice(name));

@@ -5,7 +5,7 @@ use super::{ContainerError, Image};
 use crate::image::detect::Fields;
 use crate::image::format::Format;
 
-/// In bytes.
+/// The length of the header in bytes.
 const HEADER_LEN: usize = 512;
 /// The length of a block in bytes. VirtualBox writes, and QEMU reads, no other length.
 const BLOCK_LEN: u64 = 1 << 20;
@@ -27,12 +27,12 @@ fn invalid(what: &'static str) -> ContainerError {
     ContainerError::Header { format: Format::Vdi, what }
 }
 
-/// Checks the header. Gives the virtual size in bytes.
+/// Checks the header. Returns the virtual size in bytes.
 pub(super) fn check_head(head: &[u8]) -> Result<u64, ContainerError> {
     Header::parse(head).map(|header| header.size)
 }
 
-/// Checks the header, and that every block is in the file. Gives the virtual size in bytes.
+/// Checks the header, and that every block is in the file. Returns the virtual size in bytes.
 pub(super) fn check_file(image: &Image<'_>) -> Result<u64, ContainerError> {
     let header = Header::parse(image.head)?;
     let blocks = header.size.div_ceil(BLOCK_LEN);
