@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Properties of the rooms `config` and `ganeti`: what an administrator wrote, and what Ganeti hands over.
+//! Properties of the rooms `config` and `ganeti`: the files of an administrator, and the variables of Ganeti.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -17,12 +17,12 @@ use crate::ganeti::env::Environment;
 use crate::ganeti::request;
 use crate::node::report::ascii_line;
 
-/// A `config.toml`.
+/// Parses a `config.toml`.
 pub(super) fn config_toml(data: &[u8]) {
     settle(parse_toml(&text(data)));
 }
 
-/// A predecessor's `config`; and the same text as a value in one, and as curl's options.
+/// Parses a `config` of the predecessor. The same text is also used as a value in such a file, and as options of curl.
 pub(super) fn config_legacy(data: &[u8]) {
     let text = text(data);
     let text = text.as_str();
@@ -35,14 +35,14 @@ pub(super) fn config_legacy(data: &[u8]) {
         assert_eq!((found.len(), found[0].key.as_str(), found[0].value.as_str()), (1, "KEY", text));
     }
     if let Ok(found) = words(text) {
-        // A backslash would be refused, so a quote in a word stands in the other quotes.
+        // A backslash would be refused, so a quote in a word stands inside the other kind of quotes.
         let quoted: Vec<_> = found.iter().map(|word| format!("'{}'", word.replace('\'', "'\"'\"'"))).collect();
         assert_eq!(words(&quoted.join(" ")), Ok(found));
     }
 }
 
-/// An error is one line. Settings are the same over themselves and over or under nothing, and whatever was accepted makes
-/// settings.
+/// Checks that an error is one line, that settings merged with themselves or with nothing stay the same, and that
+/// everything that was accepted makes settings.
 fn settle(parsed: Result<Table, ParseError>) {
     match parsed {
         Err(error) => assert!(!error.to_string().contains(char::is_control), "{error}"),
@@ -59,7 +59,8 @@ fn settle(parsed: Result<Table, ParseError>) {
     }
 }
 
-/// Variables as in /proc/PID/environ, ended by zero bytes: no password in an error, which is one line of ASCII.
+/// Reads variables in the form of /proc/PID/environ, ended by zero bytes. An error is one line of ASCII and has no
+/// password.
 pub(super) fn environment(data: &[u8]) {
     let env = variables(data);
     let nowhere = Paths::below(Path::new("/nonexistent"));
@@ -76,7 +77,7 @@ pub(super) fn environment(data: &[u8]) {
     ];
     let (_, _, all) = (env.debug(), env.reinstall(), env.to_vec());
     assert_eq!(Environment::new(all.clone()).to_vec(), all);
-    // The names of variant and version are no secrets, whatever they are.
+    // The names of the variant and the version are no secrets, whatever they are.
     let named = all.iter().any(|(name, value)| {
         ["OS_VARIANT", "OS_API_VERSION"].iter().any(|known| name == known) && value.to_string_lossy().contains(':')
     });

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Properties of the room `disk`: partition tables, images that were cut, and a backup GPT that moves.
+//! Properties of the room `disk`: partition tables, truncated images, and a backup GPT that moves.
 
 use std::fs::File;
 use std::ops::Range;
@@ -18,10 +18,10 @@ use crate::disk::write::{PendingDisk, WriteOptions};
 use crate::node::size::MIB;
 use crate::seed::volume::{self, find_space};
 
-/// No table has more: Linux counts to 255, a GPT is believed up to so many entries.
+/// No table has more partitions than this: Linux counts to 255, and a GPT with more entries is refused.
 const MAX_PARTITIONS: usize = 4096;
 
-/// The disk, and if the first byte is odd with checksums that fit what its GPT says.
+/// Parses the input as a disk. If the first byte is odd, its GPT gets correct checksums.
 pub(super) fn partitions(data: &[u8]) {
     let Some((flags, Some(mut disk))) = data.split_first().map(|(flags, rest)| (flags, Disk::parse(rest))) else {
         return;
@@ -54,7 +54,8 @@ fn check_partitions(table: &Table, all: &[Partition]) {
     }
 }
 
-/// One entry more, in a place of its own, and away again: all others are as they were, and so is all that lies elsewhere.
+/// Adds an entry in a free place and removes it again. All other entries stay as they were, and so does the rest of the
+/// disk.
 fn add_and_remove(before: &Disk, table: &Table) {
     let path = Path::new("/disk");
     let mut disk = before.clone();
@@ -79,7 +80,7 @@ fn add_and_remove(before: &Disk, table: &Table) {
     check_changes(before, &disk, &table);
 }
 
-/// One entry less: the others are as they were, unless none is left.
+/// Removes an entry. The others stay as they were, unless none is left.
 fn remove(before: &Disk, all: &[Partition], number: u32) {
     let mut disk = before.clone();
     if volume::remove_partition(&mut disk, number).is_err() {
@@ -94,7 +95,7 @@ fn remove(before: &Disk, all: &[Partition], number: u32) {
     check_changes(before, &disk, &table);
 }
 
-/// Only the table may have changed, and its backup.
+/// Checks that only the table and its backup have changed.
 fn check_changes(before: &Disk, after: &Disk, table: &Table) {
     let sector = table.sector();
     let (first, backup) = match table {
@@ -112,7 +113,7 @@ fn check_changes(before: &Disk, after: &Disk, table: &Table) {
     }
 }
 
-/// Makes a GPT of what is in sector 1, of the checksums at least.
+/// Makes a valid GPT of the bytes in sector 1, at least with correct checksums.
 fn seal_gpt(disk: &mut Disk) {
     let mut head = disk.head(1 << 20);
     let Some(header) = head.get(SECTOR..2 * SECTOR) else { return };
@@ -129,10 +130,10 @@ fn seal_gpt(disk: &mut Disk) {
     disk.write_at(header, SECTOR as u64).expect("memory does not fail");
 }
 
-/// A longer disk is not read as a stream, in bytes.
+/// A disk longer than this, in bytes, is not read as a stream.
 const MAX_STREAM: u64 = 4 * MIB;
 
-/// The disk, and if the first byte is odd with checksums that fit what its GPT says.
+/// Parses the input as a disk. If the first byte is odd, its GPT gets correct checksums.
 pub(super) fn truncated(data: &[u8]) {
     let Some((flags, Some(mut disk))) = data.split_first().map(|(flags, rest)| (flags, Disk::parse(rest))) else {
         return;
@@ -151,7 +152,7 @@ pub(super) fn truncated(data: &[u8]) {
             Err(Incomplete::Cut { needed, end, .. }) => assert!(needed.0 > image && end.0 == image, "{judged:?}"),
             Err(Incomplete::BeyondDisk { needed, disk, .. }) => assert!(needed.0 > disk.0, "{judged:?}"),
         }
-        // One that comes whole from memory can be read.
+        // A disk in memory can always be read.
         assert!(!matches!(judged, Err(Incomplete::Read(_))), "{judged:?}");
         if image == len && len <= MAX_STREAM {
             same_as_a_stream(&disk, extent, judged.is_ok());
@@ -159,7 +160,7 @@ pub(super) fn truncated(data: &[u8]) {
     }
 }
 
-/// Only logical partitions may be missed.
+/// Checks that a stream is judged like the disk itself. Only logical partitions may be missed.
 fn same_as_a_stream(disk: &Disk, extent: ImageExtent, taken: bool) {
     let all = disk.head(disk.len());
     let (head, rest) = all.split_at(all.len().min(usize::try_from(MIB).unwrap_or(usize::MAX)));
@@ -171,10 +172,11 @@ fn same_as_a_stream(disk: &Disk, extent: ImageExtent, taken: bool) {
     assert!(passed == taken || (logical && passed), "a stream is judged otherwise");
 }
 
-/// Sectors of the image, and of what the disk has more, at most.
+/// The largest number of sectors of the image, and of the rest of the disk.
 const MAX_SECTORS: usize = 128;
 
-/// The start of the disk that is written last, in sectors: some have room for all of the GPT there, some do not.
+/// The length of the start of the disk that is written last, in sectors. The whole GPT fits into the first of these,
+/// but not always into the second.
 const BOOT_SECTORS: [usize; 2] = [40, 8];
 
 /// The bits of the first byte.
@@ -184,7 +186,6 @@ const SEALED: u8 = 4;
 const WITH_BACKUP: u8 = 8;
 const FILLED: u8 = 16;
 
-/// An image on a larger disk.
 struct Case {
     sector: usize,
     boot_len: usize,
@@ -192,12 +193,12 @@ struct Case {
     disk: Vec<u8>,
 }
 
-/// The backup GPT moves to the end of a larger disk, and no other byte changes. The first five bytes say how large image
-/// and disk are.
+/// Moves the backup GPT to the end of a larger disk, and checks that no other byte changes. The first five bytes of the
+/// input give the sizes of the image and the disk.
 pub(super) fn gpt(data: &[u8]) {
     let Some(case) = Case::new(data) else { return };
     let file = File::from(memfd_create(c"fuzz", MFdFlags::MFD_CLOEXEC).expect("memory for a disk"));
-    // As when the rest of the image is written: the boot area is zero until the end.
+    // The boot area is zero until the end, as it is while the rest of the image is written.
     let boot_zeros = vec![0; case.boot_len];
     file.write_all_at(&boot_zeros, 0).expect("writing to memory");
     file.write_all_at(&case.disk[case.boot_len..], case.boot_len as u64).expect("writing to memory");
@@ -238,7 +239,7 @@ impl Case {
         Some(Case { sector, boot_len, image_len, disk })
     }
 
-    /// The image had an intact GPT, and now it has one for the disk.
+    /// Checks that the image had an intact GPT, and that the disk has one now.
     fn check_moved(&self, after: &[u8]) {
         let (sector, before) = (self.sector, &self.disk);
         let last = (self.disk.len() / sector - 1) as u64;
@@ -265,7 +266,7 @@ impl Case {
     }
 }
 
-/// What an intact header says; lengths and positions in bytes, others in sectors.
+/// The fields of an intact header. Lengths and positions are in bytes, and the others in sectors.
 struct Header {
     sector: usize,
     alternate: u64,
@@ -291,18 +292,18 @@ impl Header {
         Header { sector, alternate, first_usable, last_usable, entries, entry_len }
     }
 
-    /// Where partitions are, as far as the disk goes.
+    /// Returns the places of the partitions that are on the disk.
     fn partitions(&self, disk: &[u8]) -> Vec<Range<usize>> {
         let entries = disk[self.entries.clone()].chunks_exact(self.entry_len.max(1));
         let used = entries.filter(|entry| entry.len() >= 128 && entry[..16].iter().any(|byte| *byte != 0));
         let in_disk = |sectors: u64| to_usize(sectors.saturating_mul(self.sector as u64)).min(disk.len());
         let ranges = used.map(|entry| in_disk(get8(entry, 32))..in_disk(get8(entry, 40).saturating_add(1)));
-        // One that holds the table itself is none.
+        // A range that holds the table itself is no partition.
         ranges.filter(|range| range.start < range.end && range.start >= 2 * self.sector).collect()
     }
 }
 
-/// Gives the header in sector 1 the checksums to what it says, as far as it points into the disk.
+/// Sets the checksums of the header in sector 1, as far as it points into the disk.
 fn seal_table(disk: &mut [u8], sector: usize) {
     let Some(header) = disk.get(sector..2 * sector) else { return };
     let (len, start) = (get4(header, 12) as usize, to_usize(get8(header, 72)).saturating_mul(sector));
@@ -317,7 +318,7 @@ fn seal_table(disk: &mut [u8], sector: usize) {
     }
 }
 
-/// Puts a copy of header and entries where the header says that the backup is.
+/// Copies the header and the entries to the place of the backup that the header gives.
 fn write_backup(disk: &mut [u8], sector: usize) {
     let Some(header) = disk.get(sector..2 * sector).map(<[u8]>::to_vec) else { return };
     let at = to_usize(get8(&header, 32)).saturating_mul(sector);

@@ -23,15 +23,16 @@ use crate::image::reference::ImageRef;
 use crate::image::sums_file::{find, text_of};
 use crate::node::size::ByteSize;
 
-/// A few bytes may decode to very many: so many are looked at.
+/// A few bytes may decode to very many, so only this many are examined.
 const MAX_DECODED: u64 = 2 << 20;
 
-/// The bzip2 decoder gives what the bzip2 crate gives. The first byte says what is made of the others.
+/// Checks that the bzip2 decoder returns the same bytes as the bzip2 crate. The first byte says what is made of the
+/// others.
 pub(super) fn bzip2(data: &[u8]) {
     bzip2_parallel::fuzzing::archive(data);
 }
 
-/// Archives of gzip or Zstandard members, as the first byte says, in one piece and in small ones.
+/// Decodes archives of gzip or Zstandard members (the first byte says which), in one piece and in small ones.
 pub(super) fn decode(data: &[u8]) {
     let Some((kind, data)) = data.split_first() else { return };
     let kind = if kind & 1 == 0 { Compression::Gzip } else { Compression::Zstd };
@@ -61,7 +62,7 @@ fn decoded(archive: impl Read + Send, kind: Compression) -> io::Result<Vec<u8>> 
     reader.read_to_end(&mut out).map(|_| out)
 }
 
-/// Gives a few bytes at a time.
+/// A reader that returns a few bytes at a time.
 struct Trickle<'d>(&'d [u8]);
 
 impl Read for Trickle<'_> {
@@ -71,10 +72,10 @@ impl Read for Trickle<'_> {
     }
 }
 
-/// A file is one thing, and only its head says which.
+/// Checks that a file is recognised as one thing only, and by its head alone.
 pub(super) fn detect(head: &[u8]) {
     let (content, compression) = (detect::content(head), Compression::detect(head));
-    // Two answers to what the file is would be none.
+    // Two different answers would be as bad as none.
     match (compression, content) {
         (Some(_), Content::Foreign(words)) => assert!(words.contains("archive")),
         (Some(found), other) => panic!("{found} and {other:?} at once"),
@@ -87,7 +88,7 @@ pub(super) fn detect(head: &[u8]) {
         let printable = |byte: &u8| byte.is_ascii_graphic() || matches!(byte, b' ' | b'\n');
         assert!(!head.iter().all(printable), "a text is a disk");
     }
-    // Only the head counts, whatever is behind it.
+    // Only the head counts, whatever bytes follow it.
     let mut longer = head[..head.len().min(HEAD_LEN)].to_vec();
     if longer.len() == HEAD_LEN {
         longer.extend(b"\x55\xaaQFI\xfb");
@@ -95,12 +96,12 @@ pub(super) fn detect(head: &[u8]) {
     assert_eq!((detect::content(&longer), Compression::detect(&longer)), (content, compression));
 }
 
-/// A qcow2 header that passes names no other file.
+/// Checks that a qcow2 header that passes names no other file.
 pub(super) fn qcow2(head: &[u8]) {
     match qcow2_virtual_size(head) {
         Err(error) => assert!(error.to_string().bytes().all(|byte| (b' '..=b'~').contains(&byte))),
         Ok(size) => {
-            // docs/interop/qcow2.rst: what makes qemu-img open another file, or ask for a key.
+            // With these fields qemu-img opens another file, or asks for a key (docs/interop/qcow2.rst).
             let zero = |range: std::ops::Range<usize>| head[range].iter().all(|byte| *byte == 0);
             assert!(zero(8..20), "a backing file");
             assert!(zero(32..36), "encryption");
@@ -110,7 +111,7 @@ pub(super) fn qcow2(head: &[u8]) {
     }
 }
 
-/// Image types, references, checksums and sizes, as OS parameters have them.
+/// Parses image types, references, checksums and sizes, as OS parameters have them.
 pub(super) fn names(data: &[u8]) {
     let text = text(data);
     let text = text.as_str();
@@ -138,19 +139,19 @@ pub(super) fn names(data: &[u8]) {
     }
     if let Ok(size) = text.parse::<ByteSize>() {
         assert_eq!(size.0.to_string().parse(), Ok(size));
-        // Whole units are exact in any form.
+        // A size in whole units is exact in any form.
         let shown = size.to_string().replace(" bytes", "");
         assert!(shown.contains('(') || shown.parse() == Ok(size), "{shown}");
     }
 }
 
-/// A SUMS file, and in its first line the name to look for.
+/// Searches a SUMS file for the name in its first line.
 pub(super) fn sums(data: &[u8]) {
     let at = data.iter().position(|byte| *byte == b'\n').unwrap_or(data.len());
     let name = String::from_utf8_lossy(&data[..at]).into_owned();
     let text = data.get(at + 1..).unwrap_or_default();
     let sums = ImageRef::parse("/SUMS").expect("a path");
-    // A text in UTF-16 is one as a whole: what is added to it below is added to its characters.
+    // A text in UTF-16 is decoded as a whole, so the lines below are added to its characters.
     let decoded = text_of(text);
     if let Ok(digest) = find(&sums, text, &name) {
         let text = decoded.to_lowercase();
@@ -160,7 +161,7 @@ pub(super) fn sums(data: &[u8]) {
     if name.is_empty() || name.contains(['/', '\n', '\r']) || name.starts_with([' ', '*']) {
         return;
     }
-    // A line for the name is found among any others, unless they say something else about it.
+    // A line for the name is found among any others, unless another line contradicts it.
     let digest = Digest::new(Algorithm::Sha256, &"5e".repeat(32)).expect("a digest");
     for line in [format!("{}  {name}", digest.hex()), format!("SHA256 ({name}) = {}", digest.hex())] {
         assert_eq!(find(&sums, line.as_bytes(), &name).as_ref(), Ok(&digest), "{line}");
@@ -172,30 +173,31 @@ pub(super) fn sums(data: &[u8]) {
     }
 }
 
-/// A file is not made larger than this to see what is behind its end, in bytes.
+/// A file is not made longer than this, in bytes, to examine what follows its end.
 const MAX_LEN: u64 = 1 << 40;
 
-/// A qcow2 file with its tables.
+/// Checks a qcow2 file with its tables.
 pub(super) fn qcow2_file(data: &[u8]) {
     container(Format::Qcow2, data);
 }
 
-/// A VDI file with its tables.
+/// Checks a VDI file with its tables.
 pub(super) fn vdi(data: &[u8]) {
     container(Format::Vdi, data);
 }
 
-/// A VHDX file with its tables.
+/// Checks a VHDX file with its tables.
 pub(super) fn vhdx(data: &[u8]) {
     container(Format::Vhdx, data);
 }
 
-/// A VMDK file with its tables.
+/// Checks a VMDK file with its tables.
 pub(super) fn vmdk(data: &[u8]) {
     container(Format::Vmdk, data);
 }
 
-/// An image file in `format`. If the first byte is odd, a VHDX gets checksums that fit. Returns whether the image passed.
+/// Checks an image file in `format`. If the first byte is odd, a VHDX gets correct checksums. Returns whether the image
+/// passed.
 pub(super) fn container(format: Format, data: &[u8]) -> bool {
     let Some((flags, Some(disk))) = data.split_first().map(|(flags, rest)| (flags, Disk::parse(rest))) else {
         return false;
@@ -214,7 +216,8 @@ pub(super) fn container(format: Format, data: &[u8]) -> bool {
             assert!(matches!(first, Ok(None)) || first.is_ok_and(|first| first == Some(size)), "two sizes");
             assert!(size > 0 && i64::try_from(size).is_ok());
             check_alone(format, &head);
-            // What is complete is so with something behind it, unless it is the end that counts.
+            // A complete file stays complete with zeros behind it, except for a VMDK, which may have a footer at its
+            // end.
             if format != Format::Vmdk {
                 file.set_len(len + 4096).expect("memory for a file");
                 let longer = check_file(format, &longer_head(file, &head), file, len + 4096);
@@ -235,7 +238,7 @@ pub(super) fn container(format: Format, data: &[u8]) -> bool {
     passed
 }
 
-/// The end of what was missing in a file.
+/// Returns the end of the part that was missing in a file.
 fn missing(error: &ContainerError) -> Option<u64> {
     match error {
         ContainerError::Truncated { needed, .. } => Some(needed.0),
@@ -243,7 +246,7 @@ fn missing(error: &ContainerError) -> Option<u64> {
     }
 }
 
-/// The head of a file that begins with `head` and became longer.
+/// Returns the head of a file that begins with `head` and became longer.
 fn longer_head(file: &File, head: &[u8]) -> Vec<u8> {
     let mut longer = head.to_vec();
     longer.resize(HEAD_LEN, 0);
@@ -252,7 +255,7 @@ fn longer_head(file: &File, head: &[u8]) -> Vec<u8> {
     longer
 }
 
-/// No image that passed leads to another file.
+/// Checks that no image that passed refers to another file.
 fn check_alone(format: Format, head: &[u8]) {
     match format {
         Format::Vmdk => {
@@ -276,8 +279,9 @@ fn check_alone(format: Format, head: &[u8]) {
     }
 }
 
-/// What an archive says of its size, before it is decoded, is so, or it is corrupt. The first byte says which kind, and
-/// whether it is made of the others (2), or gets checksums that fit (4).
+/// Checks that the size that an archive tells before it is decoded is right, unless the archive is corrupt. The first
+/// byte says which kind the archive is, whether it is made of the other bytes (2), and whether it gets correct
+/// checksums (4).
 pub(super) fn archive_size(data: &[u8]) {
     let Some((flags, data)) = data.split_first() else { return };
     let kind = [Compression::Xz, Compression::Zstd, Compression::Gzip][usize::from(flags >> 4) % 3];
@@ -315,7 +319,7 @@ fn packed(kind: Compression, data: &[u8]) -> Vec<u8> {
     }
 }
 
-/// Gives the footer of the last stream, and its index, the checksums of what they say.
+/// Sets the checksums of the footer of the last stream, and of its index.
 fn seal_xz(archive: &mut [u8]) {
     let crc32 = |bytes: &[u8]| {
         let mut crc = Crc::new();
@@ -333,7 +337,8 @@ fn seal_xz(archive: &mut [u8]) {
     }
 }
 
-/// The end of a stream decides, however it comes: the first byte says in which pieces.
+/// Checks that the end of a stream is recognised, in whatever pieces it comes. The first byte gives the length of the
+/// pieces.
 pub(super) fn ending(data: &[u8]) {
     let Some((step, data)) = data.split_first() else { return };
     let mut reader = FooterCheck::new(data);

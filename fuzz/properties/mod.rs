@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! What has to hold whatever bytes come: one function for each parser of foreign bytes, which panics where it does not.
+//! The properties that hold for any input: one function for each parser of foreign bytes. It panics if a property does
+//! not hold.
 //!
 //! The library has this module only for tests and for `fuzz/run`. libFuzzer makes up inputs, and the tests replay those
-//! in `fuzz/corpus`. Nothing that runs here has `unsafe` code, so no sanitizer is needed, and the stable compiler is enough.
+//! in `fuzz/corpus`. Nothing that runs here has `unsafe` code, so no sanitizer is needed, and the stable compiler is
+//! enough.
 
 mod config;
 mod disk;
@@ -11,10 +13,10 @@ mod seed;
 mod sparse_disk;
 mod store;
 
-/// Takes any bytes, and panics where something does not hold.
+/// A function that takes any bytes, and panics if a property does not hold.
 pub type Target = fn(&[u8]);
 
-/// All targets by name: a folder of `fuzz/corpus` each.
+/// All targets by name. Each of them has a folder in `fuzz/corpus`.
 pub const TARGETS: [(&str, Target); 31] = [
     ("adopt", seed::adopt),
     ("archive_size", image::archive_size),
@@ -73,7 +75,7 @@ mod tests {
             let mut inputs = 0;
             for file in fs::read_dir(folder).unwrap() {
                 let path = file.unwrap().path();
-                // Shown when it fails.
+                // The test prints this when it fails.
                 eprintln!("{}", path.display());
                 target(&fs::read(path).unwrap());
                 inputs += 1;
@@ -82,7 +84,7 @@ mod tests {
         }
     }
 
-    /// Else the corpus would lead nowhere.
+    /// If a check refused these images, the corpus would never reach the code behind it.
     #[test]
     fn the_images_of_qemu_img_pass() {
         let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
@@ -97,7 +99,7 @@ mod tests {
         }
     }
 
-    /// What nobody would make up.
+    /// Inputs that nobody would think of.
     #[test]
     fn nothing_and_noise_hold() {
         let noise: Vec<u8> = (0..4000_u32).map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();

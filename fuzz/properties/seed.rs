@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Properties of the room `seed`: what a seed is made of, the seed of another instance, and the volume of a seed.
+//! Properties of the room `seed`: the parts of a seed, the seed of another instance, and the volume of a seed.
 
 use std::collections::BTreeSet;
 use std::path::{Component, Path};
@@ -24,18 +24,18 @@ fn identity() -> Identity {
     Identity::new("web1.example.org", "5ae2a4f5-8d24-4a2e-9f6b-0a7b1c2d3e4f").expect("a name and a UUID")
 }
 
-/// Whether `message` is a line of ASCII. That it does not repeat a secret, the types of most errors here tell: they have
-/// nothing but numbers and our own words.
+/// Returns whether `message` is a line of ASCII. The types of most errors here show that they do not repeat a secret:
+/// they have only numbers and our own words.
 fn is_line(message: &str) -> bool {
     message.bytes().all(|byte| (b' '..=b'~').contains(&byte))
 }
 
-/// Public keys: those that are taken are keys again in the meta-data, one a line.
+/// Parses public keys. Those that are accepted are keys again in the meta-data, one in each line.
 pub(super) fn ssh_keys(data: &[u8]) {
     match seed::parse_keys(data) {
         Err(error) => assert!(is_line(&error.to_string()), "{error}"),
         Ok(keys) => {
-            // A line break, a comma or \n between two of them.
+            // Two keys are separated by a line break, a comma or \n.
             assert!(keys.len() <= data.split(|byte| matches!(byte, b'\n' | b',' | b'\\')).count());
             let document: Value = serde_json::from_slice(&seed::meta_data(&identity(), keys.clone())).expect("JSON");
             let lines = document["public-keys"].as_array().expect("a list");
@@ -48,7 +48,7 @@ pub(super) fn ssh_keys(data: &[u8]) {
     }
 }
 
-/// Name servers and search domains in the first two lines, then what names the parts of a seed.
+/// Parses name servers and search domains in the first two lines, and then the names of the parts of a seed.
 pub(super) fn seed_lists(data: &[u8]) {
     let text = text(data);
     let (servers, rest) = text.split_once('\n').unwrap_or((&text, ""));
@@ -91,7 +91,8 @@ fn check_source(source: &SourceName, text: &str) {
     }
 }
 
-/// Parts of user-data, with zero bytes between them: a single one stays as it is, and several come out of the document.
+/// Joins parts of user-data, which the input separates by zero bytes. A single part stays as it is, and several can be
+/// read again from the document.
 pub(super) fn user_data(data: &[u8]) {
     let parts: Vec<_> = data.split(|byte| *byte == 0).map(<[u8]>::to_vec).collect();
     match seed::user_data(parts.clone()) {
@@ -106,7 +107,7 @@ pub(super) fn user_data(data: &[u8]) {
     }
 }
 
-/// The parts of a MIME document, all of them in base64.
+/// Returns the parts of a MIME document, all of which are in base64.
 fn unpacked(document: &[u8]) -> Vec<Vec<u8>> {
     let text = str::from_utf8(document).expect("a text");
     let (_, rest) = text.split_once("boundary=\"").expect("a boundary");
@@ -123,7 +124,7 @@ fn unpacked(document: &[u8]) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// Variables as in /proc/PID/environ, whose NICs become a network-config.
+/// Reads variables in the form of /proc/PID/environ, and makes a network-config of their NICs.
 pub(super) fn nics(data: &[u8]) {
     let Ok(nics) = variables(data).nics() else { return };
     let dns = Dns::new(Some("192.0.2.53"), Some("example.org")).expect("an address and a name");
@@ -147,12 +148,12 @@ pub(super) fn nics(data: &[u8]) {
             assert!(defaults.insert(route["to"].to_string()), "two default routes");
         }
     }
-    // The instance's own seed, made its own again.
+    // The seed of the instance itself is made its own again.
     let (files, kept) = seed::clone::for_clone(&[("network-config".to_owned(), document.clone())], &identity(), &nics);
     assert!(kept.is_empty() && files[0].1 == document);
 }
 
-/// What a guest's seed gives: nothing of it gets lost in itself, and it is the same in another process.
+/// Checks that the content of a guest's seed is not lost in the same seed, and that it is the same in another process.
 fn check_held(files: &[File]) {
     let files = files.iter().map(|(name, content)| (name.as_str(), content.as_slice()));
     match SeedContent::of(files, &identity()) {
@@ -166,7 +167,8 @@ fn check_held(files: &[File]) {
     }
 }
 
-/// The files of somebody's seed, with zero bytes between them: names stay, and so does what is not ours.
+/// Adopts the files of a foreign seed, which the input separates by zero bytes. Their names stay, and so do the files
+/// that we did not make.
 pub(super) fn adopt(data: &[u8]) {
     const NAMES: [&str; 5] = ["meta-data", "network-config", "vendor-data", "user-data", "other"];
     let parts = data.split(|byte| *byte == 0).map(<[u8]>::to_vec);
@@ -179,7 +181,7 @@ pub(super) fn adopt(data: &[u8]) {
     for one in kept {
         assert!(files.iter().zip(&new).any(|(before, after)| before == after && before.0 == one.name()));
     }
-    // Once it is this instance's, it stays as it is.
+    // A seed that already belongs to this instance stays as it is.
     let (again, _) = seed::clone::for_clone(&new, &identity(), &[]);
     assert!(again == new);
     if let Some((_, meta_data)) = files.first()
@@ -189,12 +191,13 @@ pub(super) fn adopt(data: &[u8]) {
     }
 }
 
-/// Length of a volume that is made here, in bytes.
+/// The length of a volume that is made here, in bytes.
 const LEN: u64 = 1 << 20;
 
 const SERIAL: u32 = 0x1234_5678;
 
-/// Volumes of ours, for sectors of 512 and 4096 bytes. Made once: that takes longer than reading one.
+/// Volumes of ours for sectors of 512 and of 4096 bytes. They are made once, because that takes longer than reading
+/// one.
 static OURS: LazyLock<[Disk; 2]> = LazyLock::new(|| {
     [512, 4096].map(|sector| {
         let files = [("meta-data", &b"{}"[..]), ("user-data", &[7; 5000]), ("a longer name than others", b"")];
@@ -204,7 +207,7 @@ static OURS: LazyLock<[Disk; 2]> = LazyLock::new(|| {
     })
 });
 
-/// A disk, on which the first byte puts a volume of ours before the pieces come.
+/// Reads a disk. The first byte puts a volume of ours onto it, before the pieces of the input come.
 pub(super) fn volume(data: &[u8]) {
     let Some((flags, Some(pieces))) = data.split_first().map(|(flags, rest)| (flags, Disk::parse(rest))) else {
         return;
@@ -232,7 +235,7 @@ pub(super) fn volume(data: &[u8]) {
     let _ = find_space(&read_boot_area(&disk).expect("memory does not fail"), disk.len(), Path::new("/disk"));
 }
 
-/// What was read is written and read again; or it is said what does not fit.
+/// Writes the content again and reads it, or checks that the error says what does not fit.
 fn check_rebuilt(old: &[u8], contents: &Contents) {
     match rebuild(old, contents, SERIAL, &contents.files) {
         Ok(new) => {
@@ -249,14 +252,15 @@ fn check_rebuilt(old: &[u8], contents: &Contents) {
     }
 }
 
-/// What is in files is in them again when they are read: lines of a name, and bytes up to the next zero.
+/// Checks that files are the same when they are read again. The input has the lines of their names, and their bytes up
+/// to the next zero.
 pub(super) fn volume_files(data: &[u8]) {
     let mut files: Vec<(String, Vec<u8>)> = Vec::new();
     for part in data.split(|byte| *byte == 0).take(100) {
         let (name, content) = part.split_at(part.iter().position(|byte| *byte == b'\n').unwrap_or(part.len()));
         let Ok(name) = str::from_utf8(name) else { continue };
         let known = |byte: u8| byte.is_ascii_alphanumeric() || b"._- ".contains(&byte);
-        // FAT knows neither case nor what is blank or dots at the end of a name.
+        // FAT ignores letter case, and blanks or dots at the end of a name.
         let usable = (1..=200).contains(&name.len()) && name.bytes().all(known) && !name.starts_with(['.', ' ']);
         let repeated = files.iter().any(|(other, _)| other.eq_ignore_ascii_case(name));
         if usable && !name.ends_with(['.', ' ']) && !repeated {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Large files from few bytes: an input names places and what lies there, all else is zero.
+//! Makes large files from few bytes. An input has places and the bytes there, and everything else is zero.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -10,13 +10,13 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use crate::disk::device::{ReadAt, WriteAt};
 
-/// In this unit lengths and places are given, and what was written is kept, in bytes.
+/// The unit in bytes in which lengths and places are given, and in which written bytes are kept.
 pub(super) const SECTOR: usize = 512;
 
-/// The longest disk in bytes.
+/// The length of the longest disk in bytes.
 const MAX_LEN: u64 = 1 << 31;
 
-/// A disk in memory, of which only the sectors are kept that were written.
+/// A disk in memory. Only the sectors that were written are kept.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Disk {
     len: u64,
@@ -24,14 +24,14 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    /// Of `len` zeros.
+    /// Returns a disk of `len` zeros.
     pub(super) fn new(len: u64) -> Self {
         Disk { len, sectors: BTreeMap::new() }
     }
 
-    /// Its length in sectors (3 bytes), how many bytes its last one lacks (2 bytes), and pieces: the sector where one
-    /// begins (3 bytes), its length in bytes (2 bytes), and so many bytes. Numbers are little-endian; what is behind the
-    /// end counts for nothing.
+    /// Parses the length in sectors (3 bytes), how many bytes the last one lacks (2 bytes), and pieces: the sector
+    /// where a piece begins (3 bytes), its length in bytes (2 bytes), and its bytes. Numbers are little-endian. What
+    /// lies after the end of the disk is ignored.
     pub(super) fn parse(data: &[u8]) -> Option<Self> {
         let (&[low, middle, high, lacks_low, lacks_high], mut pieces) = data.split_first_chunk()?;
         let len = u64::from(u32::from_le_bytes([low, middle, high, 0])) * SECTOR as u64;
@@ -60,18 +60,18 @@ impl Disk {
         self.sectors.retain(|_, sector| *sector != [0; SECTOR]);
     }
 
-    /// Puts what is not zero in it onto `other`.
+    /// Copies the bytes that are not zero onto `other`.
     pub(super) fn write_onto(&self, other: &mut Self) {
         other.sectors.extend(self.sectors.iter().map(|(at, sector)| (*at, *sector)));
     }
 
-    /// The sectors in which it differs from `other`.
+    /// Returns the sectors that differ from those of `other`.
     pub(super) fn differences(&self, other: &Self) -> Vec<u64> {
         let all = self.sectors.keys().chain(other.sectors.keys().filter(|at| !self.sectors.contains_key(at)));
         all.filter(|at| self.sectors.get(at) != other.sectors.get(at)).copied().collect()
     }
 
-    /// The same as a file.
+    /// Returns the same content as a file.
     pub(super) fn file(&self) -> File {
         let file = File::from(memfd_create(c"fuzz", MFdFlags::MFD_CLOEXEC).expect("memory for a file"));
         file.set_len(self.len).expect("memory for a file");
@@ -83,7 +83,7 @@ impl Disk {
         file
     }
 
-    /// All bytes from its start on, `len` at most.
+    /// Returns the bytes from the start on, `len` at most.
     pub(super) fn head(&self, len: u64) -> Vec<u8> {
         let mut head = vec![0; usize::try_from(len.min(self.len)).expect("a short head")];
         self.read_at(&mut head, 0).expect("it is not longer than the disk");

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Properties of the room `store`: URLs, what servers and proxies say, the files of the cache, and gpgv's status lines.
+//! Properties of the room `store`: URLs, the answers of servers and proxies, the files of the cache, and gpgv's status
+//! lines.
 
 use std::time::Duration;
 
@@ -17,10 +18,10 @@ use crate::store::http::retry::retry_after;
 use crate::store::http::{Backoff, ImageUrl, RangeRequest, UrlPrefix, Validator};
 use crate::store::signature;
 
-/// A secret shorter than this may stand in a message by chance, in bytes.
+/// A secret shorter than this, in bytes, may stand in a message by chance.
 const SECRET_LEN: usize = 8;
 
-/// A URL, and in the next line where its server redirects to: what is shown has no secrets.
+/// Parses a URL, and in the next line the URL to which its server redirects. The text that is shown has no secrets.
 pub(super) fn url(data: &[u8]) {
     let text = text(data);
     let (text, location) = text.split_once('\n').unwrap_or((&text, ""));
@@ -40,13 +41,13 @@ pub(super) fn url(data: &[u8]) {
     if let Ok(next) = redirect_to(&url, location) {
         check(&next);
         assert!(url.as_url().scheme() == "http" || next.as_url().scheme() == "https");
-        // Another server is never below this one.
+        // A URL of another server is never below this one.
         let same_server = next.as_url().origin() == url.as_url().origin();
         assert!(same_server || prefix.is_err() || prefix.is_ok_and(|prefix| !prefix.covers(&next)));
     }
 }
 
-/// It can be written and read again, and what is shown of it is the same without its secrets.
+/// Checks that a URL can be written and read again, and that the text that is shown is the same without its secrets.
 fn check(url: &ImageUrl) {
     assert_eq!(ImageUrl::parse(url.as_url().as_str()).as_ref(), Ok(url));
     let shown = url.to_string();
@@ -58,7 +59,7 @@ fn check(url: &ImageUrl) {
     assert_eq!((again.origin(), again.path()), (url.origin(), url.path()));
 }
 
-/// Whether `message` has none of the user and password in `text`, if that is a URL.
+/// Returns whether `message` has neither the user nor the password in `text`, if that is a URL.
 pub(super) fn hides_secrets(text: &str, message: &str) -> bool {
     let Ok(url) = Url::parse(text) else { return true };
     let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
@@ -70,14 +71,14 @@ pub(super) fn hides_secrets(text: &str, message: &str) -> bool {
     })
 }
 
-/// An entry of a no-proxy list and, in the next line, a URL.
+/// Parses an entry of a no-proxy list and, in the next line, a URL.
 pub(super) fn no_proxy(data: &[u8]) {
     let text = text(data);
     let (entry, url) = text.split_once('\n').unwrap_or((&text, &text));
     let Ok(url) = Url::parse(url) else { return };
     if let Ok(entry) = entry.parse::<NoProxy>() {
         assert_eq!(entry.to_string().parse(), Ok(entry.clone()));
-        // Wider is never narrower.
+        // An entry with its subdomains covers everything that the entry covers.
         assert!(!entry.covers(&url) || entry.with_subdomains().covers(&url));
     }
     let Some(host) = url.host_str().filter(|_| matches!(url.scheme(), "http" | "https")) else { return };
@@ -93,7 +94,7 @@ pub(super) fn no_proxy(data: &[u8]) {
     }
 }
 
-/// A netrc file.
+/// Parses a netrc file.
 pub(super) fn netrc(data: &[u8]) {
     match Netrc::parse(&text(data)) {
         Err(reason) => assert!(reason.starts_with("line ") && !reason.contains(char::is_control), "{reason}"),
@@ -104,7 +105,7 @@ pub(super) fn netrc(data: &[u8]) {
     }
 }
 
-/// The headers of an answer, one in each line. `x-from` and `x-total` say what is missing of an image.
+/// Parses the headers of an answer, one in each line. `x-from` and `x-total` say which part of an image is missing.
 pub(super) fn http_answer(data: &[u8]) {
     let mut headers = HeaderMap::new();
     for line in data.split(|byte| *byte == b'\n').take(64) {
@@ -139,7 +140,7 @@ pub(super) fn http_answer(data: &[u8]) {
     }
 }
 
-/// A sidecar or a mark; and its first line as the name of a file.
+/// Parses a sidecar or a mark, and takes its first line as the name of a file.
 pub(super) fn cache_files(data: &[u8]) {
     let text = text(data);
     if let Ok(sidecar) = toml::from_str::<Sidecar>(&text) {
@@ -157,7 +158,7 @@ pub(super) fn cache_files(data: &[u8]) {
     }
 }
 
-/// gpgv's status lines: good only with a good signature and without a bad one.
+/// Parses gpgv's status lines. They are good only with a good signature and without a bad one.
 pub(super) fn gpgv_status(data: &[u8]) {
     let text = text(data);
     let says = |word: &str| text.lines().any(|line| line.starts_with(&format!("[GNUPG:] {word}")));
