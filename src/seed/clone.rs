@@ -31,8 +31,9 @@ impl Unchanged {
     }
 }
 
-/// Changes the files of a seed for the clone `identity` with `nics`: UUID and name in meta-data, NICs in network-config, the
-/// volume in vendor-data. SSH keys, user-data, and files that this program did not make stay as they are.
+/// Changes the files of a seed for the clone `identity` with `nics`: UUID and name in meta-data, NICs in
+/// network-config, the volume in vendor-data. SSH keys, user-data, and files that this program did not make stay as
+/// they are.
 pub(crate) fn for_clone(files: &[File], identity: &Identity, nics: &[Nic]) -> (Vec<File>, Vec<Unchanged>) {
     let old = files.iter().find(|(name, _)| name == "meta-data").and_then(|(_, content)| parse(content));
     let old = old.and_then(|meta_data| Some((identity_of(&meta_data)?, meta_data)));
@@ -69,25 +70,27 @@ fn with_identity(mut meta_data: Map<String, Value>, identity: &Identity) -> Vec<
     document(&meta_data)
 }
 
-/// Whether `content` is the vendor-data that this program makes for `identity`.
+/// Returns whether `content` is the vendor-data that this program makes for `identity`.
 pub(super) fn is_persistent(content: &[u8], identity: &Identity) -> bool {
     content == vendor_data(identity)
 }
 
-/// Whether a network-config has name servers, and whether it has search domains. None if this program did not make it.
+/// Returns whether a network-config has name servers, and whether it has search domains. Returns `None` if this program
+/// did not make it.
 pub(super) fn has_resolver(content: &[u8]) -> Option<(bool, bool)> {
     let [servers, search] = resolver(content)?;
     Some((servers.is_some(), search.is_some()))
 }
 
-/// The network-config for `nics` with the name servers of `old`; none if this program did not make `old`.
+/// Returns the network-config for `nics` with the name servers of `old`, or `None` if this program did not make `old`.
 fn network(old: &[u8], nics: &[Nic]) -> Option<Vec<u8>> {
     let [servers, search] = resolver(old)?;
     let dns = Dns::new(servers.as_deref(), search.as_deref()).ok()?;
     Network::new(nics, &dns).ok()?.document()
 }
 
-/// The name servers and the search domains in a network-config, as lists for [`Dns`]. None if this program did not make it.
+/// Returns the name servers and the search domains in a network-config, as lists for [`Dns`]. Returns `None` if this
+/// program did not make it.
 fn resolver(content: &[u8]) -> Option<[Option<String>; 2]> {
     let old = parse(content)?;
     let interfaces = old.get("ethernets").and_then(Value::as_object)?;

@@ -23,7 +23,8 @@ pub(crate) struct Dns {
     search: Vec<String>,
 }
 
-/// Why a list is refused. The message does not repeat the list, as it may be a secret that was given as the wrong parameter.
+/// Why a list is refused. The message does not repeat the list, as it may be a secret that was given as the wrong
+/// parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum DnsError {
     #[error("not a list of IP addresses (use addresses with blanks between them, or none)")]
@@ -35,8 +36,8 @@ pub(crate) enum DnsError {
 }
 
 impl Dns {
-    /// Parses two lists with blanks or commas between their entries; `none` is an empty list. The error has the name of the
-    /// parameter.
+    /// Parses two lists with blanks or commas between their entries; `none` is an empty list. The error has the name of
+    /// the parameter.
     pub(crate) fn new(servers: Option<&str>, search: Option<&str>) -> Result<Self, (&'static str, DnsError)> {
         let servers = list(servers, |text| text.parse().map_err(|_not_an_address| DnsError::Servers));
         let search = list(search, domain);

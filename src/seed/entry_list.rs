@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Splits the lists in OS parameters into their entries. People separate them with line breaks, semicolons, commas, blanks,
-//! or a `\n` that no shell has replaced by a line break.
+//! Splits the lists in OS parameters into their entries. People separate them with line breaks, semicolons, commas,
+//! blanks, or a `\n` that no shell has replaced by a line break.
 //!
 //! A character that may be part of an entry is a separator only if the beginning of another entry follows. Otherwise a
 //! second key could get lost in the comment of the first one.
 
-/// The types of keys that OpenSSH accepts for logins (ssh-keygen(1)), and how many strings follow the type in each
-/// (RFC 4253, section 6.6; RFC 5656; RFC 8709; PROTOCOL.u2f). ssh-dss is left out: OpenSSH has refused it since 2015.
+/// The types of keys that OpenSSH accepts for logins (ssh-keygen(1)), and the number of strings that follow the type in
+/// each (RFC 4253, section 6.6; RFC 5656; RFC 8709; PROTOCOL.u2f). ssh-dss is left out, because OpenSSH has refused it
+/// since 2015.
 pub(super) const KEY_TYPES: [(&str, usize); 7] = [
     ("ssh-ed25519", 1),
     ("ssh-rsa", 2),
@@ -24,7 +25,7 @@ const WRAPPED: [usize; 2] = [76, 64];
 /// The beginnings of entries that are not file names.
 const STARTS: [&str; 3] = ["base64:", "https://", "http://"];
 
-/// The entries of a list of file names, URLs and `base64:` texts. None of them can contain a blank.
+/// Returns the entries of a list of file names, URLs and `base64:` texts. None of them can contain a blank.
 pub(super) fn documents(text: &str) -> Vec<&str> {
     split(text, |entry, separator, rest| match separator {
         " " | "\n" => !is_wrapped(entry, rest),
@@ -33,8 +34,8 @@ pub(super) fn documents(text: &str) -> Vec<&str> {
     })
 }
 
-/// The entries of a list that may also contain keys. Their options and comments may contain any character but line breaks
-/// and `;`.
+/// Returns the entries of a list that may also contain keys. Their options and comments may contain any character but
+/// line breaks and `;`.
 pub(super) fn keys_and_places(text: &str) -> Vec<&str> {
     split(text, |entry, separator, rest| match separator {
         " " => false,
@@ -47,7 +48,7 @@ pub(super) fn keys_and_places(text: &str) -> Vec<&str> {
     })
 }
 
-/// The keys in a line. There should be one, but there may be several.
+/// Returns the keys in a line. There should be one, but there may be several.
 pub(super) fn keys_of_line(line: &str) -> Vec<&str> {
     split(line, |_, separator, rest| matches!(separator, "," | ESCAPED) && (rest.is_empty() || is_key(rest)))
 }
@@ -71,7 +72,7 @@ fn split(text: &str, separates: impl Fn(&str, &str, &str) -> bool) -> Vec<&str> 
     entries.into_iter().map(str::trim).filter(|entry| !entry.is_empty()).collect()
 }
 
-/// The separator at the beginning of `text`, and its length in bytes.
+/// Returns the separator at the beginning of `text`, and its length in bytes.
 fn separator(text: &str) -> Option<(&'static str, usize)> {
     match text.as_bytes() {
         [b'\r' | b'\n', ..] => Some(("\n", 1)),
@@ -83,19 +84,19 @@ fn separator(text: &str) -> Option<(&'static str, usize)> {
     }
 }
 
-/// Whether `rest` is empty, or begins with an entry that is not a file name.
+/// Returns whether `rest` is empty, or begins with an entry that is not a file name.
 fn is_start(rest: &str) -> bool {
     let begins = |start: &&str| rest.get(..start.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(start));
     rest.is_empty() || STARTS.iter().any(begins)
 }
 
-/// Whether `rest` begins with a key without options.
+/// Returns whether `rest` begins with a key without options.
 fn is_key(rest: &str) -> bool {
     let mut words = words(rest);
     words.next().is_some_and(|(at, word)| at == 0 && is_type(word)) && words.next().is_some()
 }
 
-/// Whether `rest` begins with options of a key, and that key follows.
+/// Returns whether `rest` begins with options of a key, and that key follows.
 fn is_in_options(rest: &str) -> bool {
     let line = rest.split(['\n', '\r', ';']).next().unwrap_or_default();
     let key = words(line).find(|(_, word)| is_type(word));
@@ -103,7 +104,7 @@ fn is_in_options(rest: &str) -> bool {
     !before.is_empty() && !before.ends_with(',') && !before.ends_with(ESCAPED)
 }
 
-/// Whether `entry` is the beginning of a base64 text that continues with the next line in `rest`.
+/// Returns whether `entry` is the beginning of a base64 text that continues with the next line in `rest`.
 fn is_wrapped(entry: &str, rest: &str) -> bool {
     let Some(encoded) = entry.strip_prefix(STARTS[0]) else { return false };
     let plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/'));
@@ -113,12 +114,12 @@ fn is_wrapped(entry: &str, rest: &str) -> bool {
     full && !next.is_empty() && next.len() <= line.len() && plain(next.trim_end_matches('='))
 }
 
-/// Whether `word` is the type of a key, even one that is not accepted.
+/// Returns whether `word` is the type of a key, even one that is not accepted.
 fn is_type(word: &str) -> bool {
     KEY_TYPES.iter().any(|(name, _)| *name == word) || word == "ssh-dss" || word.ends_with("-cert-v01@openssh.com")
 }
 
-/// The words of a text with their offsets in bytes.
+/// Returns the words of a text with their offsets in bytes.
 fn words(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let place = |word: &str| word.as_ptr().addr() - text.as_ptr().addr();
     text.split_ascii_whitespace().map(move |word| (place(word), word))
@@ -187,7 +188,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever stands there, only separators are left out.
+        /// Whatever the text is, only separators are left out.
         #[test]
         fn nothing_gets_lost(text in "(ssh-rsa |AAAA|base64:|https://|[a-z]|[,; \t\n\r]|\\\\n|\\PC){0,12}") {
             let bare = |text: &str| text.replace(super::ESCAPED, "").replace([',', ';'], "").split_whitespace().collect::<String>();

@@ -56,12 +56,12 @@ impl Identity {
         Ok(Identity { name: name.to_owned(), uuid: uuid.to_owned() })
     }
 
-    /// The name of the instance, which becomes `local-hostname`.
+    /// Returns the name of the instance, which becomes `local-hostname`.
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
-    /// A warning about the name, if Linux can't use it as a whole.
+    /// Returns a warning about the name, if Linux can't use it as a whole.
     pub(crate) fn warning(&self) -> Option<String> {
         let len = self.name.len();
         (len > MAX_HOST_NAME).then(|| {
@@ -71,13 +71,13 @@ impl Identity {
         })
     }
 
-    /// The UUID of the instance, which becomes `instance-id`.
+    /// Returns the UUID of the instance, which becomes `instance-id`.
     pub(crate) fn uuid(&self) -> &str {
         &self.uuid
     }
 
-    /// The serial number of the FAT volume with the instance's seed. It follows from the UUID, so that the seed of another
-    /// instance is recognised.
+    /// Returns the serial number of the FAT volume with the instance's seed. It follows from the UUID, so that the seed
+    /// of another instance is recognised.
     pub(crate) fn volume_serial(&self) -> u32 {
         let digest = Sha256::digest(self.uuid.as_bytes());
         u32::from_le_bytes([digest[0], digest[1], digest[2], digest[3]])
@@ -94,8 +94,8 @@ struct MetaData<'m> {
     public_keys: Vec<String>,
 }
 
-/// The content of `meta-data`. A rename keeps the UUID, so that cloud-init does not take the instance for a new one. A clone
-/// has another UUID, and so it gets its own first boot.
+/// Returns the content of `meta-data`. A rename keeps the UUID, so that cloud-init does not take the instance for a new
+/// one. A clone has another UUID, and so it gets its own first boot.
 pub(crate) fn meta_data(identity: &Identity, keys: impl IntoIterator<Item = Key>) -> Vec<u8> {
     document(&MetaData {
         instance_id: identity.uuid(),
@@ -104,8 +104,8 @@ pub(crate) fn meta_data(identity: &Identity, keys: impl IntoIterator<Item = Key>
     })
 }
 
-/// Changes the name in `old`, a content of `meta-data`, to that of `identity`. None if `old` was not made by [`meta_data`], or
-/// is that of another instance.
+/// Changes the name in `old`, a content of `meta-data`, to that of `identity`. Returns `None` if `old` was not made by
+/// [`meta_data`], or is that of another instance.
 pub(crate) fn renamed(old: &[u8], identity: &Identity) -> Option<Vec<u8>> {
     let mut all: Map<String, Value> = serde_json::from_slice(old).ok()?;
     if all.get("instance-id")? != identity.uuid() || !all.contains_key(HOST_NAME) {

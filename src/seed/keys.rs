@@ -33,20 +33,20 @@ pub(crate) struct Key {
 }
 
 impl Key {
-    /// The key as a line of authorized_keys, without the newline.
+    /// Returns the key as a line of authorized_keys, without the newline.
     pub(super) fn line(&self) -> String {
         if self.comment.is_empty() { self.key.clone() } else { format!("{} {}", self.key, self.comment) }
     }
 }
 
-/// Whether `text` looks like a key, and not like a file name or a URL.
+/// Returns whether `text` looks like a key, and not like a file name or a URL.
 pub(super) fn is_key(text: &str) -> bool {
     let first = text.split_ascii_whitespace().next().unwrap_or_default();
     text.contains(' ') || text.starts_with("-----") || first.starts_with("ssh-") || first.starts_with("ecdsa-")
 }
 
-/// Parses the keys in `text`. Blank lines and lines that begin with `#` are ignored. Several keys in one line are separated
-/// by a comma, or by a backslash and an `n`.
+/// Parses the keys in `text`. Blank lines and lines that begin with `#` are ignored. Several keys in one line are
+/// separated by a comma, or by a backslash and an `n`.
 pub(crate) fn parse(text: &[u8]) -> Result<Vec<Key>, KeyError> {
     let text = str::from_utf8(text).map_err(|_not_text| KeyError::Encoding)?;
     let mut keys = Vec::new();
@@ -60,7 +60,7 @@ pub(crate) fn parse(text: &[u8]) -> Result<Vec<Key>, KeyError> {
     if keys.is_empty() { Err(KeyError::Empty) } else { Ok(keys) }
 }
 
-/// The number of `keys` that are not among `others`.
+/// Returns the number of `keys` that are not among `others`.
 pub(super) fn missing(keys: &[Key], others: &[Key]) -> usize {
     let others: HashSet<_> = others.iter().map(|key| &key.key).collect();
     keys.iter().filter(|key| !others.contains(&key.key)).count()
@@ -98,8 +98,8 @@ fn key(line: &str) -> Result<Key, &'static str> {
     Ok(Key { key: format!("{kind} {encoded}"), comment: comment.to_owned() })
 }
 
-/// Whether a comment contains another key. In base64 every key begins with `AAAA`, as it begins with the length of its first
-/// string (RFC 4251, section 5).
+/// Returns whether a comment contains another key. In base64 every key begins with `AAAA`, as it begins with the length
+/// of its first string (RFC 4251, section 5).
 fn has_key(comment: &str) -> bool {
     let words: Vec<_> = comment.split_ascii_whitespace().collect();
     let is_key =
@@ -107,7 +107,7 @@ fn has_key(comment: &str) -> bool {
     words.windows(2).any(is_key)
 }
 
-/// The first word of `text`, and the rest.
+/// Returns the first word of `text`, and the rest.
 fn word(text: &str) -> (&str, &str) {
     let (word, rest) = text.split_at(text.find([' ', '\t']).unwrap_or(text.len()));
     (word, rest.trim())
@@ -130,7 +130,7 @@ fn check(blob: &[u8], kind: &str, strings: usize) -> Result<(), &'static str> {
     if rest.is_empty() { Ok(()) } else { Err(CUT) }
 }
 
-/// The first string (its length in four bytes, and as many bytes; RFC 4251, section 5), and the rest.
+/// Returns the first string (its length in four bytes, and as many bytes; RFC 4251, section 5), and the rest.
 fn string(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (len, rest) = bytes.split_first_chunk()?;
     rest.split_at_checked(usize::try_from(u32::from_be_bytes(*len)).ok()?)
@@ -142,7 +142,7 @@ mod tests {
     use base64::Engine as _;
     use proptest::prelude::{any, proptest};
 
-    /// A key of `kind` with these strings, as ssh-keygen would write it.
+    /// Returns a key of `kind` with these strings, as ssh-keygen would write it.
     fn encoded(kind: &str, strings: &[&[u8]]) -> String {
         let all = std::iter::once(kind.as_bytes()).chain(strings.iter().copied());
         let blob = all.flat_map(|part| [&u32::try_from(part.len()).unwrap().to_be_bytes()[..], part].concat());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! The seed of an instance: the files of cloud-init's NoCloud source, which the guest reads at its first boot. `ganeti::request`
-//! makes a [`Plan`], and `install` fetches what it names.
+//! The seed of an instance: the files of cloud-init's NoCloud source, which the guest reads at its first boot.
+//! `ganeti::request` makes a [`Plan`], and `install` fetches what it names.
 
 pub(crate) mod clone;
 mod dns;
@@ -27,8 +27,8 @@ use std::fmt;
 
 use serde::Serialize;
 
-/// The largest meta-data, and the largest network-config, in bytes. With the user-data they have to fit into a FAT volume of
-/// 4 MiB.
+/// The largest meta-data, and the largest network-config, in bytes. With the user-data they have to fit into a FAT
+/// volume of 4 MiB.
 pub(crate) const MAX_FILE: usize = 512 << 10;
 
 /// The files of a NoCloud seed, ready for the volume. `Debug` shows their sizes only.
@@ -45,7 +45,7 @@ pub struct SeedFiles {
 }
 
 impl SeedFiles {
-    /// The name and the content of every file, in the order in which they are written.
+    /// Returns the name and the content of every file, in the order in which they are written.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, &[u8])> {
         let given = [("meta-data", Some(&self.meta_data)), ("user-data", Some(&self.user_data))];
         let optional = [("network-config", self.network_config.as_ref()), ("vendor-data", self.vendor_data.as_ref())];

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! Makes a network-config of version 2 from what Ganeti says of the NICs of an instance.
 //!
-//! It uses only what all renderers of cloud-init 22.4 and later understand: `match` with `set-name`, and default routes as
-//! `0.0.0.0/0` and `::/0`. Some of them do not know `gateway4` and `gateway6` any more, or `to: default` yet.
+//! It uses only what all renderers of cloud-init 22.4 and later understand: `match` with `set-name`, and default routes
+//! as `0.0.0.0/0` and `::/0`. Some of them do not know `gateway4` and `gateway6` any more, or `to: default` yet.
 //!
 //! A route to a gateway outside of the network has `on-link`, a key of netplan. cloud-init 22.4 and 25.1 pass it on to
 //! netplan. The schema of cloud-init does not have the key, but where netplan is installed cloud-init does not use that
-//! schema. A route to the gateway `via` 0.0.0.0 would be valid by the schema. It works with systemd 252 and 257, but a guest
-//! with systemd 247 (Debian 11) would get no default route. netplan writes `gateway4` without on-link.
+//! schema. A route to the gateway `via` 0.0.0.0 would be valid by the schema. It works with systemd 252 and 257, but a
+//! guest with systemd 247 (Debian 11) would get no default route. netplan writes `gateway4` without on-link.
 //!
 //! Ganeti allocates IPv4 addresses only. In an IPv6 /64 the instance gets the address that it would derive from router
 //! advertisements itself, so no router has to send them.
@@ -22,10 +22,11 @@ use super::dns::Dns;
 use super::document;
 use super::nic::{Mac, Nic, is_interface_name};
 
-/// The gateway of a routed NIC for which Ganeti has none. The node answers ARP for any address (Ganeti sets proxy_arp on
-/// routed NICs), so it may be any address that no network uses: RFC 3927 reserves 169.254.0.0/16 for single links.
+/// The gateway of a routed NIC for which Ganeti has none. The node answers ARP for any address (Ganeti sets proxy_arp
+/// on routed NICs), so it may be any address that no network uses: RFC 3927 reserves 169.254.0.0/16 for single links.
 const ANY_GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
-/// The prefix length of an IPv6 network in which an address can be derived from a MAC address (RFC 4291, section 2.5.1).
+/// The prefix length of an IPv6 network in which an address can be derived from a MAC address (RFC 4291, section
+/// 2.5.1).
 const EUI64_PREFIX: u8 = 64;
 
 /// The network of one instance.
@@ -91,8 +92,8 @@ struct Document<'n> {
 }
 
 impl Network {
-    /// Takes all NICs of the instance in the order of Ganeti. An address whose network is known is static; other NICs use DHCP
-    /// and router advertisements.
+    /// Takes all NICs of the instance in the order of Ganeti. An address whose network is known is static; other NICs
+    /// use DHCP and router advertisements.
     pub(crate) fn new(nics: &[Nic], dns: &Dns) -> Result<Self, NetworkError> {
         let names = names(nics)?;
         let mut macs = BTreeSet::new();
@@ -114,7 +115,7 @@ impl Network {
         Ok(Network { interfaces })
     }
 
-    /// The content of `network-config`; none for an instance without NICs.
+    /// Returns the content of `network-config`, or `None` for an instance without NICs.
     pub(crate) fn document(&self) -> Option<Vec<u8>> {
         (!self.interfaces.is_empty()).then(|| document(&Document { version: 2, ethernets: &self.interfaces }))
     }
@@ -182,7 +183,8 @@ impl NumberedNic<'_> {
         Ok((Some(address), route))
     }
 
-    /// The prefix length of the network of `ip`; none if that network is unknown. The network of a routed NIC may be `ip` alone.
+    /// Returns the prefix length of the network of `ip`, or `None` if that network is unknown. The network of a routed
+    /// NIC may be `ip` alone.
     fn prefix(&self, ip: IpAddr, subnet: Option<IpNet>) -> Result<Option<u8>, NetworkError> {
         match subnet {
             Some(subnet) if subnet.contains(&ip) => Ok(Some(subnet.prefix_len())),
@@ -212,7 +214,8 @@ impl NumberedNic<'_> {
     }
 }
 
-/// The names of the interfaces: those of the NICs, otherwise `eth` and the number of the NIC, or the next free number.
+/// Returns the names of the interfaces: those of the NICs, otherwise `eth` and the number of the NIC, or the next free
+/// number.
 fn names(nics: &[Nic]) -> Result<Vec<String>, NetworkError> {
     let mut taken = BTreeSet::new();
     for (index, nic) in nics.iter().enumerate() {

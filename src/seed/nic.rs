@@ -11,12 +11,10 @@ const MAX_NAME: usize = 15;
 /// Names with a special meaning in /proc/sys/net, and the loopback interface.
 const RESERVED: [&str; 3] = ["all", "default", "lo"];
 
-/// What Ganeti says of one NIC and its network, unchecked. An empty value counts as none.
+/// What Ganeti says of one NIC and its network, before any check. An empty value counts as none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Nic {
-    /// `NIC_n_NAME`.
     pub(crate) name: Option<String>,
-    /// `NIC_n_MAC`.
     pub(crate) mac: String,
     /// `NIC_n_IP`, of either family.
     pub(crate) ip: Option<String>,
@@ -24,16 +22,15 @@ pub(crate) struct Nic {
     pub(crate) routed: bool,
     /// `NIC_n_NETWORK_SUBNET`: an IPv4 network as `address/prefix`.
     pub(crate) subnet: Option<String>,
-    /// `NIC_n_NETWORK_GATEWAY`.
     pub(crate) gateway: Option<String>,
     /// `NIC_n_NETWORK_SUBNET6`: an IPv6 network as `address/prefix`.
     pub(crate) subnet6: Option<String>,
-    /// `NIC_n_NETWORK_GATEWAY6`.
     pub(crate) gateway6: Option<String>,
 }
 
-/// Whether a network interface of the instance can have this name. The kernel accepts more names (`dev_valid_name`), but
-/// ifupdown takes a `.` for a VLAN, a number alone is an index, and netplan takes `*` and brackets for patterns.
+/// Returns whether a network interface of the instance can have this name. The kernel accepts more names
+/// (`dev_valid_name`), but ifupdown takes a `.` for a VLAN, a number alone is an index, and netplan takes `*` and
+/// brackets for patterns.
 pub(super) fn is_interface_name(name: &str) -> bool {
     let word = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     name.len() <= MAX_NAME
@@ -47,8 +44,8 @@ pub(super) fn is_interface_name(name: &str) -> bool {
 pub(super) struct Mac([u8; 6]);
 
 impl Mac {
-    /// Parses `aa:00:00:35:ac:5d`. None for anything else, and for addresses that no interface can have: all zeros, and
-    /// multicast addresses.
+    /// Parses a text such as `aa:00:00:35:ac:5d`. Returns `None` for any other form, and for addresses that no
+    /// interface can have: all zeros, and multicast addresses.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let mut octets = [0; 6];
         let mut parts = text.split(':');
@@ -60,7 +57,8 @@ impl Mac {
         (parts.next().is_none() && usable).then_some(Mac(octets))
     }
 
-    /// The address of an interface with this MAC address in the network `prefix` of 64 bits (RFC 4291, appendix A).
+    /// Returns the address of an interface with this MAC address in the network `prefix` of 64 bits (RFC 4291, appendix
+    /// A).
     pub(super) fn address_in(self, prefix: Ipv6Addr) -> Ipv6Addr {
         let [a, b, c, d, e, f] = self.0;
         let suffix = u64::from_be_bytes([a ^ 2, b, c, 0xff, 0xfe, d, e, f]);

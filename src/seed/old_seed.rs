@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Compares an old seed with a new one: what a reinstall would lose, and what it may keep. The guest may have changed the
-//! old seed, so only its well-formed parts are used.
+//! Compares an old seed with a new one: what a reinstall would lose, and what it may keep. The guest may have changed
+//! the old seed, so only its well-formed parts are used.
 
 use std::fmt;
 
@@ -21,7 +21,7 @@ use crate::node::size::ByteSize;
 pub struct SeedContent {
     #[serde(serialize_with = "as_lines", deserialize_with = "from_lines")]
     pub(crate) keys: Vec<Key>,
-    /// Empty if there is none.
+    /// The text is empty if there is no user-data.
     #[serde(serialize_with = "as_base64", deserialize_with = "from_base64")]
     pub(crate) user_data: Vec<u8>,
     network: NetworkOrigin,
@@ -85,7 +85,7 @@ impl SeedContent {
         }
     }
 
-    /// The OS parameters whose effect this seed has and `new` has not.
+    /// Returns the OS parameters whose effect this seed has and `new` has not.
     pub(crate) fn lost_in(&self, new: &SeedContent) -> Vec<LostParameter> {
         let missing = keys::missing(&self.keys, &new.keys);
         let mut lost = Vec::new();
@@ -140,8 +140,8 @@ impl NetworkOrigin {
         }
     }
 
-    /// Whether `new` lacks name servers, and whether it lacks search domains. Those of a network-config that the user gave
-    /// are not compared.
+    /// Returns whether `new` lacks name servers, and whether it lacks search domains. Those of a network-config that
+    /// the user gave are not compared.
     fn lost_in(self, new: Self) -> (bool, bool) {
         match (self, new) {
             (NetworkOrigin::Resolver { .. }, NetworkOrigin::Given) => (false, false),
@@ -160,7 +160,7 @@ fn at_most<'c>(file: &'static str, most: usize, content: &'c [u8]) -> Result<&'c
     if content.len() > most { Err(OldSeedError::TooLarge { file, size }) } else { Ok(content) }
 }
 
-/// The keys in a meta-data. Anything else in their list is ignored.
+/// Returns the keys in a meta-data. Anything else in their list is ignored.
 fn keys_of(meta_data: &[u8]) -> Result<Vec<Key>, OldSeedError> {
     let meta_data: Map<String, Value> =
         serde_json::from_slice(meta_data).map_err(|_not_ours| OldSeedError::MetaData)?;

@@ -59,7 +59,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Whether a source has to be fetched from a server.
+    /// Returns whether a source has to be fetched from a server.
     pub(crate) fn asks_servers(&self) -> bool {
         let network = match &self.network {
             NetworkPlan::Given(source) => Some(source),
@@ -125,7 +125,7 @@ pub(crate) enum SourceError {
     Key(#[from] keys::KeyError),
 }
 
-/// The entries of a list; or the number of the first wrong entry, counted from 1, and the reason.
+/// The entries of a list, or the number of the first wrong entry, counted from 1, and the reason.
 pub(crate) type Entries = Result<Vec<SourceName>, (usize, SourceError)>;
 
 impl SourceName {
@@ -146,7 +146,8 @@ impl SourceName {
         Ok(SourceName::File(PathBuf::from(text)))
     }
 
-    /// Parses the parameter `user_data`: entries with line breaks, `;`, `,` or blanks between them. `none` is an empty list.
+    /// Parses the parameter `user_data`: entries with line breaks, `;`, `,` or blanks between them. `none` is an empty
+    /// list.
     pub(crate) fn documents(text: &str) -> Entries {
         entries(text, entry_list::documents, SourceName::parse)
     }

@@ -13,8 +13,8 @@ use crate::node::size::ByteSize;
 
 /// The largest user-data, in bytes. All files of a seed have to fit into a FAT volume of 4 MiB.
 pub(crate) const MAX_USER_DATA: usize = 2 << 20;
-/// The first words by which cloud-init detects the type of a part (`INCLUSION_TYPES_MAP` of cloudinit/handlers), the longest
-/// first.
+/// The first words by which cloud-init detects the type of a part (`INCLUSION_TYPES_MAP` of cloudinit/handlers), the
+/// longest first.
 const TYPES: [(&str, &str); 9] = [
     ("#cloud-config-archive", "text/cloud-config-archive"),
     ("#cloud-config-jsonp", "text/cloud-config-jsonp"),
@@ -81,7 +81,7 @@ pub(crate) fn user_data(mut parts: Vec<Vec<u8>>) -> Result<UserData, UserDataErr
     Ok(UserData { document, unknown })
 }
 
-/// A MIME document with all parts in base64, which is right for text and for gzip.
+/// Returns a MIME document with all parts in base64, which is right for text and for gzip.
 fn multipart(parts: &[Vec<u8>]) -> Vec<u8> {
     let mut document = format!("Content-Type: multipart/mixed; boundary=\"{BOUNDARY}\"\nMIME-Version: 1.0\n\n");
     for part in parts {
@@ -104,7 +104,8 @@ fn multipart(parts: &[Vec<u8>]) -> Vec<u8> {
     document.into_bytes()
 }
 
-/// The type of `part` by its first words, as cloud-init detects it: leading blanks and letter case make no difference.
+/// Returns the type of `part` by its first words, as cloud-init detects it: leading blanks and letter case make no
+/// difference.
 fn content_type(part: &[u8]) -> Option<&'static str> {
     if part.starts_with(GZIP) {
         return Some("application/gzip");
@@ -112,7 +113,7 @@ fn content_type(part: &[u8]) -> Option<&'static str> {
     TYPES.iter().find(|(start, _)| begins(part, start)).map(|(_, name)| *name)
 }
 
-/// Whether `part` is a web page, such as the error page of a server.
+/// Returns whether `part` is a web page, such as the error page of a server.
 pub(crate) fn is_html(part: &[u8]) -> bool {
     ["<!doctype html", "<html"].iter().any(|start| begins(part, start))
 }
@@ -127,7 +128,7 @@ fn is_mime(part: &[u8]) -> bool {
     part[..part.len().min(MIME_WINDOW)].windows(HEADER.len()).any(|window| window.eq_ignore_ascii_case(HEADER))
 }
 
-/// The content of `vendor-data` for an instance that copies its seed and removes the partition.
+/// Returns the content of `vendor-data` for an instance that copies its seed and removes the partition.
 pub(crate) fn vendor_data(identity: &Identity) -> Vec<u8> {
     let serial = identity.volume_serial();
     // blkid(8) shows the UUID of a FAT volume in this form.

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! Formats and reads the small FAT of a seed, in memory.
 //!
-//! The crate fatfs formats it. All times are 1980-01-01, where the calendar of FAT begins, so the same input gives the same
-//! bytes. fatfs does not read it: the instance may have changed its volume, and fatfs panics over an invalid cluster number.
+//! The crate fatfs formats it. All times are 1980-01-01, where the calendar of FAT begins, so the same input gives the
+//! same bytes. fatfs does not read it: the instance may have changed its volume, and fatfs panics over an invalid
+//! cluster number.
 
 use std::fmt;
 use std::io::{self, Cursor, Write};
@@ -103,7 +104,7 @@ impl Contents {
         fat.contents()
     }
 
-    /// The content of the file `name`. Letter case makes no difference in FAT.
+    /// Returns the content of the file `name`. Letter case makes no difference in FAT.
     pub(crate) fn file(&self, name: &str) -> Option<&[u8]> {
         let found = self.files.iter().find(|(other, _)| other.eq_ignore_ascii_case(name));
         found.map(|(_, content)| content.as_slice())
@@ -162,7 +163,7 @@ impl<'b> Fat<'b> {
         Ok(contents)
     }
 
-    /// The content of the file of `entry`, which may have `room` bytes at most.
+    /// Returns the content of the file of `entry`, which may have `room` bytes at most.
     fn file(&self, entry: &[u8], room: usize) -> Result<Vec<u8>, VolumeError> {
         let len = u32::from_le_bytes([entry[28], entry[29], entry[30], entry[31]]);
         let len = usize::try_from(len).ok().filter(|len| *len <= room);
@@ -179,7 +180,7 @@ impl<'b> Fat<'b> {
         Ok(content)
     }
 
-    /// The number of the next cluster in the chain. At the end of the chain it is a number that no cluster has.
+    /// Returns the number of the next cluster in the chain. At the end of the chain it is a number that no cluster has.
     fn next(&self, cluster: usize) -> Option<usize> {
         let at = if self.is_fat16 { cluster * 2 } else { cluster * 3 / 2 };
         let pair = u16::from_le_bytes(self.table.get(at..at + 2)?.try_into().ok()?);
@@ -216,8 +217,8 @@ impl LongName {
         }
     }
 
-    /// The name of the file of `entry`. It is the long name if its checksum says that it belongs to `entry`, otherwise the short
-    /// one.
+    /// Returns the name of the file of `entry`. It is the long name if its checksum says that it belongs to `entry`,
+    /// otherwise the short one.
     fn name_of(self, entry: &[u8]) -> String {
         let sum = entry[..11].iter().fold(0_u8, |sum, byte| sum.rotate_right(1).wrapping_add(*byte));
         if self.sum == Some(sum) && !self.units.is_empty() {
@@ -273,7 +274,8 @@ mod tests {
         }
     }
 
-    /// A name of more pieces than any has: gathering them all would take time that grows with the square of their number.
+    /// A name of more pieces than any name has must be refused early: gathering them all would take time that grows
+    /// with the square of their number.
     #[test]
     fn a_name_without_an_end_is_none() {
         let bytes = format(LEN, 512, 7, [("X.TXT", b"content")]).unwrap();

@@ -11,7 +11,7 @@ use crate::disk::device::ReadAt;
 /// The length of a FAT boot sector in bytes. A larger sector begins with the same fields.
 pub(super) const BOOT_SECTOR: usize = 512;
 
-/// How much of a root directory is read, in bytes. Every known program writes the label first.
+/// The number of bytes of a root directory that are read. Every known program writes the label first.
 const MAX_DIRECTORY: u64 = 64 << 10;
 
 /// The length of a directory entry in bytes.
@@ -32,7 +32,7 @@ pub(crate) enum Kind {
     Iso,
 }
 
-/// The file system at `offset` of the disk, if it has the label of a seed, in any of the places for a label.
+/// Returns the file system at `offset` of the disk, if it has the label of a seed, in any of the places for a label.
 pub(super) fn seed_at(disk: &dyn ReadAt, offset: u64) -> io::Result<Option<Kind>> {
     if let Some(fat) = BootSector::read(disk, offset)?
         && (is_seed_label(&fat.label)
@@ -102,24 +102,24 @@ impl BootSector {
         })
     }
 
-    /// The length of the file system.
+    /// Returns the length of the file system.
     pub(super) fn len(&self) -> u64 {
         self.sectors * self.sector
     }
 
-    /// Where the root directory begins.
+    /// Returns where the root directory begins.
     pub(super) fn directory_start(&self) -> u64 {
         let first = self.root_cluster.map_or(0, |cluster| cluster.saturating_sub(2));
         self.tables_start + self.tables * self.table_len + first * self.cluster
     }
 
-    /// The length of the root directory, or of its first cluster in FAT32.
+    /// Returns the length of the root directory, or of its first cluster in FAT32.
     pub(super) fn directory_len(&self) -> u64 {
         if self.root_cluster.is_some() { self.cluster } else { self.root_entries * ENTRY as u64 }
     }
 }
 
-/// The label in the root directory.
+/// Returns the label in the root directory.
 fn directory_label(disk: &dyn ReadAt, offset: u64, fat: &BootSector) -> io::Result<Option<[u8; 11]>> {
     let Some(start) = offset.checked_add(fat.directory_start()) else { return Ok(None) };
     let len = fat.directory_len().min(MAX_DIRECTORY);
@@ -134,7 +134,7 @@ fn directory_label(disk: &dyn ReadAt, offset: u64, fat: &BootSector) -> io::Resu
     Ok(labels.next().and_then(|entry| entry[..11].try_into().ok()))
 }
 
-/// Whether the primary or the Joliet descriptor has the label of a seed.
+/// Returns whether the primary or the Joliet descriptor has the label of a seed.
 fn iso_has_seed_label(disk: &dyn ReadAt, offset: u64) -> io::Result<bool> {
     let mut descriptor = [0; 72];
     for sector in ISO_FIRST..ISO_LAST {

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! The volume of a seed: a small FAT with the label CIDATA, in which the NoCloud source of cloud-init looks for its files.
+//! The volume of a seed: a small FAT with the label CIDATA, in which the NoCloud source of cloud-init looks for its
+//! files.
 //!
-//! A volume is always made anew and never edited. A rename or an import formats the volume again from its files. Unchanged
-//! files give the same bytes, and only the blocks that differ are written. A seed with folders is not changed, because they
-//! would get lost.
+//! A volume is always made anew and never edited. A rename or an import formats the volume again from its files.
+//! Unchanged files give the same bytes, and only the blocks that differ are written. A seed with folders is not
+//! changed, because they would get lost.
 //!
 //! The OEM name in the boot sector says that this program made the volume. The serial number is derived from
 //! `INSTANCE_UUID`, and says to which instance it belongs. A rename changes only the volume of that instance. An import
-//! changes every volume of ours that belongs to another instance, but only what was made from the data of Ganeti. Neither of
-//! them needs the configuration, and neither of them fails because of a seed.
+//! changes every volume of ours that belongs to another instance, but only what was made from the data of Ganeti.
+//! Neither of them needs the configuration, and neither of them fails because of a seed.
 
 mod fat;
 mod label;
@@ -64,7 +65,7 @@ pub(crate) struct Found {
 }
 
 impl Found {
-    /// The serial number, if this program made the volume.
+    /// Returns the serial number, if this program made the volume.
     pub(crate) fn our_serial(&self) -> Option<u32> {
         match self.kind {
             Kind::Fat { maker, serial, len } if maker == *MAKER && len <= LEN => Some(serial),
@@ -109,7 +110,7 @@ pub(crate) fn find_seeds(disk: &dyn ReadAt) -> io::Result<Vec<Found>> {
     Ok(found)
 }
 
-/// The seed that a failed run has left on a disk whose first MiB it did not write.
+/// Returns the seed that a failed run has left on a disk whose first MiB it did not write.
 pub(crate) fn seed_of_failed_run(disk: &dyn ReadAt) -> io::Result<Option<Found>> {
     if read_boot_area(disk)?.iter().any(|byte| *byte != 0) {
         return Ok(None);
@@ -119,7 +120,7 @@ pub(crate) fn seed_of_failed_run(disk: &dyn ReadAt) -> io::Result<Option<Found>>
     Ok(found.filter(|found| found.our_serial().is_some()))
 }
 
-/// An error if the disk already has a seed. With two of them it would be undefined which one cloud-init uses.
+/// Fails if the disk already has a seed, because with two of them it is undefined which one cloud-init uses.
 pub(crate) fn refuse_present(disk: &dyn ReadAt) -> Result<(), Error> {
     match find_seeds(disk)?.first() {
         Some(found) => Err(PlaceError::Present { at: found.to_string() }.into()),
@@ -127,7 +128,7 @@ pub(crate) fn refuse_present(disk: &dyn ReadAt) -> Result<(), Error> {
     }
 }
 
-/// Formats the volume `old`, which has `contents`, again with `serial` and `files`. An error if something would get lost.
+/// Formats the volume `old`, which has `contents`, again with `serial` and `files`. Fails if something would get lost.
 pub(crate) fn rebuild(
     old: &[u8],
     contents: &Contents,

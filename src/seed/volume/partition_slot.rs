@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! The partition for a seed at the end of an instance's first disk.
 //!
-//! It has 4 MiB in the last 5 MiB of the disk, and is aligned to 1 MiB. There is room after it for a backup GPT, on a disk
-//! with an MBR too, as that may be converted to GPT later. Its entry has the bits of Windows for "hidden" and "no drive
-//! letter". The file system has the same 4 MiB on a disk of its own, so that only one form has to be tested.
+//! It has 4 MiB in the last 5 MiB of the disk, and is aligned to 1 MiB. There is room after it for a backup GPT, on a
+//! disk with an MBR too, as that may be converted to GPT later. Its entry has the bits of Windows for "hidden" and "no
+//! drive letter". The file system has the same 4 MiB on a disk of its own, so that only one form has to be tested.
 //!
 //! A failed run leaves a disk without its first MiB. The next run with `seed_keep` looks for the seed in the place that
 //! follows from the size of the disk.
@@ -65,8 +65,8 @@ pub(crate) enum PlaceError {
     SmallDisk { disk: PathBuf, size: ByteSize },
 }
 
-/// Finds the place for a seed on a disk of `size` bytes whose image begins with `head` (its first MiB, or all of it). The
-/// backup GPT of the image will be at the end of the disk. `disk` is for messages.
+/// Finds the place for a seed on a disk of `size` bytes whose image begins with `head` (its first MiB, or all of it).
+/// The backup GPT of the image will be at the end of the disk. `disk` is for messages.
 pub(crate) fn find_space(head: &[u8], size: u64, disk: &Path) -> Result<Space, PlaceError> {
     let table = Table::parse(head).map_err(|reason| PlaceError::Table { disk: disk.to_owned(), reason })?;
     let small = || PlaceError::Small { disk: disk.to_owned(), size: ByteSize(size) };
@@ -84,19 +84,20 @@ pub(crate) fn find_space(head: &[u8], size: u64, disk: &Path) -> Result<Space, P
     with_entry(table.clone(), start, "").map(|_| Space { start, sector: table.sector() })
 }
 
-/// The first byte of a seed that ends before `end`.
+/// Returns the first byte of a seed that ends before `end`.
 fn start_before(end: u64) -> Option<u64> {
     let start = end.checked_sub(LEN).map(|start| start - start % MIB);
     // The first MiB is the boot area.
     start.filter(|start| *start >= MIB)
 }
 
-/// The first byte of a seed on a disk of `size` bytes without a GPT.
+/// Returns the first byte of a seed on a disk of `size` bytes without a GPT.
 pub(super) fn start_without_table(size: u64) -> Option<u64> {
     size.checked_sub(BACKUP_SECTORS * SECTOR).and_then(start_before)
 }
 
-/// The end of the last possible partition, in bytes, if the backup GPT is at the end of the disk or will be moved there.
+/// Returns the end of the last possible partition, in bytes, if the backup GPT is at the end of the disk or will be
+/// moved there.
 fn usable_end(gpt: &Gpt, size: u64) -> Option<u64> {
     let last = (size / gpt.sector()).checked_sub(1)?;
     let sectors = if gpt.alternate() == last {
@@ -107,7 +108,8 @@ fn usable_end(gpt: &Gpt, size: u64) -> Option<u64> {
     sectors.checked_mul(gpt.sector())
 }
 
-/// Adds an entry for the seed to the table. Gives the new table, and the number of the entry. `uuid` is that of the instance.
+/// Adds an entry for the seed to the table. Returns the new table, and the number of the entry. `uuid` is that of the
+/// instance.
 fn with_entry(mut table: Table, start: u64, uuid: &str) -> Result<(Table, u32), PlaceError> {
     let added = match &mut table {
         Table::Gpt(gpt) => {
@@ -124,7 +126,7 @@ fn with_entry(mut table: Table, start: u64, uuid: &str) -> Result<(Table, u32), 
     added.map(|number| (table, number)).ok_or(PlaceError::NoEntry { table: name, why })
 }
 
-/// The GUID of the partition, which follows from the UUID of the instance.
+/// Returns the GUID of the partition, which follows from the UUID of the instance.
 fn partition_guid(uuid: &str) -> [u8; 16] {
     let hash = Sha256::digest(format!("simpleimage seed partition {uuid}"));
     let mut guid: [u8; 16] = std::array::from_fn(|at| hash[at]);
@@ -134,8 +136,8 @@ fn partition_guid(uuid: &str) -> [u8; 16] {
     guid
 }
 
-/// Adds a partition at `space` for the seed of instance `uuid` to the table of the disk, and to the backup GPT, which has to
-/// be at the end of the disk. Gives the number of the partition.
+/// Adds a partition at `space` for the seed of instance `uuid` to the table of the disk, and to the backup GPT, which
+/// has to be at the end of the disk. Returns the number of the partition.
 pub(crate) fn add_partition(
     disk: &mut dyn WriteAt,
     space: Space,
@@ -154,7 +156,7 @@ pub(crate) fn add_partition(
     Ok(number)
 }
 
-/// The table of the disk. An error if its partition `number` can't be removed.
+/// Returns the table of the disk. Fails if its partition `number` can't be removed.
 fn removable_table(disk: &dyn ReadAt, number: u32) -> io::Result<Table> {
     let table = Table::parse(&read_boot_area(disk)?).map_err(io::Error::other)?;
     match &table {
@@ -168,7 +170,7 @@ fn removable_table(disk: &dyn ReadAt, number: u32) -> io::Result<Table> {
     }
 }
 
-/// An error if partition `number` can't be removed.
+/// Fails if partition `number` can't be removed.
 pub(crate) fn check_removable(disk: &dyn ReadAt, number: u32) -> io::Result<()> {
     removable_table(disk, number).map(drop)
 }
@@ -183,7 +185,8 @@ pub(crate) fn remove_partition(disk: &mut dyn WriteAt, number: u32) -> io::Resul
     store(&table, disk)
 }
 
-/// Whether the backup GPT is in its normal place: the header last, the entries before it and after every partition.
+/// Returns whether the backup GPT is in its normal place: the header is last, and the entries are before it and after
+/// every partition.
 fn ends_the_disk(gpt: &Gpt, size: u64) -> bool {
     Some(gpt.alternate()) == (size / gpt.sector()).checked_sub(1)
         && gpt.alternate().checked_sub(gpt.entries_sectors()).is_some_and(|at| at > gpt.last_usable())
@@ -221,7 +224,8 @@ mod tests {
         crc.sum().to_le_bytes()
     }
 
-    /// A disk whose GPT has right checksums and any numbers: alternate and last usable sector, and one partition.
+    /// Returns a disk whose GPT has right checksums and any numbers: alternate and last usable sector, and one
+    /// partition.
     fn with_gpt(len: usize, alternate: u64, last_usable: u64, first: u64, last: u64) -> MemoryDisk {
         let mut disk = vec![0; len];
         disk[450] = 0xee;

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! The trace of a seed that its instance removes (`seed_persist`): a few words without secrets in the last 4 KiB of the first
-//! MiB of the disk. They tell a later reinstall what the instance had, when the seed and its partition are gone.
+//! The trace of a seed that its instance removes (`seed_persist`): a few words without secrets in the last 4 KiB of the
+//! first MiB of the disk. They tell a later reinstall what the instance had, when the seed and its partition are gone.
 //!
-//! The end of the disk is no place for the trace, as the root file system grows there. A partition of its own would be in
-//! the way when the disk grows, and a field of the partition table has a meaning for other programs. Nearly all images begin
-//! their partitions at 1 MiB or later. GRUB uses the gap before them only with an MBR, and at most 444 KiB of it (0x78000 -
-//! 0x9000 bytes, `maxsec` in util/setup.c). If the place is used, no trace is written.
+//! The end of the disk is no place for the trace, as the root file system grows there. A partition of its own would be
+//! in the way when the disk grows, and a field of the partition table has a meaning for other programs. Nearly all
+//! images begin their partitions at 1 MiB or later. GRUB uses the gap before them only with an MBR, and at most 444 KiB
+//! of it (0x78000 - 0x9000 bytes, `maxsec` in util/setup.c). If the place is used, no trace is written.
 //!
 //! create writes the trace together with the seed, because the script in the guest may be unable to write it.
 
@@ -38,7 +38,7 @@ impl Trace {
         Ok(Trace::parse(&block(disk)?))
     }
 
-    /// Writes the trace, over an older one. False if something else is in its place.
+    /// Writes the trace, over an older one. Returns false if something else is in its place.
     pub(crate) fn write(&self, disk: &mut dyn WriteAt) -> io::Result<bool> {
         if disk.len() < MIB || !is_free(disk)? {
             return Ok(false);
@@ -60,10 +60,10 @@ impl Trace {
             keys: value("ssh_keys=")?.parse().ok()?,
             user_data: value("user_data=")? == "yes",
         };
-        (trace.text() == text && block[len..].iter().all(|byte| *byte == 0)).then_some(trace)
+        if trace.text() == text && block[len..].iter().all(|byte| *byte == 0) { Some(trace) } else { None }
     }
 
-    /// The first line is for people who look at the disk.
+    /// Returns the text of the trace. Its first line is for people who look at the disk.
     fn text(&self) -> String {
         let user_data = if self.user_data { "yes" } else { "no" };
         format!(
@@ -73,7 +73,7 @@ impl Trace {
     }
 }
 
-/// Removes the trace from `disk`. False if there is none.
+/// Removes the trace from `disk`. Returns false if there is none.
 pub(crate) fn remove_trace(disk: &mut dyn WriteAt) -> io::Result<bool> {
     let is_there = Trace::read(disk)?.is_some();
     if is_there {
@@ -82,7 +82,7 @@ pub(crate) fn remove_trace(disk: &mut dyn WriteAt) -> io::Result<bool> {
     Ok(is_there)
 }
 
-/// Whether the place is outside of all partitions, and empty or an older trace.
+/// Returns whether the place is outside of all partitions, and empty or an older trace.
 fn is_free(disk: &dyn ReadAt) -> io::Result<bool> {
     let Ok(table) = Table::parse(&read_boot_area(disk)?) else { return Ok(false) };
     let block = block(disk)?;
@@ -106,7 +106,7 @@ mod tests {
     const AT: usize = (1 << 20) - LEN;
     const TRACE: Trace = Trace { serial: 0x00ab_cdef, keys: 2, user_data: true };
 
-    /// A disk of 2 MiB with an MBR and one partition, in sectors.
+    /// Returns a disk of 2 MiB with an MBR and one partition, in sectors.
     fn disk(start: u32, len: u32) -> MemoryDisk {
         let mut bytes = vec![0; 2 << 20];
         bytes[450] = 0x83;
@@ -146,7 +146,8 @@ mod tests {
     }
 
     proptest! {
-        /// A guest may write what it likes there: no panic, and nothing is taken for a trace that was not written as one.
+        /// A guest may write anything there. It must not lead to a panic, and nothing may be taken for a trace that was
+        /// not written as one.
         #[test]
         fn only_what_was_written_is_one(changes in prop::collection::vec((0..160_usize, any::<u8>()), 0..3)) {
             let mut disk = disk(2048, 2048);
