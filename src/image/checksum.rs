@@ -24,7 +24,7 @@ pub(crate) enum Algorithm {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Digest {
     algorithm: Algorithm,
-    /// In lower case.
+    /// The digits are in lower case.
     hex: String,
 }
 

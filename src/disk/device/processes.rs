@@ -115,7 +115,7 @@ fn opened_by(process: u32, wanted: &Wanted, mode: OpenMode, mounts: &Mounts, bud
 }
 
 /// Returns `Some(Some(number))` if the descriptor leads to one of the devices, `Some(None)` if it leads to the file,
-/// and none for anything else.
+/// and `None` for anything else.
 fn wanted_in(descriptor: &Path, wanted: &Wanted, mode: OpenMode, mounts: &Mounts) -> Option<Option<u64>> {
     // The permissions of the link itself tell how the descriptor was opened (proc_pid_fd(5)).
     let bits = if mode == OpenMode::Writing { 0o200 } else { 0o600 };

@@ -62,9 +62,9 @@ impl DiskUser {
 /// Which users are looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Question {
-    /// All users of the disk (mount, swap space, a device on it) and all writers.
+    /// All users of the disk (mount, swap space, a device on it) and all writers count.
     AnyUse,
-    /// Only writers.
+    /// Only writers count.
     Writing,
 }
 

@@ -44,12 +44,12 @@ impl LogFormat {
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verbosity {
-    /// Warnings and errors.
+    /// Only warnings and errors are written.
     Quiet,
-    /// Also messages about the steps of the run.
+    /// Messages about the steps of the run are written too.
     #[default]
     Normal,
-    /// Also details.
+    /// Details are written too.
     Detail,
 }
 
@@ -73,8 +73,8 @@ pub struct Report {
 }
 
 impl Report {
-    /// Returns a report that writes messages of `applet` (`create`, ...; none for the tool itself) to stderr, as text.
-    /// `debug` adds details.
+    /// Returns a report that writes messages of `applet` (`create`, ..., or `None` for the tool itself) to stderr, as
+    /// text. `debug` adds details.
     pub fn stderr(applet: Option<&'static str>, debug: bool) -> Self {
         Self::to_writer(applet, debug, io::stderr())
     }
