@@ -43,13 +43,19 @@ pub(crate) enum DiskKind {
 pub enum DeviceError {
     /// The device or file is missing or can't be opened.
     #[error("opening disk {path}", path = path.display())]
-    Open { path: PathBuf, source: std::io::Error },
+    Open {
+        /// The path of the disk.
+        path: PathBuf,
+        /// The error of the kernel.
+        source: std::io::Error,
+    },
     /// The disk is neither a block device nor a regular file.
     #[error("disk {path} is neither a block device nor a regular file", path = .0.display())]
     Kind(PathBuf),
     /// The disk is mounted, is part of another device, or is held by another program.
     #[error("disk {path} is in use: {user}", path = path.display())]
     Busy {
+        /// The path of the disk.
         path: PathBuf,
         /// The user of the disk, and what the administrator can do about it.
         user: String,
@@ -58,7 +64,12 @@ pub enum DeviceError {
     },
     /// It is not possible to find out whether the disk is in use.
     #[error("looking who uses disk {path} (is /sys mounted?)", path = path.display())]
-    Look { path: PathBuf, source: std::io::Error },
+    Look {
+        /// The path of the disk.
+        path: PathBuf,
+        /// The error of the kernel.
+        source: std::io::Error,
+    },
     /// The disk has no size.
     #[error("disk {path} has size 0", path = .0.display())]
     Empty(PathBuf),

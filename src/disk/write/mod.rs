@@ -49,13 +49,20 @@ const THREADS: usize = 2;
 pub enum WriteError {
     /// Writing failed.
     #[error("writing to disk {path}", path = path.display())]
-    Disk { path: PathBuf, source: io::Error },
+    Disk {
+        /// The path of the disk.
+        path: PathBuf,
+        /// The error of the kernel.
+        source: io::Error,
+    },
     /// The disk can't be read back.
     #[error("reading disk {path} back at byte {offset}", path = path.display())]
     ReadBack {
+        /// The path of the disk.
         path: PathBuf,
         /// The place on the disk in bytes.
         offset: u64,
+        /// The error of the kernel.
         source: io::Error,
     },
     /// The disk returns other bytes than were written.
@@ -64,6 +71,7 @@ pub enum WriteError {
         path = path.display()
     )]
     Differs {
+        /// The path of the disk.
         path: PathBuf,
         /// The first byte of the piece that differs.
         first: u64,
@@ -82,6 +90,7 @@ pub enum WriteError {
         image: ByteSize,
         /// The size of the disk.
         disk: ByteSize,
+        /// The path of the disk.
         path: PathBuf,
     },
     /// A stream of unknown length is longer than the disk.
@@ -89,6 +98,7 @@ pub enum WriteError {
     TooLong {
         /// The size of the disk.
         disk: ByteSize,
+        /// The path of the disk.
         path: PathBuf,
     },
     /// The file of the image became shorter.

@@ -23,6 +23,7 @@ const PROGRAM: &str = "simpleimage";
 /// The level of most messages. Text does not show it.
 const INFO: &str = "info";
 
+/// The form of the messages.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
     /// The name of the program, and the words of the message.
@@ -42,6 +43,7 @@ impl LogFormat {
     }
 }
 
+/// The messages that are written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verbosity {
     /// Only warnings and errors are written.
