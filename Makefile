@@ -124,7 +124,7 @@ fuzz: ## Give any bytes to every parser; SECONDS=600 or EXECUTIONS=1000000 for e
 # The seed is fixed and so is the number of executions, so that CI does not fail because of an input that has nothing to do
 # with the change. `make fuzz` searches for longer.
 .PHONY: fuzz-short
-fuzz-short: ## The same for at most 5 seconds each, as CI does it (as root)
+fuzz-short: ## The same for at most 5 seconds each, before a commit (as root)
 	$(INSIDE) fuzz/run --executions 100000 --seconds 5 --seed 1
 
 .PHONY: lint
