@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! The ureq agents that carry requests: direct ones, and those through a proxy.
+//! The ureq agents that carry requests: directly, or through a proxy.
 
 use ureq::Agent;
 use ureq::config::Config;
 use ureq::unversioned::transport::{ConnectProxyConnector, Connector, TcpConnector};
 
+use super::deadline::{Deadline, Reached, Reaching};
 use super::error::HttpError;
-use super::proxy::Proxy;
-use super::resolver::SystemResolver;
+use super::proxy::{AbsoluteForm, Proxy};
+use super::resolver::{ProxyResolver, SystemResolver};
 use super::settings::HttpSettings;
 use super::tls_transport::TlsConnector;
 use super::url::ImageUrl;
@@ -15,64 +16,101 @@ use super::url::ImageUrl;
 /// Bytes read from the network at once, at most.
 const INPUT_BUFFER: usize = 256 << 10;
 
-/// One agent for each way to a server.
+/// What the agents for all ways to servers are made of.
 #[derive(Debug)]
 pub(super) struct Agents {
-    direct: Agent,
-    /// Sends absolute-form requests to the proxy for http URLs.
-    http_proxy: Option<ProxyAgent>,
-    /// Opens CONNECT tunnels for https URLs.
-    https_proxy: Option<ProxyAgent>,
+    tls: TlsConnector,
+    /// The proxy for http URLs, which gets absolute-form requests.
+    http_proxy: Option<RequestProxy>,
+    /// The proxy for https URLs, which opens CONNECT tunnels.
+    https_proxy: Option<TunnelProxy>,
 }
 
 #[derive(Debug)]
-struct ProxyAgent {
+struct RequestProxy {
     /// `host:port`.
-    proxy: String,
-    agent: Agent,
+    name: String,
+    absolute_form: AbsoluteForm,
+    resolver: ProxyResolver,
+}
+
+#[derive(Debug)]
+struct TunnelProxy {
+    /// `host:port`.
+    name: String,
+    proxy: ureq::Proxy,
+}
+
+/// The way of one request.
+pub(super) struct Way<'a> {
+    pub(super) agent: Agent,
+    /// The limit of the request's connection.
+    pub(super) deadline: Deadline,
+    /// `host:port` of the proxy, if there is one.
+    pub(super) proxy: Option<&'a str>,
 }
 
 impl Agents {
-    /// Makes the agents that `settings` ask for, with `tls` for https.
+    /// Checks the proxies of `settings`. https is spoken with `tls`.
     pub(super) fn new(settings: &HttpSettings, tls: &TlsConnector) -> Result<Self, HttpError> {
         let http_proxy = settings.proxy.as_ref().map(Proxy::parse).transpose()?;
         let https_proxy = settings.https_proxy.as_ref().or(settings.proxy.as_ref()).map(Proxy::parse).transpose()?;
         Ok(Agents {
-            direct: agent(settings, tls, None),
-            http_proxy: http_proxy.map(|proxy| ProxyAgent::absolute_form(&proxy, settings, tls)).transpose()?,
-            https_proxy: https_proxy.map(|proxy| ProxyAgent::tunnels(&proxy, settings, tls)).transpose()?,
+            tls: tls.clone(),
+            http_proxy: http_proxy.map(|proxy| RequestProxy::new(&proxy)).transpose()?,
+            https_proxy: https_proxy.map(|proxy| TunnelProxy::new(&proxy)).transpose()?,
         })
     }
 
-    /// The agent for `url`, and `host:port` of its proxy.
-    pub(super) fn select(&self, url: &ImageUrl, settings: &HttpSettings) -> (&Agent, Option<&str>) {
-        let through_proxy = if url.is_https() { &self.https_proxy } else { &self.http_proxy };
-        match through_proxy {
-            Some(found) if !settings.no_proxy.iter().any(|entry| entry.covers(url.as_url())) => {
-                (&found.agent, Some(&found.proxy))
-            }
-            _ => (&self.direct, None),
+    /// Makes the agent for one request of `url`. Each has its own, because a connection serves one request and has a
+    /// limit of its own.
+    pub(super) fn way_to(&self, url: &ImageUrl, settings: &HttpSettings) -> Way<'_> {
+        let is_direct = settings.no_proxy.iter().any(|entry| entry.covers(url.as_url()));
+        match (url.is_https(), &self.http_proxy, &self.https_proxy) {
+            (false, Some(proxy), _) if !is_direct => self.by_requests(proxy, settings),
+            (true, _, Some(proxy)) if !is_direct => self.by_tunnel(Some(proxy), settings),
+            _ => self.by_tunnel(None, settings),
         }
     }
+
+    fn by_requests<'a>(&self, proxy: &'a RequestProxy, settings: &HttpSettings) -> Way<'a> {
+        let deadline = Deadline::default();
+        let connector =
+            ().chain(TcpConnector::default())
+                .chain(Reaching(deadline.clone()))
+                .chain(self.tls.clone())
+                .chain(proxy.absolute_form.clone())
+                .chain(Reached { deadline: deadline.clone(), through_tunnel: false });
+        let agent = Agent::with_parts(config(settings, None), connector, proxy.resolver.clone());
+        Way { agent, deadline, proxy: Some(&proxy.name) }
+    }
+
+    /// Without a proxy, the way is direct.
+    fn by_tunnel<'a>(&self, through: Option<&'a TunnelProxy>, settings: &HttpSettings) -> Way<'a> {
+        let deadline = Deadline::default();
+        let connector =
+            ().chain(ConnectProxyConnector::default())
+                .chain(TcpConnector::default())
+                .chain(Reaching(deadline.clone()))
+                .chain(self.tls.clone())
+                .chain(Reached { deadline: deadline.clone(), through_tunnel: through.is_some() });
+        let proxy = through.map(|through| through.proxy.clone());
+        let agent = Agent::with_parts(config(settings, proxy), connector, SystemResolver);
+        Way { agent, deadline, proxy: through.map(|through| through.name.as_str()) }
+    }
 }
 
-impl ProxyAgent {
-    fn absolute_form(proxy: &Proxy, settings: &HttpSettings, tls: &TlsConnector) -> Result<Self, HttpError> {
+impl RequestProxy {
+    fn new(proxy: &Proxy) -> Result<Self, HttpError> {
         let (absolute_form, resolver) = proxy.for_requests()?;
-        let connector = ().chain(TcpConnector::default()).chain(tls.clone()).chain(absolute_form);
-        let agent = Agent::with_parts(config(settings, None), connector, resolver);
-        Ok(ProxyAgent { proxy: proxy.host_and_port(), agent })
-    }
-
-    fn tunnels(proxy: &Proxy, settings: &HttpSettings, tls: &TlsConnector) -> Result<Self, HttpError> {
-        let agent = agent(settings, tls, Some(proxy.for_tunnels()?));
-        Ok(ProxyAgent { proxy: proxy.host_and_port(), agent })
+        Ok(RequestProxy { name: proxy.host_and_port(), absolute_form, resolver })
     }
 }
 
-fn agent(settings: &HttpSettings, tls: &TlsConnector, proxy: Option<ureq::Proxy>) -> Agent {
-    let connector = ().chain(ConnectProxyConnector::default()).chain(TcpConnector::default()).chain(tls.clone());
-    Agent::with_parts(config(settings, proxy), connector, SystemResolver)
+impl TunnelProxy {
+    fn new(proxy: &Proxy) -> Result<Self, HttpError> {
+        Ok(TunnelProxy { name: proxy.host_and_port(), proxy: proxy.for_tunnels()? })
+    }
 }
 
 /// The client judges statuses and redirects itself. An explicit `proxy` keeps ureq from reading the environment.

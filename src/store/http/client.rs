@@ -7,7 +7,8 @@ use std::time::Instant;
 use ureq::http::header;
 use ureq::http::{HeaderMap, StatusCode};
 
-use super::agent::Agents;
+use super::agent::{Agents, Way};
+use super::deadline::Deadline;
 use super::error::HttpError;
 use super::request::{Conditions, RequestHeaders, Wanted};
 use super::response::{Content, ReceivedRange, Response};
@@ -29,7 +30,12 @@ const MAX_ERROR_PAGE: u64 = 4 << 10;
 /// Limit of [`Client::fetch_small`], in bytes. It keeps a server from filling the memory.
 const MAX_SMALL_FILE: u64 = MIB;
 
-type Answer = ureq::http::Response<ureq::Body>;
+/// A server's answer of which the body was not read yet.
+struct Answer {
+    response: ureq::http::Response<ureq::Body>,
+    /// The limit of its connection.
+    deadline: Deadline,
+}
 
 /// Fetches images as an administrator's settings say.
 #[derive(Debug)]
@@ -127,7 +133,7 @@ impl Client {
             Some(others) if !url.is_same_server(first) => others,
             _ => &self.agents,
         };
-        let (agent, proxy) = agents.select(url, &self.settings);
+        let Way { agent, deadline: limit, proxy } = agents.way_to(url, &self.settings);
         let mut request = agent.get(url.request_target());
         for (name, value) in self.headers.build(url, first, wanted) {
             request = request.header(name, value);
@@ -136,7 +142,10 @@ impl Client {
             let left = deadline.saturating_duration_since(Instant::now());
             request = request.config().timeout_global(Some(left)).build();
         }
-        request.call().map_err(|error| self.context(url, proxy).explain(error))
+        match request.call() {
+            Ok(response) => Ok(Answer { response, deadline: limit }),
+            Err(error) => Err(self.context(url, proxy).explain(error)),
+        }
     }
 
     fn context<'a>(&self, url: &'a ImageUrl, proxy: Option<&'a str>) -> RequestContext<'a> {
@@ -152,28 +161,38 @@ impl Client {
         report: &Report,
     ) -> Result<Response, HttpError> {
         let url = &visited[visited.len() - 1];
-        let status = answer.status();
+        let status = answer.response.status();
         let refused = |reason| HttpError::ResumeRefused { url: url.to_string(), reason };
         let range = match (status, wanted.range_at(url)) {
             (StatusCode::OK, _) => None,
             (StatusCode::NOT_MODIFIED, _) if !wanted.conditions.is_empty() => return Ok(Response::NotModified),
             (StatusCode::PARTIAL_CONTENT, Some(range)) => {
-                let total = range.check(answer.headers()).map_err(refused)?;
+                let total = range.check(answer.response.headers()).map_err(refused)?;
                 Some(ReceivedRange { from: range.from, total })
             }
             (StatusCode::RANGE_NOT_SATISFIABLE, Some(_)) => {
                 return Err(refused("it answered 416 Range Not Satisfiable"));
             }
-            (StatusCode::BAD_REQUEST, _) if !url.is_https() && is_https_port(&mut answer) => {
+            (StatusCode::BAD_REQUEST, _) if !url.is_https() && self.is_https_port(&mut answer) => {
                 // Such a page comes from the server even through a proxy.
                 return Err(self.context(url, None).speaks_tls());
             }
             _ => {
-                let retry_after = retry_after(answer.headers());
+                let retry_after = retry_after(answer.response.headers());
                 return Err(HttpError::Status { url: url.to_string(), status, retry_after });
             }
         };
         self.content(visited, answer, range, report).map(Response::Content)
+    }
+
+    /// Whether `answer` comes from a port for https. Apache, nginx and Go's servers say so in plain HTTP.
+    fn is_https_port(&self, answer: &mut Answer) -> bool {
+        let mut page = Vec::new();
+        answer.deadline.expect_byte_within(self.settings.stall_timeout);
+        // After a read error the bytes that came before are judged.
+        let _ = answer.response.body_mut().as_reader().take(MAX_ERROR_PAGE).read_to_end(&mut page);
+        let page = String::from_utf8_lossy(&page);
+        ["to HTTPS port", "to an HTTPS server", "to an SSL-enabled server"].iter().any(|words| page.contains(words))
     }
 
     fn content(
@@ -184,10 +203,11 @@ impl Client {
         report: &Report,
     ) -> Result<Box<Content>, HttpError> {
         let url = &visited[visited.len() - 1];
-        let is_chunked = check_framing(url, answer.headers())?;
+        let Answer { response, deadline } = answer;
+        let is_chunked = check_framing(url, response.headers())?;
         // ureq gives no length for an empty body, even where the server does.
-        let says_length = answer.headers().contains_key(header::CONTENT_LENGTH);
-        let content = Content::new(visited, answer, range, &self.settings);
+        let says_length = response.headers().contains_key(header::CONTENT_LENGTH);
+        let content = Content::new(visited, response, deadline, range, &self.settings);
         if content.content_length.is_none() && !is_chunked && !says_length {
             report.warn(format_args!(
                 "{url}: the server does not say how long the image is, so a cut download cannot be noticed"
@@ -267,21 +287,12 @@ fn check_framing(url: &ImageUrl, headers: &HeaderMap) -> Result<bool, HttpError>
     Ok(headers.contains_key(header::TRANSFER_ENCODING))
 }
 
-/// Whether `answer` comes from a port for https. Apache, nginx and Go's servers say so in plain HTTP.
-fn is_https_port(answer: &mut Answer) -> bool {
-    let mut page = Vec::new();
-    // After a read error the bytes that came before are judged.
-    let _ = answer.body_mut().as_reader().take(MAX_ERROR_PAGE).read_to_end(&mut page);
-    let page = String::from_utf8_lossy(&page);
-    ["to HTTPS port", "to an HTTPS server", "to an SSL-enabled server"].iter().any(|words| page.contains(words))
-}
-
 /// The URL that `answer` redirects to, if it does.
 fn redirect_target(url: &ImageUrl, answer: &Answer) -> Result<Option<ImageUrl>, HttpError> {
-    if !matches!(answer.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
+    if !matches!(answer.response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
         return Ok(None);
     }
-    let location = answer.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
+    let location = answer.response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
     let target = location.ok_or("the server redirects without saying where to").and_then(|to| redirect_to(url, to));
     target.map(Some).map_err(|reason| HttpError::Redirect { url: url.to_string(), reason })
 }

@@ -7,6 +7,7 @@
 mod agent;
 mod certificate;
 pub(crate) mod client;
+mod deadline;
 mod error;
 pub(crate) mod netrc;
 pub(crate) mod no_proxy;

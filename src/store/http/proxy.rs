@@ -62,7 +62,7 @@ impl Proxy {
 }
 
 /// Makes the requests on a connection to a proxy absolute-form ones.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct AbsoluteForm {
     authorization: Option<Secret>,
 }

@@ -54,7 +54,7 @@ fn look_up(host: &str, port: u16) -> Result<Vec<SocketAddr>, TransportError> {
 }
 
 /// Resolves every name to the address of one proxy.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct ProxyResolver {
     pub(super) proxy: Uri,
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use ureq::BodyReader;
 use ureq::http::header::{self, HeaderMap, HeaderName};
 
+use super::deadline::Deadline;
 use super::error::HttpError;
 use super::resume::Validator;
 use super::settings::{HttpSettings, TimeLimits};
@@ -47,6 +48,7 @@ impl Content {
     pub(super) fn new(
         visited: &[ImageUrl],
         answer: ureq::http::Response<ureq::Body>,
+        deadline: Deadline,
         range: Option<ReceivedRange>,
         settings: &HttpSettings,
     ) -> Self {
@@ -59,6 +61,7 @@ impl Content {
         let body = Body {
             url: url.clone(),
             reader: body.into_reader(),
+            deadline,
             received: start,
             expected: content_length,
             limits: settings.time_limits(),
@@ -88,6 +91,8 @@ fn text_of(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
 pub struct Body {
     url: ImageUrl,
     reader: BodyReader<'static>,
+    /// The limit of the connection.
+    deadline: Deadline,
     /// Bytes of the image received so far, with those of earlier answers.
     received: u64,
     expected: Option<u64>,
@@ -100,6 +105,8 @@ impl Body {
     /// Reads some bytes into `buffer`, and gives their number, which is 0 at the end of the image.
     pub(crate) fn receive(&mut self, buffer: &mut [u8]) -> Result<usize, HttpError> {
         let wanted = self.rate_limit.as_ref().map_or(buffer.len(), |limit| limit.wait(buffer.len()));
+        // What is none of the image's bytes does not make the time longer.
+        self.deadline.expect_byte_within(self.limits.stall);
         let begin = Instant::now();
         let count = match self.reader.read(&mut buffer[..wanted]) {
             Ok(count) => count,

@@ -87,10 +87,10 @@ pub struct HttpSettings {
     /// The User-Agent header.
     #[serde(with = "UserAgent")]
     pub user_agent: String,
-    /// Longest time to reach the server.
+    /// Longest time to find the server's address, and again as long to reach it, greetings included.
     #[serde(with = "Timeout")]
     pub connect_timeout: Duration,
-    /// Longest time without a byte from the server.
+    /// Longest time without a byte of the image.
     #[serde(with = "Timeout")]
     pub stall_timeout: Duration,
     /// Bytes per second that have to come at least, on average over the stall timeout.

@@ -269,6 +269,30 @@ impl Server {
         })
     }
 
+    /// Says `greeting` to whoever connects, and then `drip` again and again, until the client goes away.
+    pub(crate) fn start_dripping(greeting: &[u8], drip: &'static [u8]) -> Self {
+        let greeting = greeting.to_owned();
+        Self::accept(move |mut stream| {
+            let _ = stream.set_nodelay(true);
+            let mut said = stream.write_all(&greeting);
+            while said.is_ok() {
+                thread::sleep(Duration::from_millis(10));
+                said = stream.write_all(drip);
+            }
+        })
+    }
+
+    /// Reads a request, and answers with `parts`, one after the other with a pause between them.
+    pub(crate) fn start_slowly(parts: &'static [&'static [u8]]) -> Self {
+        Self::accept(move |mut stream| {
+            let _ = Request::read(&mut BufReader::new(&stream));
+            for part in parts {
+                let _ = stream.write_all(part);
+                thread::sleep(Duration::from_millis(200));
+            }
+        })
+    }
+
     fn listen(handler: Arc<Handler>, tls: Option<Arc<SslAcceptor>>) -> Self {
         let scheme = if tls.is_some() { "https" } else { "http" };
         let requests = Arc::new(Mutex::new(Vec::new()));

@@ -2,6 +2,7 @@
 //! Fetching over real sockets.
 
 mod names;
+mod slow;
 mod ways;
 
 use std::io::{ErrorKind, Read};

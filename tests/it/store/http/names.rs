@@ -4,6 +4,7 @@
 use std::net::UdpSocket;
 use std::process::Command;
 use std::thread;
+use std::time::Duration;
 
 use simpleimage::store::http::{HttpSettings, ImageUrl};
 
@@ -53,6 +54,15 @@ fn ask() {
     let words = "http://later.example/x: cannot connect to later.example:80: ";
     assert!(error.starts_with(words) && error.contains("Temporary failure in name resolution"), "{error}");
     assert_eq!(again, 2);
+    // Nobody answers for this name, and the resolver would wait longer than the setting.
+    let mute = HttpSettings { connect_timeout: Duration::from_millis(200), retries: 0, ..settings.clone() };
+    let by_proxy = HttpSettings { proxy: Some(super::secret("http://mute.example:3128")), ..mute.clone() };
+    for (settings, peer) in [(&mute, "mute.example:80"), (&by_proxy, "the proxy mute.example:3128")] {
+        let words = format!("http://mute.example/x: cannot connect to {peer}: no answer within 0.2 s");
+        assert_eq!(ask(settings, "http://mute.example/x"), (words, 0));
+    }
+    let words = "https://images.example/x: cannot connect to the proxy mute.example:3128: no answer within 0.2 s";
+    assert_eq!(ask(&by_proxy, "https://images.example/x"), (words.to_owned(), 0));
     // The proxy's name.
     let proxy = Some(super::secret("http://joe:pw@gone.example:3128"));
     for url in ["http://images.example/x", "https://images.example/x"] {
@@ -72,6 +82,7 @@ fn serve_names() {
             let code = match &question[1..5] {
                 b"gone" => 3,
                 b"late" => 2,
+                b"mute" => continue,
                 _ => 0,
             };
             let header = [packet[0], packet[1], 0x81, 0x80 | code, 0, 1, 0, 0, 0, 0, 0, 0];
