@@ -18,8 +18,8 @@ use crate::disk::write::{PendingDisk, WriteOptions};
 use crate::node::size::MIB;
 use crate::seed::volume::{self, find_space};
 
-/// No table has more partitions than this: Linux counts to 255, and a GPT with more entries is refused.
-const MAX_PARTITIONS: usize = 4096;
+/// Linux has no more partitions on a disk.
+const MAX_PARTITIONS: usize = 255;
 
 /// Parses the input as a disk. If the first byte is odd, its GPT gets correct checksums.
 pub(super) fn partitions(data: &[u8]) {

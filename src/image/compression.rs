@@ -11,9 +11,9 @@ use xz2::stream::MtStreamBuilder;
 
 use super::decode::{Member, Members};
 
-/// An .xz that needs more memory than this to decode is refused, in bytes. `xz -9` needs 65 MiB, and the largest
-/// dictionary 1.5 GiB.
-const XZ_MEMORY_LIMIT: u64 = 1 << 30;
+/// An .xz that needs more memory than this to decode is refused, in bytes. A tenant may name an image whose dictionary
+/// has 4 GiB. `xz -9`, the largest preset, needs 65 MiB. The decoder of Zstandard accepts windows up to 128 MiB.
+const XZ_MEMORY_LIMIT: u64 = 256 << 20;
 
 /// The blocks of an .xz are decoded in parallel as long as they need less memory than this, in bytes.
 const XZ_THREADING_LIMIT: u64 = 192 << 20;
@@ -184,6 +184,32 @@ mod tests {
     fn decode(encoded: &[u8], compression: Compression) -> io::Result<Vec<u8>> {
         let mut out = Vec::new();
         compression.reader(Trickle(encoded)).read_to_end(&mut out).map(|_| out)
+    }
+
+    /// The header of a block has the size of its dictionary, which the decoder allocates before it decodes a byte.
+    #[test]
+    fn an_xz_gets_as_much_memory_as_the_largest_preset_needs_and_more_but_not_all_of_the_node() {
+        let packed = encode(b"content", Compression::Xz);
+        let with_dictionary = |code: u8| {
+            let mut packed = packed.clone();
+            packed[16] = code;
+            let mut sum = flate2::Crc::new();
+            sum.update(&packed[12..20]);
+            packed[20..24].copy_from_slice(&sum.sum().to_le_bytes());
+            decode(&packed, Compression::Xz)
+        };
+        // 64 MiB, of xz -9, and 192 MiB.
+        for code in [28, 31] {
+            assert_eq!(with_dictionary(code).unwrap(), b"content", "{code}");
+        }
+        // 256 MiB, 1 GiB and 4 GiB.
+        for code in [32, 36, 40] {
+            let message = with_dictionary(code).unwrap_err().to_string();
+            assert!(
+                message.starts_with("the xz archive is corrupt (") && message.contains("memory"),
+                "{code}: {message}"
+            );
+        }
     }
 
     /// A reader that returns a few bytes at a time, so that members meet the edges of every buffer.

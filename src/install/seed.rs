@@ -29,6 +29,9 @@ use crate::store::http::{Client, HttpSettings};
 /// The largest size of one source in bytes, the same as for a small file from a server.
 const MAX_SOURCE: u64 = MIB;
 
+/// The largest size of all sources of one list in bytes, the same as of the volume. The next source is not read.
+const MAX_SOURCES: u64 = volume::LEN;
+
 /// Fetches what `plan` names and makes the files of the seed from it, with what is to be kept of the `old` seed.
 /// Reports only the sizes of the content.
 ///
@@ -72,9 +75,8 @@ struct Sources<'s> {
 impl Sources<'_> {
     fn meta_data(&self, plan: &Plan, old: &SeedContent) -> anyhow::Result<Vec<u8>> {
         let mut keys = Vec::new();
-        for (number, source) in (1..).zip(&plan.keys) {
+        for ((number, source), content) in (1..).zip(&plan.keys).zip(self.read_all("ssh_keys", &plan.keys)?) {
             let entry = || format!("ssh_keys, entry {number}{}", shown(source));
-            let content = self.read(source).with_context(entry)?;
             keys.extend(seed::parse_keys(&content).map_err(|error| anyhow!("{}: {error}", entry()))?);
         }
         if plan.keep.keys && !old.keys.is_empty() {
@@ -95,11 +97,7 @@ impl Sources<'_> {
             self.run.report.info(format_args!("user-data kept from the old seed: {len} bytes (seed_keep)"));
             return Ok(old.user_data.clone());
         }
-        let mut parts = Vec::with_capacity(plan.user_data.len());
-        for (number, source) in (1..).zip(&plan.user_data) {
-            parts.push(self.read(source).with_context(|| format!("user_data, entry {number}{}", shown(source)))?);
-        }
-        let UserData { document, unknown } = seed::user_data(parts)?;
+        let UserData { document, unknown } = seed::user_data(self.read_all("user_data", &plan.user_data)?)?;
         for number in unknown {
             self.run.report.warn(format_args!(
                 "part {number} of user_data begins with nothing that cloud-init knows, such as #cloud-config or #!: it will not use it"
@@ -117,6 +115,26 @@ impl Sources<'_> {
             bail!("network_config{} is an HTML page or not text", shown(source));
         }
         Ok(content)
+    }
+
+    /// Returns the contents of the sources of `parameter`, in their order.
+    fn read_all(&self, parameter: &str, sources: &[Source]) -> anyhow::Result<Vec<Vec<u8>>> {
+        let (mut contents, mut len) = (Vec::with_capacity(sources.len()), 0);
+        for (number, source) in (1..).zip(sources) {
+            let entry = || format!("{parameter}, entry {number}{}", shown(source));
+            let content = self.read(source).with_context(entry)?;
+            len += content.len() as u64;
+            if len > MAX_SOURCES {
+                bail!(
+                    "{}: with it the list has {} and may have {} at most",
+                    entry(),
+                    ByteSize(len),
+                    ByteSize(MAX_SOURCES)
+                );
+            }
+            contents.push(content);
+        }
+        Ok(contents)
     }
 
     fn read(&self, source: &Source) -> anyhow::Result<Vec<u8>> {

@@ -17,6 +17,8 @@ use crate::store::http::ImageUrl;
 
 /// The longest file name, in bytes. A longer text is probably a document without its `base64:`.
 const MAX_NAME: usize = 128;
+/// How many files and URLs a list may name. All of them are opened or fetched, one after the other.
+const MAX_PLACES: usize = 64;
 /// Base64 with or without padding, as people lose the padding when they copy.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
@@ -123,6 +125,8 @@ pub(crate) enum SourceError {
     Neither,
     #[error("it is not a key: {0}")]
     Key(#[from] keys::KeyError),
+    #[error("it is one more than the {MAX_PLACES} files and URLs that a list may name (put several into one)")]
+    TooMany,
 }
 
 /// The entries of a list, or the number of the first wrong entry, counted from 1, and the reason.
@@ -176,7 +180,16 @@ fn entries(
     if text.trim() == "none" {
         return Ok(Vec::new());
     }
-    (1..).zip(split(text)).map(|(number, entry)| parse(entry).map_err(|error| (number, error))).collect()
+    let (mut names, mut places) = (Vec::new(), 0);
+    for (number, entry) in (1..).zip(split(text)) {
+        let name = parse(entry).map_err(|error| (number, error))?;
+        places += usize::from(!matches!(name, SourceName::Inline(_)));
+        if places > MAX_PLACES {
+            return Err((number, SourceError::TooMany));
+        }
+        names.push(name);
+    }
+    Ok(names)
 }
 
 impl fmt::Debug for SourceName {
@@ -261,6 +274,24 @@ mod tests {
         let keys = BASE64.encode(format!("{KEY}\n{KEY} again\n"));
         let wrapped = format!("base64:{}", lines(&keys, 76).join("\n"));
         assert_eq!(SourceName::keys(&wrapped), Ok(vec![inline(&format!("{KEY}\n{KEY} again\n"))]));
+    }
+
+    #[test]
+    fn a_list_names_no_more_places_than_can_be_fetched_in_a_sensible_time() {
+        let list = |count| (0..count).map(|number| format!("https://h/{number}")).collect::<Vec<_>>().join("\n");
+        for parse in [SourceName::documents, SourceName::keys] {
+            assert_eq!(parse(&list(64)).unwrap().len(), 64);
+            assert_eq!(parse(&list(5000)), Err((65, SourceError::TooMany)));
+            assert_eq!(parse(&format!("{}\nlast.yaml", list(64))), Err((65, SourceError::TooMany)));
+        }
+        let documents = format!("base64:eA\n{}\nlast.yaml", list(64));
+        assert_eq!(
+            SourceName::documents(&documents),
+            Err((66, SourceError::TooMany)),
+            "what stands there costs nothing"
+        );
+        let keys = vec![KEY; 500].join("\n");
+        assert_eq!(SourceName::keys(&keys).unwrap().len(), 500, "keys that stand there cost nothing");
     }
 
     #[test]

@@ -289,6 +289,15 @@ static int owner_extended(void)
 	struct f_owner_ex to = { F_OWNER_PID, victim };
 	return own_signals(reading(), F_SETOWN_EX, &to);
 }
+/* The lock of an open file is shared by all who inherited its descriptor. */
+static int unlock(int command)
+{
+	struct flock all = { .l_type = F_UNLCK, .l_whence = SEEK_SET };
+	return fcntl(reading(), command, &all);
+}
+static int unlock_shared(void) { return unlock(37 /* F_OFD_SETLK */); }
+static int unlock_shared_wait(void) { return unlock(38 /* F_OFD_SETLKW */); }
+static int unlock_own(void) { return unlock(F_SETLK); }
 static int notify(void) { return fcntl(open(folder, O_RDONLY), 1026 /* F_NOTIFY */, 2); }
 static int new_session(void)
 {
@@ -637,7 +646,7 @@ static const struct way {
 	WAY(pidfd), WAY(pidfd_signal), WAY(pidfd_take), WAY(limit_other), WAY(limit_other_read), WAY(trace), WAY(read_memory),
 	WAY(write_memory), WAY(open_proc_mem), WAY(open_proc_environ), WAY(write_oom), WAY(advise), WAY(release), WAY(affinity),
 	WAY(scheduler), WAY(scheduler_parameters), WAY(scheduler_attributes), WAY(priority), WAY(io_priority), WAY(compare),
-	WAY(robust_list), WAY(move_memory), WAY(owner), WAY(owner_extended), WAY(notify), WAY(new_session), WAY(new_group),
+	WAY(robust_list), WAY(move_memory), WAY(owner), WAY(owner_extended), WAY(notify), WAY(unlock_shared), WAY(unlock_shared_wait), WAY(unlock_own), WAY(new_session), WAY(new_group),
 	WAY(connect_unix), WAY(connect_abstract), WAY(send_unix), WAY(send_pair), WAY(send_message_pair), WAY(connect_pair), WAY(send_sequence), WAY(connect_sequence),
 	WAY(make_pair), WAY(tcp), WAY(udp), WAY(tcp_6), WAY(netlink_route), WAY(netlink_events), WAY(netlink_audit), WAY(netlink_generic),
 	WAY(netlink_sockets), WAY(netlink_filter), WAY(packets), WAY(raw_ip), WAY(ping), WAY(mptcp), WAY(vsock), WAY(crypto),

@@ -14,13 +14,14 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use super::layers::{self, Layer};
 use super::mounts::{Mounts, Swaps};
 use super::{hook_device, locks};
 use crate::node::file::descriptor_path;
+use crate::node::process;
 use crate::node::sys;
 
 const POLL: Duration = Duration::from_millis(20);
@@ -111,7 +112,7 @@ fn remove(device: &Layer) -> io::Result<()> {
         return fs::write(folder.join("md/array_state"), "clear");
     }
     let name = layers::attribute(device.number, "dm/name").ok_or(io::ErrorKind::NotFound)?;
-    let mut command = Command::new("dmsetup");
+    let mut command = process::plain("dmsetup");
     // dmsetup does not wait for udev, because this may be the last thing that this process does. If udev has the device
     // open, the kernel removes it when udev closes it.
     command.args(["remove", "--deferred", "--noudevsync", "--", &name]);

@@ -24,9 +24,10 @@ use crate::node::size::MIB;
 pub(crate) const SECTOR: u64 = SECTOR_LEN as u64;
 const SECTOR_LEN: usize = 512;
 
-/// Linux counts logical partitions from this number on, and never up to the next one.
+/// Linux counts logical partitions from this number on.
 const FIRST_LOGICAL: u32 = 5;
-const MAX_LOGICAL: u32 = 256;
+/// Linux has no partition with this number or a larger one (DISK_MAX_PARTS of include/linux/blkdev.h).
+const END_OF_NUMBERS: u32 = 256;
 /// The largest number of boot records of logical partitions that are read, with and without a partition.
 const MAX_RECORDS: usize = 512;
 
@@ -124,14 +125,15 @@ impl Table {
 /// Returns all partitions of the table of `disk`, including logical ones. These are numbered as in Linux
 /// (block/partitions/msdos.c): a boot record without a partition, which stays when the first one is deleted, does not
 /// count. A chain of boot records ends where it comes back to itself. A logical partition that overlaps an earlier one
-/// is left out.
+/// is left out, and so is a partition of a GPT whose number Linux does not have, because a GPT may have thousands.
 pub(crate) fn all_partitions(disk: &dyn ReadAt, table: &Table) -> io::Result<Vec<Partition>> {
     let mut all = table.partitions();
+    all.retain(|partition| partition.number < END_OF_NUMBERS);
     let (mut logical, mut seen) = (Vec::<Partition>::new(), BTreeSet::new());
     let mut number = FIRST_LOGICAL;
     for extended in all.iter().filter(|partition| partition.extended) {
         let (mut at, mut sector) = (extended.start, [0; SECTOR_LEN]);
-        while number < MAX_LOGICAL && seen.len() < MAX_RECORDS && seen.insert(at) && has_sector(disk, at) {
+        while number < END_OF_NUMBERS && seen.len() < MAX_RECORDS && seen.insert(at) && has_sector(disk, at) {
             disk.read_at(&mut sector, at)?;
             let (found, next) = mbr::extended_record(&sector, extended.start, at);
             if let Some(found) = found {

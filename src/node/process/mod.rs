@@ -105,6 +105,14 @@ fn is_alive(group: Pid) -> bool {
     }
 }
 
+/// Returns a command for `program` that gets only PATH of this process's environment, in which OS parameters may be
+/// secrets. The messages of the program are in English.
+pub(crate) fn plain(program: &str) -> Command {
+    let mut command = Command::new(program);
+    command.env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path))).env("LC_ALL", "C");
+    command
+}
+
 /// The processes that must not outlive this one.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Lifetime<'f> {

@@ -270,19 +270,16 @@ const REQUESTS: [u32; 22] = [
 ];
 
 /// The allowed commands of fcntl(2). Those that let signals be sent to other processes (F_SETOWN, F_NOTIFY) are not
-/// among them.
-const COMMANDS: [libc::c_int; 16] = [
+/// among them, and neither are those that set a lock. All processes that inherited a descriptor share the locks of the
+/// open file, and each of them could give up the lock that the script holds on the disk.
+const COMMANDS: [libc::c_int; 12] = [
     libc::F_DUPFD,
     libc::F_GETFD,
     libc::F_SETFD,
     libc::F_GETFL,
     libc::F_SETFL,
     libc::F_GETLK,
-    libc::F_SETLK,
-    libc::F_SETLKW,
     libc::F_OFD_GETLK,
-    libc::F_OFD_SETLK,
-    libc::F_OFD_SETLKW,
     libc::F_DUPFD_CLOEXEC,
     libc::F_SETPIPE_SZ,
     libc::F_GETPIPE_SZ,

@@ -9,6 +9,7 @@ use std::fmt;
 use std::io::{self, Cursor, Write};
 
 use fatfs::{FatType, FileSystem, FormatVolumeOptions, FsOptions};
+use serde::{Deserialize, Serialize};
 
 use super::label::{BOOT_SECTOR, BootSector, ENTRY};
 use super::{LABEL, MAKER};
@@ -27,6 +28,9 @@ const FOLDER: u8 = 0x10;
 
 /// A FAT with at least this number of clusters is a FAT16.
 const FAT16_CLUSTERS: usize = 4085;
+
+/// The largest number of files and folders in the root directory. The directory that this program makes has 512 entries.
+const MAX_FILES: usize = 512;
 
 /// The largest number of characters of a long name (Microsoft's FAT specification, "Long Directory Entries").
 const MAX_LONG_NAME: usize = 255;
@@ -83,7 +87,7 @@ fn write_file(fs: &FileSystem<&mut Cursor<Vec<u8>>>, name: &str, content: &[u8],
 }
 
 /// The root directory of a volume. `Debug` shows no content.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Contents {
     /// The name and the content of each file, in the order of the directory.
     pub(crate) files: Vec<(String, Vec<u8>)>,
@@ -146,10 +150,14 @@ impl<'b> Fat<'b> {
         // Without this limit files that share clusters could fill the memory.
         let mut room = self.data.len();
         for entry in self.root.chunks_exact(ENTRY).take_while(|entry| entry[0] != 0) {
+            steps(1);
             let attributes = entry[11];
             if entry[0] == 0xe5 || attributes & LONG_NAME == LONG_NAME {
                 name.add(entry);
                 continue;
+            }
+            if contents.files.len() + contents.folders.len() == MAX_FILES {
+                return Err(damaged("it holds more than 512 files"));
             }
             let long = std::mem::take(&mut name);
             if attributes & FOLDER != 0 {
@@ -171,6 +179,7 @@ impl<'b> Fat<'b> {
         let mut cluster = usize::from(u16::from_le_bytes([entry[26], entry[27]]));
         let mut content = Vec::with_capacity(len);
         while content.len() < len {
+            steps(1);
             let start = cluster.checked_sub(2).and_then(|index| index.checked_mul(self.cluster));
             let data = start.and_then(|start| self.data.get(start..start + self.cluster));
             let data = data.ok_or_else(|| damaged("a file has a cluster that is not there"))?;
@@ -195,7 +204,8 @@ impl<'b> Fat<'b> {
 /// The long name in the entries before the entry of a file. The last piece comes first.
 #[derive(Default)]
 struct LongName {
-    units: Vec<u16>,
+    /// The units in reverse order, so that no piece moves those that came before it.
+    backwards: Vec<u16>,
     sum: Option<u8>,
 }
 
@@ -204,15 +214,14 @@ impl LongName {
     fn add(&mut self, entry: &[u8]) {
         // 0x40 marks the first entry of a name.
         if entry[0] == 0xe5 || entry[0] & 0x40 != 0 || self.sum != Some(entry[13]) {
-            *self = LongName { units: Vec::new(), sum: (entry[0] != 0xe5).then_some(entry[13]) };
+            *self = LongName { backwards: Vec::new(), sum: (entry[0] != 0xe5).then_some(entry[13]) };
         }
         let pieces = NAME_PIECES.into_iter().flat_map(|piece| entry[piece].chunks_exact(2));
         let units = pieces.map(|unit| u16::from_le_bytes([unit[0], unit[1]])).take_while(|unit| *unit != 0);
-        let mut units: Vec<u16> = units.collect();
-        units.append(&mut self.units);
-        // This limit keeps the time short: each piece copies all pieces that came before it.
-        self.units = units;
-        if self.units.len() > MAX_LONG_NAME {
+        let units: Vec<u16> = units.collect();
+        steps(units.len());
+        self.backwards.extend(units.iter().rev());
+        if self.backwards.len() > MAX_LONG_NAME {
             *self = LongName::default();
         }
     }
@@ -221,8 +230,9 @@ impl LongName {
     /// otherwise the short one.
     fn name_of(self, entry: &[u8]) -> String {
         let sum = entry[..11].iter().fold(0_u8, |sum, byte| sum.rotate_right(1).wrapping_add(*byte));
-        if self.sum == Some(sum) && !self.units.is_empty() {
-            return String::from_utf16_lossy(&self.units);
+        if self.sum == Some(sum) && !self.backwards.is_empty() {
+            steps(self.backwards.len());
+            return String::from_utf16_lossy(&self.backwards.into_iter().rev().collect::<Vec<_>>());
         }
         let text = |bytes: &[u8], lower: bool| {
             let text = String::from_utf8_lossy(bytes).trim_end().to_owned();
@@ -233,10 +243,95 @@ impl LongName {
     }
 }
 
+/// Counts `count` steps of the work. A test checks that their number does not grow faster than the volume.
+fn steps(count: usize) {
+    #[cfg(test)]
+    tests::STEPS.with(|steps| steps.set(steps.get() + count));
+    let _ = count;
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{Contents, LEN, VolumeError, format};
+    use super::{Contents, ENTRY, LEN, MAX_FILES, VolumeError, format};
     use proptest::prelude::{any, prop, proptest};
+    use std::cell::Cell;
+
+    thread_local! {
+        pub(super) static STEPS: Cell<usize> = const { Cell::new(0) };
+    }
+
+    /// A volume with `count` entries in its root directory, which `entry` fills, and room for files behind it.
+    fn with_directory(count: u16, entry: impl Fn(&mut [u8])) -> Vec<u8> {
+        let directory = usize::from(count) * ENTRY;
+        let start = 4 * 512;
+        let mut bytes = vec![0; start + directory.next_multiple_of(512) + 64 * 512];
+        (bytes[11], bytes[12], bytes[13], bytes[14], bytes[16], bytes[21]) = (0, 2, 1, 1, 1, 0xf8);
+        bytes[17..19].copy_from_slice(&count.to_le_bytes());
+        let sectors = u32::try_from(bytes.len() / 512).unwrap();
+        bytes[32..36].copy_from_slice(&sectors.to_le_bytes());
+        bytes[22] = 3;
+        bytes[start..start + directory].chunks_exact_mut(ENTRY).for_each(entry);
+        bytes
+    }
+
+    /// How many steps reading it takes, and what comes of it.
+    fn read(bytes: &[u8]) -> (usize, Result<Contents, VolumeError>) {
+        STEPS.set(0);
+        let contents = Contents::read(bytes);
+        (STEPS.get(), contents)
+    }
+
+    #[test]
+    fn twice_the_directory_is_twice_the_work() {
+        let pieces = |first: bool| {
+            move |entry: &mut [u8]| {
+                entry.fill(b'a');
+                (entry[0], entry[11], entry[13]) = (if first { 0x41 } else { 1 }, 0x0f, 7);
+            }
+        };
+        for kind in ["one name without an end", "names of one piece"] {
+            let make = |count| with_directory(count, pieces(kind != "one name without an end"));
+            let ((once, small), (twice, large)) = (read(&make(32_000)), read(&make(64_000)));
+            assert!(small.unwrap().files.is_empty() && large.unwrap().files.is_empty());
+            assert_eq!(once, 32_000 * 14, "{kind}");
+            assert_eq!(twice, 2 * once, "{kind}");
+        }
+    }
+
+    #[test]
+    fn a_directory_of_more_files_than_any_seed_has_is_refused_at_once() {
+        let empty = |entry: &mut [u8]| {
+            entry.fill(0);
+            entry[..11].copy_from_slice(b"X       TXT");
+        };
+        let most = u16::try_from(MAX_FILES).unwrap();
+        assert_eq!(read(&with_directory(most, empty)).1.unwrap().files.len(), MAX_FILES);
+        for count in [most + 1, 60_000] {
+            let (steps, refused) = read(&with_directory(count, empty));
+            let VolumeError::Damaged { source } = refused.unwrap_err() else { panic!("another error") };
+            assert_eq!((steps, source.to_string()), (MAX_FILES + 1, "it holds more than 512 files".to_owned()));
+        }
+    }
+
+    #[test]
+    fn files_that_share_clusters_are_read_once_over() {
+        // Each has the clusters from 2 on, in a chain that is a circle, and says that it is larger than the volume is.
+        for len in [16 * 512_u32, 64 * 512 + 1, u32::MAX] {
+            let bytes = with_directory(256, |entry| {
+                entry.fill(0);
+                entry[..11].copy_from_slice(b"X       TXT");
+                entry[26] = 2;
+                entry[28..32].copy_from_slice(&len.to_le_bytes());
+            });
+            let mut bytes = bytes;
+            // The FAT12 entry of cluster 2 is 2 itself.
+            bytes[512 + 3] = 2;
+            let (steps, refused) = read(&bytes);
+            let VolumeError::Damaged { source } = refused.unwrap_err() else { panic!("another error") };
+            assert_eq!(source.to_string(), "a file is larger than the volume");
+            assert!(steps <= 64 + 256, "{steps} steps for 64 clusters");
+        }
+    }
 
     const NAMES: [&str; 5] =
         ["meta-data", "user-data", "network-config", "X.TXT", "a name of more than thirteen letters"];
@@ -274,8 +369,7 @@ mod tests {
         }
     }
 
-    /// A name of more pieces than any name has must be refused early: gathering them all would take time that grows
-    /// with the square of their number.
+    /// A name of more pieces than any has.
     #[test]
     fn a_name_without_an_end_is_none() {
         let bytes = format(LEN, 512, 7, [("X.TXT", b"content")]).unwrap();

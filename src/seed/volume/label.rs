@@ -5,6 +5,8 @@
 
 use std::io;
 
+use serde::{Deserialize, Serialize};
+
 use super::LABEL;
 use crate::disk::device::ReadAt;
 
@@ -24,7 +26,7 @@ const ISO_FIRST: u64 = 16;
 const ISO_LAST: u64 = 32;
 
 /// A file system that cloud-init takes for a seed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Kind {
     /// `maker` is the OEM name in the boot sector, `len` the length in bytes.
     Fat { maker: [u8; 8], serial: u32, len: u64 },

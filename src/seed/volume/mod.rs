@@ -25,6 +25,8 @@ pub(crate) use trace::{Trace, remove_trace};
 use std::fmt;
 use std::io;
 
+use serde::{Deserialize, Serialize};
+
 use crate::disk::device::{ReadAt, WriteAt};
 use crate::disk::partition::{self, Table};
 use crate::node::size::{ByteSize, MIB};
@@ -55,7 +57,7 @@ pub(crate) enum Error {
 }
 
 /// A volume that cloud-init takes for a seed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Found {
     /// The first byte on the disk.
     pub(crate) start: u64,
@@ -96,7 +98,7 @@ impl fmt::Display for Found {
     }
 }
 
-/// Finds the seeds on the disk: the disk itself and each partition may be one.
+/// Finds the seeds on the disk: the disk itself and each of at most 255 partitions may be one.
 pub(crate) fn find_seeds(disk: &dyn ReadAt) -> io::Result<Vec<Found>> {
     let mut places = vec![(None, 0)];
     if let Ok(table) = Table::parse(&read_boot_area(disk)?) {
@@ -151,4 +153,76 @@ pub(crate) fn write_changes(disk: &mut dyn WriteAt, start: u64, old: &[u8], new:
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{find_seeds, format};
+    use crate::disk::device::{MemoryDisk, ReadAt};
+    use crate::disk::partition::{crc32, seal};
+    use std::cell::Cell;
+    use std::io;
+
+    const SEED: usize = 1 << 20;
+
+    /// A disk that counts how often it is read, and how many bytes.
+    struct Counted(MemoryDisk, Cell<(usize, usize)>);
+
+    impl ReadAt for Counted {
+        fn len(&self) -> u64 {
+            self.0.len()
+        }
+
+        fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+            let (reads, bytes) = self.1.get();
+            self.1.set((reads + 1, bytes + buf.len()));
+            self.0.read_at(buf, offset)
+        }
+    }
+
+    /// A disk with a GPT of so many entries, all for the same seed.
+    fn disk(entries: u32) -> MemoryDisk {
+        let mut bytes = vec![0; 4 << 20];
+        bytes[SEED..2 * SEED].copy_from_slice(&format(SEED as u64, 512, 7, [("meta-data", "{}")]).unwrap());
+        (bytes[450], bytes[454], bytes[458]) = (0xee, 1, 0xff);
+        bytes[510..512].copy_from_slice(&[0x55, 0xaa]);
+        let len = usize::try_from(entries).unwrap() * 128;
+        for entry in bytes[1024..1024 + len].chunks_exact_mut(128) {
+            entry[..16].fill(1);
+            entry[32..40].copy_from_slice(&2048_u64.to_le_bytes());
+            entry[40..48].copy_from_slice(&4095_u64.to_le_bytes());
+        }
+        let sum = crc32(&bytes[1024..1024 + len]);
+        let header = &mut bytes[512..512 + 92];
+        header[..16].copy_from_slice(b"EFI PART\0\0\x01\0\x5c\0\0\0");
+        for (at, value) in [(24, 1), (32, 8191), (40, 1100), (48, 7000), (72, 2_u64)] {
+            header[at..at + 8].copy_from_slice(&value.to_le_bytes());
+        }
+        header[80..84].copy_from_slice(&entries.to_le_bytes());
+        header[84..88].copy_from_slice(&128_u32.to_le_bytes());
+        header[88..92].copy_from_slice(&sum.to_le_bytes());
+        seal(header);
+        MemoryDisk(bytes)
+    }
+
+    /// How many seeds there are, how many reads that took, and how many bytes.
+    fn cost(entries: u32) -> (usize, usize, usize) {
+        let disk = Counted(disk(entries), Cell::new((0, 0)));
+        let found = find_seeds(&disk).unwrap().len();
+        let (reads, bytes) = disk.1.get();
+        (found, reads, bytes)
+    }
+
+    #[test]
+    fn a_table_of_thousands_costs_as_much_as_one_of_255() {
+        let (none, once, twice) = (cost(1), cost(101), cost(201));
+        assert_eq!((none.0, once.0, twice.0), (1, 101, 201));
+        assert_eq!(
+            (twice.1 - once.1, twice.2 - once.2),
+            (once.1 - none.1, once.2 - none.2),
+            "twice as much for twice as many"
+        );
+        assert_eq!(cost(4090), cost(255));
+        assert_eq!(cost(255).0, 255);
+    }
 }

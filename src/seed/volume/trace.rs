@@ -11,6 +11,8 @@
 
 use std::io;
 
+use serde::{Deserialize, Serialize};
+
 use crate::disk::device::{ReadAt, WriteAt};
 use crate::disk::partition::{self, Table, read_boot_area};
 use crate::node::size::MIB;
@@ -21,7 +23,7 @@ const START: u64 = MIB - LEN as u64;
 /// The length of the trace in bytes, which is a block on every disk.
 const LEN: usize = 4096;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Trace {
     /// The serial number of the volume, which says to which instance the seed belonged.
     pub(crate) serial: u32,

@@ -8,7 +8,7 @@ use super::{KEY, UUID, files};
 use crate::install::checks::Published;
 use crate::support::disk::{Disk, Kind};
 use crate::support::images::{MIB, disk};
-use crate::support::server::Reply;
+use crate::support::server::{Reply, Server};
 use crate::support::world::{Script, World};
 
 /// `create` of an instance that could be installed, with these variables.
@@ -139,6 +139,25 @@ fn create_refuses_more_user_data_than_a_seed_can_hold() {
     let message = "the user-data has 3.03 MiB (3187656 bytes) and may have 2 MiB at most (keep less in it and fetch the rest with #include)";
     create(&world, &[("OSP_USER_DATA", "part;part;part")]).run().fails(&[message]);
     create(&world, &[("OSP_USER_DATA", "part")]).run().succeeds();
+}
+
+/// A tenant may name what he likes: no list is fetched to its end for nothing.
+#[test]
+fn a_list_is_fetched_no_further_than_a_seed_can_hold() {
+    let world = World::new();
+    let server = Server::start(|_, _| Reply::ok(vec![b'#'; MIB]));
+    for (parameter, name) in [("user_data", "OSP_USER_DATA"), ("ssh_keys", "OSP_SSH_KEYS")] {
+        let list = |count| vec![server.url("/x").as_url().to_string(); count].join("\n");
+        let before = server.requests().len();
+        let message =
+            format!("parameter {parameter}, entry 65: it is one more than the 64 files and URLs that a list may name");
+        verify(&world, &[(name, &list(3000))]).run().fails(&[&message]);
+        create(&world, &[(name, &list(3000))]).run().fails(&[&message]);
+        assert_eq!(server.requests().len(), before, "{parameter}: something was fetched");
+        let message = format!("{parameter}, entry 5: with it the list has 5 MiB and may have 4 MiB at most");
+        create(&world, &[(name, &list(64))]).run().fails(&[&message]);
+        assert_eq!(server.requests().len(), before + 5, "{parameter}: more was fetched than can be used");
+    }
 }
 
 /// Two letters of base64, another pair for every number.
