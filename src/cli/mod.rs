@@ -28,6 +28,7 @@ use crate::ganeti::env::{Environment, OsParams};
 use crate::ganeti::script::Script;
 use crate::ganeti::script::{self, Invocation};
 use crate::node::report::{LogFormat, Report, Subject, Verbosity};
+use crate::node::trust;
 use crate::store::cache::CacheError;
 use crate::store::http::ImageUrl;
 
@@ -181,7 +182,7 @@ impl Command {
             Command::Images(args) => images::images(&args, root, report, out),
             Command::Fetch(args) => images::fetch(args, root, report, out),
             Command::Install(args) => install::install(args, root, report, caller, out),
-            Command::Seed(args) => seed::seed(args, out),
+            Command::Seed(args) => seed::seed(args, report, out),
             Command::Cache(args) => cache::cache(args, root, report, out),
             Command::Cleanup(args) => cleanup::cleanup(&args, root, out),
             Command::Variants(args) => variants::variants(&args, root, out),
@@ -251,6 +252,7 @@ pub fn run(argv0: OsString, invocation: Invocation, out: &mut dyn Write) -> Exit
     };
     let verbosity = tool.verbosity();
     let (Tool { root, log_format, command, .. }, environment) = (tool, invocation.environment);
+    trust::judge_below(&root);
     if let Command::Script { name, args } = command {
         return script::run(name, &Invocation { args, environment, root, log_format, verbosity }, out);
     }

@@ -14,8 +14,10 @@ use serde_json::{Value, json};
 
 use super::output::printable;
 use crate::install::{self, Removed, SeedDisk};
+use crate::node::report::Report;
+use crate::node::run::Run;
 use crate::node::size::ByteSize;
-use crate::seed::volume::{Contents, Found, Kind, Trace, VolumeError};
+use crate::seed::volume::{Contents, Found, Kind, Trace};
 
 /// The file with the instance's identity, and those of its keys that are no secrets.
 const META_DATA: &str = "meta-data";
@@ -53,13 +55,14 @@ enum Verb {
     },
 }
 
-pub(super) fn seed(args: SeedArgs, out: &mut dyn Write) -> anyhow::Result<()> {
+pub(super) fn seed(args: SeedArgs, report: &Report, out: &mut dyn Write) -> anyhow::Result<()> {
+    let run = Run::ended_by_signals(report.clone())?;
     let text = match args.verb {
         Verb::Show { disk, secrets, json } => {
-            let found = install::show_seeds(&disk)?;
+            let found = install::show_seeds(&disk, &run)?;
             if json { as_json(&disk, &found, secrets)? } else { as_text(&disk, &found, secrets) }
         }
-        Verb::Remove { disk, force } => match install::remove_seed(&disk, force)? {
+        Verb::Remove { disk, force } => match install::remove_seed(&disk, force, &run)? {
             Removed::Seed(found) => format!("removed the seed from disk {}: {found}\n", disk.display()),
             Removed::Trace => format!("removed the trace of a seed from disk {}\n", disk.display()),
         },
@@ -78,7 +81,7 @@ fn as_text(path: &Path, disk: &SeedDisk, secrets: bool) -> String {
         let _ = write!(text, "\nplace:    {found}\nmade by:  {}\nserial:   {}\n", maker(found), serial(found));
         match contents {
             Ok(contents) => text += &files_text(contents, secrets),
-            Err(error) => text += &format!("contents: {}\n", chain(error)),
+            Err(error) => text += &format!("contents: {error}\n"),
         }
     }
     text
@@ -141,7 +144,7 @@ fn as_json(path: &Path, disk: &SeedDisk, secrets: bool) -> anyhow::Result<String
     Ok(serde_json::to_string_pretty(&all).context("writing the result")? + "\n")
 }
 
-fn seed_json(found: &Found, contents: &Result<Contents, VolumeError>, secrets: bool) -> Value {
+fn seed_json(found: &Found, contents: &Result<Contents, String>, secrets: bool) -> Value {
     let files = contents.as_ref().map(|contents| {
         contents.files.iter().map(|(name, content)| file_json(name, content, secrets)).collect::<Vec<_>>()
     });
@@ -153,7 +156,7 @@ fn seed_json(found: &Found, contents: &Result<Contents, VolumeError>, secrets: b
         "serial": serial(found),
         "files": files.as_ref().ok(),
         "folders": contents.as_ref().ok().map(|contents| &contents.folders),
-        "error": contents.as_ref().err().map(chain),
+        "error": contents.as_ref().err(),
     })
 }
 
@@ -189,9 +192,4 @@ fn serial(found: &Found) -> String {
 /// Formats the serial number as blkid shows it.
 fn shown_serial(serial: u32) -> String {
     format!("{:04X}-{:04X}", serial >> 16, serial & 0xffff)
-}
-
-fn chain(error: &VolumeError) -> String {
-    let source = std::error::Error::source(error).map(|source| format!(": {source}")).unwrap_or_default();
-    format!("{error}{source}")
 }

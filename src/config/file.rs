@@ -3,20 +3,20 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
-use nix::unistd::Uid;
 
 use super::ConfigError;
 use crate::node::file::{FoundFile, open_regular};
+use crate::node::trust::untrusted;
 
 /// The largest size of a config file in bytes. It is far more than any config needs, and keeps a wrong file from
 /// filling the memory.
 const MAX_BYTES: u64 = 1 << 20;
-/// The permission bits that allow the group and others to write.
-const OTHERS_WRITE: u32 = 0o022;
+
+/// What these files decide, in the words of messages.
+const DECIDED: &str = "what runs as root";
 
 /// Returns the text of the file at `path`, or `None` if there is no such file.
 ///
@@ -34,9 +34,9 @@ pub(super) fn read(path: &Path) -> Result<Option<String>, ConfigError> {
 /// [`ConfigError::Unsafe`] if another user than root and the current user could have written it.
 /// [`ConfigError::Read`] if it is not a regular file, or can't be opened.
 pub(crate) fn open_trusted(path: &Path) -> Result<Option<File>, ConfigError> {
-    let failed = |reason| ConfigError::Read { path: path.to_owned(), reason };
-    let Some(file) = open(path).map_err(failed)? else { return Ok(None) };
-    trusted(file, path).map(Some)
+    // A missing file may have been removed by somebody who could have written it.
+    refuse_untrusted(path)?;
+    open(path).map_err(|reason| ConfigError::Read { path: path.to_owned(), reason })
 }
 
 /// Opens the file `name` below `folder`, which decides what runs as root in an instance. Symbolic links can't lead
@@ -54,8 +54,8 @@ pub(crate) fn open_below(folder: &Path, name: &Path) -> Result<File, ConfigError
         .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
     match openat2(&beginning, name, how) {
         Ok(found) => {
-            let file = FoundFile::from(File::from(found)).open_regular().map_err(|reason| failed(&path, reason))?;
-            trusted(file, &path)
+            refuse_untrusted(&path)?;
+            FoundFile::from(File::from(found)).open_regular().map_err(|reason| failed(&path, reason))
         }
         Err(nix::Error::ENOENT) => Err(failed(folder, io::Error::other("it has no file of the name that was given"))),
         Err(nix::Error::EXDEV) => Err(failed(&path, io::Error::other("it leads out of the folder"))),
@@ -63,16 +63,13 @@ pub(crate) fn open_below(folder: &Path, name: &Path) -> Result<File, ConfigError
     }
 }
 
-/// Returns `file` if nobody else could have written it, and an error otherwise.
-fn trusted(file: File, path: &Path) -> Result<File, ConfigError> {
-    let failed = |reason| ConfigError::Read { path: path.to_owned(), reason };
-    // The owner and mode come from the open file and not from its path, so that the file can't be exchanged between
-    // check and use.
-    let metadata = file.metadata().map_err(failed)?;
-    if let Some(problem) = unsafe_owner(metadata.uid(), metadata.mode(), Uid::effective().as_raw()) {
-        return Err(ConfigError::Unsafe { path: path.to_owned(), problem });
+/// Fails if another user than root and the current user could have written what is at `path`, or could put something
+/// else there. Otherwise nobody else can exchange it afterwards either, so that the path can be opened.
+fn refuse_untrusted(path: &Path) -> Result<(), ConfigError> {
+    match untrusted(path).map_err(|reason| ConfigError::Read { path: path.to_owned(), reason })? {
+        Some(found) => Err(ConfigError::Unsafe { path: path.to_owned(), problem: found.words(path, DECIDED) }),
+        None => Ok(()),
     }
-    Ok(file)
 }
 
 fn open(path: &Path) -> io::Result<Option<File>> {
@@ -96,37 +93,11 @@ fn read_text(file: File) -> io::Result<String> {
     Ok(text)
 }
 
-/// Returns why the user `current` must not trust a file with the owner `uid` and the permissions `mode`, if there is
-/// a reason.
-fn unsafe_owner(uid: u32, mode: u32, current: u32) -> Option<String> {
-    if uid != 0 && uid != current {
-        return Some(format!("it is owned by user {uid} and decides what runs as root (check it, then chown root)"));
-    }
-    if mode & OTHERS_WRITE != 0 {
-        let mode = mode & 0o7777;
-        return Some(format!("its mode {mode:04o} lets others write what runs as root (check it, then chmod go-w)"));
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{open_below, read, unsafe_owner};
+    use super::{open_below, read};
     use std::fs::{Permissions, set_permissions, write};
     use std::os::unix::fs::{PermissionsExt, symlink};
-
-    #[test]
-    fn only_roots_and_ones_own_files_are_trusted() {
-        assert_eq!(unsafe_owner(0, 0o100644, 0), None);
-        assert_eq!(unsafe_owner(0, 0o100600, 1000), None);
-        assert_eq!(unsafe_owner(1000, 0o100644, 1000), None);
-        let foreign = "it is owned by user 1000 and decides what runs as root (check it, then chown root)";
-        assert_eq!(unsafe_owner(1000, 0o100600, 0).as_deref(), Some(foreign));
-        for mode in [0o664_u32, 0o646, 0o666] {
-            let shown = format!("its mode {mode:04o} lets others write what runs as root (check it, then chmod go-w)");
-            assert_eq!(unsafe_owner(0, 0o100_000 | mode, 0), Some(shown));
-        }
-    }
 
     #[test]
     fn a_missing_file_is_none_and_a_dangling_link_an_error() {
@@ -155,6 +126,14 @@ mod tests {
         set_permissions(&path, Permissions::from_mode(0o620)).unwrap();
         let shown = "its mode 0620 lets others write what runs as root (check it, then chmod go-w)";
         assert_eq!(message(&path), format!("refusing {}: {shown}", path.display()));
+        set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        set_permissions(dir.path(), Permissions::from_mode(0o770)).unwrap();
+        let folder = dir.path().display();
+        let shown =
+            format!("the mode 0770 of {folder} lets others write what runs as root (check it, then chmod go-w)");
+        for path in [&path, &dir.path().join("missing")] {
+            assert_eq!(message(path), format!("refusing {}: {shown}", path.display()));
+        }
     }
 
     #[test]
@@ -181,7 +160,8 @@ mod tests {
         assert_eq!(open("sub"), Err(format!("reading {shown}/sub: not a regular file")));
         set_permissions(folder.join("sub/inside"), Permissions::from_mode(0o666)).unwrap();
         let refused = open("link").unwrap_err();
-        assert!(refused.contains("its mode 0666 lets others write what runs as root"), "{refused}");
+        let words = format!("the mode 0666 of {shown}/sub/inside lets others write what runs as root");
+        assert!(refused.starts_with(&format!("refusing {shown}/link: {words}")), "{refused}");
     }
 
     #[test]

@@ -2,12 +2,14 @@
 //! The named images (`[images.NAME]`), the places from which images may come, and the folders of instances' disks.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 use std::sync::LazyLock;
-use std::{fmt, fs, io};
 
 use serde::{Deserialize, Deserializer, Serialize, de};
 
+use super::file::open_trusted;
 use super::values::shown_text;
 use super::{ConfigError, Paths};
 use crate::image::checksum::Checksum;
@@ -169,13 +171,12 @@ pub(super) fn place(text: &str) -> Checked<ImagePlace> {
 /// result is empty.
 ///
 /// # Errors
-/// [`ConfigError::Read`] for a list that exists and can't be read.
+/// [`ConfigError::Read`] for a list that exists and can't be read, [`ConfigError::Unsafe`] for one that others may write.
 pub(crate) fn instance_storage(paths: &Paths) -> Result<Vec<PathBuf>, ConfigError> {
     let list = &paths.file_storage_paths;
-    let text = match fs::read(list) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        text => text.map_err(|reason| ConfigError::Read { path: list.clone(), reason })?,
-    };
+    let Some(mut file) = open_trusted(list)? else { return Ok(Vec::new()) };
+    let mut text = Vec::new();
+    file.read_to_end(&mut text).map_err(|reason| ConfigError::Read { path: list.clone(), reason })?;
     // Ganeti reads the list in the same way (`FilterEmptyLinesAndComments` of ganeti.utils.text).
     let text = String::from_utf8_lossy(&text).into_owned();
     let lines = text.lines().map(str::trim).filter(|line| line.starts_with('/'));

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::{fs, io};
 
-use super::{ConfigError, HookPhase, Paths};
+use super::{ConfigError, HookPhase, Paths, file};
 
 /// The variants that exist.
 #[derive(Debug, Default)]
@@ -29,13 +29,10 @@ impl Variants {
     /// the tool also works on machines without Ganeti. Lines and folders with an invalid name are left out.
     ///
     /// # Errors
-    /// [`ConfigError::Read`] for a list or a folder that can't be read.
+    /// [`ConfigError::Read`] for a list or a folder that can't be read, [`ConfigError::Unsafe`] if others may write to
+    /// the list or a folder above it.
     pub(crate) fn of(paths: &Paths) -> Result<Self, ConfigError> {
-        let list = paths.variants_list();
-        let text = match fs::read_to_string(&list) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => "default".to_owned(),
-            text => text.map_err(|reason| ConfigError::Read { path: list, reason })?,
-        };
+        let text = file::read(&paths.variants_list())?.unwrap_or_else(|| "default".to_owned());
         let offered = VariantName::in_list(&text).filter_map(Result::ok).collect();
         let reading = |reason| ConfigError::Read { path: paths.config_dir.clone(), reason };
         Ok(Variants { offered, configured: folders(&paths.config_dir).map_err(reading)? })

@@ -116,7 +116,8 @@ fn install_in_worker(job: &Job, target: &Target, run: &Run) -> anyhow::Result<(I
     // A guest may have written the old seed, so a worker of its own reads it.
     let old = OldSeed::read_in_worker(job, target, seed_disk.as_ref(), run);
     let image = if let ImageRef::Path(path) = &job.image { Some(path.as_path()) } else { None };
-    let needs = WorkerAccess { image, disks: &disks, folder: cache.as_ref().map(Cache::dir), network: true };
+    let needs =
+        WorkerAccess { image, disks: &disks, folder: cache.as_ref().map(Cache::dir), network: true, memory: None };
     let answer = in_worker_with_file(needs, run, |run| {
         // The seed is prepared before a reinstall touches the old system, so that a seed that can't be made does not
         // cost it.

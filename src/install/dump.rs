@@ -13,8 +13,8 @@ use anyhow::{Context as _, anyhow, ensure};
 use nix::fcntl::{FcntlArg, fcntl};
 use serde_json::json;
 
-use super::hooks::{HookDisk, run_hooks};
-use super::in_worker;
+use super::hooks::{self, HookDisk, HookError, run_hooks};
+use super::in_guest_worker;
 use super::job::{ExportJob, ImportJob};
 use super::old_seed::read;
 use super::seed::tell_long_name;
@@ -22,7 +22,6 @@ use crate::disk::device::{HeldDisk, SourceDisk, Target, WriteAt};
 use crate::disk::partition::{self, ImageExtent, MBR_TOLERANCE};
 use crate::disk::write::{self, DiskWriter, PendingDisk, WriteError, WriteOptions};
 use crate::node::run::Run;
-use crate::node::sandbox::WorkerAccess;
 use crate::node::size::ByteSize;
 use crate::node::sys;
 use crate::seed;
@@ -47,7 +46,7 @@ pub(crate) fn export(job: &ExportJob, run: &Run) -> anyhow::Result<()> {
     let message = format_args!("exporting disk {}, {}", disk.path.display(), ByteSize(disk.size));
     run.report.event("export", fields, message);
     let mut out = unbuffered(io::stdout()).context("opening standard output")?;
-    in_worker(WorkerAccess::default(), run, |_| {
+    in_guest_worker(&[], run, |_| {
         write::dump(&disk, &mut out).with_context(|| format!("exporting disk {}", disk.path.display()))
     })
 }
@@ -55,6 +54,13 @@ pub(crate) fn export(job: &ExportJob, run: &Run) -> anyhow::Result<()> {
 /// Restores the dump onto `target`, which can't boot yet. A failed hook does not change the disk, because it is the
 /// user's own system.
 pub(crate) fn import(job: &ImportJob, target: Target, run: &Run) -> anyhow::Result<()> {
+    // This comes before the disk is written. Whatever else is wrong with the hooks does not stop a restore, and is an
+    // error after it.
+    if let Ok(Some(plan)) = &job.hooks
+        && let Err(unsafe_hooks @ HookError::Unsafe { .. }) = hooks::refuse_untrusted(&plan.folder)
+    {
+        return Err(unsafe_hooks.into());
+    }
     let mut input = unbuffered(io::stdin()).context("opening standard input")?;
     let disk = restore(&mut input, job, target, run)?;
     match &job.hooks {
@@ -71,8 +77,7 @@ fn restore(input: &mut File, job: &ImportJob, target: Target, run: &Run) -> anyh
     let message = format_args!("importing to disk {}, {}", target.path().display(), ByteSize(target.size()));
     run.report.event("import", fields, message);
     let importing = || format!("importing to disk {}", target.path().display());
-    let needs = WorkerAccess { disks: &[target.file()], ..WorkerAccess::default() };
-    in_worker(needs, run, |run| {
+    in_guest_worker(&[target.file()], run, |run| {
         let mut pending = write_dump(input, &target, run).map_err(in_terms_of_dumps).with_context(importing)?;
         let len = pending.image_len();
         adopt_seeds(&mut pending, job, run).with_context(importing)?;

@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use serde_json::json;
 
+use super::hook_files::untrusted_places;
 use super::hook_variables::{self, Variables};
+use super::in_guest_worker;
 use super::job::HookPlan;
 use super::progress::seconds;
 use crate::disk::device::{HeldDisk, HookDevice, WithheldDisk};
@@ -32,6 +34,13 @@ pub(crate) enum HookError {
     /// run-parts or the folder is unusable.
     #[error("running the hooks in {folder}", folder = folder.display())]
     Start { folder: PathBuf, source: io::Error },
+    /// Somebody else could have written what would run.
+    #[error("refusing the hooks in {folder}: {problem}", folder = folder.display())]
+    Unsafe {
+        folder: PathBuf,
+        /// Who could, and how to correct that.
+        problem: String,
+    },
     /// A hook failed; the hooks after it did not run.
     #[error("a hook in {folder} failed: {reason}", folder = folder.display())]
     Failed {
@@ -95,8 +104,7 @@ fn run_present(plan: &HookPlan, disk: HookDisk<'_>, told: Variables, run: &Run) 
 }
 
 fn run_lent(plan: &HookPlan, disk: &HeldDisk, mut environment: Variables, run: &Run) -> anyhow::Result<()> {
-    let reading = || format!("reading the partition table of disk {}", disk.path().display());
-    environment.extend(hook_variables::partitions(disk, &run.report).with_context(reading)?);
+    environment.extend(partitions(disk, run)?);
     let device = HookDevice::open(disk)?;
     environment.extend(hook_variables::device(device.path()));
     let run_hooks = || run_parts(&plan.folder, &environment, Some(device.as_fd()), &run.children, &run.report);
@@ -117,12 +125,23 @@ fn run_lent(plan: &HookPlan, disk: &HeldDisk, mut environment: Variables, run: &
     disk.file().sync_all().with_context(|| format!("syncing disk {} after the hooks", disk.path().display()))
 }
 
+/// Returns the variables that describe the partitions. A worker reads the partition table, because a guest or the
+/// publisher of an image wrote it.
+fn partitions(disk: &HeldDisk, run: &Run) -> anyhow::Result<Variables> {
+    in_guest_worker(&[], run, |run| {
+        let reading = || format!("reading the partition table of disk {}", disk.path().display());
+        hook_variables::partitions(disk, &run.report).with_context(reading)
+    })
+}
+
 /// Returns whether `folder` contains anything. A missing folder contains nothing.
 ///
 /// # Errors
-/// A folder that can't be read; a link to nowhere in place of the folder, above it or in it; and an entry that is
-/// neither a file nor a folder. In each case somebody wanted hooks to run that would not run.
+/// Everything that [`refuse_untrusted`] refuses; a folder that can't be read; a link to nowhere in place of the folder,
+/// above it or in it; and an entry that is neither a file nor a folder. In each case somebody wanted hooks to run that
+/// would not run.
 pub(crate) fn present(folder: &Path) -> Result<bool, HookError> {
+    refuse_untrusted(folder)?;
     let start_error = |source| HookError::Start { folder: folder.to_owned(), source };
     if is_missing(folder).map_err(start_error)? {
         return Ok(false);
@@ -136,6 +155,19 @@ pub(crate) fn present(folder: &Path) -> Result<bool, HookError> {
         present = true;
     }
     Ok(present)
+}
+
+/// Fails if another user than root and the current user could change what the hooks in `folder` do. A missing folder is
+/// no exception, because that user may have removed it.
+pub(crate) fn refuse_untrusted(folder: &Path) -> Result<(), HookError> {
+    let found = untrusted_places(folder).map_err(|source| HookError::Start { folder: folder.to_owned(), source })?;
+    match found.first() {
+        Some(found) => {
+            let problem = found.words(folder, "what runs as root");
+            Err(HookError::Unsafe { folder: folder.to_owned(), problem })
+        }
+        None => Ok(()),
+    }
 }
 
 /// Returns whether the folder is missing. A link to nowhere is an error instead.
@@ -220,7 +252,7 @@ fn is_program(path: &Path) -> bool {
 
 /// The hooks in `folder` that run-parts would run, in that order.
 pub(crate) fn list(folder: &Path, children: &Children) -> io::Result<Vec<PathBuf>> {
-    let mut command = Command::new("run-parts");
+    let mut command = process::plain("run-parts");
     command.args(["--test", "--"]).arg(folder);
     let mut hooks = Vec::new();
     let status = process::run(command, &[], Lifetime::Child, children, |line| hooks.push(PathBuf::from(line)))?;

@@ -3,17 +3,17 @@
 //! everything that strangers wrote.
 //!
 //! Capabilities, `no_new_privs`, Landlock and seccomp can't be taken back, and hooks need full root. So the script
-//! forks before it reads the first foreign byte, and the worker gives up these rights. The script decodes nothing. Of
-//! what was written it parses only the partition table, for its hooks (`hook_variables`). To give up the rights only
-//! where there are no hooks would leave most installations unprotected. To give them up in single threads would
-//! protect nothing, because threads share their memory. docs/security.md says which work is confined, and what that
-//! is good for.
+//! forks before it reads the first foreign byte, and the worker gives up these rights. The script itself parses nothing
+//! of an image, and nothing of a guest's disk. To give up the rights only where there are no hooks would leave most
+//! installations unprotected. To give them up in single threads would protect nothing, because threads share their
+//! memory. docs/security.md says which work is confined, and what that is good for.
 
 mod cache;
 mod copy;
 mod create;
 mod download;
 mod dump;
+pub(crate) mod hook_files;
 mod hook_variables;
 pub(crate) mod hooks;
 mod inspect;
@@ -36,6 +36,7 @@ use serde::de::DeserializeOwned;
 use crate::node::process::{self, Children};
 use crate::node::run::{Run, SignalCleanup};
 use crate::node::sandbox::{Sandbox, WorkerAccess};
+use crate::node::size::MIB;
 
 pub(crate) use cache::{Cleaned, Fetched, cleanup, fetch};
 pub(crate) use create::{Rehearsed, create, rehearse};
@@ -54,6 +55,19 @@ fn in_worker<T: Serialize + DeserializeOwned>(
     work: impl FnOnce(&Run) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     in_worker_with_file(needs, run, |run| work(run).map(|answer| (answer, None))).map(|(answer, _)| answer)
+}
+
+/// The private memory in bytes of a worker that works on a guest's disk only. The largest volume of a seed that is read
+/// needs 128 MiB together with its files, and a dump needs a few MiB.
+const GUEST_MEMORY: u64 = 256 * MIB;
+
+/// Does `work` in a worker like [`in_worker`], if the work is on a guest's disk only. It may write to the open `disks`.
+fn in_guest_worker<T: Serialize + DeserializeOwned>(
+    disks: &[&File],
+    run: &Run,
+    work: impl FnOnce(&Run) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    in_worker(WorkerAccess { disks, memory: Some(GUEST_MEMORY), ..WorkerAccess::default() }, run, work)
 }
 
 /// Does `work` in a worker like [`in_worker`], and returns its answer with an open file.

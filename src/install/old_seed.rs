@@ -12,12 +12,11 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
-use super::in_worker;
+use super::in_guest_worker;
 use super::job::Job;
 use crate::disk::device::{ReadAt, Target};
 use crate::node::report::Report;
 use crate::node::run::Run;
-use crate::node::sandbox::WorkerAccess;
 use crate::seed::volume::{self, Contents, Error, Found, Trace};
 use crate::seed::{Identity, LostParameter, SeedContent};
 
@@ -51,7 +50,7 @@ impl OldSeed {
         if !job.reinstall {
             return OldSeed::default();
         }
-        in_worker(WorkerAccess::default(), run, |_| Ok(OldSeed::on(first, own, identity))).unwrap_or_else(|error| {
+        in_guest_worker(&[], run, |_| Ok(OldSeed::on(first, own, identity))).unwrap_or_else(|error| {
             warn_unreadable(&format!("{error:#}"), &run.report);
             OldSeed::default()
         })

@@ -6,13 +6,12 @@ use std::path::Path;
 use anyhow::Context as _;
 
 use super::hooks::{self, HookDisk, run_hooks};
-use super::in_worker;
+use super::in_guest_worker;
 use super::job::RenameJob;
 use super::old_seed::{own_seed, read};
 use super::seed::tell_long_name;
 use crate::disk::device::{DeviceError, ReadAt, SourceDisk, Target};
 use crate::node::run::Run;
-use crate::node::sandbox::WorkerAccess;
 use crate::seed::volume;
 use crate::seed::{self, Identity};
 
@@ -62,7 +61,7 @@ pub(crate) fn rename(job: RenameJob, run: &Run) -> anyhow::Result<()> {
 /// the disk, and no other disk. A guest may have written the disk, so a worker reads it and returns the new volume.
 fn rename_seed(path: &Path, identity: &Identity, run: &Run) -> anyhow::Result<()> {
     let disk = SourceDisk::open(path)?;
-    let Some((start, new)) = in_worker(WorkerAccess::default(), run, |run| renamed(&disk, identity, run))? else {
+    let Some((start, new)) = in_guest_worker(&[], run, |run| renamed(&disk, identity, run))? else {
         return Ok(());
     };
     drop(disk);

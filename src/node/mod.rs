@@ -9,4 +9,5 @@ pub mod run;
 pub mod sandbox;
 pub mod size;
 pub(crate) mod sys;
+pub(crate) mod trust;
 pub(crate) mod value;

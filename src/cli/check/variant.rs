@@ -2,8 +2,8 @@
 //! Checks the configuration of a variant: its settings, the files that they name, its cache folder and its hooks.
 
 use std::fs;
-use std::io::{self, Read};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::io;
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 use super::node::program;
@@ -11,18 +11,17 @@ use super::{Checkup, Node};
 use crate::config::{self, HookPhase, Settings, VariantName};
 use crate::ganeti::env::Environment;
 use crate::ganeti::request;
+use crate::install::hook_files::{untrusted_places, why_not_started};
 use crate::install::hooks;
 use crate::node::file::FoundFile;
 use crate::node::size::ByteSize;
+use crate::node::trust::untrusted_folder;
 use crate::store::cache::Cache;
 use crate::store::http::Client;
 use crate::store::signature;
 
 /// The free space in bytes below which the cache gets a warning, because most images need more.
 const LITTLE_SPACE: u64 = 1 << 30;
-
-/// The largest part of a script's first line that the kernel reads, in bytes (execve(2)).
-const FIRST_LINE: u64 = 256;
 
 pub(super) fn check(node: &Node<'_>, variant: &VariantName, checkup: &mut Checkup) {
     let before = checkup.findings.len();
@@ -128,6 +127,14 @@ fn open_image(path: &Path) -> io::Result<()> {
 /// Checks the cache folder. A missing folder is no problem, because the first download creates it.
 fn cache(settings: &Settings, checkup: &mut Checkup) {
     let dir = &settings.cache.dir;
+    if let Ok(Some(found)) = untrusted_folder(dir) {
+        let problem = format!("the cache can be exchanged: {}", found.words(dir, "what is installed"));
+        return checkup.error(
+            dir.display(),
+            problem,
+            "check it, then chown root and chmod go-w, or name another cache.dir",
+        );
+    }
     match dir.symlink_metadata() {
         Err(err) if err.kind() == io::ErrorKind::NotFound => return,
         Err(err) => return checkup.error(dir.display(), format!("the cache can't be looked at: {err}"), "run as root"),
@@ -151,7 +158,16 @@ fn cache(settings: &Settings, checkup: &mut Checkup) {
 }
 
 fn check_hooks(node: &Node<'_>, folder: &Path, checkup: &mut Checkup) {
+    let untrusted = untrusted_places(folder).unwrap_or_default();
+    for found in &untrusted {
+        // A folder above all hooks was found for those of another phase already.
+        let (place, problem) = (found.place.display().to_string(), "others than root can write what runs as root");
+        if !checkup.findings.iter().any(|known| known.subject == place && known.problem == problem) {
+            checkup.error(place, problem, "check it, then chown root and chmod go-w");
+        }
+    }
     match hooks::present(folder) {
+        Err(_) if !untrusted.is_empty() => return,
         Ok(false) => return,
         Ok(true) => {}
         Err(err) => return checkup.error(folder.display(), format!("{err}"), "make it a folder, or remove it"),
@@ -175,31 +191,4 @@ fn check_hooks(node: &Node<'_>, folder: &Path, checkup: &mut Checkup) {
             );
         }
     }
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
-    for path in entries.chain([folder.to_owned()]) {
-        if let Ok(metadata) = path.metadata()
-            && (metadata.mode() & 0o022 != 0 || metadata.uid() != 0)
-        {
-            let problem = "others than root can write what runs as root";
-            checkup.error(path.display(), problem, "check it, then chown root and chmod go-w");
-        }
-    }
-}
-
-/// Returns why the kernel can't start the hook, as far as its first line tells (execve(2)).
-fn why_not_started(hook: &Path) -> io::Result<Option<String>> {
-    let mut start = Vec::new();
-    fs::File::open(hook)?.take(FIRST_LINE).read_to_end(&mut start)?;
-    let line = start.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    let Some(line) = line.strip_prefix(b"#!") else {
-        let script = "it is neither a program nor a script that begins with #!";
-        return Ok(if start.starts_with(b"\x7fELF") { None } else { Some(script.to_owned()) });
-    };
-    let line = String::from_utf8_lossy(line.trim_ascii_start());
-    let interpreter = line.split([' ', '\t']).next().unwrap_or_default();
-    Ok(match interpreter.strip_suffix('\r') {
-        Some(meant) => Some(format!("its lines end as on Windows, so that {meant} is not found")),
-        None if Path::new(interpreter).exists() => None,
-        None => Some(format!("its interpreter {interpreter} does not exist")),
-    })
 }

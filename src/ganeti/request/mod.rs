@@ -16,7 +16,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
-use crate::config::{self, HookPhase, Paths, RequireChecksum, Settings, VariantName, VariantNameError, Variants};
+use crate::config::{
+    self, ConfigError, HookPhase, Paths, RequireChecksum, Settings, VariantName, VariantNameError, Variants,
+};
 use crate::ganeti::env::{Environment, OsParams};
 use crate::image::format::Formats;
 use crate::image::gate::Expected;
@@ -145,6 +147,15 @@ fn hook_plan(
     HookPlan { folder: paths.hooks_dir(variant, phase), phase: phase.name(), environment }
 }
 
+/// Returns the hooks, or why they are unknown, which stops neither a restore nor a rename. Only a list of variants that
+/// somebody else could have written is an error.
+fn unless_unsafe<T>(hooks: anyhow::Result<T>) -> anyhow::Result<anyhow::Result<T>> {
+    match hooks {
+        Err(error) if matches!(error.downcast_ref(), Some(ConfigError::Unsafe { .. })) => Err(error),
+        hooks => Ok(hooks),
+    }
+}
+
 /// Parses the name of a variant. It is empty for an OS without a variant.
 fn variant_of(name: &str) -> Result<Option<VariantName>, VariantNameError> {
     if name.is_empty() { Ok(None) } else { VariantName::parse(name).map(Some) }
@@ -264,7 +275,7 @@ pub(crate) fn export(env: &Environment) -> anyhow::Result<ExportJob> {
 /// Makes the task of `import` from Ganeti's variables. Only the variant's name is used, to find its hooks.
 pub(crate) fn import(env: &Environment, paths: &Paths) -> anyhow::Result<ImportJob> {
     let plan = |variant| variant_hooks(env, paths, variant, HookPhase::Import);
-    let hooks = variant_of(&env.core()?.variant).map_err(Into::into).and_then(plan);
+    let hooks = unless_unsafe(variant_of(&env.core()?.variant).map_err(Into::into).and_then(plan))?;
     let (identity, nics) = (identity(env), env.nics().map_err(Into::into));
     Ok(ImportJob { identity, nics, hooks })
 }
@@ -277,7 +288,7 @@ fn identity(env: &Environment) -> Result<Identity, IdentityError> {
 /// Makes the task of `rename` from Ganeti's variables. The variant needs no configuration, but its name is used to
 /// find its hooks.
 pub(crate) fn rename(env: &Environment, paths: &Paths) -> anyhow::Result<RenameJob> {
-    let hooks = variant_hooks(env, paths, variant_of(&env.core()?.variant)?, HookPhase::Rename);
+    let hooks = unless_unsafe(variant_hooks(env, paths, variant_of(&env.core()?.variant)?, HookPhase::Rename))?;
     let identity = Identity::new(env.instance_name()?, env.instance_uuid().unwrap_or_default());
     Ok(RenameJob {
         disk: env.first_disk().map_err(Into::into),

@@ -112,6 +112,8 @@ pub struct WorkerAccess<'a> {
     pub folder: Option<&'a Path>,
     /// Whether the worker may open IP sockets.
     pub network: bool,
+    /// The private memory that it may have, in bytes (RLIMIT_DATA). `None` for as much as the node has.
+    pub memory: Option<u64>,
 }
 
 /// Everything that a process will be confined to.
@@ -146,7 +148,8 @@ impl Sandbox {
         // An image on the node may belong to any user.
         let keep = Capabilities::DAC_READ_SEARCH.and(for_files(access.disks, true));
         let kind = Kind::Worker { network: access.network, folder: access.folder.is_some() };
-        Self::new(Vec::new(), keep, &allowed, kind)
+        let limits = access.memory.map(|bytes| (Resource::RLIMIT_DATA, bytes));
+        Self::new(limits.into_iter().collect(), keep, &allowed, kind)
     }
 
     fn new(limits: Vec<(Resource, u64)>, keep: Capabilities, allowed: &Allowed<'_>, kind: Kind) -> io::Result<Self> {

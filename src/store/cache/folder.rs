@@ -2,7 +2,7 @@
 //! The folder of the cache, and operations on its files that follow no symbolic link.
 //!
 //! Whoever can write to the folder decides what root installs. So a folder that belongs to another user, or that others
-//! may write to, is refused.
+//! may write to, is refused, and so is one in a folder where others could put another one in its place.
 
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io;
@@ -10,6 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::error::CacheError;
+use crate::node::trust::untrusted_folder;
 
 /// Backup programs leave out folders with this file: <https://bford.info/cachedir/>.
 const CACHEDIR_TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n\
@@ -19,6 +20,10 @@ const CACHEDIR_TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n\
 pub(super) fn open(dir: &Path) -> Result<PathBuf, CacheError> {
     // With a slash at its end the path would lead through a symbolic link.
     let dir: PathBuf = dir.components().collect();
+    if let Some(found) = untrusted_folder(&dir).map_err(CacheError::io("looking at", &dir))? {
+        let reason = found.words(&dir, "what is installed");
+        return Err(CacheError::Folder { dir, reason });
+    }
     create_dir(&dir).map_err(CacheError::io("creating", &dir))?;
     let metadata = fs::symlink_metadata(&dir).map_err(CacheError::io("looking at", &dir))?;
     match fault(&metadata, nix::unistd::geteuid().as_raw()) {
@@ -143,6 +148,27 @@ mod tests {
         let metadata = fs::metadata(base.path()).unwrap();
         let (owner, user) = (metadata.uid(), metadata.uid() + 1);
         assert_eq!(fault(&metadata, user), Some(format!("it belongs to user {owner}, not to user {user}")));
+    }
+
+    #[test]
+    fn a_folder_that_others_can_exchange_is_refused_and_not_made() {
+        let base = tempfile::tempdir().unwrap();
+        let (shared, link) = (base.path().join("shared"), base.path().join("link"));
+        fs::create_dir(&shared).unwrap();
+        std::os::unix::fs::symlink(&shared, &link).unwrap();
+        for mode in [0o775, 0o757] {
+            fs::set_permissions(&shared, Permissions::from_mode(mode)).unwrap();
+            for folder in [&shared, &link] {
+                let (dir, shown) = (folder.join("a/cache"), shared.display());
+                let reason = format!("the mode {mode:04o} of {shown} lets others write what is installed");
+                let way_out = "(check it, then chmod go-w)";
+                assert_eq!(refusal(&dir), format!("cache folder {}: {reason} {way_out}", dir.display()));
+                assert_eq!(fs::read_dir(&shared).unwrap().count(), 0);
+            }
+        }
+        fs::set_permissions(&shared, Permissions::from_mode(0o1777)).unwrap();
+        open(&link.join("cache")).unwrap();
+        open(&link.join("cache")).unwrap();
     }
 
     #[test]

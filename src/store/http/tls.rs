@@ -17,7 +17,7 @@ use openssl::x509::verify::X509VerifyFlags;
 
 use super::certificate::{certificates, private_key};
 use super::error::HttpError;
-use super::secret_file::read_secret_file;
+use super::secret_file::{read_public_file, read_secret_file};
 use super::settings::HttpSettings;
 use super::tls_transport::{TlsConnector, last_reason};
 
@@ -86,8 +86,7 @@ fn finish(mut builder: SslConnectorBuilder, settings: &HttpSettings) -> TlsConne
 }
 
 fn read_certificates(what: &'static str, path: &Path) -> Result<Vec<X509>, HttpError> {
-    let content = std::fs::read(path).map_err(|err| HttpError::file(what, path, err.to_string()))?;
-    certificates(what, path, &content)
+    certificates(what, path, &read_public_file(what, path)?)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ mod example_hooks;
 mod first_download;
 mod hook_folders;
 mod hook_leftovers;
+mod hook_owners;
 mod hook_phases;
 mod hook_processes;
 mod hooks;

@@ -365,6 +365,40 @@ fn a_worker_writes_its_folder_and_its_disk_only() {
     }
 }
 
+/// An allocation beyond it fails; the node's memory is not touched.
+#[test]
+fn a_worker_gets_no_more_memory_than_it_may_have() {
+    // The threads of this test program have stacks, which count too.
+    const MEMORY: usize = 1024 * MIB;
+    for (memory, expected) in [(None, [true, true]), (Some(MEMORY as u64), [true, false])] {
+        let answer = run_in_worker(&Children::default(), || {
+            let needs = WorkerAccess { memory, ..WorkerAccess::default() };
+            Sandbox::for_worker(needs).and_then(Sandbox::enter).map_err(|err| err.to_string())?;
+            let got = [MEMORY / 4, 2 * MEMORY].map(|len| Vec::<u8>::new().try_reserve_exact(len).is_ok());
+            Ok((got, None))
+        });
+        assert_eq!(answer.unwrap().unwrap().0, expected, "{memory:?}");
+    }
+}
+
+/// Where a worker can't give up its privileges, nothing of what a guest wrote is parsed.
+#[test]
+fn what_a_guest_wrote_is_parsed_by_nobody_else() {
+    let world = World::new();
+    let target = Disk::stale(&world, "disk0", Kind::File, 2 * MIB);
+    let path = target.path().to_str().unwrap();
+    world.hook("hooks.rename/never", "exit 3");
+    let rename = world.script("rename").env("DISK_0_PATH", path);
+    for script in [world.tool(&["seed", "show", path]), world.tool(&["seed", "remove", path]), rename] {
+        let args = ["-f", "-qq", "-o", "/dev/null", "-e", "trace=landlock_restrict_self"];
+        let args = [&args[..], &["-e", "inject=landlock_restrict_self:error=EPERM"]].concat();
+        let outcome = script.under("strace", &args).run();
+        outcome.fails(&["giving up privileges"]);
+        assert_eq!(outcome.output(), "");
+        target.assert_untouched("a worker that could not be confined");
+    }
+}
+
 /// ENOSYS is what the tool says, too.
 fn new_user_namespace() -> std::io::Result<()> {
     let output = Command::new("unshare").args(["--user", "true"]).output()?;

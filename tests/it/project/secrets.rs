@@ -248,6 +248,30 @@ fn nothing_is_in_a_list_of_processes() {
     assert!(!(outcome.succeeds() + &outcome.output()).contains(HIDDEN));
 }
 
+/// Only hooks get the variables that Ganeti gave: run-parts does not where it only lists them.
+#[test]
+fn children_get_nothing_of_the_environment() {
+    let world = World::new();
+    let image = encode(&world, &disk(MIB), "raw");
+    let target = Disk::stale(&world, "disk0", Kind::File, MIB);
+    let programs = world.path("programs");
+    fs::create_dir(&programs).unwrap();
+    let fake = programs.join("run-parts");
+    let script = "#!/bin/sh\ntr '\\0' '\\n' </proc/$$/environ >\"${0%/*}/seen.$1\"\nexec /usr/bin/run-parts \"$@\"\n";
+    fs::write(&fake, script).unwrap();
+    fs::set_permissions(&fake, fs::Permissions::from_mode(0o755)).unwrap();
+    world.hook("hooks/own", "env >\"${0%/*}/../seen\"");
+    let script = world.create(target.path(), image.to_str().unwrap(), "raw").env("OSP_PASSWORD", "Yk4Yk5");
+    script.env("PATH", &format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", programs.display())).run().succeeds();
+    let names = |path: PathBuf| {
+        let text = fs::read_to_string(path).unwrap();
+        text.lines().map(|line| line.split('=').next().unwrap().to_owned()).collect::<BTreeSet<_>>()
+    };
+    assert_eq!(names(programs.join("seen.--test")).into_iter().collect::<Vec<_>>(), ["LC_ALL", "PATH"]);
+    let hooks = names(world.path("etc/ganeti/instance-simpleimage/default/seen"));
+    assert!(hooks.contains("OSP_PASSWORD") && !hooks.contains("LC_ALL"), "{hooks:?}");
+}
+
 #[test]
 fn the_tool_shows_none_either() {
     let site = Site::new();

@@ -6,6 +6,7 @@ mod create;
 mod people;
 mod refuse;
 mod reinstall;
+mod show;
 mod whole_disk;
 
 use std::fs::{self, File};
