@@ -19,7 +19,8 @@ fn named(text: &str) -> Vec<&str> {
 fn files_that_documents_name_are_there() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let docs = read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
-    let top = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"].map(|name| root.join(name));
+    let top =
+        ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"].map(|name| root.join(name));
     for document in docs.chain(top) {
         let text = read_to_string(&document).unwrap();
         for path in named(&text) {
@@ -56,7 +57,7 @@ fn anchor(heading: &str) -> String {
 fn links_lead_to_a_file_and_to_a_heading_in_it() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let docs = read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
-    let names = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "benches/README.md"];
+    let names = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "benches/README.md"];
     for document in docs.chain(names.map(|name| root.join(name))).filter(|path| path.extension().unwrap() == "md") {
         let text = read_to_string(&document).unwrap();
         for (file, heading) in links(&text) {
