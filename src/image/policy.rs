@@ -5,9 +5,15 @@
 //! touched. The open file is checked afterwards: `/proc/self/fd` says where it is after all links, and every URL of a
 //! redirect is checked, too. The cache notes those URLs, for a later policy and for other variants. If a file is below an
 //! allowed folder and below a folder with the disks of instances, the inner one of the two decides.
+//!
+//! A file of the cache is never a local image, whatever `allowed_images` lists. The cache may have fetched it with a
+//! password that the one who names the file does not have. Paths do not tell where a file is, because of bind mounts and
+//! hard links. So the folders on the way to the file are compared with the cache folders by device and inode number, and
+//! the file itself is compared with the files in the cache folders.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 use crate::node::file::descriptor_path;
@@ -19,6 +25,8 @@ pub(crate) struct LocalPolicy {
     /// The folders with the disks of instances. A file below them may be used only if `allowed` lists it, or a folder in
     /// them.
     pub(crate) storage: Vec<PathBuf>,
+    /// The cache folders of all variants.
+    pub(crate) caches: Vec<PathBuf>,
 }
 
 /// Why a file may not be used.
@@ -34,6 +42,8 @@ pub(crate) enum PolicyError {
         "image {name} is in {storage}, where instances' disks are (to use it all the same, list it in allowed_images)"
     )]
     InStorage { name: String, storage: String },
+    #[error("image {0} is a file of the cache, which gives images by their URLs only (name the image by its URL)")]
+    InCache(String),
     #[error("image {0} is a block device (to use it, list exactly this device in allowed_images)")]
     Device(String),
     #[error("finding out where image {name} really is: {reason}")]
@@ -43,6 +53,9 @@ pub(crate) enum PolicyError {
 impl LocalPolicy {
     /// Checks the name of a file that was not opened yet.
     pub(crate) fn check_name(&self, path: &Path) -> Result<(), PolicyError> {
+        if self.caches.iter().any(|cache| path.starts_with(cache)) {
+            return Err(PolicyError::InCache(path.display().to_string()));
+        }
         let Some(allowed) = &self.allowed else { return Ok(()) };
         let name = path.display().to_string();
         if path.components().any(|component| component == Component::ParentDir) {
@@ -56,7 +69,34 @@ impl LocalPolicy {
         // What was found is checked and not the path, so that nobody can exchange a link between check and use.
         let real = fs::read_link(descriptor_path(file));
         let real = real.map_err(|reason| PolicyError::Unknown { name: name.display().to_string(), reason })?;
+        let unknown = |reason| PolicyError::Unknown { name: name.display().to_string(), reason };
+        if self.is_in_cache(file, &real).map_err(unknown)? {
+            return Err(PolicyError::InCache(name.display().to_string()));
+        }
         self.check_real(name, &real, is_device)
+    }
+
+    /// Returns whether the open file, which is at the path `real`, belongs to a cache folder.
+    fn is_in_cache(&self, file: &File, real: &Path) -> io::Result<bool> {
+        let caches: Vec<_> =
+            self.caches.iter().filter_map(|cache| Some((cache, identity(&fs::metadata(cache).ok()?)))).collect();
+        let is_cache = |folder: &Path| {
+            fs::metadata(folder).is_ok_and(|folder| caches.iter().any(|(_, cache)| *cache == identity(&folder)))
+        };
+        if caches.is_empty() || real.ancestors().skip(1).any(is_cache) {
+            return Ok(!caches.is_empty());
+        }
+        // The file may be mounted or linked elsewhere by itself.
+        let file = identity(&file.metadata()?);
+        for (cache, _) in caches {
+            for entry in fs::read_dir(cache)? {
+                // A file that has gone meanwhile is not the open one.
+                if entry?.metadata().is_ok_and(|kept| identity(&kept) == file) {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
     }
 
     fn check_real(&self, name: &Path, real: &Path, is_device: bool) -> Result<(), PolicyError> {
@@ -81,6 +121,11 @@ impl LocalPolicy {
     }
 }
 
+/// Returns the device and the inode number of a file or folder.
+fn identity(metadata: &Metadata) -> (u64, u64) {
+    (metadata.dev(), metadata.ino())
+}
+
 /// The number of components of the innermost of `places` that contains `path`; 0 if none does.
 fn depth(places: &[PathBuf], path: &Path) -> usize {
     let holding = places.iter().filter(|place| path.starts_with(place));
@@ -95,11 +140,19 @@ fn canonical(places: &[PathBuf]) -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::{LocalPolicy, PolicyError};
-    use std::path::Path;
+    use crate::node::file::descriptor_path;
+    use std::fs::{self, File};
+    use std::os::unix::fs::symlink;
+    use std::path::{Path, PathBuf};
+    use tempfile::TempDir;
 
     fn policy(allowed: &[&str], storage: &[&str]) -> LocalPolicy {
         let paths = |texts: &[&str]| texts.iter().map(|text| Path::new(text).to_owned()).collect::<Vec<_>>();
-        LocalPolicy { allowed: (!allowed.is_empty()).then(|| paths(allowed)), storage: paths(storage) }
+        LocalPolicy {
+            allowed: (!allowed.is_empty()).then(|| paths(allowed)),
+            storage: paths(storage),
+            caches: Vec::new(),
+        }
     }
 
     fn check(policy: &LocalPolicy, path: &str) -> Result<(), String> {
@@ -157,5 +210,68 @@ mod tests {
                             allowed_images)";
             assert_eq!(check(allowed), Err(expected.to_owned()));
         }
+    }
+
+    /// A cache folder with an image, and a folder beside it.
+    struct Kept {
+        base: TempDir,
+        image: PathBuf,
+    }
+
+    impl Kept {
+        fn new() -> Self {
+            let base = tempfile::tempdir().unwrap();
+            for folder in ["cache", "cache/below", "images"] {
+                fs::create_dir(base.path().join(folder)).unwrap();
+            }
+            let image = base.path().join("cache/k.v2.img");
+            for path in [&image, &base.path().join("cache/below/x"), &base.path().join("images/own.raw")] {
+                fs::write(path, "image").unwrap();
+            }
+            Kept { base, image }
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.base.path().join(name)
+        }
+
+        /// Checks the path and then the file that it leads to.
+        fn check(&self, path: &Path) -> Result<(), String> {
+            let caches = vec![self.path("gone"), self.path("cache")];
+            let allowed = Some(vec![PathBuf::from("/")]);
+            let policy = LocalPolicy { allowed, storage: Vec::new(), caches };
+            let checked =
+                policy.check_name(path).and_then(|()| policy.check_found(path, &File::open(path).unwrap(), false));
+            checked.map_err(|error| error.to_string())
+        }
+
+        fn refusal(path: &Path) -> Result<(), String> {
+            let reason = "is a file of the cache, which gives images by their URLs only (name the image by its URL)";
+            Err(format!("image {} {reason}", path.display()))
+        }
+    }
+
+    #[test]
+    fn a_file_of_the_cache_is_no_local_image_by_whatever_name() {
+        let kept = Kept::new();
+        let (link, linked_folder, hard) =
+            (kept.path("images/link"), kept.path("images/folder"), kept.path("images/hard"));
+        symlink(&kept.image, &link).unwrap();
+        symlink(kept.path("cache"), &linked_folder).unwrap();
+        fs::hard_link(&kept.image, &hard).unwrap();
+        let upwards = LocalPolicy { allowed: None, storage: Vec::new(), caches: vec![kept.path("cache")] };
+        let roundabout = kept.path("images/../cache/k.v2.img");
+        let file = File::open(&roundabout).unwrap();
+        assert!(matches!(upwards.check_found(&roundabout, &file, false), Err(PolicyError::InCache(_))));
+        for path in [&kept.image, &kept.path("cache/below/x"), &link, &linked_folder.join("k.v2.img"), &hard] {
+            assert_eq!(kept.check(path), Kept::refusal(path));
+        }
+        let open = File::open(&kept.image).unwrap();
+        fs::remove_file(&hard).unwrap();
+        let by_descriptor = descriptor_path(&open);
+        assert_eq!(kept.check(&by_descriptor), Kept::refusal(&by_descriptor));
+        assert_eq!(kept.check(&kept.path("images/own.raw")), Ok(()));
+        fs::remove_dir_all(kept.path("cache")).unwrap();
+        assert_eq!(kept.check(&kept.path("images/own.raw")), Ok(()), "no cache folder is there");
     }
 }

@@ -77,7 +77,10 @@ fn resolve_name(params: &OsParams, settings: &Settings) -> Result<OsParams, RefE
 fn check_allowed(image: &ImageRef, settings: &Settings) -> anyhow::Result<()> {
     match image {
         ImageRef::Path(path) => {
-            let policy = LocalPolicy { allowed: settings.allowed_paths(), storage: Vec::new() };
+            // Without a variant the settings name no cache folder.
+            let cache = Some(settings.cache.dir.clone()).filter(|dir| dir.is_absolute());
+            let caches = cache.into_iter().collect();
+            let policy = LocalPolicy { allowed: settings.allowed_paths(), storage: Vec::new(), caches };
             policy.check_name(path)?;
         }
         ImageRef::Url(url) => settings.http.check_allowed(url)?,

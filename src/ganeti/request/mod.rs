@@ -96,8 +96,7 @@ pub(super) fn job_with(asked: Asked, settings: Settings, paths: &Paths) -> anyho
         }
         return Err(RefError::Missing.into());
     };
-    let is_path = matches!(image, ImageRef::Path(_));
-    let storage = if is_path { config::instance_storage(paths)? } else { Vec::new() };
+    let local = local_policy(&image, &settings, paths)?;
     let seed = NamedSeed::new(&asked.params.seed, &settings)?;
     Ok(Job {
         image,
@@ -108,7 +107,7 @@ pub(super) fn job_with(asked: Asked, settings: Settings, paths: &Paths) -> anyho
         identity: Identity::new(&asked.name, asked.uuid.as_deref().unwrap_or_default()),
         write: settings.write_options(),
         cache: settings.cache_settings(),
-        local: LocalPolicy { allowed: settings.allowed_paths(), storage },
+        local,
         http: settings.http,
         pre_hooks: Some(asked.hooks(paths, HookPhase::Pre)),
         hooks: Some(asked.hooks(paths, HookPhase::Create)),
@@ -221,10 +220,31 @@ pub(crate) fn inspect_named(image: String, variant: &VariantName, paths: &Paths)
         // The error of an empty text says that there is no image.
         None => ImageRef::parse("")?,
     };
-    let storage = if matches!(image, ImageRef::Path(_)) { config::instance_storage(paths)? } else { Vec::new() };
+    let local = Some(local_policy(&image, &settings, paths)?);
     let cache = Some(settings.cache_settings());
-    let local = Some(LocalPolicy { allowed: settings.allowed_paths(), storage });
     Ok(InspectJob { image, expected, local, http: settings.http, cache })
+}
+
+/// Returns the policy for local files. For an image from a URL nobody asks it, and nothing is read for it.
+fn local_policy(image: &ImageRef, settings: &Settings, paths: &Paths) -> anyhow::Result<LocalPolicy> {
+    let mut policy = LocalPolicy { allowed: settings.allowed_paths(), ..LocalPolicy::default() };
+    if matches!(image, ImageRef::Path(_)) {
+        policy.storage = config::instance_storage(paths)?;
+        policy.caches = cache_folders(paths)?;
+        policy.caches.push(settings.cache.dir.clone());
+    }
+    Ok(policy)
+}
+
+/// Returns the cache folder of each variant. A variant with wrong settings is left out, because it must not keep others
+/// from installing.
+fn cache_folders(paths: &Paths) -> anyhow::Result<Vec<PathBuf>> {
+    let variants = Variants::of(paths)?;
+    let settings = variants.all().filter_map(|variant| config::load(paths, variant).ok());
+    let mut folders: Vec<_> = settings.map(|settings| settings.cache.dir).collect();
+    folders.sort();
+    folders.dedup();
+    Ok(folders)
 }
 
 /// Returns whether `variant` has an image with this name.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::support::disk::{Disk, Kind};
 use crate::support::images::{MIB, disk, write_sparse};
 use crate::support::server::{Reply, Server};
-use crate::support::world::World;
+use crate::support::world::{World, tool};
 
 const NOT_LISTED: &str = "is not in a place that allowed_images lists";
 
@@ -173,4 +173,54 @@ fn verify_judges_names_and_asks_nobody() {
     verify("http://joe:s3cret@127.0.0.1:1/x?k=s3cret").run().fails(&["http://127.0.0.1:1/x", NOT_LISTED]);
     // A cluster's OS parameters belong to no variant yet.
     verify("/anywhere").env("OS_VARIANT", "").run().succeeds();
+}
+
+/// A mount that is gone when it is dropped.
+struct Mount(PathBuf);
+
+impl Mount {
+    fn bind(from: &Path, to: &Path) -> Self {
+        tool("mount", &["--bind", from.to_str().unwrap(), to.to_str().unwrap()]);
+        Mount(to.to_owned())
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        tool("umount", &[self.0.to_str().unwrap()]);
+    }
+}
+
+#[test]
+fn a_kept_image_is_no_file_of_the_node_by_whatever_path() {
+    let site = Site::new();
+    let (own, config) = (site.world.path("own"), site.world.variant_file("../web/config.toml", ""));
+    fs::write(config, format!("[cache]\ndir = \"{}\"\n", own.display())).unwrap();
+    // Another variant whose settings are wrong makes no difference.
+    site.world.variant_file("../broken/config.toml", "oops");
+    let server = Server::sequence([Reply::ok(site.image.clone())]);
+    let url = server.url("/a.raw").as_url().to_string();
+    let fetch = |variant| {
+        let outcome = site.world.tool(&["fetch", "--json", "--variant", variant, &url]).run();
+        let json: serde_json::Value = serde_json::from_str(&outcome.output()).unwrap();
+        PathBuf::from(json["path"].as_str().unwrap())
+    };
+    let (kept, others) = (fetch("default"), fetch("web"));
+    let name = kept.file_name().unwrap();
+    let [link, hard, folder, file] = ["link", "hard", "folder", "file"].map(|name| site.world.path(name));
+    symlink(&kept, &link).unwrap();
+    fs::hard_link(&kept, &hard).unwrap();
+    fs::create_dir(&folder).unwrap();
+    fs::write(&file, "").unwrap();
+    let words = "is a file of the cache, which gives images by their URLs only (name the image by its URL)";
+    site.refuses(&kept, words, true);
+    let _mounts = [Mount::bind(&site.world.cache(), &folder), Mount::bind(&kept, &file)];
+    for path in [&others, &link, &hard, &folder.join(name), &file] {
+        site.refuses(path, words, false);
+    }
+    // That the administrator lists it makes no difference.
+    site.allow(&[&site.world.cache(), &own, &site.world.path("")]);
+    site.refuses(&kept, words, true);
+    site.refuses(&others, words, false);
+    site.installs(&site.inside);
 }
