@@ -9,8 +9,9 @@ use url::Url;
 
 use super::text;
 use crate::store::cache::checkpoint::Checkpoint;
-use crate::store::cache::entry::{EntryFiles, Sidecar};
+use crate::store::cache::entry::EntryFiles;
 use crate::store::cache::images::time;
+use crate::store::cache::sidecar::Sidecar;
 use crate::store::http::client::redirect_to;
 use crate::store::http::netrc::Netrc;
 use crate::store::http::no_proxy::NoProxy;
@@ -153,8 +154,9 @@ pub(super) fn cache_files(data: &[u8]) {
         assert_eq!(toml::from_str(&printed).as_ref(), Ok(&mark), "{printed}");
     }
     let name = text.lines().next().unwrap_or_default();
-    if let Some(key) = EntryFiles::key_of(name) {
-        assert!(!name.contains('/') && name.starts_with(key) && name.len() <= key.len() + ".lock".len());
+    if let Some((key, _, suffix)) = EntryFiles::parse_name(name) {
+        assert!(!name.contains('/') && name.starts_with(key) && name.ends_with(suffix));
+        assert!(name.len() <= key.len() + ".v2.lock".len());
     }
 }
 

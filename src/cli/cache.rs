@@ -11,7 +11,7 @@ use clap::Subcommand;
 use serde::Serialize;
 use serde_json::json;
 
-use super::output::{self, SHOWN_DIGITS};
+use super::output::{self, SHOWN_DIGITS, printable};
 use crate::config::{Paths, VariantName};
 use crate::ganeti::request;
 use crate::install::{self, Verdict};
@@ -187,7 +187,7 @@ impl Output<'_> {
         let image_type = image_type.clone().unwrap_or_else(|| "-".to_owned());
         let (fetched, checked) = (self.age(image.fetched_at), self.age(image.checked_at));
         let (key, size) = (image.key[..SHOWN_DIGITS].to_owned(), ByteSize(image.len).rounded());
-        [key, name, image_type, size, fetched, checked, used, image.url.clone()]
+        [key, name, image_type, size, fetched, checked, used, printable(&image.url)]
     }
 
     fn show(&mut self, listed: &ListedImage) -> anyhow::Result<()> {
@@ -199,17 +199,17 @@ impl Output<'_> {
         let none = || "none".to_owned();
         let lines = [
             ("name", if names.is_empty() { none() } else { names.join(", ") }),
-            ("url", image.url.clone()),
+            ("url", printable(&image.url)),
             ("key", image.key.clone()),
             ("file", image.path.display().to_string()),
             ("type", image_type.clone().unwrap_or_else(|| "not a disk image".to_owned())),
             ("size", ByteSize(image.len).to_string()),
-            ("sha256", image.sha256.clone()),
+            ("sha256", printable(&image.sha256)),
             ("fetched", format!("{} ago", self.age(image.fetched_at))),
             ("checked", format!("{} ago", self.age(image.checked_at))),
             ("used", used),
-            ("etag", image.etag.clone().unwrap_or_else(none)),
-            ("last modified", image.last_modified.clone().unwrap_or_else(none)),
+            ("etag", image.etag.as_deref().map_or_else(none, printable)),
+            ("last modified", image.last_modified.as_deref().map_or_else(none, printable)),
         ];
         for (name, value) in lines {
             self.line(&format!("{:<14} {value}", format!("{name}:")))?;
@@ -229,7 +229,7 @@ impl Output<'_> {
             };
             damaged += usize::from(words != "intact");
             if !self.json {
-                self.line(&format!("{} {words}: {}", &image.key[..SHOWN_DIGITS], image.url))?;
+                self.line(&format!("{} {words}: {}", &image.key[..SHOWN_DIGITS], printable(&image.url)))?;
             }
             results.push(json!({ "key": image.key, "url": image.url, "intact": words == "intact" }));
         }
@@ -269,7 +269,7 @@ impl Output<'_> {
                 other => other?,
             }
             if !self.json {
-                self.line(&format!("removed {} {}", &image.key[..SHOWN_DIGITS], image.url))?;
+                self.line(&format!("removed {} {}", &image.key[..SHOWN_DIGITS], printable(&image.url)))?;
             }
             size += image.len;
             removed.push(json!({ "key": image.key, "url": image.url }));

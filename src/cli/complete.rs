@@ -12,7 +12,7 @@ use clap::{Arg, Command, CommandFactory as _, ValueEnum};
 use clap_complete::engine::{ArgValueCompleter, CompletionCandidate, complete as candidates};
 
 use super::Tool;
-use super::output;
+use super::output::{self, printable};
 use crate::config::{self, Paths, Settings, VariantName, Variants};
 use crate::ganeti::request;
 use crate::image::compression::Compression;
@@ -135,8 +135,10 @@ impl Context {
         let mut words: Vec<Word> = Vec::new();
         for image in cache.list().unwrap_or_default() {
             let kept = |url| matches!(cache.info(url), Ok(Some(kept)) if kept.key == image.key);
-            words.extend(names.iter().filter(|(_, url)| kept(url)).map(|(name, _)| (name.clone(), image.url.clone())));
-            words.push((image.key[..output::SHOWN_DIGITS].to_owned(), image.url.clone()));
+            words.extend(
+                names.iter().filter(|(_, url)| kept(url)).map(|(name, _)| (name.clone(), printable(&image.url))),
+            );
+            words.push((image.key[..output::SHOWN_DIGITS].to_owned(), printable(&image.url)));
         }
         words
     }

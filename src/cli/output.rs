@@ -80,11 +80,14 @@ pub(super) fn line(out: &mut dyn Write, line: &str) -> anyhow::Result<()> {
 pub(super) fn table<const N: usize>(out: &mut dyn Write, lines: &[[String; N]]) -> anyhow::Result<()> {
     let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or_default();
     let widths: [usize; N] = std::array::from_fn(width);
+    // One write for all of them, because each would be a system call.
+    let mut text = String::new();
     for cells in lines {
         let padded = cells.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
-        line(out, padded.collect::<Vec<_>>().join("  ").trim_end())?;
+        text.push_str(padded.collect::<Vec<_>>().join("  ").trim_end());
+        text.push('\n');
     }
-    Ok(())
+    out.write_all(text.as_bytes()).context("writing the result")
 }
 
 /// Writes a value as JSON with line breaks, so that people can read it too.

@@ -97,7 +97,7 @@ mod tests {
                    `wipe_other_disks`, `allowed_images`, `log_format`, `images`, `http`, `cache`";
         assert_eq!(message("# x\nimgs = 1"), format!("2:1: unknown key `imgs`, {top}"));
         assert_eq!(message("\"a\\nb\" = 1"), format!("1:1: unknown key `a\\nb`, {top}"));
-        let cache = "allowed are `dir`, `max_age_days`, `stale_if_error`, `max_size`, `verify_cached`";
+        let cache = "allowed are `dir`, `max_age_days`, `stale_if_error`, `max_size`, `min_free`, `verify_cached`";
         assert_eq!(message("[cache]\n  path = '/x'"), format!("2:3: cache: unknown key `path`, {cache}"));
         assert!(message("http.retry = 1").starts_with("1:6: http: unknown key `retry`, allowed are `proxy`, "));
     }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::images::{self, ImagePlace, Images, PlaceList};
 use super::values::{
     AbsolutePath, ChecksumRule, DAY, Days, FormatList, Keyring, Lines, LogFormatWord, MbrSize, MbrTolerance,
-    RequireChecksum, SecretText, Text, WipeWord,
+    RequireChecksum, Reserve, SecretText, Text, WipeWord,
 };
 use super::{Paths, VariantName};
 use crate::disk::write::{Wipe, WriteOptions};
@@ -108,6 +108,9 @@ pub(crate) struct CacheTable {
     /// The largest size of all cached images together, in bytes. `None` means no limit.
     #[serde(with = "OptionalSize")]
     pub(crate) max_size: Option<ByteSize>,
+    /// Bytes of the folder's file system that no download takes. `None` means a part of the file system.
+    #[serde(with = "Reserve")]
+    pub(crate) min_free: Option<ByteSize>,
     /// Whether a cached image's content is compared with its recorded checksum at every use.
     pub(crate) verify_cached: bool,
 }
@@ -120,6 +123,7 @@ impl Default for CacheTable {
             max_age: Duration::from_secs(7 * DAY),
             stale_if_error: true,
             max_size: None,
+            min_free: None,
             verify_cached: false,
         }
     }
@@ -169,6 +173,7 @@ impl Settings {
             max_age: self.cache.max_age,
             stale_if_error: self.cache.stale_if_error,
             max_size: self.cache.max_size,
+            min_free: self.cache.min_free,
         }
     }
 }
@@ -286,6 +291,7 @@ mod tests {
             max_age: Duration::from_secs(14 * 86_400),
             stale_if_error: false,
             max_size: Some(ByteSize(50 << 30)),
+            min_free: Some(ByteSize(2 << 30)),
             verify_cached: true,
         }
     }

@@ -56,6 +56,9 @@ value_kinds! {
     Days: u64 => Duration, days, |age| age.as_secs() / DAY;
     MbrSize: String => MbrTolerance, |text| size(&text).map(|size| MbrTolerance(size.0)),
         |tolerance| written_size(ByteSize(tolerance.0));
+    /// A number of bytes, which may be zero; an empty text for the built-in value.
+    Reserve: String => Option<ByteSize>, |text| if text.is_empty() { Ok(None) } else { size(&text).map(Some) },
+        |size| size.map(written_size).unwrap_or_default();
     ChecksumRule: String => RequireChecksum, |word| match word.as_str() {
         "never" => Ok(RequireChecksum::Never),
         "http" => Ok(RequireChecksum::Http),

@@ -7,15 +7,13 @@ use std::time::SystemTime;
 
 use anyhow::Context as _;
 
-use super::download::{RemoteImage, download, tell_what_is_left};
+use super::download::{RemoteImage, check_kept, download, tell_what_is_left};
 use super::job::FetchJob;
 use super::verify::Verification;
-use crate::disk::device::{self, FileBytes, StaleLoop};
-use crate::disk::partition::{self, ImageExtent};
+use crate::disk::device::{self, StaleLoop};
 use crate::image::disk_size::DiskSize;
 use crate::image::format::ImageType;
 use crate::image::gate::stream_reader;
-use crate::image::reader::ImageBytes;
 use crate::image::stored::{Download, StoredImage};
 use crate::node::run::Run;
 use crate::store::cache::{Cache, CacheSettings, CleanupOptions, DownloadReader, Leftover};
@@ -42,15 +40,10 @@ pub(crate) fn fetch(job: &FetchJob, run: &Run) -> anyhow::Result<Fetched> {
     tell_what_is_left(url, cache, run);
     let examine = |image: &StoredImage, verification: &Verification| {
         verification.check(image, None, run)?;
-        let reader = image.reader(*expected, None)?;
-        if let ImageBytes::RawFile(file, len) = reader.bytes {
-            let extent = ImageExtent { image: len, disk: None, mbr_tolerance: expected.mbr_tolerance };
-            let checked = partition::check_complete(&FileBytes::new(file, len), extent);
-            checked.with_context(|| format!("image {url}"))?;
-        }
+        let reader = check_kept(image, *expected)?;
         Ok((reader.image_type, reader.size))
     };
-    let remote = RemoteImage { url, http, cache, checks, run };
+    let remote = RemoteImage { url, http, cache, checks, expected: *expected, run };
     let fetched = remote.with_image(
         |tools| {
             // The first bytes show a wrong image type, so that the rest need not be downloaded.

@@ -4,8 +4,9 @@
 //! The cache hashes what it downloads, so that checking a SHA-256 costs nothing. A cached image that fails its
 //! verification is read again. If it is damaged, it is downloaded again, once. If it is intact, it stays in the
 //! cache, because other instances may ask for it, and the server is asked once, with the cached image's validators: a
-//! new body replaces the cached image only if it is the right one. So a wrong checksum never costs a run more than
-//! one download.
+//! new body replaces the cached image only if it is a disk image, and the right one. So a wrong checksum never costs a
+//! run more than one download, and costs nobody else anything. Neither does a server that answers with a web page for
+//! a while.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -16,10 +17,13 @@ use anyhow::{Context as _, anyhow};
 use super::job::Checks;
 use super::progress::ProgressDisplay;
 use super::verify::{Verification, WrongImage, mark};
-use crate::disk::partition::Incomplete;
+use crate::disk::device::FileBytes;
+use crate::disk::partition::{self, ImageExtent, Incomplete};
 use crate::disk::write::WriteError;
 use crate::image::checksum::{Algorithm, Digest};
 use crate::image::error::ImageError;
+use crate::image::gate::Expected;
+use crate::image::reader::{ImageBytes, ImageReader};
 use crate::image::reference::ImageRef;
 use crate::image::stored::{Download, StoredImage};
 use crate::node::run::Run;
@@ -35,6 +39,7 @@ pub(super) struct RemoteImage<'r> {
     pub(super) http: &'r HttpSettings,
     pub(super) cache: &'r CacheSettings,
     pub(super) checks: &'r Checks,
+    pub(super) expected: Expected,
     pub(super) run: &'r Run,
 }
 
@@ -43,8 +48,9 @@ pub(super) struct FetchTools {
     pub(super) client: Client,
     pub(super) cache: Cache,
     pub(super) verification: Verification,
+    expected: Expected,
     /// The reason why a new image did not replace a cached one.
-    refusal: Mutex<Option<WrongImage>>,
+    refusal: Mutex<Option<anyhow::Error>>,
 }
 
 impl FetchTools {
@@ -52,10 +58,12 @@ impl FetchTools {
         self.cache.discard(id).context("taking a wrong image out of the cache")
     }
 
-    /// Returns whether a new image from `url` passes the verification. If it does not, then it does not replace the
+    /// Returns whether a new image from `url` is a disk image and passes the verification. If not, it does not replace the
     /// cached image, which another run may use. The reason is stored.
     fn accepts(&self, url: &ImageUrl, image: CachedImage, run: &Run) -> bool {
-        let checked = self.verification.judge(&StoredImage::cached(url, image), None, run);
+        let image = StoredImage::cached(url, image);
+        let judged = self.verification.judge(&image, None, run).map_err(anyhow::Error::new);
+        let checked = judged.and_then(|_words| check_kept(&image, self.expected).map(drop));
         *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = checked.err();
         !self.refused()
     }
@@ -66,7 +74,7 @@ impl FetchTools {
 
     /// Returns the stored reason of a refusal if there is one, and otherwise `error`.
     fn reason(&self, error: anyhow::Error) -> anyhow::Error {
-        self.refusal.lock().unwrap_or_else(PoisonError::into_inner).take().map_or(error, Into::into)
+        self.refusal.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or(error)
     }
 }
 
@@ -85,16 +93,17 @@ impl RemoteImage<'_> {
         reuse: impl Fn(&StoredImage, &Verification) -> anyhow::Result<T>,
     ) -> anyhow::Result<(StoredImage, T)> {
         let cache = Cache::open(self.cache)?;
-        let image = ImageRef::Url(self.url.clone());
+        let (image, client) = (ImageRef::Url(self.url.clone()), Client::new(self.http)?);
         let verification = match Verification::gather(self.checks, &image, self.http, self.run) {
             Ok(verification) => verification,
             Err(error) => {
-                let image = StoredImage::cached(self.url, self.verified_before(&cache, error)?);
+                let image = StoredImage::cached(self.url, self.verified_before(&cache, &client, error)?);
                 let used = reuse(&image, &Verification::offline(self.checks))?;
                 return Ok((image, used));
             }
         };
-        let tools = FetchTools { client: Client::new(self.http)?, cache, verification, refusal: Mutex::default() };
+        let expected = self.expected;
+        let tools = FetchTools { client, cache, verification, expected, refusal: Mutex::default() };
         let (image, used) = fetch(&tools).map_err(|error| tools.reason(error))?;
         let (image, used) = match (image.download(), used) {
             (Some(Download { id, hit: true, .. }), Err(error)) if is_wrong(&error) => {
@@ -135,21 +144,13 @@ impl RemoteImage<'_> {
     ) -> anyhow::Result<UsedImage<T>> {
         let RemoteImage { url, run, .. } = *self;
         let report = &run.report;
-        let reread = match error.downcast_ref() {
-            Some(WrongImage::Checksum { .. } | WrongImage::Signature(_)) => {
-                Some(verify_open(&tools.cache, tools.cache.open_download(id)?)?)
-            }
-            // The other errors already say that the image is damaged or is no disk image.
-            _ => None,
-        };
-        match reread {
-            Some(Verdict::Intact) => {}
-            Some(Verdict::Damaged(_)) => {
+        match verify_open(&tools.cache, tools.cache.open_download(id)?)? {
+            Verdict::Intact => {}
+            Verdict::Damaged(_) => {
                 report.warn(format_args!("{error:#}; the kept image is damaged; downloading it again"));
                 return fetch(tools).map_err(|error| tools.reason(error));
             }
-            Some(Verdict::Gone) | None => {
-                tools.discard(id)?;
+            Verdict::Gone => {
                 report.warn(format_args!("{error:#}; downloading it again"));
                 return fetch(tools).map_err(|error| tools.reason(error));
             }
@@ -172,13 +173,13 @@ impl RemoteImage<'_> {
     }
 
     /// Returns the cached image that passed this verification before, if `error` says that a server is down.
-    fn verified_before(&self, cache: &Cache, error: anyhow::Error) -> anyhow::Result<CachedImage> {
+    fn verified_before(&self, cache: &Cache, client: &Client, error: anyhow::Error) -> anyhow::Result<CachedImage> {
         let down = error.downcast_ref::<HttpError>().is_some_and(HttpError::is_unavailable);
         if !down || !self.cache.stale_if_error {
             return Err(error);
         }
         let Some(mark) = mark(self.checks) else { return Err(error) };
-        let Some(cached) = cache.verified(self.url, &mark, self.run.began)? else { return Err(error) };
+        let Some(cached) = cache.verified(self.url, client, &mark, self.run.began)? else { return Err(error) };
         self.run.report.warn(format_args!("{error:#}; using the kept image, which agreed with it before"));
         Ok(cached)
     }
@@ -201,6 +202,17 @@ fn is_wrong(error: &anyhow::Error) -> bool {
     error.downcast_ref::<WrongImage>().is_some_and(WrongImage::is_the_images_fault)
         || matches!(error.downcast_ref(), Some(ImageError::Foreign { .. }))
         || matches!(incomplete, Some(Incomplete::Cut { .. }))
+}
+
+/// Opens a cached image, which has to be a disk image, and a whole one if its first bytes tell how long it is.
+pub(super) fn check_kept(image: &StoredImage, expected: Expected) -> anyhow::Result<ImageReader<'_>> {
+    let reader = image.reader(expected, None)?;
+    if let ImageBytes::RawFile(file, len) = &reader.bytes {
+        let extent = ImageExtent { image: *len, disk: None, mbr_tolerance: expected.mbr_tolerance };
+        let checked = partition::check_complete(&FileBytes::new(file, *len), extent);
+        checked.with_context(|| format!("image {}", image.name()))?;
+    }
+    Ok(reader)
 }
 
 /// Gets the image into the cache and shows the progress. During a download, `read` reads the same bytes from the

@@ -26,6 +26,7 @@ use crate::image::policy::LocalPolicy;
 use crate::image::reader::{ImageBytes, ImageReader};
 use crate::image::reference::ImageRef;
 use crate::image::stored::StoredImage;
+use crate::node::parallel;
 use crate::node::run::Run;
 use crate::node::sandbox::WorkerAccess;
 use crate::node::size::MIB;
@@ -391,5 +392,5 @@ pub(crate) fn likely_types(files: &[PathBuf], run: &Run) -> anyhow::Result<Vec<O
         return Ok(Vec::new());
     }
     let look = |path: &PathBuf| Some(StoredImage::open(path).ok()?.likely_type()?.to_string());
-    in_worker(WorkerAccess::default(), run, |_| Ok(files.iter().map(look).collect()))
+    in_worker(WorkerAccess::default(), run, |_| Ok(parallel::map(files, look)))
 }

@@ -38,8 +38,8 @@ pub(super) fn install_url(
     url: &ImageUrl,
     installation: &Installation<'_>,
 ) -> anyhow::Result<(StoredImage, InstallAnswer)> {
-    let Job { http, cache, checks, reinstall, .. } = installation.job;
-    let remote = RemoteImage { url, http, cache, checks, run: installation.run };
+    let Job { http, cache, checks, expected, reinstall, .. } = installation.job;
+    let remote = RemoteImage { url, http, cache, checks, expected: *expected, run: installation.run };
     remote.with_image(
         |tools| {
             if *reinstall {

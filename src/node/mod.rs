@@ -3,6 +3,7 @@
 //! settings.
 
 pub mod file;
+pub(crate) mod parallel;
 pub mod process;
 pub mod report;
 pub mod run;

@@ -13,6 +13,7 @@ use std::os::unix::fs::FileExt;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::access::Access;
 use super::entry::{EntryFiles, hex};
 use super::error::CacheError;
 use super::folder;
@@ -36,6 +37,8 @@ pub(crate) struct Origin {
     pub(super) total: Option<u64>,
     /// Without it the download can't be resumed.
     pub(super) validator: Option<Validator>,
+    /// By what means the bytes were had.
+    pub(super) access: Access,
 }
 
 /// The length in bytes and the SHA-256 of the beginning of a file.

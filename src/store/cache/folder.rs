@@ -68,6 +68,12 @@ pub(super) fn free_space(dir: &Path) -> Option<u64> {
     stat.blocks_available().checked_mul(stat.fragment_size())
 }
 
+/// Bytes that the file system of `dir` has in all, if the system tells.
+pub(super) fn total_space(dir: &Path) -> Option<u64> {
+    let stat = nix::sys::statvfs::statvfs(dir).ok()?;
+    stat.blocks().checked_mul(stat.fragment_size())
+}
+
 /// Makes the names in `dir` survive a power cut.
 pub(super) fn sync(dir: &Path) -> Result<(), CacheError> {
     File::open(dir).and_then(|file| file.sync_all()).map_err(CacheError::io("syncing", dir))

@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! The images in the cache: listing, opening, marking as verified, and removing them.
 
-use std::fs::File;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use super::entry::{Entry, EntryFiles, Sidecar};
+use super::access::Requester;
+use super::entry::{Entry, EntryFiles, Naming};
 use super::error::CacheError;
-use super::lock::{self, EntryLock};
-use super::prune::own_keys;
+use super::lock::{self, EntryLock, LockedFiles};
+use super::scan::scan;
+use super::sidecar::{LAST_TIME, Sidecar};
 use super::{Cache, CachedImage, DownloadId, folder};
-use crate::store::http::ImageUrl;
+use crate::node::parallel;
+use crate::store::http::{Client, ImageUrl};
 
 /// A user has to give at least this many digits of a key. Fewer are too easily a typing error.
 const MIN_KEY_DIGITS: usize = 4;
@@ -20,6 +22,7 @@ const MIN_KEY_DIGITS: usize = 4;
 pub struct CachedImageInfo {
     /// SHA-256 of the URL as hex digits, which is in the names of the files.
     pub(crate) key: String,
+    pub(super) naming: Naming,
     /// URL of the image without secrets.
     pub url: String,
     pub(crate) path: PathBuf,
@@ -40,17 +43,23 @@ pub struct CachedImageInfo {
 impl Cache {
     /// All complete images, beginning with the one that was used last.
     pub fn list(&self) -> Result<Vec<CachedImageInfo>, CacheError> {
+        let mut entries = scan(self.dir())?;
+        entries.retain(|(_, names)| names.has("img") && names.has("toml"));
+        let locked = LockedFiles::read();
         let mut images = Vec::new();
-        for key in own_keys(self.dir())? {
-            images.extend(info(&EntryFiles::of_key(self.dir(), &key))?);
+        for image in parallel::map(&entries, |(files, names)| info(files, locked.may_have_any(names))) {
+            images.extend(image?);
         }
+        // Of one image this version and the former one may both have a file. The newer name is told.
+        images.dedup_by(|a, b| a.key == b.key);
         images.sort_by(|a, b| b.used_at.cmp(&a.used_at).then_with(|| a.key.cmp(&b.key)));
         Ok(images)
     }
 
     /// Describes the image of `url`, if it is complete.
     pub(crate) fn info(&self, url: &ImageUrl) -> Result<Option<CachedImageInfo>, CacheError> {
-        info(&EntryFiles::of_url(self.dir(), url))
+        let files = EntryFiles::of_url(self.dir(), url);
+        info(&files, true)?.map_or_else(|| info(&files.former(), true), |image| Ok(Some(image)))
     }
 
     /// Finds the image that `text` names by its URL, or by at least 4 digits of its key.
@@ -73,22 +82,32 @@ impl Cache {
 
     /// Opens a listed image, if it is still there. Nothing removes it while it is open. This is no use of the image.
     pub(crate) fn open_image(&self, image: &CachedImageInfo) -> Result<Option<CachedImage>, CacheError> {
-        let files = EntryFiles::of_key(self.dir(), &image.key);
+        let files = EntryFiles::of_key(self.dir(), &image.key, image.naming);
         Ok(files.wait_for_entry()?.map(|entry| CachedImage::of_entry(&files, entry, true)))
     }
 
     /// Opens the image of a download again; none if it is gone, or replaced by another download. This is no use of the
     /// image.
     pub(crate) fn open_download(&self, id: &DownloadId) -> Result<Option<CachedImage>, CacheError> {
-        let files = EntryFiles::of_key(self.dir(), &id.key);
+        let files = EntryFiles::of_key(self.dir(), &id.key, id.naming);
         let entry = files.wait_for_entry()?.filter(|entry| DownloadId::new(&files, &entry.sidecar) == *id);
         Ok(entry.map(|entry| CachedImage::of_entry(&files, entry, true)))
     }
 
-    /// The cached image of `url`, of any age, if it was [marked](Cache::mark_verified) with `proof`.
-    pub fn verified(&self, url: &ImageUrl, proof: &str, now: SystemTime) -> Result<Option<CachedImage>, CacheError> {
+    /// The cached image of `url`, of any age, if it was [marked](Cache::mark_verified) with `proof`, and who asks with
+    /// `client` had it before.
+    pub fn verified(
+        &self,
+        url: &ImageUrl,
+        client: &Client,
+        proof: &str,
+        now: SystemTime,
+    ) -> Result<Option<CachedImage>, CacheError> {
         let files = EntryFiles::of_url(self.dir(), url);
-        let is_verified = |entry: &Entry| entry.sidecar.verified.as_deref() == Some(proof);
+        let requester = Requester::new(client, url, self.dir());
+        let is_verified = |entry: &Entry| {
+            entry.sidecar.verified.as_deref() == Some(proof) && requester.find(&entry.sidecar.access).is_some()
+        };
         let entry = files.wait_for_entry()?.filter(is_verified);
         Ok(entry.map(|entry| CachedImage::used(&files, entry, true, now)))
     }
@@ -96,23 +115,32 @@ impl Cache {
     /// Notes in the sidecar that the image agreed with `proof`, which may be out of reach later. Does nothing if another
     /// process works on the entry, or another download has replaced the image.
     pub fn mark_verified(&self, id: &DownloadId, proof: &str) -> Result<(), CacheError> {
-        let files = EntryFiles::of_key(self.dir(), &id.key);
-        let Some(_lock) = files.try_lock()? else { return Ok(()) };
-        match files.sidecar()?.filter(|sidecar| DownloadId::new(&files, sidecar) == *id) {
+        let files = EntryFiles::of_key(self.dir(), &id.key, id.naming);
+        let Some(lock) = files.try_lock()? else { return Ok(()) };
+        let sidecar = files.sidecar()?.filter(|sidecar| DownloadId::new(&files, sidecar) == *id);
+        let noted = match sidecar {
             Some(sidecar) if sidecar.verified.as_deref() != Some(proof) => {
                 files.write_sidecar(&Sidecar { verified: Some(proof.to_owned()), ..sidecar })
             }
             _ => Ok(()),
-        }
+        };
+        files.release(lock);
+        noted
     }
 
     /// Removes a download that turned out to be wrong, unless another download has replaced it. If the image is in use,
     /// only its sidecar is removed, so that it is no entry any more.
     pub fn discard(&self, id: &DownloadId) -> Result<(), CacheError> {
-        let files = EntryFiles::of_key(self.dir(), &id.key);
-        let Some(lock) = EntryLock::existing(&files.lock)? else { return Ok(()) };
+        let files = EntryFiles::of_key(self.dir(), &id.key, id.naming);
+        let mut lock = EntryLock::open(&files.lock)?;
         lock.exclusive(|| ())?;
-        if files.sidecar()?.is_some_and(|sidecar| DownloadId::new(&files, &sidecar) == *id) {
+        let discarded = self.discard_locked(&files, id);
+        files.release(lock);
+        discarded
+    }
+
+    fn discard_locked(&self, files: &EntryFiles, id: &DownloadId) -> Result<(), CacheError> {
+        if files.sidecar()?.is_some_and(|sidecar| DownloadId::new(files, &sidecar) == *id) {
             folder::remove(&files.toml)?;
             folder::sync(self.dir())?;
             files.remove_unused()?;
@@ -122,29 +150,32 @@ impl Cache {
 
     /// Removes a listed image. It is an error if the image is in use.
     pub(crate) fn remove(&self, image: &CachedImageInfo) -> Result<(), CacheError> {
-        let files = EntryFiles::of_key(self.dir(), &image.key);
-        let Some(lock) = EntryLock::existing(&files.lock)? else { return Ok(()) };
-        let is_removed =
-            lock.try_exclusive()? && (files.remove_unused()? || folder::regular_file(&files.img).is_none());
-        if is_removed { Ok(()) } else { Err(CacheError::InUse { url: image.url.clone() }) }
+        let current = EntryFiles::of_key(self.dir(), &image.key, Naming::Current);
+        for files in [current.former(), current] {
+            if folder::regular_file(&files.img).is_none() || !files.are_ours()? {
+                continue;
+            }
+            let Some(lock) = files.try_lock()? else { return Err(CacheError::InUse { url: image.url.clone() }) };
+            let removed = files.remove_unused();
+            files.release(lock);
+            if !removed? && folder::regular_file(&files.img).is_some() {
+                return Err(CacheError::InUse { url: image.url.clone() });
+            }
+        }
+        Ok(())
     }
 }
 
 /// Describes an entry, if it is complete. This needs no lock, because publishing removes the sidecar before it touches
-/// the image.
-fn info(files: &EntryFiles) -> Result<Option<CachedImageInfo>, CacheError> {
-    if [&files.lock, &files.toml, &files.img].into_iter().any(|path| folder::regular_file(path).is_none()) {
-        return Ok(None);
-    }
-    let (Some(sidecar), Some(file)) = (files.sidecar()?, folder::open_file(&files.img, false)?) else {
+/// the image. The locks are looked at only if the image `may_be_used`.
+fn info(files: &EntryFiles, may_be_used: bool) -> Result<Option<CachedImageInfo>, CacheError> {
+    let Some(sidecar) = files.regular_sidecar()? else { return Ok(None) };
+    let Some(metadata) = folder::regular_file(&files.img).filter(|image| image.len() == sidecar.length) else {
         return Ok(None);
     };
-    let metadata = file.metadata().map_err(CacheError::io("looking at", &files.img))?;
-    if metadata.len() != sidecar.length {
-        return Ok(None);
-    }
     Ok(Some(CachedImageInfo {
         key: files.key().to_owned(),
+        naming: files.naming(),
         url: sidecar.url,
         path: files.img.clone(),
         len: sidecar.length,
@@ -154,20 +185,26 @@ fn info(files: &EntryFiles) -> Result<Option<CachedImageInfo>, CacheError> {
         fetched_at: time(sidecar.fetched_at),
         checked_at: time(sidecar.checked_at),
         used_at: metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH),
-        in_use: in_use(files, &file)?,
+        in_use: may_be_used && in_use(files)?,
     }))
 }
 
 /// The time that is `seconds` after 1970.
 pub(crate) fn time(seconds: u64) -> SystemTime {
-    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.min(LAST_TIME))
 }
 
 /// Whether a process uses the image or works on the entry. The image may be locked alone only under the entry's lock.
 /// Otherwise a process that is about to use the image would think that it is being removed.
-fn in_use(files: &EntryFiles, image: &File) -> Result<bool, CacheError> {
-    let Some(lock) = EntryLock::existing(&files.lock)? else { return Ok(false) };
-    let is_free = lock.try_exclusive()? && lock::claim_unused(image, &files.img)?;
+fn in_use(files: &EntryFiles) -> Result<bool, CacheError> {
+    let mut lock = EntryLock::existing(&files.lock)?;
+    if let Some(lock) = &mut lock
+        && !lock.try_exclusive()?
+    {
+        return Ok(true);
+    }
+    let Some(image) = folder::open_file(&files.img, false)? else { return Ok(false) };
+    let is_free = lock::claim_unused(&image, &files.img)?;
     // The image has to be unlocked before the entry.
     image.unlock().map_err(CacheError::io("unlocking", &files.img))?;
     Ok(!is_free)

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! The cache of downloaded images.
 //!
-//! Every URL has an entry of files named after the SHA-256 of the URL: `KEY.img`, the image; `KEY.toml`, the sidecar with
-//! what is known about it; `KEY.lock`, locked shared while an entry is looked at and exclusively while its image is
-//! downloaded or removed; `KEY.part` and `KEY.tmp`, the first two while they are written; `KEY.mark`, the checkpoint from
-//! which a later run resumes a download. The user of an image holds a shared lock on the image itself.
+//! Every URL has an entry of files named after the SHA-256 of the URL: `KEY.v2.img`, the image; `KEY.v2.toml`, the sidecar
+//! with what is known about it, and who may have it; `KEY.v2.lock`, locked shared while an entry is looked at and
+//! exclusively while its image is downloaded or removed; `KEY.v2.part` and `KEY.v2.tmp`, the first two while they are
+//! written; `KEY.v2.mark`, the checkpoint from which a later run resumes a download. The user of an image holds a shared
+//! lock on the image itself. `access.key` is the key of the hashes of credentials in sidecars.
 
+mod access;
 pub(crate) mod checkpoint;
 mod download;
 pub(crate) mod entry;
@@ -16,7 +18,10 @@ pub(crate) mod images;
 mod lock;
 mod partial_download;
 mod prune;
+mod room;
+mod scan;
 mod shared_download;
+pub(crate) mod sidecar;
 
 use std::fs::File;
 use std::io;
@@ -27,12 +32,13 @@ use crate::node::file::descriptor_path;
 use crate::node::size::ByteSize;
 use crate::store::http::ImageUrl;
 use checkpoint::SavedCheckpoint;
-use entry::{Entry, EntryFiles, Sidecar};
+use entry::{Entry, EntryFiles, Naming};
 pub use error::CacheError;
 pub(crate) use images::CachedImageInfo;
 pub use prune::STALE_RETENTION;
 pub(crate) use prune::{CleanupOptions, Leftover};
 pub(crate) use shared_download::{DownloadInfo, DownloadReader, SharedDownload};
+use sidecar::Sidecar;
 
 /// The settings of the cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +51,8 @@ pub struct CacheSettings {
     pub stale_if_error: bool,
     /// Bytes that all images may have together. None means no limit.
     pub max_size: Option<ByteSize>,
+    /// Bytes of the file system that no download takes. None means a part of it.
+    pub min_free: Option<ByteSize>,
 }
 
 /// The cache.
@@ -74,13 +82,19 @@ pub struct CachedImage {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DownloadId {
     key: String,
+    naming: Naming,
     sha256: String,
     fetched_at: u64,
 }
 
 impl DownloadId {
     fn new(files: &EntryFiles, sidecar: &Sidecar) -> Self {
-        DownloadId { key: files.key().to_owned(), sha256: sidecar.sha256.clone(), fetched_at: sidecar.fetched_at }
+        DownloadId {
+            key: files.key().to_owned(),
+            naming: files.naming(),
+            sha256: sidecar.sha256.clone(),
+            fetched_at: sidecar.fetched_at,
+        }
     }
 }
 

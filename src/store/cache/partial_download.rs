@@ -2,7 +2,8 @@
 //! The `.part` file of a download, and the checkpoints from which a later run can resume it.
 //!
 //! Before a download is resumed, its bytes are read again and compared with the checkpoint. So neither a power cut nor a
-//! crash nor a change by hand can put a wrong byte into an image. A file without a valid checkpoint is useless.
+//! crash nor a change by hand can put a wrong byte into an image. A file without a valid checkpoint is useless. So is one
+//! that somebody else has begun, with another password or without looking at certificates: see `access`.
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
@@ -12,10 +13,13 @@ use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use sha2::{Digest, Sha256};
 
+use super::access::Requester;
 use super::checkpoint::{Checkpoint, CheckpointFile, HashedPrefix, Origin, SavedCheckpoint};
-use super::entry::{EntryFiles, Sidecar, hex};
+use super::entry::{EntryFiles, hex};
 use super::error::CacheError;
+use super::room::Room;
 use super::shared_download::{DownloadInfo, SharedDownload};
+use super::sidecar::Sidecar;
 use super::{Clock, folder, seconds};
 use crate::node::report::Report;
 use crate::node::size::{ByteSize, MIB};
@@ -57,11 +61,18 @@ pub(super) struct PartialDownload<'a> {
     noted: u64,
     /// Whether the reader of the download knows this file.
     is_shared: bool,
+    /// Whether the file system has set aside all that is missing.
+    is_reserved: bool,
 }
 
 impl<'a> PartialDownload<'a> {
     /// Starts an empty file for the image that `content` brings.
-    pub(super) fn begin(files: &'a EntryFiles, clock: Clock, content: &Content) -> Result<Self, CacheError> {
+    pub(super) fn begin(
+        files: &'a EntryFiles,
+        clock: Clock,
+        content: &Content,
+        requester: &Requester<'_>,
+    ) -> Result<Self, CacheError> {
         files.discard_part()?;
         let origin = Origin {
             via: content.redirects.iter().map(ToString::to_string).collect(),
@@ -69,14 +80,23 @@ impl<'a> PartialDownload<'a> {
             last_modified: content.last_modified.clone(),
             total: content.content_length,
             validator: content.validator.clone(),
+            access: requester.record(&content.redirects, 0),
         };
         let file = files.create_part()?;
         Ok(Self::new(files, clock, origin, file, (0, Sha256::new())))
     }
 
     /// What an earlier run left, up to the last byte that its checkpoint confirms; none if it can't be resumed.
-    pub(super) fn left_by_earlier_run(files: &'a EntryFiles, clock: Clock, report: &Report) -> Option<Self> {
+    pub(super) fn left_by_earlier_run(
+        files: &'a EntryFiles,
+        clock: Clock,
+        requester: &Requester<'_>,
+        report: &Report,
+    ) -> Option<Self> {
         let saved = SavedCheckpoint::read(files).filter(SavedCheckpoint::is_usable)?;
+        if !requester.may_resume(&saved.checkpoint.origin.access) {
+            return None;
+        }
         let mut file = files.open_part().ok()??;
         // Reading the bytes takes some time.
         report.info(format_args!("checking what an earlier run has downloaded: {}", ByteSize(saved.length())));
@@ -99,6 +119,7 @@ impl<'a> PartialDownload<'a> {
             checkpoint: None,
             noted: length,
             is_shared: false,
+            is_reserved: false,
         }
     }
 
@@ -119,28 +140,34 @@ impl<'a> PartialDownload<'a> {
     }
 
     /// Reserves disk space, so that a full disk shows before the download and not near its end.
-    pub(super) fn reserve(&self) -> Result<(), CacheError> {
-        let Some(missing) = self.origin.total.and_then(|total| total.checked_sub(self.length)) else { return Ok(()) };
-        let free = folder::free_space(self.files.dir());
-        let full = || CacheError::Full { needed: missing, free, dir: self.files.dir().to_owned() };
-        if free.is_some_and(|free| missing > free) {
-            return Err(full());
-        }
-        let (Ok(at), Ok(len)) = (i64::try_from(self.length), i64::try_from(missing)) else { return Err(full()) };
+    pub(super) fn reserve(&mut self, room: &Room<'_>) -> Result<(), CacheError> {
+        let Some(total) = self.origin.total else { return room.grow(self.length) };
+        let missing = total.saturating_sub(self.length);
+        room.announce(total, missing)?;
+        let (Ok(at), Ok(len)) = (i64::try_from(self.length), i64::try_from(missing)) else {
+            return Err(CacheError::io("writing", &self.files.part)(Errno::EFBIG.into()));
+        };
         if len == 0 {
             return Ok(());
         }
         match fallocate(&self.file, FallocateFlags::FALLOC_FL_KEEP_SIZE, at, len) {
-            Err(Errno::ENOSPC | Errno::EDQUOT) => Err(full()),
+            Ok(()) => self.is_reserved = true,
+            Err(Errno::ENOSPC | Errno::EDQUOT) => return Err(room.full(missing)),
             // There may be space, but files of this length are not permitted (ulimit) or not possible.
-            Err(Errno::EFBIG) => Err(CacheError::io("writing", &self.files.part)(Errno::EFBIG.into())),
+            Err(Errno::EFBIG) => return Err(CacheError::io("writing", &self.files.part)(Errno::EFBIG.into())),
             // Other errors mean that the file system can't reserve space.
-            _ => Ok(()),
+            Err(_) => {}
         }
+        Ok(())
     }
 
     /// Appends the body to the file, and tells the reader of `shared`.
-    pub(super) fn receive(&mut self, content: &mut Content, shared: &SharedDownload) -> Result<(), CacheError> {
+    pub(super) fn receive(
+        &mut self,
+        content: &mut Content,
+        shared: &SharedDownload,
+        room: &Room<'_>,
+    ) -> Result<(), CacheError> {
         if !self.is_shared {
             let info = DownloadInfo { length: self.origin.total, validator: self.origin.validator.clone() };
             let begun = shared.begin(&self.file, info, self.length);
@@ -153,15 +180,20 @@ impl<'a> PartialDownload<'a> {
             if count == 0 {
                 return Ok(());
             }
-            self.append(&buffer[..count])?;
+            self.append(&buffer[..count], room)?;
             if !shared.advance(count) {
                 return Err(CacheError::Abandoned);
             }
         }
     }
 
-    fn append(&mut self, data: &[u8]) -> Result<(), CacheError> {
-        self.file.write_all(data).map_err(CacheError::io("writing", &self.files.part))?;
+    fn append(&mut self, data: &[u8], room: &Room<'_>) -> Result<(), CacheError> {
+        // Others may fill the disk meanwhile, but what was set aside for this image is its own.
+        if !self.is_reserved {
+            room.grow(self.length + data.len() as u64)?;
+        }
+        let written = self.file.write_all(data).map_err(CacheError::io("writing", &self.files.part));
+        written.map_err(|error| if error.is_unwritable() { room.stopped(self.length) } else { error })?;
         self.hash.update(data);
         self.length += data.len() as u64;
         if self.length - self.flushed >= FLUSH_STEP {
@@ -217,12 +249,15 @@ impl<'a> PartialDownload<'a> {
         HashedPrefix { length: self.length, sha256: hex(&self.hash.clone().finalize()) }
     }
 
-    /// Syncs the complete image to the disk, and describes it. The times in the sidecar are not set yet.
-    pub(super) fn finish(self, url: String) -> Result<Sidecar, CacheError> {
+    /// Syncs the complete image to the disk, and describes it.
+    pub(super) fn finish(self, url: String, requester: &Requester<'_>) -> Result<Sidecar, CacheError> {
         self.file.sync_all().map_err(CacheError::io("syncing", &self.files.part))?;
         let HashedPrefix { length, sha256 } = self.hashed_prefix();
         let Origin { via, etag, last_modified, .. } = self.origin;
-        Ok(Sidecar { url, via, etag, last_modified, length, sha256, fetched_at: 0, checked_at: 0, verified: None })
+        let now = seconds(self.clock.time());
+        let access = vec![requester.record_of_texts(via.clone(), now)];
+        let (fetched_at, checked_at, verified) = (now, now, None);
+        Ok(Sidecar { url, via, etag, last_modified, length, sha256, fetched_at, checked_at, verified, access })
     }
 
     pub(super) fn length(&self) -> u64 {
@@ -269,7 +304,9 @@ mod tests {
     use super::{Checkpoint, HashedPrefix, Origin, PartialDownload, remove_leftovers};
     use crate::node::report::Report;
     use crate::store::cache::Clock;
-    use crate::store::cache::entry::{EntryFiles, hex};
+    use crate::store::cache::access::Requester;
+    use crate::store::cache::entry::{EntryFiles, Naming, hex};
+    use crate::store::http::{Client, HttpSettings, ImageUrl};
     use sha2::{Digest, Sha256};
     use std::fs;
     use std::time::{Duration, Instant, SystemTime};
@@ -292,6 +329,7 @@ mod tests {
             last_modified: None,
             total: Some(10),
             validator: Some(validator),
+            access: toml::from_str("tls = 'none'\nchecked_at = 0\n").unwrap(),
         }
     }
 
@@ -300,13 +338,20 @@ mod tests {
         Checkpoint { safe, written_at: NOW, origin: origin() }
     }
 
+    /// What another run would go on with.
+    fn left(files: &EntryFiles) -> Option<PartialDownload<'_>> {
+        let (client, url) = (Client::new(&HttpSettings::default()).unwrap(), ImageUrl::parse("http://h/x").unwrap());
+        let requester = Requester::new(&client, &url, files.img.parent().unwrap());
+        PartialDownload::left_by_earlier_run(files, clock(), &requester, &report())
+    }
+
     /// How many bytes of `part` another run would use.
     fn usable(part: &[u8], checkpoint: &str) -> Option<u64> {
         let dir = tempfile::tempdir().unwrap();
-        let files = EntryFiles::of_key(dir.path(), "k");
+        let files = EntryFiles::of_key(dir.path(), "k", Naming::Current);
         fs::write(&files.part, part).unwrap();
         fs::write(&files.mark, checkpoint).unwrap();
-        let found = PartialDownload::left_by_earlier_run(&files, clock(), &report())?;
+        let found = left(&files)?;
         assert_eq!(found.missing_range().unwrap().from, found.length());
         assert_eq!(fs::metadata(&files.part).unwrap().len(), found.length());
         Some(found.length())
@@ -369,19 +414,19 @@ mod tests {
     #[test]
     fn a_link_is_never_followed() {
         let dir = tempfile::tempdir().unwrap();
-        let files = EntryFiles::of_key(dir.path(), "k");
+        let files = EntryFiles::of_key(dir.path(), "k", Naming::Current);
         let golden = dir.path().join("golden");
         fs::write(&golden, "01234").unwrap();
         fs::write(&files.mark, text(&checkpoint(b"0123"))).unwrap();
         std::os::unix::fs::symlink(&golden, &files.part).unwrap();
-        assert!(PartialDownload::left_by_earlier_run(&files, clock(), &report()).is_none());
+        assert!(left(&files).is_none());
         assert_eq!(fs::read(&golden).unwrap(), b"01234");
     }
 
     #[test]
     fn leftovers_go_after_a_day_and_without_a_checkpoint_at_once() {
         let dir = tempfile::tempdir().unwrap();
-        let files = EntryFiles::of_key(dir.path(), "k");
+        let files = EntryFiles::of_key(dir.path(), "k", Naming::Current);
         let left = |checkpoint: &str, now| {
             fs::write(&files.part, "01234").unwrap();
             fs::write(&files.mark, checkpoint).unwrap();

@@ -1,22 +1,32 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! Removing images that are too old or too many, and what killed processes and power cuts left.
 //!
-//! Only files with names of the cache and with their lock file are ever touched, and only in entries that no other process
-//! works on. The lock files stay, because two processes must not lock two files of one name.
+//! Only files with names of the cache are ever touched, and only in entries that no other process works on. Names of
+//! version 0.1.0 count only if a lock file or a sidecar tells that they are the cache's: anybody may have called an image
+//! so.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::entry::{EntryFiles, Sidecar};
+use super::entry::{EntryFiles, Naming};
 use super::error::CacheError;
+use super::lock::EntryLock;
+use super::scan::scan;
+use super::sidecar::Sidecar;
 use super::{Cache, folder, lock, partial_download, seconds};
 
 /// How long an image stays after its server has to be asked again. In this time it can serve while the server is down,
 /// and saves a download if the server says that it is still current.
 pub const STALE_RETENTION: Duration = Duration::from_secs(30 * 86400);
+
+/// How many interrupted downloads wait to be resumed. Beyond that the oldest go.
+const MAX_PARTIAL: usize = 4;
+
+/// No run of a program lasts so long. When this version has been installed for that time, no run of the version before
+/// it can be left.
+const LONGEST_RUN: Duration = Duration::from_secs(7 * 86400);
 
 /// The unit of `st_blocks` (stat(2)) in bytes.
 const BLOCK: u64 = 512;
@@ -45,88 +55,144 @@ impl Cache {
     /// than `max_age` and [`STALE_RETENTION`] before `now`, and downloads that were not resumed for a day. Then it removes
     /// the images that were not used for the longest time, until the others keep within `max_size`. Images in use stay.
     pub fn prune_expired(&self, now: SystemTime) -> Result<usize, CacheError> {
+        self.prune_beside(None, now)
+    }
+
+    /// The same, when the image with the key `beside` is to have so many bytes. What is kept of that one is left alone.
+    pub(super) fn prune_beside(&self, beside: Option<(&str, u64)>, now: SystemTime) -> Result<usize, CacheError> {
         let now = seconds(now);
         let retention = self.settings.max_age.saturating_add(STALE_RETENTION).as_secs();
+        let is_former_gone = is_former_version_gone(now);
         let mut removed = 0;
-        each_idle_entry(self.dir(), |files| {
-            partial_download::remove_leftovers(files, now)?;
+        for (files, names) in scan(self.dir())? {
+            if beside.is_some_and(|(key, _)| key == files.key()) {
+                continue;
+            }
             // A time in the future means that the clock was set back. The next fetch asks the server and corrects it.
             let is_recent = |sidecar: Sidecar| now.saturating_sub(sidecar.checked_at) <= retention;
-            if !regular_sidecar(files)?.is_some_and(is_recent) {
-                removed += usize::from(files.remove_unused()?);
+            let is_kept = names.has("img") && files.regular_sidecar()?.is_some_and(is_recent);
+            if is_kept && !names.has("part") && !names.has("tmp") && !names.has("mark") {
+                continue;
             }
-            Ok(())
-        })?;
-        match self.settings.max_size {
-            Some(max_size) => Ok(removed + shrink(self.dir(), max_size.0)?),
-            None => Ok(removed),
+            with_idle(&files, |files| {
+                partial_download::remove_leftovers(files, now)?;
+                if !files.regular_sidecar()?.is_some_and(is_recent) {
+                    removed += usize::from(files.remove_unused()?);
+                }
+                Ok(())
+            })?;
+            if is_former_gone && names.is_only_a_lock() {
+                remove_former_lock(&files)?;
+            }
         }
+        self.bound_partial_downloads()?;
+        if let Some(max_size) = self.settings.max_size {
+            removed += shrink(self.dir(), max_size.0, beside)?;
+        }
+        Ok(removed)
+    }
+
+    /// Removes the oldest of the interrupted downloads that wait to be resumed, if there are too many of them, or if they
+    /// have more than `max_size` bytes together. Downloads that are going on do not count.
+    fn bound_partial_downloads(&self) -> Result<(), CacheError> {
+        let mut partial = Vec::new();
+        for (files, names) in scan(self.dir())? {
+            if names.has("part")
+                && let Some(part) = folder::regular_file(&files.part)
+            {
+                partial.push((part.modified().unwrap_or(SystemTime::UNIX_EPOCH), part.len(), files));
+            }
+        }
+        partial.sort_by(|(a, ..), (b, ..)| b.cmp(a));
+        let (mut count, mut bytes) = (0, 0);
+        for (_, len, files) in partial {
+            with_idle(&files, |files| {
+                (count, bytes) = (count + 1, bytes + len);
+                let is_too_much = count > MAX_PARTIAL || self.settings.max_size.is_some_and(|max| bytes > max.0);
+                if is_too_much { files.discard_part() } else { Ok(()) }
+            })?;
+        }
+        Ok(())
     }
 
     /// Removes what processes left that were killed before `now`, and tells what it was. Complete images stay, no matter
     /// how old they are.
     pub(crate) fn clean(&self, now: SystemTime, options: CleanupOptions) -> Result<Vec<Leftover>, CacheError> {
         let mut found = Vec::new();
-        each_idle_entry(self.dir(), |files| {
-            found.extend(clean_download(files, seconds(now), options)?);
-            found.extend(clean_image(files, options)?);
-            Ok(())
-        })?;
+        for (files, names) in scan(self.dir())? {
+            if names.is_only_a_lock() && options.dry_run {
+                continue;
+            }
+            with_idle(&files, |files| {
+                found.extend(clean_download(files, seconds(now), options)?);
+                found.extend(clean_image(files, options)?);
+                Ok(())
+            })?;
+        }
         Ok(found)
     }
 }
 
-/// Calls `act` for every entry that no other process works on, and holds its lock meanwhile.
-fn each_idle_entry(dir: &Path, mut act: impl FnMut(&EntryFiles) -> Result<(), CacheError>) -> Result<(), CacheError> {
-    for key in own_keys(dir)? {
-        let files = EntryFiles::of_key(dir, &key);
-        // Without a lock file the cache has not made these files.
-        if folder::regular_file(&files.lock).is_some()
-            && let Some(_lock) = files.try_lock()?
-        {
-            act(&files)?;
-        }
+/// Calls `act` if the entry is the cache's and no other process works on it, and holds its lock meanwhile.
+fn with_idle(files: &EntryFiles, act: impl FnOnce(&EntryFiles) -> Result<(), CacheError>) -> Result<(), CacheError> {
+    if !files.are_ours()? {
+        return Ok(());
+    }
+    let Some(lock) = files.try_lock()? else { return Ok(()) };
+    let done = act(files);
+    files.release(lock);
+    done
+}
+
+/// Whether no run of version 0.1.0 can be left, as this one has been here for so long.
+fn is_former_version_gone(now: u64) -> bool {
+    let installed = fs::metadata("/proc/self/exe").ok().and_then(|program| u64::try_from(program.ctime()).ok());
+    installed.is_some_and(|installed| now.saturating_sub(installed) > LONGEST_RUN.as_secs())
+}
+
+/// Removes a lock file that version 0.1.0 left.
+fn remove_former_lock(files: &EntryFiles) -> Result<(), CacheError> {
+    if files.naming() == Naming::Former
+        && let Some(mut lock) = EntryLock::existing(&files.lock)?
+        && lock.try_exclusive()?
+        && files.is_empty()
+    {
+        lock.remove();
     }
     Ok(())
 }
 
-/// The keys in all file names of the cache.
-pub(super) fn own_keys(dir: &Path) -> Result<BTreeSet<String>, CacheError> {
-    let mut keys = BTreeSet::new();
-    for entry in fs::read_dir(dir).map_err(CacheError::io("reading", dir))? {
-        let name = entry.map_err(CacheError::io("reading", dir))?.file_name();
-        keys.extend(name.to_str().and_then(EntryFiles::key_of).map(str::to_owned));
-    }
-    Ok(keys)
-}
-
-/// Removes the images that were not used for the longest time, until all others have at most `max_size` bytes together.
-/// Gives the number of images removed. Images in use stay.
-fn shrink(dir: &Path, max_size: u64) -> Result<usize, CacheError> {
+/// Removes the images that were not used for the longest time, until all others have at most `max_size` bytes together
+/// with the image `beside`, of which the key and the length are given. Gives the number of images removed. Images in use
+/// stay.
+fn shrink(dir: &Path, max_size: u64, beside: Option<(&str, u64)>) -> Result<usize, CacheError> {
     let mut images = Vec::new();
-    for key in own_keys(dir)? {
-        let files = EntryFiles::of_key(dir, &key);
+    for (files, names) in scan(dir)? {
+        let is_other = beside.is_none_or(|(key, _)| key != files.key());
         // Another process that makes room may have removed the image.
-        if let Some(image) = folder::regular_file(&files.img)
+        if names.has("img")
+            && is_other
+            && let Some(image) = folder::regular_file(&files.img)
             && let Ok(used_at) = image.modified()
-            && folder::regular_file(&files.lock).is_some()
+            && files.are_ours()?
         {
             images.push((used_at, image.len(), files));
         }
     }
     images.sort_by_key(|(used_at, ..)| *used_at);
-    let mut total: u64 = images.iter().map(|(_, len, _)| len).sum();
+    let mut total = beside.map_or(0, |(_, length)| length);
+    total = images.iter().fold(total, |total, (_, len, _)| total.saturating_add(*len));
     let mut removed = 0;
     for (_, len, files) in images {
         if total <= max_size {
             break;
         }
-        if let Some(_lock) = files.try_lock()?
-            && files.remove_unused()?
-        {
-            total -= len;
-            removed += 1;
-        }
+        with_idle(&files, |files| {
+            if files.remove_unused()? {
+                (total, removed) = (total.saturating_sub(len), removed + 1);
+            }
+            Ok(())
+        })?;
     }
     Ok(removed)
 }
@@ -153,7 +219,7 @@ fn clean_download(files: &EntryFiles, now: u64, options: CleanupOptions) -> Resu
 /// Cleans up an image without its sidecar, or a sidecar without its image.
 fn clean_image(files: &EntryFiles, options: CleanupOptions) -> Result<Vec<Leftover>, CacheError> {
     let len = folder::regular_file(&files.img).map(|image| image.len());
-    if regular_sidecar(files)?.is_some_and(|sidecar| Some(sidecar.length) == len) || !is_unused(files)? {
+    if files.regular_sidecar()?.is_some_and(|sidecar| Some(sidecar.length) == len) || !is_unused(files)? {
         return Ok(Vec::new());
     }
     let mut found = Vec::new();
@@ -175,10 +241,6 @@ fn is_unused(files: &EntryFiles) -> Result<bool, CacheError> {
         Some(image) => lock::claim_unused(&image, &files.img),
         None => Ok(true),
     }
-}
-
-fn regular_sidecar(files: &EntryFiles) -> Result<Option<Sidecar>, CacheError> {
-    if folder::regular_file(&files.toml).is_some() { files.sidecar() } else { Ok(None) }
 }
 
 fn leftover(path: &Path, reason: &'static str) -> Option<Leftover> {

@@ -10,6 +10,7 @@ use ureq::http::{HeaderMap, StatusCode};
 use super::agent::{Agents, Way};
 use super::deadline::Deadline;
 use super::error::HttpError;
+use super::means::Trust;
 use super::request::{Conditions, RequestHeaders, Wanted};
 use super::response::{Content, ReceivedRange, Response};
 use super::resume::RangeRequest;
@@ -40,13 +41,16 @@ struct Answer {
 /// Fetches images as an administrator's settings say.
 #[derive(Debug)]
 pub struct Client {
-    settings: HttpSettings,
-    headers: RequestHeaders,
+    pub(super) settings: HttpSettings,
+    pub(super) headers: RequestHeaders,
     backoff: Backoff,
     /// For the server that was asked for. It shows the client certificate, if there is one.
     agents: Agents,
     /// For other servers, which must not see the client certificate. None if there is no certificate.
     redirect_agents: Option<Agents>,
+    /// The fingerprint of that certificate.
+    pub(super) certificate: Option<String>,
+    pub(super) trust: Trust,
 }
 
 impl Client {
@@ -59,11 +63,18 @@ impl Client {
     pub fn with_backoff(settings: &HttpSettings, backoff: Backoff) -> Result<Self, HttpError> {
         let headers = RequestHeaders::new(settings)?;
         let plain = Agents::new(settings, &tls_connector(settings)?)?;
-        let (agents, redirect_agents) = match tls_connector_with_client_certificate(settings)? {
-            Some(tls) => (Agents::new(settings, &tls)?, Some(plain)),
-            None => (plain, None),
-        };
-        Ok(Client { settings: settings.clone(), headers, backoff, agents, redirect_agents })
+        let trust = Trust::of(settings)?;
+        let settings = settings.clone();
+        Ok(match tls_connector_with_client_certificate(&settings)? {
+            Some((tls, certificate)) => {
+                let agents = Agents::new(&settings, &tls)?;
+                let (redirect_agents, certificate) = (Some(plain), Some(certificate));
+                Client { settings, headers, backoff, agents, redirect_agents, certificate, trust }
+            }
+            None => {
+                Client { settings, headers, backoff, agents: plain, redirect_agents: None, certificate: None, trust }
+            }
+        })
     }
 
     /// Requests `url`, again after transient failures, and gives the answer with the image or `NotModified`. A failure
@@ -77,7 +88,7 @@ impl Client {
         self.attempts(url, report).repeat(|attempts| match attempts.get(&Conditions::default(), None)? {
             Response::Content(content) => read_small(*content, url),
             // Without conditions the client takes a 304 for an error.
-            Response::NotModified => Ok(Vec::new()),
+            Response::NotModified { .. } => Ok(Vec::new()),
         })
     }
 
@@ -165,7 +176,9 @@ impl Client {
         let refused = |reason| HttpError::ResumeRefused { url: url.to_string(), reason };
         let range = match (status, wanted.range_at(url)) {
             (StatusCode::OK, _) => None,
-            (StatusCode::NOT_MODIFIED, _) if !wanted.conditions.is_empty() => return Ok(Response::NotModified),
+            (StatusCode::NOT_MODIFIED, _) if !wanted.conditions.is_empty() => {
+                return Ok(Response::NotModified { redirects: visited[1..].to_vec() });
+            }
             (StatusCode::PARTIAL_CONTENT, Some(range)) => {
                 let total = range.check(answer.response.headers()).map_err(refused)?;
                 Some(ReceivedRange { from: range.from, total })

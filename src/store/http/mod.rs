@@ -9,6 +9,7 @@ mod certificate;
 pub(crate) mod client;
 mod deadline;
 mod error;
+mod means;
 pub(crate) mod netrc;
 pub(crate) mod no_proxy;
 mod proxy;
@@ -28,6 +29,7 @@ pub(crate) mod values;
 
 pub use client::{Attempts, Client};
 pub use error::HttpError;
+pub(crate) use means::{Means, Trust};
 pub(crate) use range_reader::RangeReader;
 pub use request::Conditions;
 pub use response::{Body, Content, Response};

@@ -20,7 +20,10 @@ pub enum Response {
     /// The image follows.
     Content(Box<Content>),
     /// The cached image is current (304).
-    NotModified,
+    NotModified {
+        /// Where the server redirected to.
+        redirects: Vec<ImageUrl>,
+    },
 }
 
 /// An image, or the rest of one, that a server sends.
@@ -67,6 +70,7 @@ impl Content {
             limits: settings.time_limits(),
             min_speed: settings.min_speed.map(MinSpeed::new),
             rate_limit: settings.limit_rate.map(RateLimit::new),
+            returned: Vec::new(),
         };
         let etag = text_of(&head.headers, &header::ETAG);
         let last_modified = text_of(&head.headers, &header::LAST_MODIFIED);
@@ -99,11 +103,25 @@ pub struct Body {
     limits: TimeLimits,
     min_speed: Option<MinSpeed>,
     rate_limit: Option<RateLimit>,
+    /// Bytes that were received before, and given back.
+    returned: Vec<u8>,
 }
 
 impl Body {
+    /// Takes back the bytes that were received last, so that they are received again.
+    pub(crate) fn give_back(&mut self, bytes: Vec<u8>) {
+        let later = std::mem::replace(&mut self.returned, bytes);
+        self.returned.extend(later);
+    }
+
     /// Reads some bytes into `buffer`, and gives their number, which is 0 at the end of the image.
     pub(crate) fn receive(&mut self, buffer: &mut [u8]) -> Result<usize, HttpError> {
+        if !self.returned.is_empty() {
+            let count = self.returned.len().min(buffer.len());
+            buffer[..count].copy_from_slice(&self.returned[..count]);
+            self.returned.drain(..count);
+            return Ok(count);
+        }
         let wanted = self.rate_limit.as_ref().map_or(buffer.len(), |limit| limit.wait(buffer.len()));
         // What is none of the image's bytes does not make the time longer.
         self.deadline.expect_byte_within(self.limits.stall);

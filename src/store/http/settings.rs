@@ -141,6 +141,13 @@ impl HttpSettings {
         Some(Credentials { user, password: self.password.clone() })
     }
 
+    /// The proxy for `url`, if it is not reached without one.
+    pub(super) fn proxy_for(&self, url: &ImageUrl) -> Option<&Secret> {
+        let https_proxy = self.https_proxy.as_ref().filter(|_| url.is_https());
+        let proxy = https_proxy.or(self.proxy.as_ref())?;
+        (!self.no_proxy.iter().any(|entry| entry.covers(url.as_url()))).then_some(proxy)
+    }
+
     /// Whether `url` may be asked for.
     pub(crate) fn allows(&self, url: &ImageUrl) -> bool {
         self.allowed.as_ref().is_none_or(|allowed| allowed.iter().any(|prefix| prefix.covers(url)))

@@ -17,6 +17,7 @@ use openssl::x509::verify::X509VerifyFlags;
 
 use super::certificate::{certificates, private_key};
 use super::error::HttpError;
+use super::means::fingerprint;
 use super::secret_file::{read_public_file, read_secret_file};
 use super::settings::HttpSettings;
 use super::tls_transport::{TlsConnector, last_reason};
@@ -34,13 +35,13 @@ pub(super) fn tls_connector(settings: &HttpSettings) -> Result<TlsConnector, Htt
     Ok(finish(builder(settings)?, settings))
 }
 
-/// A connector with the client certificate of `settings`, if they have one.
+/// A connector with the client certificate of `settings`, if they have one, and its fingerprint.
 ///
 /// # Errors
 /// Those of [`tls_connector`], a file that can't be used, a key that others can read, and a key of another certificate.
 pub(super) fn tls_connector_with_client_certificate(
     settings: &HttpSettings,
-) -> Result<Option<TlsConnector>, HttpError> {
+) -> Result<Option<(TlsConnector, String)>, HttpError> {
     let path = match (&settings.client_cert, &settings.client_key) {
         (Some(path), _) => path,
         (None, None) => return Ok(None),
@@ -49,7 +50,7 @@ pub(super) fn tls_connector_with_client_certificate(
     let key_path = settings.client_key.as_ref().unwrap_or(path);
     let chain = read_certificates(CLIENT_CERT, path)?;
     let key = private_key(CLIENT_KEY, key_path, &read_secret_file(CLIENT_KEY, key_path)?)?;
-    let mut builder = builder(settings)?;
+    let (mut builder, fingerprint) = (builder(settings)?, fingerprint(&chain));
     for (index, certificate) in chain.into_iter().enumerate() {
         let added =
             if index == 0 { builder.set_certificate(&certificate) } else { builder.add_extra_chain_cert(certificate) };
@@ -57,7 +58,7 @@ pub(super) fn tls_connector_with_client_certificate(
     }
     let is_its_key = builder.set_private_key(&key).and_then(|()| builder.check_private_key());
     is_its_key.map_err(|_err| HttpError::file(CLIENT_KEY, key_path, "it is not the key of the client certificate"))?;
-    Ok(Some(finish(builder, settings)))
+    Ok(Some((finish(builder, settings), fingerprint)))
 }
 
 fn builder(settings: &HttpSettings) -> Result<SslConnectorBuilder, HttpError> {
@@ -66,7 +67,7 @@ fn builder(settings: &HttpSettings) -> Result<SslConnectorBuilder, HttpError> {
     builder.set_min_proto_version(Some(SslVersion::TLS1_2)).map_err(failed)?;
     if let Some(path) = &settings.ca_file {
         let mut store = X509StoreBuilder::new().map_err(failed)?;
-        for certificate in read_certificates(CA_FILE, path)? {
+        for certificate in authorities(path)? {
             store.add_cert(certificate).map_err(|err| HttpError::file(CA_FILE, path, last_reason(&err)))?;
         }
         builder.set_cert_store(store.build());
@@ -83,6 +84,11 @@ fn finish(mut builder: SslConnectorBuilder, settings: &HttpSettings) -> TlsConne
         builder.set_verify(SslVerifyMode::NONE);
     }
     TlsConnector::new(builder.build(), !settings.insecure_tls)
+}
+
+/// The certificates of the CA file at `path`.
+pub(super) fn authorities(path: &Path) -> Result<Vec<X509>, HttpError> {
+    read_certificates(CA_FILE, path)
 }
 
 fn read_certificates(what: &'static str, path: &Path) -> Result<Vec<X509>, HttpError> {

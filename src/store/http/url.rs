@@ -62,7 +62,7 @@ impl ImageUrl {
         self.0.origin() == other.0.origin()
     }
 
-    pub(super) fn is_https(&self) -> bool {
+    pub(crate) fn is_https(&self) -> bool {
         self.0.scheme() == "https"
     }
 

@@ -15,32 +15,32 @@ use crate::support::server::Reply;
 use crate::support::world::World;
 
 /// A node and a server with two images.
-struct Site {
-    world: World,
-    server: Published,
+pub(super) struct Site {
+    pub(super) world: World,
+    pub(super) server: Published,
 }
 
 impl Site {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let world = World::new();
         let server = Published::new(&[("/a.raw", &disk(2 * MIB)), ("/b.raw", &disk(3 * MIB))]);
         Site { world, server }
     }
 
-    fn fetch(&self, path: &str) -> String {
+    pub(super) fn fetch(&self, path: &str) -> String {
         let outcome = self.world.tool(&["fetch", &self.server.url(path)]).run();
         outcome.succeeds();
         outcome.output()
     }
 
     /// What a cache command writes.
-    fn cache(&self, args: &[&str]) -> String {
+    pub(super) fn cache(&self, args: &[&str]) -> String {
         let outcome = self.world.tool(&[&["cache"], args].concat()).run();
         assert_eq!(outcome.succeeds(), "", "a result needs no message");
         outcome.output()
     }
 
-    fn json(&self, args: &[&str]) -> Value {
+    pub(super) fn json(&self, args: &[&str]) -> Value {
         serde_json::from_str(&self.cache(&[&["--json"], args].concat())).unwrap()
     }
 
@@ -50,7 +50,7 @@ impl Site {
         assert_eq!(outcome.0.status.code(), Some(1));
     }
 
-    fn image(&self, url: &str) -> PathBuf {
+    pub(super) fn image(&self, url: &str) -> PathBuf {
         PathBuf::from(self.json(&["show", url])["path"].as_str().unwrap())
     }
 }

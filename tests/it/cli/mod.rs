@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! The commands for people.
 
+mod cache_faults;
 mod check;
 mod cleanup;
 mod common;

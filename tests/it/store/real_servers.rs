@@ -151,8 +151,14 @@ impl Site {
     /// Fetches through a cache that asks every time.
     fn fetch(&self, url: &ImageUrl, settings: &HttpSettings) -> Result<CachedImage, String> {
         let dir = self.path("cache");
-        let cache = Cache::open(&CacheSettings { dir, max_age: Duration::ZERO, stale_if_error: false, max_size: None })
-            .unwrap();
+        let cache = Cache::open(&CacheSettings {
+            dir,
+            max_age: Duration::ZERO,
+            stale_if_error: false,
+            max_size: None,
+            min_free: None,
+        })
+        .unwrap();
         let backoff = Backoff { first: Duration::from_millis(20), longest: Duration::from_millis(200) };
         let client = Client::with_backoff(settings, backoff).map_err(|error| error.to_string())?;
         let now = SystemTime::now() + Duration::from_secs(self.fetches.fetch_add(1, Ordering::Relaxed));

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! Keeping images: what is kept, shared and served again, and what is not.
 
+mod access;
 mod fetch;
 mod full;
+mod many;
 mod prune;
 mod resume;
 mod together;
@@ -20,6 +22,14 @@ use crate::support::log::Log;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
+/// Nothing of the cache's own naming.
+const NOTHING: [&str; 0] = [];
+
+/// Images serve for an hour without a word of their server.
+fn settings(dir: PathBuf) -> CacheSettings {
+    CacheSettings { dir, max_age: HOUR, stale_if_error: true, max_size: None, min_free: None }
+}
+
 /// A cache in a folder of its own, one hour by default, with its log.
 struct Fixture {
     base: TempDir,
@@ -30,8 +40,7 @@ struct Fixture {
 impl Fixture {
     fn new() -> Self {
         let base = tempfile::tempdir().unwrap();
-        let settings =
-            CacheSettings { dir: base.path().join("cache"), max_age: HOUR, stale_if_error: true, max_size: None };
+        let settings = settings(base.path().join("cache"));
         Fixture { base, settings, log: Log::new() }
     }
 
@@ -68,7 +77,9 @@ impl Fixture {
     /// The suffixes of all files of the cache's own naming, sorted.
     fn suffixes(&self) -> Vec<String> {
         let found = files(&self.settings.dir);
-        let own = found.iter().filter(|path| path.file_stem().is_some_and(|stem| stem.len() == 64));
+        let own = found.iter().filter(|path| {
+            path.file_stem().and_then(|stem| stem.to_str()?.strip_suffix(".v2")).is_some_and(|key| key.len() == 64)
+        });
         let mut suffixes: Vec<_> = own.map(|path| path.extension().unwrap().to_str().unwrap().to_owned()).collect();
         suffixes.sort();
         suffixes

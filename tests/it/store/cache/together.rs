@@ -8,10 +8,10 @@ use std::thread;
 use std::time::Duration;
 
 use simpleimage::node::report::Report;
-use simpleimage::store::cache::{Cache, CacheSettings};
+use simpleimage::store::cache::Cache;
 use simpleimage::store::http::ImageUrl;
 
-use super::{Fixture, HOUR, client, noon, read};
+use super::{Fixture, client, noon, read, settings};
 use crate::support::bytes;
 use crate::support::log::{LONG, Log};
 use crate::support::server::{Reply, Server};
@@ -42,7 +42,7 @@ fn gated(reply: impl Fn(usize) -> Reply + Send + Sync + 'static) -> Gated {
 fn child_process() {
     let Ok(url) = std::env::var("SIMPLEIMAGE_TEST_URL") else { return };
     let dir = std::env::var_os("SIMPLEIMAGE_TEST_DIR").unwrap().into();
-    let cache = Cache::open(&CacheSettings { dir, max_age: HOUR, stale_if_error: true, max_size: None }).unwrap();
+    let cache = Cache::open(&settings(dir)).unwrap();
     let report = Report::stderr(Some("create"), true);
     let mut image = cache.fetch(&ImageUrl::parse(&url).unwrap(), &client(), noon(), &report).unwrap();
     report.info(format_args!("got {} bytes, hit {}", read(&mut image).len(), image.hit));

@@ -26,7 +26,7 @@ fn client(settings: &HttpSettings) -> Client {
 fn get(settings: &HttpSettings, url: &ImageUrl, log: &Log) -> Result<Box<Content>, HttpError> {
     match client(settings).get(url, &Conditions::default(), &log.report())? {
         Response::Content(content) => Ok(content),
-        Response::NotModified => panic!("not modified"),
+        Response::NotModified { .. } => panic!("not modified"),
     }
 }
 
@@ -307,7 +307,7 @@ fn conditions_are_sent_and_304_is_an_answer() {
     let conditions =
         Conditions { if_none_match: Some("W/\"v1\"".to_owned()), if_modified_since: Some("then".to_owned()) };
     let answer = client(&HttpSettings::default()).get(&server.url("/x"), &conditions, &Log::new().report()).unwrap();
-    assert!(matches!(answer, Response::NotModified));
+    assert!(matches!(answer, Response::NotModified { .. }));
     let request = &server.requests()[0];
     assert_eq!(request.header("if-none-match"), Some("W/\"v1\""));
     assert_eq!(request.header("if-modified-since"), Some("then"));
