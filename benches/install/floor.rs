@@ -12,7 +12,7 @@ use std::thread;
 
 use anyhow::Context as _;
 use simpleimage::disk::device::AlignedBuf;
-use simpleimage::image::format::ImageType;
+use simpleimage::image::format::DeclaredType;
 use simpleimage::node::size::MIB;
 
 use crate::disk::old_data;
@@ -45,7 +45,7 @@ pub(crate) fn run(args: &[OsString]) -> anyhow::Result<ExitCode> {
 
 /// The provider's decoder of a type (`raw+gz`), from a file to nowhere.
 fn decode_alone(image_type: &OsStr, image: &OsStr) -> anyhow::Result<()> {
-    let image_type = ImageType::parse(&image_type.to_string_lossy())?;
+    let image_type = DeclaredType::parse(&image_type.to_string_lossy())?;
     let compression = image_type.and_then(|parsed| parsed.compression).context("this type needs no decoder")?;
     Ok(drain(&mut compression.reader(File::open(image)?))?)
 }

@@ -12,13 +12,14 @@ use super::sparse_disk::Disk;
 use super::store::hides_secrets;
 use super::text;
 use crate::disk::device::ReadAt as _;
+use crate::image::archive::ArchivedDisk;
 use crate::image::checksum::{Algorithm, Checksum, Digest};
 use crate::image::compression::Compression;
 use crate::image::container::{ContainerError, check_file, check_head, qcow2_virtual_size, seal_vhdx};
 use crate::image::detect::Fields;
 use crate::image::detect::{self, Content, FooterCheck, HEAD_LEN};
 use crate::image::disk_size::DiskSize;
-use crate::image::format::{Format, ImageType};
+use crate::image::format::{DeclaredType, Format};
 use crate::image::reference::ImageRef;
 use crate::image::sums_file::{find, text_of};
 use crate::node::size::ByteSize;
@@ -111,12 +112,29 @@ pub(super) fn qcow2(head: &[u8]) {
     }
 }
 
+/// Reads a tar archive. The disk in it has the promised size, unless the archive is found to be wrong.
+pub(super) fn tar(data: &[u8]) {
+    /// A hole may have any length.
+    const MAX_READ: u64 = 4 << 20;
+    for wanted in [None, Some("disk")] {
+        let Ok(disk) = ArchivedDisk::in_tar(data, wanted) else { continue };
+        let head = disk.head.len() as u64;
+        assert!(head == disk.size.min(HEAD_LEN as u64));
+        let mut rest = disk.rest;
+        match io::copy(&mut rest.by_ref().take(MAX_READ), &mut io::sink()) {
+            Ok(MAX_READ) => assert!(head + MAX_READ <= disk.size),
+            Ok(read) => assert_eq!(head + read, disk.size),
+            Err(error) => assert!(!error.to_string().is_empty()),
+        }
+    }
+}
+
 /// Parses image types, references, checksums and sizes, as OS parameters have them.
 pub(super) fn names(data: &[u8]) {
     let text = text(data);
     let text = text.as_str();
-    match ImageType::parse(text) {
-        Ok(Some(found)) => assert_eq!(ImageType::parse(&found.to_string()), Ok(Some(found))),
+    match DeclaredType::parse(text) {
+        Ok(Some(found)) => assert_eq!(DeclaredType::parse(&found.to_string()), Ok(Some(found))),
         Ok(None) => assert_eq!(text, "auto"),
         Err(error) => assert!(hides_secrets(text, &error.to_string()), "{error}"),
     }

@@ -17,7 +17,7 @@ mod store;
 pub type Target = fn(&[u8]);
 
 /// All targets by name. Each of them has a folder in `fuzz/corpus`.
-pub const TARGETS: [(&str, Target); 31] = [
+pub const TARGETS: [(&str, Target); 32] = [
     ("adopt", seed::adopt),
     ("archive_size", image::archive_size),
     ("bzip2", image::bzip2),
@@ -41,6 +41,7 @@ pub const TARGETS: [(&str, Target); 31] = [
     ("seed_lists", seed::seed_lists),
     ("ssh_keys", seed::ssh_keys),
     ("sums", image::sums),
+    ("tar", image::tar),
     ("truncated", disk::truncated),
     ("url", store::url),
     ("user_data", seed::user_data),

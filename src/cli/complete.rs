@@ -16,7 +16,7 @@ use super::output::{self, printable};
 use crate::config::{self, Paths, Settings, VariantName, Variants};
 use crate::ganeti::request;
 use crate::image::compression::Compression;
-use crate::image::format::{Format, ImageType};
+use crate::image::format::{Archive, DeclaredType, Format};
 use crate::store::cache::Cache;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -122,7 +122,12 @@ impl Context {
 
     fn types(&self) -> Vec<Word> {
         let packings = std::iter::once(None).chain(Compression::ALL.map(Some));
-        let all = packings.flat_map(|compression| Format::ALL.map(|format| ImageType { format, compression }));
+        let formats = Format::ALL.map(|format| DeclaredType::plain(format));
+        let archives =
+            Archive::ALL.map(|archive| DeclaredType { format: None, archive: Some(archive), compression: None });
+        let plain: Vec<_> = formats.into_iter().chain(archives).collect();
+        let all =
+            packings.flat_map(|compression| plain.iter().map(move |plain| DeclaredType { compression, ..*plain }));
         let auto = ("auto".to_owned(), "what the content says".to_owned());
         std::iter::once(auto).chain(all.map(|image_type| (image_type.to_string(), String::new()))).collect()
     }

@@ -13,7 +13,7 @@ use super::file::open_trusted;
 use super::values::shown_text;
 use super::{ConfigError, Paths};
 use crate::image::checksum::Checksum;
-use crate::image::format::{self, ImageType};
+use crate::image::format::{self, DeclaredType};
 use crate::image::reference::ImageRef;
 use crate::node::value::{Checked, absolute_path, value_kinds};
 use crate::store::http::{ImageUrl, Secret, UrlPrefix};
@@ -103,7 +103,7 @@ fn checked_type(image_type: String) -> Checked<String> {
         let (formats, suffixes) = (format::formats(), format::suffixes());
         format!("type: not an image type (use auto, {formats}, all but auto also with {suffixes})")
     });
-    ImageType::parse(&image_type).map(|_type| image_type).map_err(|_err| WRONG.as_str())
+    DeclaredType::parse(&image_type).map(|_type| image_type).map_err(|_err| WRONG.as_str())
 }
 
 fn checked_checksum(checksum: String) -> Checked<String> {

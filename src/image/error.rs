@@ -3,8 +3,9 @@
 
 use std::io;
 
+use super::archive::ArchiveError;
 use super::container::ContainerError;
-use super::format::{Format, Formats, ImageType};
+use super::format::{DeclaredType, Format, Formats};
 use super::policy::PolicyError;
 
 /// Why an image is refused. Every message names the image, by its path or its URL without secrets.
@@ -22,7 +23,7 @@ pub(crate) enum ImageError {
     Empty(String),
     /// The content does not agree with the declared type. `hint` is the type that agrees.
     #[error("image {name} is declared {declared} but is {found} (use image_type={hint} if that is meant)")]
-    Mismatch { name: String, declared: ImageType, found: String, hint: String },
+    Mismatch { name: String, declared: DeclaredType, found: String, hint: String },
     #[error("image {name} is {found}, not a disk image in a supported format")]
     Foreign { name: String, found: String },
     #[error(
@@ -37,6 +38,11 @@ pub(crate) enum ImageError {
         "image {name} is a {format} image, and this variant takes only {taken} (add \"{format}\" to image_formats in its config.toml)"
     )]
     FormatNotTaken { name: String, format: Format, taken: Formats },
+    #[error("image {name}")]
+    Archive { name: String, source: ArchiveError },
+    /// A member is named, but there is no archive.
+    #[error("image {name} is no archive, so it has no file '{member}' (leave out #{member})")]
+    NoArchive { name: String, member: String },
     #[error("image {name}")]
     Container { name: String, source: ContainerError },
 }

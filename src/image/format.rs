@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-//! Image types: a disk format, and the compression around it.
+//! Image types: a disk format, the archive in which it lies, and the compression around that.
 
 use std::fmt;
 use std::str::FromStr;
@@ -18,6 +18,13 @@ pub(crate) enum Format {
     Vdi,
     /// Hyper-V's format.
     Vhdx,
+}
+
+/// An archive that holds a disk image as one of its members.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Archive {
+    /// tar(5), which an OVA is too.
+    Tar,
 }
 
 /// A set of disk formats. The default is what a variant accepts without `image_formats`: raw and qcow2.
@@ -66,11 +73,20 @@ impl FromIterator<Format> for Formats {
     }
 }
 
-/// A declared image type, such as `raw` or `qcow2+xz`.
+/// The type of an image that was looked at: `raw`, `qcow2+xz` or `raw+tar+gz`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ImageType {
+pub(crate) struct ImageType {
     pub(crate) format: Format,
-    /// The compression around it.
+    pub(crate) archive: Option<Archive>,
+    pub(crate) compression: Option<Compression>,
+}
+
+/// A declared image type. One that names an archive may leave the format to the content: `tar+gz`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeclaredType {
+    pub(crate) format: Option<Format>,
+    pub(crate) archive: Option<Archive>,
+    /// The compression of the whole file.
     pub compression: Option<Compression>,
 }
 
@@ -81,7 +97,9 @@ pub struct UnknownType(String);
 
 /// Returns `raw, qcow2 or ...`, for messages.
 pub(crate) fn formats() -> String {
-    alternatives(&Format::ALL.map(|format| format.name().to_owned()))
+    let formats = Format::ALL.into_iter().map(Format::name);
+    let names: Vec<_> = formats.chain(Archive::ALL.into_iter().map(Archive::name)).map(str::to_owned).collect();
+    alternatives(&names)
 }
 
 /// Returns `+gz, +bz2 or ...`, for messages.
@@ -97,29 +115,65 @@ fn alternatives(names: &[String]) -> String {
     }
 }
 
-impl ImageType {
+impl Archive {
+    pub(crate) const ALL: [Archive; 1] = [Archive::Tar];
+
+    /// The archive that an image type calls `name`.
+    fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|archive| archive.name() == name).or((name == "ova").then_some(Archive::Tar))
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Archive::Tar => "tar",
+        }
+    }
+}
+
+impl DeclaredType {
     /// Parses an `image_type` parameter. Returns `None` for `auto`, which lets the content decide.
     pub fn parse(text: &str) -> Result<Option<Self>, UnknownType> {
         if text == "auto" { Ok(None) } else { text.parse().map(Some) }
     }
+
+    /// Returns the type of images in `format` without an archive or a compression around it.
+    pub(crate) fn plain(format: Format) -> Self {
+        DeclaredType { format: Some(format), archive: None, compression: None }
+    }
 }
 
-impl FromStr for ImageType {
+impl From<ImageType> for DeclaredType {
+    fn from(ImageType { format, archive, compression }: ImageType) -> Self {
+        DeclaredType { format: Some(format), archive, compression }
+    }
+}
+
+impl FromStr for DeclaredType {
     type Err = UnknownType;
 
     fn from_str(text: &str) -> Result<Self, UnknownType> {
         // A URL that was given as the wrong parameter may contain a password.
         let plain = |c: char| c.is_ascii_alphanumeric() || "+-._".contains(c);
         let unknown = || UnknownType(if text.chars().all(plain) { text } else { "..." }.to_owned());
-        let (format, compression) = match text.split_once('+') {
-            Some((format, suffix)) => (format, Some(Compression::with_suffix(suffix).ok_or_else(unknown)?)),
-            None => (text, None),
-        };
-        Ok(ImageType { format: Format::named(format).ok_or_else(unknown)?, compression })
+        let mut parts = text.split('+').peekable();
+        let format = parts.next_if(|part| Format::named(part).is_some()).and_then(Format::named);
+        let archive = parts.next_if(|part| Archive::named(part).is_some()).and_then(Archive::named);
+        let compression = parts.next_if(|part| Compression::with_suffix(part).is_some());
+        let compression = compression.and_then(Compression::with_suffix);
+        if parts.next().is_some() || (format.is_none() && archive.is_none()) {
+            return Err(unknown());
+        }
+        Ok(DeclaredType { format, archive, compression })
     }
 }
 
 impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl fmt::Display for Archive {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
@@ -134,36 +188,60 @@ impl fmt::Display for Formats {
 
 impl fmt::Display for ImageType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.compression {
-            None => write!(f, "{}", self.format),
-            Some(compression) => write!(f, "{}+{compression}", self.format),
-        }
+        DeclaredType::from(*self).fmt(f)
+    }
+}
+
+impl fmt::Display for DeclaredType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let format = self.format.map(|format| format.name().to_owned());
+        let archive = self.archive.map(|archive| archive.name().to_owned());
+        let compression = self.compression.map(|compression| compression.to_string());
+        let parts: Vec<_> = [format, archive, compression].into_iter().flatten().collect();
+        f.write_str(&parts.join("+"))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Format, Formats, ImageType};
+    use super::{DeclaredType, Format, Formats};
 
     #[test]
     fn every_type_parses_and_displays() {
         for format in Format::ALL.map(Format::name) {
-            for compression in ["", "+gz", "+bz2", "+xz", "+zst"] {
-                let text = format!("{format}{compression}");
-                assert_eq!(ImageType::parse(&text).unwrap().unwrap().to_string(), text);
+            for archive in ["", "+tar"] {
+                for compression in ["", "+gz", "+bz2", "+xz", "+zst"] {
+                    let text = format!("{format}{archive}{compression}");
+                    assert_eq!(DeclaredType::parse(&text).unwrap().unwrap().to_string(), text);
+                }
             }
         }
-        assert_eq!(ImageType::parse("raw+bzip2").unwrap().unwrap().to_string(), "raw+bz2");
-        assert_eq!(ImageType::parse("auto"), Ok(None));
+        assert_eq!(DeclaredType::parse("tar+gz").unwrap().unwrap().to_string(), "tar+gz");
+        assert_eq!(DeclaredType::parse("ova").unwrap().unwrap().to_string(), "tar");
+        assert_eq!(DeclaredType::parse("raw+bzip2").unwrap().unwrap().to_string(), "raw+bz2");
+        assert_eq!(DeclaredType::parse("auto"), Ok(None));
     }
 
     #[test]
     fn anything_else_is_named() {
-        for text in ["", "RAW", "vmdk3", "raw+", "raw+gz+xz", "+gz", "raw+lz4", "auto+gz", "qcow"] {
-            let message = ImageType::parse(text).unwrap_err().to_string();
+        for text in [
+            "",
+            "RAW",
+            "vmdk3",
+            "raw+",
+            "raw+gz+xz",
+            "+gz",
+            "raw+lz4",
+            "auto+gz",
+            "qcow",
+            "gz",
+            "tar+raw",
+            "raw+gz+tar",
+        ] {
+            let message = DeclaredType::parse(text).unwrap_err().to_string();
             assert!(message.starts_with(&format!("unknown image type '{text}' (use auto, raw, qcow2")), "{message}");
         }
-        let message = ImageType::parse("https://joe:s3cret@h/a.raw").unwrap_err().to_string();
+        let message = DeclaredType::parse("https://joe:s3cret@h/a.raw").unwrap_err().to_string();
         assert!(message.starts_with("unknown image type '...' (use auto"), "{message}");
     }
 

@@ -11,21 +11,25 @@ use std::io::{self, Cursor, Read, Seek};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
+use super::archive::{self, ArchivedDisk};
 use super::compression::Compression;
 use super::container;
 use super::detect::{self, Content, FOOTER_LEN, FooterCheck, HEAD_LEN};
 use super::disk_size::DiskSize;
 use super::error::ImageError;
-use super::format::{Format, Formats, ImageType};
+use super::format::{Archive, DeclaredType, Format, Formats, ImageType};
 use super::reader::{ImageBytes, ImageReader};
 use crate::disk::fingerprint::Fingerprint;
 use crate::disk::partition::MBR_TOLERANCE;
+
+/// To guess the type of an image, at most this many bytes of its file are read.
+const LIKELY_LEN: u64 = 1 << 20;
 
 /// The properties that the user declares of an image, and the images that the variant accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Expected {
     /// The declared type, with which the content must agree. If there is none, the content decides.
-    pub(crate) image_type: Option<ImageType>,
+    pub(crate) image_type: Option<DeclaredType>,
     /// Whether a raw disk in which nothing is recognised is accepted.
     pub(crate) allow_unknown: bool,
     pub(crate) formats: Formats,
@@ -43,28 +47,28 @@ impl Default for Expected {
 /// Finds out what the image `file` of `len` bytes is. Messages call it `name`. The bytes that are read for decoding are
 /// added to the fingerprint `seen`.
 pub(super) fn file_reader<'f>(
-    name: &str,
+    (name, member): (&str, Option<&str>),
     file: &'f File,
     len: u64,
     expected: Expected,
     seen: Option<&Arc<Fingerprint>>,
 ) -> Result<ImageReader<'f>, ImageError> {
-    let gate = Gate { name, expected };
+    let gate = Gate { name, member, expected };
     let mut input = file;
     input.rewind().map_err(|err| gate.read_error(err))?;
     let head = gate.first_head(&mut input)?;
-    if let Some(compression) = gate.compression(&head)? {
-        let size = DiskSize::in_file(compression, &head, file, len);
-        let archive = Cursor::new(head).chain(input);
+    let compression = gate.compression(&head)?;
+    if compression.is_some() || archive::is_tar(&head) {
+        let size =
+            compression.map_or(DiskSize::Exact(len), |compression| DiskSize::in_file(compression, &head, file, len));
+        let bytes = Cursor::new(head).chain(input);
         return match seen {
-            Some(seen) => {
-                let archive = seen.reader(archive).map_err(|err| gate.read_error(err))?;
-                gate.compressed(archive, compression, size)
-            }
-            None => gate.compressed(archive, compression, size),
+            Some(seen) => gate.packed(seen.reader(bytes).map_err(|err| gate.read_error(err))?, compression, size),
+            None => gate.packed(bytes, compression, size),
         };
     }
-    let format = gate.format(&head, None)?;
+    gate.check_no_archive()?;
+    let format = gate.format(&head, None, None)?;
     let (size, bytes) = match format {
         Format::Raw => {
             gate.check_footer(file, len)?;
@@ -76,21 +80,47 @@ pub(super) fn file_reader<'f>(
             (size, ImageBytes::QemuFile(file, size))
         }
     };
-    Ok(ImageReader { image_type: ImageType { format, compression: None }, size: DiskSize::Exact(size), bytes })
+    Ok(ImageReader {
+        image_type: ImageType { format, archive: None, compression: None },
+        size: DiskSize::Exact(size),
+        bytes,
+    })
+}
+
+/// Reads the archive `file` to its end, and fails if there is more than one disk in it. Holes of a sparse file cost nothing.
+pub(super) fn check_archive((name, member): (&str, Option<&str>), mut file: &File) -> Result<(), ImageError> {
+    let gate = Gate { name, member, expected: Expected::default() };
+    file.rewind().map_err(|err| gate.read_error(err))?;
+    let head = gate.first_head(&mut file)?;
+    let compression = Compression::detect(&head);
+    let bytes = Cursor::new(head).chain(file);
+    let mut disk = match compression {
+        Some(compression) => gate.find_disk(compression.reader(bytes)),
+        None => gate.find_disk(bytes),
+    }?;
+    disk.rest.finish().map_err(|err| gate.read_error(err))
 }
 
 /// Returns the type that the first bytes of `file` show, or `None` if they are not those of a disk image, or can't be
 /// read.
 pub(super) fn likely_type(mut file: &File) -> Option<ImageType> {
-    let gate = Gate { name: "", expected: Expected::default() };
+    let gate = Gate { name: "", member: None, expected: Expected::default() };
     file.rewind().ok()?;
     let mut head = gate.first_head(&mut file).ok()?;
     let compression = Compression::detect(&head);
-    if let Some(compression) = compression {
-        head = gate.head(&mut compression.reader(Cursor::new(head).chain(file))).ok()?;
+    // The description before the disk in an OVA is small.
+    let bytes = Cursor::new(head).chain(file).take(LIKELY_LEN);
+    let mut bytes: Box<dyn Read + Send + '_> = match compression {
+        Some(compression) => compression.reader(bytes),
+        None => Box::new(bytes),
+    };
+    head = gate.head(&mut bytes).ok()?;
+    let archive = archive::is_tar(&head).then_some(Archive::Tar);
+    if archive.is_some() {
+        head = ArchivedDisk::in_tar(Cursor::new(head).chain(bytes), None).ok()?.head;
     }
     match detect::content(&head) {
-        Content::Disk(format) => Some(ImageType { format, compression }),
+        Content::Disk(format) => Some(ImageType { format, archive, compression }),
         Content::HybridIso | Content::Unknown | Content::Foreign(_) => None,
     }
 }
@@ -99,18 +129,20 @@ pub(super) fn likely_type(mut file: &File) -> Option<ImageType> {
 /// `pieces`, if available, reads any place of the image. It is only used for the end of the image, and may fail without
 /// harm.
 pub(crate) fn stream_reader<'r>(
-    name: &str,
+    (name, member): (&str, Option<&str>),
     mut input: impl Read + Send + 'r,
     length: Option<u64>,
     pieces: Option<&dyn FileExt>,
     expected: Expected,
 ) -> Result<ImageReader<'r>, ImageError> {
-    let gate = Gate { name, expected };
+    let gate = Gate { name, member, expected };
     let head = gate.first_head(&mut input)?;
     let whole = pieces.zip(length);
     let Some(compression) = gate.compression(&head)? else {
-        let reader = gate.decoded(head, input, None, length.map_or(DiskSize::Unknown, DiskSize::Exact))?;
-        if let (Format::Raw, Some((pieces, len))) = (reader.image_type.format, whole) {
+        let bytes = Cursor::new(head).chain(input);
+        let reader = gate.packed(bytes, None, length.map_or(DiskSize::Unknown, DiskSize::Exact))?;
+        if let (ImageType { format: Format::Raw, archive: None, .. }, Some((pieces, len))) = (reader.image_type, whole)
+        {
             match gate.check_footer(pieces, len) {
                 Ok(()) | Err(ImageError::Read { .. }) => {}
                 Err(foreign) => return Err(foreign),
@@ -122,12 +154,14 @@ pub(crate) fn stream_reader<'r>(
         Some((rest, len)) => DiskSize::at_server(compression, &head, rest, len),
         None => DiskSize::in_head(compression, &head),
     };
-    gate.compressed(Cursor::new(head).chain(input), compression, size)
+    gate.packed(Cursor::new(head).chain(input), Some(compression), size)
 }
 
 /// The checks. Each of their errors has the name of the image.
 struct Gate<'n> {
     name: &'n str,
+    /// The member that was named, if the image is an archive.
+    member: Option<&'n str>,
     expected: Expected,
 }
 
@@ -137,34 +171,70 @@ impl Gate<'_> {
         if head.is_empty() { Err(ImageError::Empty(self.name.to_owned())) } else { Ok(head) }
     }
 
-    /// Returns the disk inside the archive, which unpacks to `size`.
-    fn compressed<'r>(
+    /// Returns the disk in a file that has this `compression`, and `size` bytes without it.
+    fn packed<'r>(
         &self,
-        archive: impl Read + Send + 'r,
-        compression: Compression,
-        size: DiskSize,
-    ) -> Result<ImageReader<'r>, ImageError> {
-        let mut decoder = compression.reader(archive);
-        let head = self.head(&mut decoder)?;
-        self.decoded(head, decoder, Some(compression), size)
-    }
-
-    /// Returns the disk of which `head` was read before and `rest` follows. It has `size` bytes in all.
-    fn decoded<'r>(
-        &self,
-        head: Vec<u8>,
-        rest: impl Read + Send + 'r,
+        bytes: impl Read + Send + 'r,
         compression: Option<Compression>,
         size: DiskSize,
     ) -> Result<ImageReader<'r>, ImageError> {
-        let format = self.format(&head, compression)?;
+        let mut decoded: Box<dyn Read + Send + 'r> = match compression {
+            Some(compression) => compression.reader(bytes),
+            None => Box::new(bytes),
+        };
+        let head = self.head(&mut decoded)?;
+        if archive::is_tar(&head) {
+            return self.archived(Cursor::new(head).chain(decoded), compression);
+        }
+        self.check_no_archive()?;
+        self.disk(head, decoded, (None, compression), size)
+    }
+
+    /// Returns the disk in a tar archive.
+    fn archived<'r>(
+        &self,
+        archive: impl Read + Send + 'r,
+        compression: Option<Compression>,
+    ) -> Result<ImageReader<'r>, ImageError> {
+        if let Some(declared) = self.expected.image_type.filter(|declared| declared.archive.is_none()) {
+            let hint = DeclaredType { archive: Some(Archive::Tar), ..declared };
+            return Err(self.mismatch(declared, format!("in a {} archive", Archive::Tar), hint));
+        }
+        let disk = self.find_disk(archive)?;
+        let name = format!("{}#{}", self.name, disk.name);
+        let gate = Gate { name: &name, ..*self };
+        gate.disk(disk.head, disk.rest, (Some(Archive::Tar), compression), DiskSize::Exact(disk.size))
+    }
+
+    fn find_disk<'r>(&self, archive: impl Read + Send + 'r) -> Result<ArchivedDisk<'r>, ImageError> {
+        let found = ArchivedDisk::in_tar(archive, self.member);
+        found.map_err(|source| ImageError::Archive { name: self.name.to_owned(), source })
+    }
+
+    /// Fails if a member is named, for which there would have to be an archive.
+    fn check_no_archive(&self) -> Result<(), ImageError> {
+        match self.member {
+            Some(member) => Err(ImageError::NoArchive { name: self.name.to_owned(), member: member.to_owned() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns the disk of which `head` was read before and `rest` follows. It has `size` bytes in all.
+    fn disk<'r>(
+        &self,
+        head: Vec<u8>,
+        rest: impl Read + Send + 'r,
+        (archive, compression): (Option<Archive>, Option<Compression>),
+        size: DiskSize,
+    ) -> Result<ImageReader<'r>, ImageError> {
+        let format = self.format(&head, archive, compression)?;
         let known = container::check_head(format, &head).map_err(|source| self.container_error(source))?;
         let bytes = Cursor::new(head).chain(rest);
         let (size, bytes): (_, ImageBytes<'r>) = match format {
             Format::Raw => (size, ImageBytes::RawStream(Box::new(FooterCheck::new(bytes)))),
             _ => (known.map_or(DiskSize::Unknown, DiskSize::Exact), ImageBytes::QemuStream(Box::new(bytes))),
         };
-        Ok(ImageReader { image_type: ImageType { format, compression }, size, bytes })
+        Ok(ImageReader { image_type: ImageType { format, archive, compression }, size, bytes })
     }
 
     /// Returns the compression of the file. Fails if the declared type does not agree with it.
@@ -173,7 +243,7 @@ impl Gate<'_> {
         let Some(declared) = self.expected.image_type.filter(|declared| declared.compression != found) else {
             return Ok(found);
         };
-        let hint = ImageType { compression: found, ..declared };
+        let hint = DeclaredType { compression: found, ..declared };
         let found = match (found, detect::content(head)) {
             (Some(compression), _) => format!("in {compression} compression"),
             (None, Content::Foreign(words)) => {
@@ -188,7 +258,12 @@ impl Gate<'_> {
 
     /// Returns the format of the disk that begins with `head`. Fails if the declared type or the variant does not agree
     /// with it.
-    fn format(&self, head: &[u8], compression: Option<Compression>) -> Result<Format, ImageError> {
+    fn format(
+        &self,
+        head: &[u8],
+        archive: Option<Archive>,
+        compression: Option<Compression>,
+    ) -> Result<Format, ImageError> {
         let Expected { image_type: declared, allow_unknown, formats, .. } = self.expected;
         let found = match detect::content(head) {
             _ if head.is_empty() => return Err(ImageError::Empty(self.name.to_owned())),
@@ -199,26 +274,29 @@ impl Gate<'_> {
             Content::Disk(format) => format,
             Content::HybridIso | Content::Unknown if allow_unknown => Format::Raw,
             Content::HybridIso => return Err(ImageError::HybridIso(self.name.to_owned())),
-            Content::Unknown if declared.is_some_and(|declared| declared.format != Format::Raw) => Format::Raw,
+            Content::Unknown
+                if declared.is_some_and(|declared| declared.format.is_some_and(|format| format != Format::Raw)) =>
+            {
+                Format::Raw
+            }
             Content::Unknown => return Err(ImageError::Unknown(self.name.to_owned())),
         };
         if !formats.has(found) {
             let name = self.name.to_owned();
             return Err(ImageError::FormatNotTaken { name, format: found, taken: formats });
         }
-        match declared {
-            Some(declared) if declared.format != found => {
-                let words = match found {
-                    Format::Raw => format!("not in {} format", declared.format),
-                    _ => format!("a {found} image"),
-                };
-                Err(self.mismatch(declared, words, ImageType { format: found, compression }))
-            }
-            _ => Ok(found),
-        }
+        let Some(declared) = declared else { return Ok(found) };
+        let hint = ImageType { format: found, archive, compression }.into();
+        let words = match (archive, declared.archive, declared.format) {
+            (None, Some(archive), _) => format!("not in a {archive} archive"),
+            (_, _, Some(format)) if format != found && found == Format::Raw => format!("not in {format} format"),
+            (_, _, Some(format)) if format != found => format!("a {found} image"),
+            _ => return Ok(found),
+        };
+        Err(self.mismatch(declared, words, hint))
     }
 
-    fn mismatch(&self, declared: ImageType, found: String, hint: ImageType) -> ImageError {
+    fn mismatch(&self, declared: DeclaredType, found: String, hint: DeclaredType) -> ImageError {
         ImageError::Mismatch { name: self.name.to_owned(), declared, found, hint: hint.to_string() }
     }
 

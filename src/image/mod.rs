@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! Images: how the user names them, what they really are, and their decoded bytes.
 
+pub(crate) mod archive;
 pub(crate) mod checksum;
 pub mod compression;
 pub(crate) mod container;

@@ -21,6 +21,8 @@ pub(crate) struct StoredImage {
     name: String,
     file: File,
     len: u64,
+    /// The member that was named, if the image is an archive.
+    member: Option<String>,
     download: Option<Download>,
 }
 
@@ -40,26 +42,32 @@ impl StoredImage {
     /// Takes an image in the cache. Its file holds the lock that keeps the image there.
     pub(crate) fn cached(url: &ImageUrl, cached: CachedImage) -> Self {
         let CachedImage { file, path, hit, len, sha256, id } = cached;
-        StoredImage { name: url.to_string(), file, len, download: Some(Download { id, sha256, hit, path }) }
+        let member = url.member().map(str::to_owned);
+        StoredImage { name: url.to_string(), file, len, member, download: Some(Download { id, sha256, hit, path }) }
     }
 
     /// Opens a regular file on the node, whatever the policy says.
     pub(crate) fn open(path: &Path) -> Result<Self, ImageError> {
+        let (path, member) = split_member(path);
         let (found, is_device) = Self::find(path)?;
-        if is_device { Err(ImageError::NotRegular(path.display().to_string())) } else { Self::opened(path, &found) }
+        match is_device {
+            true => Err(ImageError::NotRegular(path.display().to_string())),
+            false => Self::opened(path, member, &found),
+        }
     }
 
     /// Opens a file or a block device on the node that `policy` allows.
     pub(crate) fn open_allowed(path: &Path, policy: &LocalPolicy) -> Result<Self, ImageError> {
+        let (path, member) = split_member(path);
         policy.check_name(path)?;
         let (found, is_device) = Self::find(path)?;
         policy.check_found(path, found.as_file(), is_device)?;
-        Self::opened(path, &found)
+        Self::opened(path, member, &found)
     }
 
     /// Takes an image that was unpacked to a file without a name.
     pub(crate) fn unpacked(name: &str, file: File) -> Result<Self, ImageError> {
-        let mut image = StoredImage { name: name.to_owned(), file, len: 0, download: None };
+        let mut image = StoredImage { name: name.to_owned(), file, len: 0, member: None, download: None };
         image.measure()?;
         Ok(image)
     }
@@ -74,9 +82,9 @@ impl StoredImage {
         }
     }
 
-    fn opened(path: &Path, found: &FoundFile) -> Result<Self, ImageError> {
+    fn opened(path: &Path, member: Option<String>, found: &FoundFile) -> Result<Self, ImageError> {
         let file = found.open(OpenOptions::new().read(true)).map_err(|source| open_error(path, source))?;
-        let mut image = StoredImage { name: path.display().to_string(), file, len: 0, download: None };
+        let mut image = StoredImage { name: path.display().to_string(), file, len: 0, member, download: None };
         image.measure()?;
         Ok(image)
     }
@@ -126,7 +134,23 @@ impl StoredImage {
         expected: Expected,
         seen: Option<&Arc<Fingerprint>>,
     ) -> Result<ImageReader<'_>, ImageError> {
-        gate::file_reader(&self.name, &self.file, self.len, expected, seen)
+        gate::file_reader((&self.name, self.member.as_deref()), &self.file, self.len, expected, seen)
+    }
+
+    /// Reads an image that is an archive to its end, and fails if there is more than one disk in it.
+    pub(crate) fn check_archive(&self) -> Result<(), ImageError> {
+        gate::check_archive((&self.name, self.member.as_deref()), &self.file)
+    }
+}
+
+/// Takes `/FILE#MEMBER` apart. A file that has this very name comes first, because names of files may have a `#`.
+fn split_member(path: &Path) -> (&Path, Option<String>) {
+    let Some((file, member)) = path.to_str().and_then(|text| text.split_once('#')) else { return (path, None) };
+    match path.symlink_metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound || error.kind() == io::ErrorKind::NotADirectory => {
+            (Path::new(file), Some(member.to_owned()).filter(|member| !member.is_empty()))
+        }
+        _ => (path, None),
     }
 }
 

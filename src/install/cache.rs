@@ -49,7 +49,9 @@ pub(crate) fn fetch(job: &FetchJob, run: &Run) -> anyhow::Result<Fetched> {
             // The first bytes show a wrong image type, so that the rest need not be downloaded.
             let look = |growing: DownloadReader<'_>| {
                 let length = growing.info().length;
-                stream_reader(&url.to_string(), growing, length, None, *expected).map(drop).map_err(Into::into)
+                stream_reader((&url.to_string(), url.member()), growing, length, None, *expected)
+                    .map(drop)
+                    .map_err(Into::into)
             };
             let (image, _) = download(url, tools, run, look)?;
             let examined = examine(&image, &tools.verification);

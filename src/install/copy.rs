@@ -20,7 +20,7 @@ use crate::disk::fingerprint::Fingerprint;
 use crate::disk::partition::{self, ImageExtent, Incomplete};
 use crate::disk::write::{self, DiskWriter, PendingDisk};
 use crate::image::disk_size::DiskSize;
-use crate::image::format::ImageType;
+use crate::image::format::DeclaredType;
 use crate::image::gate::Expected;
 use crate::image::reader::{ImageBytes, ImageReader, unpack};
 use crate::image::stored::StoredImage;
@@ -126,7 +126,7 @@ pub(super) fn copy<'j>(
     let mut image = match image.bytes {
         ImageBytes::QemuStream(mut packed) => {
             unpacked = unpack_image(&mut *packed, name, installation)?;
-            let image_type = Some(ImageType { compression: None, ..image.image_type });
+            let image_type = Some(DeclaredType::plain(image.image_type.format));
             let image = unpacked.reader(Expected { image_type, ..job.expected }, None)?;
             check_size(&image, target)?;
             image

@@ -20,7 +20,7 @@ use super::local_image::{UnsteadyImage, open_local};
 use crate::disk::device::{MemoryDisk, ReadAt};
 use crate::disk::partition::{self, ImageExtent, Partition, StreamedDisk, Table, TableError};
 use crate::image::disk_size::DiskSize;
-use crate::image::format::{Format, Formats};
+use crate::image::format::{Format, Formats, ImageType};
 use crate::image::gate::{Expected, stream_reader};
 use crate::image::policy::LocalPolicy;
 use crate::image::reader::{ImageBytes, ImageReader};
@@ -175,7 +175,11 @@ impl Inspection<'_> {
 
     fn file(&self, image: &StoredImage, kept: Option<bool>, run: &Run) -> Judged {
         let found = image.reader(self.expected, None).map_err(anyhow::Error::new).and_then(|reader| {
+            let archived = reader.image_type.archive.is_some();
             let found = self.examine(reader, Some(image.size()), From::File, image.name(), run)?;
+            if archived {
+                image.check_archive()?;
+            }
             Ok(Inspected { kept, ..found })
         });
         match found {
@@ -195,10 +199,10 @@ impl Inspection<'_> {
         let pieces = pieces.as_ref().map(|pieces| pieces as &dyn FileExt);
         let Content { content_length, body, .. } = *content;
         let name = url.to_string();
-        let found = stream_reader(&name, body, content_length, pieces, self.expected);
+        let found = stream_reader((&name, url.member()), body, content_length, pieces, self.expected);
         let found = found.map_err(anyhow::Error::new).and_then(|reader| {
             let image_type = reader.image_type;
-            let raw = image_type.compression.is_none() && image_type.format == Format::Raw;
+            let raw = matches!(image_type, ImageType { format: Format::Raw, archive: None, compression: None });
             let rest = if raw { pieces.zip(content_length) } else { None };
             let found = self.examine(reader, content_length, From::Server(rest), &name, run)?;
             Ok(Inspected { kept: Some(false), ..found })
@@ -245,7 +249,7 @@ impl Inspection<'_> {
             (ImageBytes::RawStream(decoded), From::File) => self.stream(decoded, size),
             (ImageBytes::RawStream(decoded), From::Server(rest)) => self.beginning(decoded, size, rest),
             _ => {
-                let packed = image.image_type.compression.is_some();
+                let packed = image.image_type.compression.is_some() || image.image_type.archive.is_some();
                 let layout = if packed { Layout::Packed } else { Layout::Remote };
                 Ok(Examined { size, layout, all: false })
             }

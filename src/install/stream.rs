@@ -21,7 +21,7 @@ use super::progress::{ProgressDisplay, seconds};
 use crate::disk::write::DiskWriter;
 use crate::image::compression::Compression;
 use crate::image::disk_size::DiskSize;
-use crate::image::format::Format;
+use crate::image::format::{Format, ImageType};
 use crate::image::gate::stream_reader;
 use crate::image::reader::{ImageBytes, ImageReader};
 use crate::image::stored::StoredImage;
@@ -100,7 +100,8 @@ fn stream<'j>(
 ) -> anyhow::Result<Option<(DiskWriter<'j>, ProgressDisplay)>> {
     let reader = growing_reader(url, growing, tools, installation)?;
     // qemu-img has to seek in this file, which is not complete yet.
-    if reader.image_type.format != Format::Raw && reader.image_type.compression.is_none() {
+    let ImageType { format, archive, compression } = reader.image_type;
+    if format != Format::Raw && archive.is_none() && compression.is_none() {
         return Ok(None);
     }
     copy(reader, &url.to_string(), None, installation).map(Some).with_context(|| installing(&url.to_string()))
@@ -118,7 +119,7 @@ fn growing_reader<'g>(
     let read = read_first(&mut growing, &mut first);
     let count = read.with_context(|| format!("reading image {url}"))?;
     let bytes = Cursor::new(first).take(count as u64).chain(growing);
-    let mut reader = stream_reader(&name, bytes, promise.length, None, installation.job.expected)?;
+    let mut reader = stream_reader((&name, url.member()), bytes, promise.length, None, installation.job.expected)?;
     if let (Some(compression), ImageBytes::RawStream(_), DiskSize::Unknown) =
         (reader.image_type.compression, &reader.bytes, reader.size)
     {

@@ -7,7 +7,7 @@ use anyhow::{Context, anyhow, bail};
 use crate::config::{self, ImageAlias, RequireChecksum, Settings};
 use crate::ganeti::env::OsParams;
 use crate::image::checksum::Checksum;
-use crate::image::format::ImageType;
+use crate::image::format::DeclaredType;
 use crate::image::gate::Expected;
 use crate::image::policy::LocalPolicy;
 use crate::image::reference::{ImageRef, RefError};
@@ -26,8 +26,9 @@ impl NamedImage {
         let image = params.image.as_ref().or(settings.image.as_ref());
         let image_type = params.image_type.as_ref().or(settings.image_type.as_ref());
         let image = image.map(|text| ImageRef::parse(text)).transpose().context("parameter image")?;
-        let image_type = image_type.map(|text| ImageType::parse(text)).transpose().context("parameter image_type")?;
-        let format = image_type.flatten().map(|image_type| image_type.format);
+        let image_type =
+            image_type.map(|text| DeclaredType::parse(text)).transpose().context("parameter image_type")?;
+        let format = image_type.flatten().and_then(|image_type| image_type.format);
         if let Some(format) = format.filter(|format| !settings.image_formats.has(*format)) {
             bail!(
                 "parameter image_type: this variant takes only {} (add \"{format}\" to image_formats in its config.toml)",

@@ -8,7 +8,11 @@ use url::Url;
 
 /// An `http://` or `https://` URL with a host. `Display` and `Debug` leave out user, password, query and fragment.
 #[derive(Clone, PartialEq, Eq)]
-pub struct ImageUrl(Url);
+pub struct ImageUrl {
+    /// The URL without its fragment, because no server is asked for that.
+    url: Url,
+    member: Option<String>,
+}
 
 /// Why a text is not an [`ImageUrl`]. The message never repeats the text, which may hold a password.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -22,11 +26,11 @@ pub enum UrlError {
 }
 
 impl ImageUrl {
-    /// Parses an absolute URL. A fragment is dropped, because no server is asked for it.
+    /// Parses an absolute URL. Its fragment is the [`ImageUrl::member`].
     pub fn parse(text: &str) -> Result<Self, UrlError> {
         let url = Self::checked(Url::parse(text).map_err(UrlError::Syntax)?)?;
         // `Url` follows browsers: without a host it takes the first part of the path as the host.
-        let is_scheme = |scheme: &str| scheme.trim().eq_ignore_ascii_case(url.0.scheme());
+        let is_scheme = |scheme: &str| scheme.trim().eq_ignore_ascii_case(url.url.scheme());
         match text.split_once("://") {
             Some((scheme, rest)) if is_scheme(scheme) && !rest.starts_with(['/', '\\']) => Ok(url),
             _ => Err(UrlError::Syntax(url::ParseError::EmptyHost)),
@@ -41,35 +45,42 @@ impl ImageUrl {
 
     /// The target of a redirect: `location` is absolute, or relative to this URL.
     pub(crate) fn join(&self, location: &str) -> Result<Self, UrlError> {
-        Self::checked(self.0.join(location).map_err(UrlError::Syntax)?)
+        Self::checked(self.url.join(location).map_err(UrlError::Syntax)?)
     }
 
     fn checked(mut url: Url) -> Result<Self, UrlError> {
+        let member = url.fragment().filter(|fragment| !fragment.is_empty());
+        let member = member.map(|fragment| percent_decode_str(fragment).decode_utf8_lossy().into_owned());
         url.set_fragment(None);
         match url.scheme() {
-            "http" | "https" => Ok(ImageUrl(url)),
+            "http" | "https" => Ok(ImageUrl { url, member }),
             other => Err(UrlError::Scheme(other.to_owned())),
         }
     }
 
-    /// The parsed URL with its secrets. Use it for requests only.
+    /// The parsed URL with its secrets and without its fragment. Use it for requests only.
     pub fn as_url(&self) -> &Url {
-        &self.0
+        &self.url
+    }
+
+    /// The decoded fragment: the name of a file in the archive that the URL names.
+    pub(crate) fn member(&self) -> Option<&str> {
+        self.member.as_deref()
     }
 
     /// Whether scheme, host and port are the same.
     pub(super) fn is_same_server(&self, other: &ImageUrl) -> bool {
-        self.0.origin() == other.0.origin()
+        self.url.origin() == other.url.origin()
     }
 
     pub(crate) fn is_https(&self) -> bool {
-        self.0.scheme() == "https"
+        self.url.scheme() == "https"
     }
 
     /// `host:port`.
     pub(super) fn host_and_port(&self) -> String {
-        let port = self.0.port_or_known_default().unwrap_or_default();
-        format!("{}:{port}", self.0.host_str().unwrap_or_default())
+        let port = self.url.port_or_known_default().unwrap_or_default();
+        format!("{}:{port}", self.url.host_str().unwrap_or_default())
     }
 
     /// The URL of the request. User name and password are sent in a header instead.
@@ -78,7 +89,7 @@ impl ImageUrl {
     }
 
     fn without_user(&self) -> Url {
-        let mut url = self.0.clone();
+        let mut url = self.url.clone();
         // Both setters fail only on URLs without a host, which http and https URLs always have.
         let _ = url.set_username("");
         let _ = url.set_password(None);

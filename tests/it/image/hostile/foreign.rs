@@ -77,7 +77,7 @@ fn programs() -> Vec<Case> {
 
 fn archives() -> Vec<Case> {
     vec![
-        is("tar", &["is a tar archive, not"], tar),
+        is("tar", &["is declared raw but is in a tar archive (use image_type=raw+tar if that is meant)"], tar),
         is("zip", &["is a ZIP archive, not"], |site| packed(site, "a.zip", "zip", &["-q", "-j"])),
         is("zip as raw+gz", &["is a ZIP archive, not"], |_| with(4096, 0, b"PK\x03\x04")),
         is("deb", &["is an ar archive or Debian package, not"], |site| packed(site, "a.deb", "ar", &["rc"])),
@@ -163,9 +163,12 @@ fn inside_archives() -> Vec<Case> {
         compress(site.file("inner", content).as_ref(), compression).display().to_string()
     };
     vec![
-        case("tar in gz", "raw+gz", &["is a tar archive in gz compression, not a disk image"], move |site| {
-            in_archive(site, &tar(site), "gz")
-        }),
+        case(
+            "tar in gz",
+            "raw+gz",
+            &["is declared raw+gz but is in a tar archive (use image_type=raw+tar+gz if that is meant)"],
+            move |site| in_archive(site, &tar(site), "gz"),
+        ),
         case("gz in gz", "raw+gz", &["is a gzip archive in gz compression, not a disk image"], move |site| {
             let inner = in_archive(site, &site.good(), "gz");
             in_archive(site, &fs::read(inner).unwrap(), "gz")
