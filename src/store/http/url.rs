@@ -7,7 +7,9 @@ use percent_encoding::percent_decode_str;
 use url::Url;
 
 /// An `http://` or `https://` URL with a host. `Display` and `Debug` leave out user, password, query and fragment.
-#[derive(Clone, PartialEq, Eq)]
+///
+/// Two are equal if they are the same for a server, whatever their fragments.
+#[derive(Clone)]
 pub struct ImageUrl {
     /// The URL without its fragment, because no server is asked for that.
     url: Url,
@@ -96,6 +98,14 @@ impl ImageUrl {
         url
     }
 }
+
+impl PartialEq for ImageUrl {
+    fn eq(&self, other: &Self) -> bool {
+        self.url == other.url
+    }
+}
+
+impl Eq for ImageUrl {}
 
 impl fmt::Display for ImageUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -192,8 +202,10 @@ mod tests {
     }
 
     #[test]
-    fn a_fragment_is_of_no_server() {
-        let url = ImageUrl::parse("https://h/a.raw?v=1#top").unwrap();
+    fn a_fragment_names_a_member_and_is_of_no_server() {
+        let url = ImageUrl::parse("https://h/a.raw?v=1#a%2Fb%20c.raw").unwrap();
+        assert_eq!(url.member(), Some("a/b c.raw"));
+        assert_eq!(ImageUrl::parse("https://h/a#").unwrap().member(), None);
         assert_eq!(url, ImageUrl::parse("https://h/a.raw?v=1").unwrap());
         assert_eq!(url.join("/b.raw#x").unwrap(), ImageUrl::parse("https://h/b.raw").unwrap());
     }
