@@ -143,15 +143,21 @@ impl StoredImage {
     }
 }
 
-/// Takes `/FILE#MEMBER` apart. A file that has this very name comes first, because names of files may have a `#`.
+/// Takes `/FILE#MEMBER` apart, unless there is a file of this very name. Names of files may have a `#`.
 fn split_member(path: &Path) -> (&Path, Option<String>) {
-    let Some((file, member)) = path.to_str().and_then(|text| text.split_once('#')) else { return (path, None) };
+    let Some((archive, member)) = archive_and_member(path) else { return (path, None) };
     match path.symlink_metadata() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound || error.kind() == io::ErrorKind::NotADirectory => {
-            (Path::new(file), Some(member.to_owned()).filter(|member| !member.is_empty()))
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            (archive, Some(member.to_owned()))
         }
         _ => (path, None),
     }
+}
+
+/// Takes the text `/FILE#MEMBER` apart. Whether there is a file of the whole name is not looked at.
+pub(crate) fn archive_and_member(path: &Path) -> Option<(&Path, &str)> {
+    let (archive, member) = path.to_str()?.split_once('#')?;
+    if member.is_empty() { None } else { Some((Path::new(archive), member)) }
 }
 
 fn open_error(path: &Path, source: io::Error) -> ImageError {

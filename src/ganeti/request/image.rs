@@ -11,6 +11,7 @@ use crate::image::format::DeclaredType;
 use crate::image::gate::Expected;
 use crate::image::policy::LocalPolicy;
 use crate::image::reference::{ImageRef, RefError};
+use crate::image::stored::archive_and_member;
 use crate::install::job::{Checks, SignatureSource};
 
 /// The image, its expected content and its checks, from the OS parameters or else from the variant's settings.
@@ -82,7 +83,11 @@ fn check_allowed(image: &ImageRef, settings: &Settings) -> anyhow::Result<()> {
             let cache = Some(settings.cache.dir.clone()).filter(|dir| dir.is_absolute());
             let caches = cache.into_iter().collect();
             let policy = LocalPolicy { allowed: settings.allowed_paths(), storage: Vec::new(), caches };
-            policy.check_name(path)?;
+            // In the name of an archive's member, the archive is what may be listed. `StoredImage` decides which it is.
+            match archive_and_member(path) {
+                Some((archive, _)) if policy.check_name(archive).is_ok() => {}
+                _ => policy.check_name(path)?,
+            }
         }
         ImageRef::Url(url) => settings.http.check_allowed(url)?,
     }

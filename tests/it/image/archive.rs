@@ -261,3 +261,17 @@ fn ten_thousand_members_do_no_harm() {
     let archive = folder.tar(&["--sort=name"], &["many"]);
     folder.is_refused(text(&archive), "", "the archive has no disk image; it has many/, many/0, many/1, many/10,");
 }
+
+#[test]
+fn allowed_images_may_list_the_archive() {
+    let world = World::new();
+    let folder = Folder::new(&world).with("disk.raw");
+    let archive = folder.tar(&[], &["README", "disk.raw"]);
+    world.variant_file("config.toml", &format!("allowed_images = ['{}']\n", text(&archive)));
+    folder.is_installed(&format!("{}#disk.raw", text(&archive)), "");
+    let other = world.path("other.tar");
+    fs::copy(&archive, &other).unwrap();
+    let target = Disk::stale(&world, "disk0", Kind::File, SIZE + MIB);
+    let refused = "is not in a place that allowed_images lists";
+    world.create(target.path(), &format!("{}#disk.raw", text(&other)), "").run().fails(&[refused]);
+}
