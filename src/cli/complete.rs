@@ -122,7 +122,7 @@ impl Context {
 
     fn types(&self) -> Vec<Word> {
         let packings = std::iter::once(None).chain(Compression::ALL.map(Some));
-        let formats = Format::ALL.map(|format| DeclaredType::plain(format));
+        let formats = Format::ALL.map(DeclaredType::plain);
         let archives =
             Archive::ALL.map(|archive| DeclaredType { format: None, archive: Some(archive), compression: None });
         let plain: Vec<_> = formats.into_iter().chain(archives).collect();
