@@ -61,12 +61,23 @@ impl ReadAt for HeldDisk {
 
 impl WriteAt for HeldDisk {
     fn write_at(&mut self, data: &[u8], offset: u64) -> io::Result<()> {
-        self.file().write_all_at(data, offset)
+        write_whole_pages(self.file(), data, offset)
     }
 
     fn sync(&mut self) -> io::Result<()> {
         self.file().sync_all()
     }
+}
+
+/// Writes all of `data` at `offset` (bytes), each page of the disk as a whole.
+///
+/// The kernel copies from the memory to the page cache, and SIGKILL can end it at the end of a page of either of them. So the
+/// pages of both begin at the same places. Else a part of a disk's block would be new and the rest old.
+pub(crate) fn write_whole_pages(file: &File, data: &[u8], offset: u64) -> io::Result<()> {
+    let shift = usize::try_from(offset % ALIGNMENT as u64).map_err(io::Error::other)?;
+    let mut pages = AlignedBuf::new(shift + data.len());
+    pages[shift..].copy_from_slice(data);
+    file.write_all_at(&pages[shift..], offset)
 }
 
 /// The first `len` bytes of a file.

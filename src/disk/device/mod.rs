@@ -16,6 +16,7 @@ mod zeroing;
 
 pub(crate) use hook_device::{HookDevice, WithheldDisk};
 pub use io::{ALIGNMENT, AlignedBuf};
+pub(crate) use io::write_whole_pages;
 pub(crate) use io::{DirectReader, FileBytes, MemoryDisk, ReadAt, SourceDisk, WriteAt};
 pub(crate) use leftovers::{StaleLoop, stale_loops};
 pub(crate) use sentinel::Sentinel;

@@ -29,11 +29,10 @@ pub use writer::DiskWriter;
 pub(crate) use writer::Written;
 
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use crate::disk::device::{HeldDisk, Target};
+use crate::disk::device::{HeldDisk, Target, write_whole_pages};
 use crate::disk::partition::Incomplete;
 use crate::node::size::ByteSize;
 
@@ -142,7 +141,7 @@ pub(crate) fn make_unbootable(disk: &HeldDisk) -> Result<(), WriteError> {
         return Ok(());
     }
     let zeros = vec![0; boot_len(disk)];
-    let wiped = disk.file().write_all_at(&zeros, 0).and_then(|()| disk.file().sync_all());
+    let wiped = write_whole_pages(disk.file(), &zeros, 0).and_then(|()| disk.file().sync_all());
     wiped.map_err(|err| disk_error(disk.path(), err))?;
     disk.set_unbootable(true);
     Ok(())
