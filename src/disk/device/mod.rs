@@ -15,8 +15,8 @@ mod users;
 mod zeroing;
 
 pub(crate) use hook_device::{HookDevice, WithheldDisk};
-pub use io::{ALIGNMENT, AlignedBuf};
 pub(crate) use io::write_whole_pages;
+pub use io::{ALIGNMENT, AlignedBuf};
 pub(crate) use io::{DirectReader, FileBytes, MemoryDisk, ReadAt, SourceDisk, WriteAt};
 pub(crate) use leftovers::{StaleLoop, stale_loops};
 pub(crate) use sentinel::Sentinel;
