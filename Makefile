@@ -121,7 +121,7 @@ bench: ## Measure the provider against other ways, as root; CASES="raw gz" RUNS=
 fuzz: ## Give any bytes to every parser; SECONDS=600 or EXECUTIONS=1000000 for each, TARGETS="gpt url" (as root)
 	$(INSIDE) fuzz/run $(if $(EXECUTIONS),--executions $(EXECUTIONS) --seconds 0,--seconds $(SECONDS)) $(TARGETS)
 
-# The seed is fixed and so is the number of executions, so that CI does not fail because of an input that has nothing to do
+# The seed is fixed and so is the number of executions, so that it does not fail because of an input that has nothing to do
 # with the change. `make fuzz` searches for longer.
 .PHONY: fuzz-short
 fuzz-short: ## The same for at most 5 seconds each, before a commit (as root)
