@@ -63,7 +63,7 @@ fn verify_checks_syntax_and_policy() {
         (
             "OSP_IMAGE_TYPE",
             "qed",
-            "parameter image_type: unknown image type 'qed' (use auto, raw, qcow2, vmdk, vdi or vhdx",
+            "parameter image_type: unknown image type 'qed' (use auto, raw, qcow2, vmdk, vdi, vhdx or tar",
         ),
         (
             "OSP_IMAGE_TYPE",
