@@ -67,7 +67,6 @@ pub(super) fn file_reader<'f>(
             None => gate.packed(bytes, compression, size),
         };
     }
-    gate.check_no_archive()?;
     let format = gate.format(&head, None, None)?;
     let (size, bytes) = match format {
         Format::Raw => {
@@ -186,7 +185,6 @@ impl Gate<'_> {
         if archive::is_tar(&head) {
             return self.archived(Cursor::new(head).chain(decoded), compression);
         }
-        self.check_no_archive()?;
         self.disk(head, decoded, (None, compression), size)
     }
 
@@ -209,14 +207,6 @@ impl Gate<'_> {
     fn find_disk<'r>(&self, archive: impl Read + Send + 'r) -> Result<ArchivedDisk<'r>, ImageError> {
         let found = ArchivedDisk::in_tar(archive, self.member);
         found.map_err(|source| ImageError::Archive { name: self.name.to_owned(), source })
-    }
-
-    /// Fails if a member is named, for which there would have to be an archive.
-    fn check_no_archive(&self) -> Result<(), ImageError> {
-        match self.member {
-            Some(member) => Err(ImageError::NoArchive { name: self.name.to_owned(), member: member.to_owned() }),
-            None => Ok(()),
-        }
     }
 
     /// Returns the disk of which `head` was read before and `rest` follows. It has `size` bytes in all.

@@ -134,7 +134,14 @@ impl StoredImage {
         expected: Expected,
         seen: Option<&Arc<Fingerprint>>,
     ) -> Result<ImageReader<'_>, ImageError> {
-        gate::file_reader((&self.name, self.member.as_deref()), &self.file, self.len, expected, seen)
+        let reader = gate::file_reader((&self.name, self.member.as_deref()), &self.file, self.len, expected, seen)?;
+        match &self.member {
+            // The fragment of a URL may mean something else.
+            Some(member) if self.download.is_none() && reader.image_type.archive.is_none() => {
+                Err(ImageError::NoArchive { name: self.name.clone(), member: member.clone() })
+            }
+            _ => Ok(reader),
+        }
     }
 
     /// Reads an image that is an archive to its end, and fails if there is more than one disk in it.

@@ -48,8 +48,9 @@ pub(crate) enum ArchiveError {
     Read(#[from] io::Error),
     #[error("the archive has no disk image; it has {0}")]
     NoDisk(Names),
-    #[error("the archive has no file '{wanted}'; it has {members}")]
-    NoMember { wanted: String, members: Names },
+    /// The name is not repeated, because what follows the `#` of a URL may be a secret.
+    #[error("the archive has no file of the name that follows the #; it has {0}")]
+    NoMember(Names),
 }
 
 impl<'r> ArchivedDisk<'r> {
@@ -70,7 +71,7 @@ impl<'r> ArchivedDisk<'r> {
             passed.add(&member.name);
         }
         Err(match wanted {
-            Some(wanted) => ArchiveError::NoMember { wanted: wanted.to_owned(), members: passed },
+            Some(_) => ArchiveError::NoMember(passed),
             None => ArchiveError::NoDisk(passed),
         })
     }

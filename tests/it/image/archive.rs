@@ -155,7 +155,11 @@ fn of_several_disks_one_has_to_be_chosen() {
     folder.is_refused(&url, "", both);
     folder.is_installed(&format!("{url}#b.raw"), "");
     folder.is_installed(&format!("{url}#%61.raw"), "");
-    folder.is_refused(&format!("{}#c.raw", text(&archive)), "", "has no file 'c.raw'; it has README, a.raw, b.raw");
+    folder.is_refused(
+        &format!("{}#c.raw", text(&archive)),
+        "",
+        "no file of the name that follows the #; it has README, a.raw, b.raw",
+    );
     folder.is_refused(&format!("{}#README", text(&archive)), "", "image.tar#README is a text file");
 }
 
@@ -175,7 +179,11 @@ fn an_archive_without_a_disk_is_refused() {
     let archive = folder.tar(&[], &["README", "docs", "link.raw"]);
     let reason = "the archive has no disk image; it has README, docs/, docs/notes.bin, link.raw";
     folder.is_refused(text(&archive), "", reason);
-    folder.is_refused(&format!("{}#link.raw", text(&archive)), "", "the archive has no file 'link.raw'");
+    folder.is_refused(
+        &format!("{}#link.raw", text(&archive)),
+        "",
+        "the archive has no file of the name that follows the #",
+    );
 }
 
 #[test]
@@ -274,4 +282,21 @@ fn allowed_images_may_list_the_archive() {
     let target = Disk::stale(&world, "disk0", Kind::File, SIZE + MIB);
     let refused = "is not in a place that allowed_images lists";
     world.create(target.path(), &format!("{}#disk.raw", text(&other)), "").run().fails(&[refused]);
+}
+
+/// Servers are not asked for the fragment of a URL, and people have other uses for it.
+#[test]
+fn the_fragment_of_a_url_is_ignored_where_there_is_no_archive_and_never_shown() {
+    let world = World::new();
+    let folder = Folder::new(&world).with("disk.raw");
+    let (plain, packed) = (folder.disk.clone(), fs::read(folder.tar(&[], &["disk.raw"])).unwrap());
+    let server = Server::start(move |request, _| match request.target.as_str() {
+        "/disk.raw" => Reply::file(request, &plain, "\"v1\""),
+        _ => Reply::file(request, &packed, "\"v1\""),
+    });
+    folder.is_installed(&format!("{}#s3cret", server.url("/disk.raw").as_url()), "");
+    let target = Disk::stale(&world, "disk0", Kind::File, SIZE + MIB);
+    let image = format!("{}#s3cret", server.url("/disk.tar").as_url());
+    let log = world.create(target.path(), &image, "").run().fails(&["the archive has no file of the name"]);
+    assert!(!log.contains("s3cret"), "{log}");
 }
