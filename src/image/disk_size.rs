@@ -226,12 +226,12 @@ fn number(bytes: &mut impl Read) -> Option<u64> {
 }
 
 /// Reads a file from an offset on. The position of the file does not matter and does not move.
-struct ReadFrom<'f> {
-    file: &'f dyn FileExt,
-    at: u64,
+pub(super) struct ReadFrom<'f, F: ?Sized> {
+    pub(super) file: &'f F,
+    pub(super) at: u64,
 }
 
-impl Read for ReadFrom<'_> {
+impl<F: FileExt + ?Sized> Read for ReadFrom<'_, F> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let len = self.file.read_at(buf, self.at)?;
         self.at += len as u64;

@@ -2,7 +2,8 @@
 //! Image types: a disk format, the archive in which it lies, and the compression around that.
 
 use std::fmt;
-use std::str::FromStr;
+use std::iter::Peekable;
+use std::str::{FromStr, Split};
 
 use super::compression::Compression;
 
@@ -81,6 +82,11 @@ pub(crate) struct ImageType {
     pub(crate) compression: Option<Compression>,
 }
 
+impl ImageType {
+    /// The file is the disk.
+    pub(crate) const PLAIN_RAW: Self = ImageType { format: Format::Raw, archive: None, compression: None };
+}
+
 /// A declared image type. One that names an archive may leave the format to the content: `tar+gz`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeclaredType {
@@ -156,15 +162,23 @@ impl FromStr for DeclaredType {
         let plain = |c: char| c.is_ascii_alphanumeric() || "+-._".contains(c);
         let unknown = || UnknownType(if text.chars().all(plain) { text } else { "..." }.to_owned());
         let mut parts = text.split('+').peekable();
-        let format = parts.next_if(|part| Format::named(part).is_some()).and_then(Format::named);
-        let archive = parts.next_if(|part| Archive::named(part).is_some()).and_then(Archive::named);
-        let compression = parts.next_if(|part| Compression::with_suffix(part).is_some());
-        let compression = compression.and_then(Compression::with_suffix);
+        let format = take(&mut parts, Format::named);
+        let archive = take(&mut parts, Archive::named);
+        let compression = take(&mut parts, Compression::with_suffix);
         if parts.next().is_some() || (format.is_none() && archive.is_none()) {
             return Err(unknown());
         }
         Ok(DeclaredType { format, archive, compression })
     }
+}
+
+/// Takes the next part if it is a name that `named` knows.
+fn take<'t, T>(parts: &mut Peekable<Split<'t, char>>, named: impl Fn(&'t str) -> Option<T>) -> Option<T> {
+    let found = named(parts.peek()?);
+    if found.is_some() {
+        parts.next();
+    }
+    found
 }
 
 impl fmt::Display for Format {

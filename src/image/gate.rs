@@ -15,7 +15,7 @@ use super::archive::{self, ArchivedDisk};
 use super::compression::Compression;
 use super::container;
 use super::detect::{self, Content, FOOTER_LEN, FooterCheck, HEAD_LEN};
-use super::disk_size::DiskSize;
+use super::disk_size::{DiskSize, ReadFrom};
 use super::error::ImageError;
 use super::format::{Archive, DeclaredType, Format, Formats, ImageType};
 use super::reader::{ImageBytes, ImageReader};
@@ -86,17 +86,14 @@ pub(super) fn file_reader<'f>(
     })
 }
 
-/// Reads the archive `file` to its end, and fails if there is more than one disk in it. Holes of a sparse file cost nothing.
-pub(super) fn check_archive((name, member): (&str, Option<&str>), mut file: &File) -> Result<(), ImageError> {
+/// Reads the archive `file` to its end, and fails if there is more than one disk in it. Holes of a sparse file cost
+/// nothing. The position of the file does not move, so a reader that was made before goes on as if nothing had happened.
+pub(super) fn check_archive((name, member): (&str, Option<&str>), file: &File) -> Result<(), ImageError> {
     let gate = Gate { name, member, expected: Expected::default() };
-    file.rewind().map_err(|err| gate.read_error(err))?;
-    let head = gate.first_head(&mut file)?;
+    let mut input = ReadFrom { file, at: 0 };
+    let head = gate.first_head(&mut input)?;
     let compression = Compression::detect(&head);
-    let bytes = Cursor::new(head).chain(file);
-    let mut disk = match compression {
-        Some(compression) => gate.find_disk(compression.reader(bytes)),
-        None => gate.find_disk(bytes),
-    }?;
+    let mut disk = gate.find_disk(decoded(Cursor::new(head).chain(input), compression))?;
     disk.rest.finish().map_err(|err| gate.read_error(err))
 }
 
@@ -108,11 +105,7 @@ pub(super) fn likely_type(mut file: &File) -> Option<ImageType> {
     let mut head = gate.first_head(&mut file).ok()?;
     let compression = Compression::detect(&head);
     // The description before the disk in an OVA is small.
-    let bytes = Cursor::new(head).chain(file).take(LIKELY_LEN);
-    let mut bytes: Box<dyn Read + Send + '_> = match compression {
-        Some(compression) => compression.reader(bytes),
-        None => Box::new(bytes),
-    };
+    let mut bytes = decoded(Cursor::new(head).chain(file).take(LIKELY_LEN), compression);
     head = gate.head(&mut bytes).ok()?;
     let archive = archive::is_tar(&head).then_some(Archive::Tar);
     if archive.is_some() {
@@ -137,23 +130,28 @@ pub(crate) fn stream_reader<'r>(
     let gate = Gate { name, member, expected };
     let head = gate.first_head(&mut input)?;
     let whole = pieces.zip(length);
-    let Some(compression) = gate.compression(&head)? else {
-        let bytes = Cursor::new(head).chain(input);
-        let reader = gate.packed(bytes, None, length.map_or(DiskSize::Unknown, DiskSize::Exact))?;
-        if let (ImageType { format: Format::Raw, archive: None, .. }, Some((pieces, len))) = (reader.image_type, whole)
-        {
-            match gate.check_footer(pieces, len) {
-                Ok(()) | Err(ImageError::Read { .. }) => {}
-                Err(foreign) => return Err(foreign),
-            }
+    let compression = gate.compression(&head)?;
+    let size = match (compression, whole) {
+        (None, _) => length.map_or(DiskSize::Unknown, DiskSize::Exact),
+        (Some(compression), Some((rest, len))) => DiskSize::at_server(compression, &head, rest, len),
+        (Some(compression), None) => DiskSize::in_head(compression, &head),
+    };
+    let reader = gate.packed(Cursor::new(head).chain(input), compression, size)?;
+    if let (ImageType::PLAIN_RAW, Some((pieces, len))) = (reader.image_type, whole) {
+        match gate.check_footer(pieces, len) {
+            Ok(()) | Err(ImageError::Read { .. }) => {}
+            Err(foreign) => return Err(foreign),
         }
-        return Ok(reader);
-    };
-    let size = match whole {
-        Some((rest, len)) => DiskSize::at_server(compression, &head, rest, len),
-        None => DiskSize::in_head(compression, &head),
-    };
-    gate.packed(Cursor::new(head).chain(input), Some(compression), size)
+    }
+    Ok(reader)
+}
+
+/// Returns the bytes of a file that has this `compression`.
+fn decoded<'r>(bytes: impl Read + Send + 'r, compression: Option<Compression>) -> Box<dyn Read + Send + 'r> {
+    match compression {
+        Some(compression) => compression.reader(bytes),
+        None => Box::new(bytes),
+    }
 }
 
 /// The checks. Each of their errors has the name of the image.
@@ -177,15 +175,12 @@ impl Gate<'_> {
         compression: Option<Compression>,
         size: DiskSize,
     ) -> Result<ImageReader<'r>, ImageError> {
-        let mut decoded: Box<dyn Read + Send + 'r> = match compression {
-            Some(compression) => compression.reader(bytes),
-            None => Box::new(bytes),
-        };
-        let head = self.head(&mut decoded)?;
+        let mut bytes = decoded(bytes, compression);
+        let head = self.head(&mut bytes)?;
         if archive::is_tar(&head) {
-            return self.archived(Cursor::new(head).chain(decoded), compression);
+            return self.archived(Cursor::new(head).chain(bytes), compression);
         }
-        self.disk(head, decoded, (None, compression), size)
+        self.disk(head, bytes, (None, compression), size)
     }
 
     /// Returns the disk in a tar archive.
@@ -255,6 +250,7 @@ impl Gate<'_> {
         compression: Option<Compression>,
     ) -> Result<Format, ImageError> {
         let Expected { image_type: declared, allow_unknown, formats, .. } = self.expected;
+        let declared_format = declared.and_then(|declared| declared.format);
         let found = match detect::content(head) {
             _ if head.is_empty() => return Err(ImageError::Empty(self.name.to_owned())),
             Content::Foreign(words) => {
@@ -264,11 +260,7 @@ impl Gate<'_> {
             Content::Disk(format) => format,
             Content::HybridIso | Content::Unknown if allow_unknown => Format::Raw,
             Content::HybridIso => return Err(ImageError::HybridIso(self.name.to_owned())),
-            Content::Unknown
-                if declared.is_some_and(|declared| declared.format.is_some_and(|format| format != Format::Raw)) =>
-            {
-                Format::Raw
-            }
+            Content::Unknown if declared_format.is_some_and(|format| format != Format::Raw) => Format::Raw,
             Content::Unknown => return Err(ImageError::Unknown(self.name.to_owned())),
         };
         if !formats.has(found) {

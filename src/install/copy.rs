@@ -60,11 +60,11 @@ pub(super) fn install_stored(
     let (checked, written) = passes.as_ref().map(|passes| (&passes.checked, &passes.written)).unzip();
     let verify = || verification.check(image, checked, run);
     let verified = if job.reinstall || passes.is_none() { Some(verify()?) } else { None };
+    let reader = image.reader(job.expected, written)?;
     // Only the end of an archive shows that there is no other disk in it, and the old system stays until that is known.
-    if job.reinstall && image.reader(job.expected, None)?.image_type.archive.is_some() {
+    if job.reinstall && reader.image_type.archive.is_some() {
         image.check_archive()?;
     }
-    let reader = image.reader(job.expected, written)?;
     check_size(&reader, target).with_context(|| installing(image.name()))?;
     // qemu-img reads the file itself. A change of that file shows only in its times.
     let compares = !matches!(reader.bytes, ImageBytes::QemuFile(..));

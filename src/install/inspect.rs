@@ -20,7 +20,7 @@ use super::local_image::{UnsteadyImage, open_local};
 use crate::disk::device::{MemoryDisk, ReadAt};
 use crate::disk::partition::{self, ImageExtent, Partition, StreamedDisk, Table, TableError};
 use crate::image::disk_size::DiskSize;
-use crate::image::format::{Format, Formats, ImageType};
+use crate::image::format::{Formats, ImageType};
 use crate::image::gate::{Expected, stream_reader};
 use crate::image::policy::LocalPolicy;
 use crate::image::reader::{ImageBytes, ImageReader};
@@ -201,9 +201,7 @@ impl Inspection<'_> {
         let name = url.to_string();
         let found = stream_reader((&name, url.member()), body, content_length, pieces, self.expected);
         let found = found.map_err(anyhow::Error::new).and_then(|reader| {
-            let image_type = reader.image_type;
-            let raw = matches!(image_type, ImageType { format: Format::Raw, archive: None, compression: None });
-            let rest = if raw { pieces.zip(content_length) } else { None };
+            let rest = if reader.image_type == ImageType::PLAIN_RAW { pieces.zip(content_length) } else { None };
             let found = self.examine(reader, content_length, From::Server(rest), &name, run)?;
             Ok(Inspected { kept: Some(false), ..found })
         });

@@ -12,6 +12,7 @@ use tar::{EntryType, Header};
 
 use super::pax::PaxRecords;
 use super::sparse::{self, Extent};
+use crate::disk::fingerprint::is_zero;
 
 /// The unit of a tar archive, in bytes.
 pub(super) const BLOCK: usize = 512;
@@ -138,19 +139,14 @@ impl<R: Read> TarReader<R> {
 
     /// The next header. Returns `None` at the end of the archive.
     fn header(&mut self) -> io::Result<Option<[u8; BLOCK]>> {
-        let mut block = [0; BLOCK];
-        let mut len = 0;
-        while len < BLOCK {
-            match self.input.read(&mut block[len..]) {
-                // Some programs write no block of zeros at the end, and GNU tar reads such archives.
-                Ok(0) if len == 0 => return Ok(None),
-                Ok(0) => return Err(cut("in a header")),
-                Ok(read) => len += read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
+        let mut block = Vec::with_capacity(BLOCK);
+        self.input.by_ref().take(BLOCK as u64).read_to_end(&mut block)?;
+        // Some programs write no block of zeros at the end, and GNU tar reads such archives.
+        if block.is_empty() {
+            return Ok(None);
         }
-        if block.iter().all(|byte| *byte == 0) {
+        let block: [u8; BLOCK] = block.try_into().map_err(|_short| cut("in a header"))?;
+        if is_zero(&block) {
             return self.check_end().map(|()| None);
         }
         if !has_valid_checksum(&block) {
@@ -165,7 +161,7 @@ impl<R: Read> TarReader<R> {
         loop {
             match self.input.read(&mut buffer) {
                 Ok(0) => return Ok(()),
-                Ok(len) if buffer[..len].iter().all(|byte| *byte == 0) => {}
+                Ok(len) if is_zero(&buffer[..len]) => {}
                 Ok(_) => return Err(invalid("trailing data after the end of the tar archive".into())),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),

@@ -15,6 +15,12 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
+/// A server of this one file.
+fn served(file: &Path) -> Server {
+    let body = fs::read(file).unwrap();
+    Server::start(move |request, _| Reply::file(request, &body, "\"v1\""))
+}
+
 /// A folder with a disk and with files beside it, as publishers pack them.
 struct Folder<'w> {
     world: &'w World,
@@ -54,12 +60,16 @@ impl<'w> Folder<'w> {
         self.world.tool(&["inspect", image]).run().succeeds();
     }
 
-    /// The image is refused for `reason`. The disk of a new instance can't boot.
+    /// The image is refused for `reason`. The disk of a new instance can't boot, and that of a reinstalled one is as it was.
     fn is_refused(&self, image: &str, image_type: &str, reason: &str) {
-        let target = Disk::stale(self.world, "disk0", Kind::File, SIZE + MIB);
-        let log = self.world.create(target.path(), image, image_type).run().fails(&[reason]);
-        assert!(log.is_ascii(), "{log}");
-        target.assert_unbootable(&format!("{image}: {reason}"));
+        for reinstall in ["0", "1"] {
+            let target = Disk::stale(self.world, "disk0", Kind::File, SIZE + MIB);
+            let create = self.world.create(target.path(), image, image_type).env("INSTANCE_REINSTALL", reinstall);
+            let log = create.run().fails(&[reason]);
+            assert!(log.is_ascii(), "{log}");
+            let what = format!("{image}: {reason}");
+            if reinstall == "1" { target.assert_untouched(&what) } else { target.assert_unbootable(&what) }
+        }
     }
 }
 
@@ -110,8 +120,7 @@ fn a_compressed_archive_is_installed_from_a_file_and_from_a_server() {
         let image_type = format!("tar+{compression}");
         folder.is_installed(text(&packed), &image_type);
         folder.is_installed(text(&packed), &format!("raw+{image_type}"));
-        let body = fs::read(&packed).unwrap();
-        let server = Server::start(move |request, _| Reply::file(request, &body, "\"v1\""));
+        let server = served(&packed);
         folder.is_installed(server.url("/disk.tar").as_url().as_str(), "");
     }
 }
@@ -134,8 +143,7 @@ fn an_ova_and_a_vagrant_box_are_installed() {
     fs::write(folder.path.join("Vagrantfile"), "Vagrant.configure(\"2\") {}\n").unwrap();
     let vagrant = compress(&folder.tar(&[], &["./metadata.json", "./Vagrantfile", "./box.img"]), "gz");
     folder.is_installed(text(&vagrant), "");
-    let body = fs::read(&vagrant).unwrap();
-    let server = Server::start(move |request, _| Reply::file(request, &body, "\"v1\""));
+    let server = served(&vagrant);
     folder.is_installed(server.url("/debian.box").as_url().as_str(), "");
 }
 
@@ -149,8 +157,7 @@ fn of_several_disks_one_has_to_be_chosen() {
     world.tool(&["inspect", text(&archive)]).run().fails(&[both]);
     folder.is_installed(&format!("{}#b.raw", text(&archive)), "");
     folder.is_installed(&format!("{}#./a.raw", text(&archive)), "");
-    let body = fs::read(&archive).unwrap();
-    let server = Server::start(move |request, _| Reply::file(request, &body, "\"v1\""));
+    let server = served(&archive);
     let url = server.url("/disks.tar").as_url().to_string();
     folder.is_refused(&url, "", both);
     folder.is_installed(&format!("{url}#b.raw"), "");
