@@ -8,6 +8,7 @@ use std::os::unix::fs::FileExt;
 
 use sha2::{Digest as _, Sha256, Sha512};
 
+use crate::store::hex;
 use crate::store::http::{ImageUrl, UrlError};
 
 /// A file is hashed in pieces of this many bytes.
@@ -140,7 +141,6 @@ impl Hasher {
     }
 
     pub(crate) fn finish(self) -> Digest {
-        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         match self {
             Hasher::Sha256(hash) => Digest { algorithm: Algorithm::Sha256, hex: hex(&hash.finalize()) },
             Hasher::Sha512(hash) => Digest { algorithm: Algorithm::Sha512, hex: hex(&hash.finalize()) },

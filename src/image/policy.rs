@@ -11,12 +11,11 @@
 //! hard links. So the folders on the way to the file are compared with the cache folders by device and inode number, and
 //! the file itself is compared with the files in the cache folders.
 
-use std::fs::{self, File, Metadata};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
-use crate::node::file::descriptor_path;
+use crate::node::file::{descriptor_path, identity};
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct LocalPolicy {
@@ -119,11 +118,6 @@ impl LocalPolicy {
             None => Ok(()),
         }
     }
-}
-
-/// Returns the device and the inode number of a file or folder.
-fn identity(metadata: &Metadata) -> (u64, u64) {
-    (metadata.dev(), metadata.ino())
 }
 
 /// The number of components of the innermost of `places` that contains `path`; 0 if none does.

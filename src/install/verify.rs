@@ -5,7 +5,6 @@
 //! server is down. For that case the sidecar of a cached image notes which SUMS file and signature the image agreed
 //! with (a hash of their URLs), and only an image with that note is used without them.
 
-use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::thread;
@@ -22,6 +21,7 @@ use crate::image::stored::StoredImage;
 use crate::image::sums_file;
 use crate::node::file::open_regular;
 use crate::node::run::Run;
+use crate::store::hex;
 use crate::store::http::{Client, HttpSettings, ImageUrl};
 use crate::store::signature::{Signature, SignatureError};
 
@@ -273,12 +273,7 @@ pub(super) fn mark(checks: &Checks) -> Option<String> {
         all.update(part);
         all.update(b"\n");
     }
-    let mut note = String::new();
-    for byte in all.finalize() {
-        // Writing to a `String` cannot fail.
-        let _ = write!(note, "{byte:02x}");
-    }
-    Some(note)
+    Some(hex(&all.finalize()))
 }
 
 fn described(source: &SignatureSource) -> String {

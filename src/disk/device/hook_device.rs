@@ -5,7 +5,6 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,6 +13,7 @@ use loopdev::LoopControl;
 
 use super::leftovers::DeviceSnapshot;
 use super::{DiskKind, HeldDisk, locks, users};
+use crate::node::file::identity;
 use crate::node::sys;
 
 /// The number of attempts to attach a loop device. Any other process may take the free loop device that the kernel has
@@ -202,7 +202,7 @@ fn wait_until_unused(
 /// Returns whether the loop device still belongs to the disk's file. When it was free for a moment, another process may
 /// have attached it to another file. The device is closed again at once, because an open device stays attached.
 fn serves(device: &Path, disk: &HeldDisk) -> io::Result<bool> {
-    let ours = disk.file().metadata().map(|data| (data.dev(), data.ino()))?;
+    let ours = disk.file().metadata().map(|data| identity(&data))?;
     match File::open(device) {
         Ok(handle) => Ok(sys::loop_status(&handle)?.is_some_and(|status| status.backing_file == ours)),
         Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(false),

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::stat::{major, makedev, minor};
 
 use super::mounts::Mounts;
-use crate::node::file::descriptor_path;
+use crate::node::file::{descriptor_path, identity};
 use crate::node::sys::{self, LoopStatus};
 
 /// The relation of a device to the disk.
@@ -142,7 +142,7 @@ pub(super) fn on(disk: &File, mounts: &Mounts) -> io::Result<Vec<Layer>> {
     if data.file_type().is_block_device() {
         waiting.push_back(data.rdev());
     } else {
-        let over = |status: &LoopStatus| status.backing_file == (data.dev(), data.ino());
+        let over = |status: &LoopStatus| status.backing_file == identity(&data);
         add(loops_that(&loops, over), &mut waiting);
     }
     while let Some(number) = waiting.pop_front() {

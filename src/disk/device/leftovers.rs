@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use super::layers::{self, Layer};
 use super::mounts::{Mounts, Swaps};
 use super::{hook_device, locks};
-use crate::node::file::descriptor_path;
+use crate::node::file::{descriptor_path, identity};
 use crate::node::process;
 use crate::node::sys;
 
@@ -155,7 +155,7 @@ fn stale_loop(name: &str, mounts: &Mounts) -> io::Result<Option<StaleLoop>> {
     let Some(backing) = file_of_our_loop(&device)? else { return Ok(None) };
     // The run that attached the device holds a lock on the disk until its end.
     if let Ok(file) = File::open(&disk) {
-        let is_disk = file.metadata().is_ok_and(|data| (data.dev(), data.ino()) == backing);
+        let is_disk = file.metadata().is_ok_and(|data| identity(&data) == backing);
         if is_disk && locks::are_hooks_attended(&file) {
             return Ok(None);
         }

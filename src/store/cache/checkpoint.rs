@@ -14,9 +14,10 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::access::Access;
-use super::entry::{EntryFiles, hex};
+use super::entry::EntryFiles;
 use super::error::CacheError;
 use super::folder;
+use crate::store::hex;
 use crate::store::http::Validator;
 
 /// Bytes read from the disk at once, at most.

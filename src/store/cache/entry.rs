@@ -23,6 +23,7 @@ use super::error::CacheError;
 use super::lock::EntryLock;
 use super::sidecar::{Sidecar, read_text};
 use super::{folder, lock};
+use crate::store::hex;
 use crate::store::http::ImageUrl;
 
 /// The endings of an entry's names.
@@ -302,11 +303,6 @@ impl EntryFiles {
         }
         written
     }
-}
-
-/// Hex digits of a hash.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

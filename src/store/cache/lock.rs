@@ -12,11 +12,12 @@
 use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::error::CacheError;
 use super::scan::Names;
+use crate::node::file::identity;
 
 /// The lock file of one entry.
 pub(super) struct EntryLock {
@@ -115,7 +116,7 @@ impl EntryLock {
         let looking = CacheError::io("looking at", &self.path);
         let ours = self.file.metadata().map_err(&looking)?;
         match fs::symlink_metadata(&self.path) {
-            Ok(named) => Ok((named.dev(), named.ino()) == (ours.dev(), ours.ino())),
+            Ok(named) => Ok(identity(&named) == identity(&ours)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(looking(error)),
         }

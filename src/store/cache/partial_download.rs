@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 
 use super::access::Requester;
 use super::checkpoint::{Checkpoint, CheckpointFile, HashedPrefix, Origin, SavedCheckpoint};
-use super::entry::{EntryFiles, hex};
+use super::entry::EntryFiles;
 use super::error::CacheError;
 use super::room::Room;
 use super::shared_download::{DownloadInfo, SharedDownload};
@@ -24,6 +24,7 @@ use super::{Clock, folder, seconds};
 use crate::node::report::Report;
 use crate::node::size::{ByteSize, MIB};
 use crate::node::sys;
+use crate::store::hex;
 use crate::store::http::{Content, RangeRequest};
 
 /// Bytes taken from the network at once, at most.
@@ -305,7 +306,8 @@ mod tests {
     use crate::node::report::Report;
     use crate::store::cache::Clock;
     use crate::store::cache::access::Requester;
-    use crate::store::cache::entry::{EntryFiles, Naming, hex};
+    use crate::store::cache::entry::{EntryFiles, Naming};
+    use crate::store::hex;
     use crate::store::http::{Client, HttpSettings, ImageUrl};
     use sha2::{Digest, Sha256};
     use std::fs;

@@ -16,6 +16,7 @@ use super::request::{Conditions, Wanted};
 use super::settings::{HttpSettings, Secret};
 use super::tls;
 use super::url::ImageUrl;
+use crate::store::hex;
 
 /// Whose certificates a client believes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,7 +105,7 @@ pub(super) fn fingerprint(certificates: &[X509]) -> String {
         hash.update((der.len() as u64).to_le_bytes());
         hash.update(&der);
     }
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&hash.finalize())
 }
 
 #[cfg(test)]
