@@ -2,7 +2,7 @@
 //! Who else could have written what runs as a hook: the hooks' folder, what is in it, their interpreters, and the files of
 //! the variant, which hooks read (`guest-root.sh`).
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
@@ -71,8 +71,7 @@ fn interpreters(hook: &Path) -> Vec<PathBuf> {
 }
 
 fn named_in(script: &Path) -> Vec<PathBuf> {
-    let line = open_regular(script).and_then(first_line);
-    let Some(line) = line.ok().flatten() else { return Vec::new() };
+    let Some(line) = start(script).ok().as_deref().and_then(first_line) else { return Vec::new() };
     let words = line.split_ascii_whitespace().enumerate();
     // What follows the interpreter are files where they are absolute: env(1), a script for the interpreter.
     let paths = words.filter(|(index, word)| *index == 0 || word.starts_with('/')).map(|(_, word)| PathBuf::from(word));
@@ -85,12 +84,17 @@ fn is_systems(path: &Path) -> bool {
     is_below(path) && path.canonicalize().is_ok_and(|path| is_below(&path))
 }
 
-/// The first line of a script without its `#!`; none for a program. What is no text in it is replaced.
-fn first_line(file: File) -> io::Result<Option<String>> {
+/// As much of the hook as the kernel looks at to tell how it is run.
+fn start(hook: &Path) -> io::Result<Vec<u8>> {
     let mut start = Vec::new();
-    file.take(FIRST_LINE).read_to_end(&mut start)?;
+    open_regular(hook)?.take(FIRST_LINE).read_to_end(&mut start)?;
+    Ok(start)
+}
+
+/// The first line of a script without its `#!`; none for a program. What is no text in it is replaced.
+fn first_line(start: &[u8]) -> Option<String> {
     let line = start.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    Ok(line.strip_prefix(b"#!").map(|line| String::from_utf8_lossy(line).into_owned()))
+    line.strip_prefix(b"#!").map(|line| String::from_utf8_lossy(line).into_owned())
 }
 
 /// Why the kernel can't start the hook, as far as its first line tells (execve(2)).
@@ -98,11 +102,10 @@ fn first_line(file: File) -> io::Result<Option<String>> {
 /// # Errors
 /// It can't be read.
 pub(crate) fn why_not_started(hook: &Path) -> io::Result<Option<String>> {
-    let Some(line) = first_line(open_regular(hook)?)? else {
-        let mut magic = Vec::new();
-        open_regular(hook)?.take(4).read_to_end(&mut magic)?;
+    let start = start(hook)?;
+    let Some(line) = first_line(&start) else {
         let script = "it is neither a program nor a script that begins with #!";
-        return Ok((magic != b"\x7fELF").then(|| script.to_owned()));
+        return Ok((!start.starts_with(b"\x7fELF")).then(|| script.to_owned()));
     };
     let interpreter = line.trim_ascii_start().split([' ', '\t']).next().unwrap_or_default();
     Ok(match interpreter.strip_suffix('\r') {

@@ -75,12 +75,12 @@ impl Untrusted {
 /// # Errors
 /// A place that can't be looked at.
 pub(crate) fn untrusted(path: &Path) -> io::Result<Option<Untrusted>> {
-    Walk::new(Uid::effective().as_raw(), ROOT.get().map_or(Path::new("/"), PathBuf::as_path))?.to(path, false)
+    Walk::of_this_process()?.to(path, false)
 }
 
 /// As [`untrusted`], for the folder of `path` only: the caller judges what is at `path` itself.
 pub(crate) fn untrusted_folder(path: &Path) -> io::Result<Option<Untrusted>> {
-    let walk = Walk::new(Uid::effective().as_raw(), ROOT.get().map_or(Path::new("/"), PathBuf::as_path))?;
+    let walk = Walk::of_this_process()?;
     absolute(path)?.parent().map_or(Ok(None), |folder| walk.to(folder, true))
 }
 
@@ -91,6 +91,10 @@ struct Walk {
 }
 
 impl Walk {
+    fn of_this_process() -> io::Result<Self> {
+        Self::new(Uid::effective().as_raw(), ROOT.get().map_or(Path::new("/"), PathBuf::as_path))
+    }
+
     fn new(user: u32, root: &Path) -> io::Result<Self> {
         let named = absolute(root)?;
         let real = named.canonicalize().unwrap_or_else(|_missing| named.clone());

@@ -236,12 +236,15 @@ fn local_policy(image: &ImageRef, settings: &Settings, paths: &Paths) -> anyhow:
     Ok(policy)
 }
 
-/// Returns the cache folder of each variant. A variant with wrong settings is left out, because it must not keep others
-/// from installing.
-fn cache_folders(paths: &Paths) -> anyhow::Result<Vec<PathBuf>> {
+/// Returns the settings of all variants. A variant with wrong settings is left out, because it must not keep others from
+/// installing, and a list from being shown.
+fn settings_of_all(paths: &Paths) -> Result<Vec<Settings>, ConfigError> {
     let variants = Variants::of(paths)?;
-    let settings = variants.all().filter_map(|variant| config::load(paths, variant).ok());
-    let mut folders: Vec<_> = settings.map(|settings| settings.cache.dir).collect();
+    Ok(variants.all().filter_map(|variant| config::load(paths, variant).ok()).collect())
+}
+
+fn cache_folders(paths: &Paths) -> anyhow::Result<Vec<PathBuf>> {
+    let mut folders: Vec<_> = settings_of_all(paths)?.into_iter().map(|settings| settings.cache.dir).collect();
     folders.sort();
     folders.dedup();
     Ok(folders)
@@ -258,14 +261,10 @@ pub(crate) fn variant_cache(variant: &VariantName, paths: &Paths) -> anyhow::Res
 }
 
 /// Returns the names that variants have for images from URLs, with the URLs, for those variants whose cache is `dir`.
-/// Leaves out a variant with invalid settings, so that the list still works.
 pub(crate) fn image_names(dir: &Path, paths: &Paths) -> Vec<(String, ImageUrl)> {
     let mut names = Vec::new();
-    let Ok(variants) = Variants::of(paths) else { return names };
-    for variant in variants.all() {
-        let Some(settings) = config::load(paths, variant).ok().filter(|settings| settings.cache.dir == dir) else {
-            continue;
-        };
+    let settings = settings_of_all(paths).unwrap_or_default();
+    for settings in settings.into_iter().filter(|settings| settings.cache.dir == dir) {
         for (name, alias) in settings.images {
             let Ok(url) = ImageUrl::parse(&alias.image.0) else { continue };
             let named = (name, url);

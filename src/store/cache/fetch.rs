@@ -85,7 +85,8 @@ impl Cache {
     }
 
     /// Asks the server once for another image than the cached one, even if that is recent. It is none if the server has no
-    /// other, or, where it gives no validators, one that is as long and begins in the same way. If `accept` refuses a new image, that is an error, and the cached image stays.
+    /// other, or, where it gives no validators, one that is as long and begins in the same way. If `accept` refuses a new
+    /// image, that is an error, and the cached image stays.
     pub(crate) fn renew(
         &self,
         url: &ImageUrl,

@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 use super::entry::{EntryFiles, Naming};
 use super::error::CacheError;
 use super::lock::EntryLock;
-use super::scan::scan;
+use super::scan::{Names, scan};
 use super::sidecar::Sidecar;
 use super::{Cache, folder, lock, partial_download, seconds};
 
@@ -64,7 +64,8 @@ impl Cache {
         let retention = self.settings.max_age.saturating_add(STALE_RETENTION).as_secs();
         let is_former_gone = is_former_version_gone(now);
         let mut removed = 0;
-        for (files, names) in scan(self.dir())? {
+        let entries = scan(self.dir())?;
+        for (files, names) in &entries {
             if beside.is_some_and(|(key, _)| key == files.key()) {
                 continue;
             }
@@ -74,7 +75,7 @@ impl Cache {
             if is_kept && !names.has("part") && !names.has("tmp") && !names.has("mark") {
                 continue;
             }
-            with_idle(&files, |files| {
+            with_idle(files, |files| {
                 partial_download::remove_leftovers(files, now)?;
                 if !files.regular_sidecar()?.is_some_and(is_recent) {
                     removed += usize::from(files.remove_unused()?);
@@ -82,21 +83,21 @@ impl Cache {
                 Ok(())
             })?;
             if is_former_gone && names.is_only_a_lock() {
-                remove_former_lock(&files)?;
+                remove_former_lock(files)?;
             }
         }
-        self.bound_partial_downloads()?;
+        self.bound_partial_downloads(&entries)?;
         if let Some(max_size) = self.settings.max_size {
-            removed += shrink(self.dir(), max_size.0, beside)?;
+            removed += shrink(&entries, max_size.0, beside)?;
         }
         Ok(removed)
     }
 
     /// Removes the oldest of the interrupted downloads that wait to be resumed, if there are too many of them, or if they
     /// have more than `max_size` bytes together. Downloads that are going on do not count.
-    fn bound_partial_downloads(&self) -> Result<(), CacheError> {
+    fn bound_partial_downloads(&self, entries: &[(EntryFiles, Names)]) -> Result<(), CacheError> {
         let mut partial = Vec::new();
-        for (files, names) in scan(self.dir())? {
+        for (files, names) in entries {
             if names.has("part")
                 && let Some(part) = folder::regular_file(&files.part)
             {
@@ -106,7 +107,7 @@ impl Cache {
         partial.sort_by(|(a, ..), (b, ..)| b.cmp(a));
         let (mut count, mut bytes) = (0, 0);
         for (_, len, files) in partial {
-            with_idle(&files, |files| {
+            with_idle(files, |files| {
                 (count, bytes) = (count + 1, bytes + len);
                 let is_too_much = count > MAX_PARTIAL || self.settings.max_size.is_some_and(|max| bytes > max.0);
                 if is_too_much { files.discard_part() } else { Ok(()) }
@@ -165,11 +166,11 @@ fn remove_former_lock(files: &EntryFiles) -> Result<(), CacheError> {
 /// Removes the images that were not used for the longest time, until all others have at most `max_size` bytes together
 /// with the image `beside`, of which the key and the length are given. Gives the number of images removed. Images in use
 /// stay.
-fn shrink(dir: &Path, max_size: u64, beside: Option<(&str, u64)>) -> Result<usize, CacheError> {
+fn shrink(entries: &[(EntryFiles, Names)], max_size: u64, beside: Option<(&str, u64)>) -> Result<usize, CacheError> {
     let mut images = Vec::new();
-    for (files, names) in scan(dir)? {
+    for (files, names) in entries {
         let is_other = beside.is_none_or(|(key, _)| key != files.key());
-        // Another process that makes room may have removed the image.
+        // The steps before, or another process that makes room, may have removed the image.
         if names.has("img")
             && is_other
             && let Some(image) = folder::regular_file(&files.img)
@@ -187,7 +188,7 @@ fn shrink(dir: &Path, max_size: u64, beside: Option<(&str, u64)>) -> Result<usiz
         if total <= max_size {
             break;
         }
-        with_idle(&files, |files| {
+        with_idle(files, |files| {
             if files.remove_unused()? {
                 (total, removed) = (total.saturating_sub(len), removed + 1);
             }
