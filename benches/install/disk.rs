@@ -29,14 +29,14 @@ const SAMPLES: u64 = 256;
 
 /// A block device over a file.
 pub(crate) struct Disk {
+    /// Open for reading only, as is the device: a disk that somebody can write to is in use, and create refuses it.
     backing: File,
-    direct: File,
     path: PathBuf,
     size: u64,
     /// Bytes from the start that hold old data before a run; the rest is a hole.
     stale: u64,
     /// Attached for as long as this is open.
-    _device: LoopDevice,
+    _device: File,
 }
 
 impl Disk {
@@ -45,11 +45,11 @@ impl Disk {
         let backing =
             tempfile::tempfile_in(folder).with_context(|| format!("making a disk in {}", folder.display()))?;
         backing.set_len(size)?;
-        let direct =
-            OpenOptions::new().read(true).write(true).custom_flags(libc::O_DIRECT).open(descriptor_path(&backing))?;
         let device = attach(&backing).context("attaching a loop device")?;
         let path = device.path().context("the loop device has no path")?;
-        Ok(Disk { backing, direct, path, size, stale, _device: device })
+        let _device = File::open(&path)?;
+        let backing = File::open(descriptor_path(&backing))?;
+        Ok(Disk { backing, path, size, stale, _device })
     }
 
     /// The block device.
@@ -65,30 +65,37 @@ impl Disk {
     /// Fills the disk with old data, the same way before every run of every contender: whatever the last one did to
     /// the file (holes, unwritten extents), it is again allocated and written, and nothing of it is in the page cache.
     pub(crate) fn refill(&self) -> anyhow::Result<()> {
+        let direct = self.open_direct()?;
         if self.stale < self.size {
-            self.backing.set_len(self.stale)?;
-            self.backing.set_len(self.size)?;
+            direct.set_len(self.stale)?;
+            direct.set_len(self.size)?;
         }
-        fallocate(&self.backing, FallocateFlags::empty(), 0, i64::try_from(self.stale)?)?;
+        fallocate(&direct, FallocateFlags::empty(), 0, i64::try_from(self.stale)?)?;
         let pattern = old_data();
         let mut at = 0;
         while at < self.stale {
             let step = usize::try_from(self.stale - at).unwrap_or(STEP).min(STEP);
-            self.direct.write_all_at(&pattern[..step], at)?;
+            direct.write_all_at(&pattern[..step], at)?;
             at += step as u64;
         }
         self.chill()?;
-        self.ensure_stale(&pattern)
+        self.ensure_stale(&direct, &pattern)
+    }
+
+    /// Opens the file below the disk past the page cache.
+    fn open_direct(&self) -> io::Result<File> {
+        OpenOptions::new().read(true).write(true).custom_flags(libc::O_DIRECT).open(descriptor_path(&self.backing))
     }
 
     /// Copies all of `image`, its zeros written out, as on a disk that was in use for long.
     pub(crate) fn fill_with(&self, image: &File) -> anyhow::Result<()> {
+        let direct = self.open_direct()?;
         let mut buffer = AlignedBuf::new(STEP);
         let mut at = 0;
         while at < self.size {
             let step = usize::try_from(self.size - at).unwrap_or(STEP).min(STEP);
             extents::read_or_zero(image, &mut buffer[..step], at)?;
-            self.direct.write_all_at(&buffer[..step], at)?;
+            direct.write_all_at(&buffer[..step], at)?;
             at += step as u64;
         }
         self.chill()
@@ -103,7 +110,7 @@ impl Disk {
         Ok(())
     }
 
-    fn ensure_stale(&self, pattern: &[u8]) -> anyhow::Result<()> {
+    fn ensure_stale(&self, direct: &File, pattern: &[u8]) -> anyhow::Result<()> {
         let written = extents::data(&self.backing)?;
         ensure!(
             matches!(&written[..], [whole] if *whole == (0..self.stale)),
@@ -113,7 +120,7 @@ impl Disk {
         let blocks = self.stale / 4096;
         for sample in 0..SAMPLES.min(blocks) {
             let at = sample * (blocks / SAMPLES.min(blocks)) * 4096;
-            self.direct.read_exact_at(&mut block, at)?;
+            direct.read_exact_at(&mut block, at)?;
             let in_pattern = usize::try_from(at % STEP as u64)?;
             ensure!(block[..] == pattern[in_pattern..in_pattern + 4096], "no old data at byte {at} of the disk");
         }

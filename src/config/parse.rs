@@ -93,7 +93,7 @@ mod tests {
     fn unknown_keys_are_named_with_the_allowed_ones() {
         let top = "allowed are `image`, `image_type`, `image_checksum`, `image_signature`, `cloud_init`, \
                    `ssh_keys`, `user_data`, `network_config`, `dns_servers`, `dns_search`, `seed_persist`, `seed_keep`, `require_checksum`, \
-                   `require_signature`, `keyring`, `allow_unknown_content`, `image_formats`, `mbr_tolerance`, `wipe`, `verify_readback`, \
+                   `require_signature`, `keyring`, `allow_unknown_content`, `image_formats`, `mbr_tolerance`, `qcow2`, `wipe`, `verify_readback`, \
                    `wipe_other_disks`, `allowed_images`, `log_format`, `images`, `http`, `cache`";
         assert_eq!(message("# x\nimgs = 1"), format!("2:1: unknown key `imgs`, {top}"));
         assert_eq!(message("\"a\\nb\" = 1"), format!("1:1: unknown key `a\\nb`, {top}"));

@@ -8,12 +8,12 @@ use serde::{Deserialize, Serialize};
 
 use super::images::{self, ImagePlace, Images, PlaceList};
 use super::values::{
-    AbsolutePath, ChecksumRule, DAY, Days, FormatList, Keyring, Lines, LogFormatWord, MbrSize, MbrTolerance,
+    AbsolutePath, ChecksumRule, DAY, Days, FormatList, Keyring, Lines, LogFormatWord, MbrSize, MbrTolerance, Qcow2Word,
     RequireChecksum, Reserve, SecretText, Text, WipeWord,
 };
 use super::{Paths, VariantName};
 use crate::disk::write::{Wipe, WriteOptions};
-use crate::image::format::Formats;
+use crate::image::format::{Formats, Qcow2Decoder};
 use crate::node::report::LogFormat;
 use crate::node::size::ByteSize;
 use crate::node::value::OptionalSize;
@@ -70,6 +70,9 @@ pub(crate) struct Settings {
     pub(crate) image_formats: Formats,
     #[serde(with = "MbrSize")]
     pub(crate) mbr_tolerance: MbrTolerance,
+    /// What decodes qcow2 images.
+    #[serde(with = "Qcow2Word")]
+    pub(crate) qcow2: Qcow2Decoder,
     /// The part of the disk behind the image that is zeroed.
     #[serde(with = "WipeWord")]
     pub(crate) wipe: Wipe,
@@ -187,6 +190,7 @@ mod tests {
     use crate::config::{Paths, VariantName};
     use crate::disk::write::Wipe;
     use crate::image::format::Format;
+    use crate::image::format::Qcow2Decoder;
     use crate::node::report::LogFormat;
     use crate::node::size::ByteSize;
     use crate::store::http::{HttpSettings, Secret, UrlPrefix};
@@ -320,6 +324,7 @@ mod tests {
             allow_unknown_content: true,
             image_formats: [Format::Raw, Format::Qcow2, Format::Vmdk].into_iter().collect(),
             mbr_tolerance: MbrTolerance(128 << 20),
+            qcow2: Qcow2Decoder::QemuImg,
             wipe: Wipe::Ends,
             verify_readback: true,
             wipe_other_disks: true,

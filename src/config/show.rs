@@ -63,10 +63,10 @@ mod tests {
         let (images, others): (Vec<_>, Vec<_>) = full.iter().cloned().partition(|key| key.starts_with("images."));
         assert_eq!(images, ["images.debian-12", "images.\"golden-1.2\""]);
         assert_eq!(
-            (others.len(), &others[0], &others[46]),
-            (47, &"image".to_owned(), &"cache.verify_cached".to_owned())
+            (others.len(), &others[0], &others[47]),
+            (48, &"image".to_owned(), &"cache.verify_cached".to_owned())
         );
-        assert_eq!(full[23..25], images, "behind the top level");
+        assert_eq!(full[24..26], images, "behind the top level");
         assert_eq!(others, keys(&Settings::default()).collect::<Vec<_>>());
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::disk::partition::MBR_TOLERANCE;
 use crate::disk::write::Wipe;
-use crate::image::format::{Format, Formats};
+use crate::image::format::{Format, Formats, Qcow2Decoder};
 use crate::node::report::LogFormat;
 use crate::node::size::ByteSize;
 use crate::node::value::{Checked, absolute_path, size, text, value_kinds, written_size};
@@ -75,6 +75,14 @@ value_kinds! {
         "none" => Ok(Wipe::None),
         _ => Err("must be \"full\", \"ends\" or \"none\""),
     }, |wipe| wipe.name();
+    Qcow2Word: String => Qcow2Decoder, |word| match word.as_str() {
+        "auto" => Ok(Qcow2Decoder::Own),
+        "qemu-img" => Ok(Qcow2Decoder::QemuImg),
+        _ => Err("must be \"auto\" or \"qemu-img\""),
+    }, |decoder| match decoder {
+        Qcow2Decoder::Own => "auto",
+        Qcow2Decoder::QemuImg => "qemu-img",
+    };
     LogFormatWord: String => LogFormat, |word| log_format(&word), |format| format.name();
     /// Names of disk formats. An empty list means the formats that are allowed by default.
     FormatList: Vec<String> => Formats, |names| formats(&names),

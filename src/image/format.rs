@@ -87,6 +87,15 @@ impl ImageType {
     pub(crate) const PLAIN_RAW: Self = ImageType { format: Format::Raw, archive: None, compression: None };
 }
 
+/// What decodes qcow2 images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Qcow2Decoder {
+    /// This program, but for what it leaves to qemu-img.
+    #[default]
+    Own,
+    QemuImg,
+}
+
 /// A declared image type. One that names an archive may leave the format to the content: `tar+gz`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeclaredType {

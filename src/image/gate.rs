@@ -13,14 +13,16 @@ use std::sync::Arc;
 
 use super::archive::{self, ArchivedDisk};
 use super::compression::Compression;
-use super::container;
+use super::container::{self, ImageFile, Qcow2Disk};
 use super::detect::{self, Content, FOOTER_LEN, FooterCheck, HEAD_LEN};
 use super::disk_size::{DiskSize, ReadFrom};
 use super::error::ImageError;
-use super::format::{Archive, DeclaredType, Format, Formats, ImageType};
+use super::format::{Archive, DeclaredType, Format, Formats, ImageType, Qcow2Decoder};
 use super::reader::{ImageBytes, ImageReader};
+use crate::disk::device::ReadAt as _;
 use crate::disk::fingerprint::Fingerprint;
 use crate::disk::partition::MBR_TOLERANCE;
+use crate::store::cache::DownloadFile;
 
 /// To guess the type of an image, at most this many bytes of its file are read.
 const LIKELY_LEN: u64 = 1 << 20;
@@ -35,12 +37,14 @@ pub(crate) struct Expected {
     pub(crate) formats: Formats,
     /// How much of an MBR partition without a known file system may be missing, in bytes.
     pub(crate) mbr_tolerance: u64,
+    pub(crate) qcow2: Qcow2Decoder,
 }
 
 impl Default for Expected {
     fn default() -> Self {
         let (image_type, formats) = (None, Formats::default());
-        Expected { image_type, allow_unknown: false, formats, mbr_tolerance: MBR_TOLERANCE }
+        let qcow2 = Qcow2Decoder::default();
+        Expected { image_type, allow_unknown: false, formats, mbr_tolerance: MBR_TOLERANCE, qcow2 }
     }
 }
 
@@ -76,7 +80,10 @@ pub(super) fn file_reader<'f>(
         _ => {
             let checked = container::check_file(format, &head, file, len);
             let size = checked.map_err(|source| gate.container_error(source))?;
-            (size, ImageBytes::QemuFile(file, size))
+            match gate.qcow2_disk(format, &head, ImageFile::Whole(file, len))? {
+                Some(disk) => (size, ImageBytes::Qcow2(Box::new(disk))),
+                None => (size, ImageBytes::QemuFile(file, size)),
+            }
         }
     };
     Ok(ImageReader {
@@ -84,6 +91,22 @@ pub(super) fn file_reader<'f>(
         size: DiskSize::Exact(size),
         bytes,
     })
+}
+
+/// Takes a qcow2 image while it is downloaded to `file`. [`stream_reader`] has checked its beginning. Returns `None` if
+/// qemu-img has to read it, for which it must be complete.
+pub(crate) fn growing_reader<'f>(
+    name: &str,
+    file: DownloadFile<'f>,
+    expected: Expected,
+) -> Result<Option<ImageReader<'f>>, ImageError> {
+    let gate = Gate { name, member: None, expected };
+    let mut head = vec![0; HEAD_LEN.min(usize::try_from(file.len()).unwrap_or(HEAD_LEN))];
+    let read = file.wait_for(head.len() as u64).and_then(|()| file.file().read_exact_at(&mut head, 0));
+    read.map_err(|err| gate.read_error(err))?;
+    let Some(disk) = gate.qcow2_disk(Format::Qcow2, &head, ImageFile::Growing(file))? else { return Ok(None) };
+    let image_type = ImageType { format: Format::Qcow2, archive: None, compression: None };
+    Ok(Some(ImageReader { image_type, size: DiskSize::Exact(disk.len()), bytes: ImageBytes::Qcow2(Box::new(disk)) }))
 }
 
 /// Reads the archive `file` to its end, and fails if there is more than one disk in it. Holes of a sparse file cost
@@ -276,6 +299,19 @@ impl Gate<'_> {
             _ => return Ok(found),
         };
         Err(self.mismatch(declared, words, hint))
+    }
+
+    /// Returns the disk in an image that this program decodes itself.
+    fn qcow2_disk<'f>(
+        &self,
+        format: Format,
+        head: &[u8],
+        file: ImageFile<'f>,
+    ) -> Result<Option<Qcow2Disk<'f>>, ImageError> {
+        if format != Format::Qcow2 || self.expected.qcow2 == Qcow2Decoder::QemuImg {
+            return Ok(None);
+        }
+        Qcow2Disk::open(head, file).map_err(|source| self.container_error(source))
     }
 
     fn mismatch(&self, declared: DeclaredType, found: String, hint: DeclaredType) -> ImageError {

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, Cursor, Read};
 use std::path::{Path, PathBuf};
 
+use super::container::Qcow2Disk;
 use super::disk_size::DiskSize;
 use super::format::ImageType;
 use crate::disk::device::{FileBytes, ReadAt};
@@ -30,6 +31,8 @@ pub(crate) enum ImageBytes<'f> {
     RawFile(&'f File, u64),
     /// The bytes of the disk, which are decoded while they are read.
     RawStream(Box<dyn Read + Send + 'f>),
+    /// A qcow2 file that this program decodes. Any place of the disk can be read.
+    Qcow2(Box<Qcow2Disk<'f>>),
     /// A file for qemu-img, and the size in bytes of the disk in it.
     QemuFile(&'f File, u64),
     /// The bytes of a file for qemu-img. They have to be unpacked to a file, which then passes the gate.
@@ -41,6 +44,7 @@ impl ImageReader<'_> {
     pub(crate) fn disk<'d>(&'d self, children: &'d Children) -> io::Result<Option<Box<dyn ReadAt + 'd>>> {
         Ok(match &self.bytes {
             ImageBytes::RawFile(file, len) => Some(Box::new(FileBytes::new(file, *len))),
+            ImageBytes::Qcow2(disk) => Some(Box::new(&**disk)),
             ImageBytes::QemuFile(file, size) => {
                 Some(Box::new(QemuDisk::open(file, self.image_type.format.name(), *size, children)?))
             }

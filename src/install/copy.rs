@@ -15,7 +15,7 @@ use super::job::Job;
 use super::progress::{Counted, Origin, ProgressDisplay, Summary, seconds};
 use super::seed::Seed;
 use super::verify::{Verification, Verified, WrongImage};
-use crate::disk::device::{MemoryDisk, Sentinel, Target};
+use crate::disk::device::{MemoryDisk, ReadAt as _, Sentinel, Target};
 use crate::disk::fingerprint::Fingerprint;
 use crate::disk::partition::{self, ImageExtent, Incomplete};
 use crate::disk::write::{self, DiskWriter, PendingDisk};
@@ -66,8 +66,8 @@ pub(super) fn install_stored(
         image.check_archive()?;
     }
     check_size(&reader, target).with_context(|| installing(image.name()))?;
-    // qemu-img reads the file itself. A change of that file shows only in its times.
-    let compares = !matches!(reader.bytes, ImageBytes::QemuFile(..));
+    // Not every byte of such a file is read. A change of it shows only in its times.
+    let compares = !matches!(reader.bytes, ImageBytes::Qcow2(..) | ImageBytes::QemuFile(..));
     let copy = || copy(reader, image.name(), written.map(AsRef::as_ref), installation);
     let (verified, copied) = match verified {
         Some(verified) => (verified, copy()),
@@ -146,9 +146,11 @@ pub(super) fn copy<'j>(
     let (done, all) = (writer.done(), job.write.wipe.total(exact, target.size()));
     let watch = ProgressDisplay::start(run, "writing", move || (done.load(Ordering::Relaxed), all));
     let driver = image.image_type.format.name();
+    tell_decoder(&image.bytes, run);
     match image.bytes {
         ImageBytes::RawFile(file, len) => write::raw_file(file, len, &mut writer, seen)?,
         ImageBytes::RawStream(mut decoded) => write::stream(&mut *decoded, &mut writer)?,
+        ImageBytes::Qcow2(disk) => write::decoded_extents(&*disk, disk.len(), &mut writer)?,
         ImageBytes::QemuFile(file, size) => write::convert(file, driver, size, &mut writer, &run.children)?,
         ImageBytes::QemuStream(_) => bail!("image {name} unpacks to another archive"),
     }
@@ -164,6 +166,16 @@ fn tell_image(image: &ImageReader<'_>, installation: &Installation<'_>) {
     let fields = json!({ "image_type": image_type.to_string(), "bytes": size.least(), "disk_bytes": disk });
     let message = format_args!("image type {image_type}{known} for a disk of {}", ByteSize(disk));
     installation.run.report.event("image", fields, message);
+}
+
+/// Tells which program decodes the image, where that is a question.
+fn tell_decoder(bytes: &ImageBytes<'_>, run: &Run) {
+    let decoder = match bytes {
+        ImageBytes::Qcow2(..) => "simpleimage",
+        ImageBytes::QemuFile(..) => "qemu-img",
+        ImageBytes::RawFile(..) | ImageBytes::RawStream(..) | ImageBytes::QemuStream(..) => return,
+    };
+    run.report.event("decoder", json!({ "decoder": decoder }), format_args!("{decoder} decodes the image"));
 }
 
 /// Fails if the partition table in the image needs a larger image, as far as that shows before anything is written.

@@ -4,7 +4,7 @@
 //! One thread downloads to the `.part` file, and another one reads the same bytes and copies them to the disk. If the
 //! download begins again, then the installation begins again from the cached file. If the download continues after it
 //! was interrupted, then the reader only waits. A reinstall reads the first download only as far as it needs to see
-//! what the image is. So do `fetch`, and plain qcow2, in which qemu-img has to seek. A wrong image type ends the
+//! what the image is. So do `fetch`, and plain images in which qemu-img has to seek. A wrong image type ends the
 //! download at that point. So does a disk that is too small, if the first bytes show the size, or the index of an
 //! .xz, whose end is requested at once if the server gives ranges of that very version.
 
@@ -22,7 +22,7 @@ use crate::disk::write::DiskWriter;
 use crate::image::compression::Compression;
 use crate::image::disk_size::DiskSize;
 use crate::image::format::{Format, ImageType};
-use crate::image::gate::stream_reader;
+use crate::image::gate::{self, stream_reader};
 use crate::image::reader::{ImageBytes, ImageReader};
 use crate::image::stored::StoredImage;
 use crate::node::run::Run;
@@ -98,13 +98,16 @@ fn stream<'j>(
     tools: &FetchTools,
     installation: &Installation<'j>,
 ) -> anyhow::Result<Option<(DiskWriter<'j>, ProgressDisplay)>> {
-    let reader = growing_reader(url, growing, tools, installation)?;
-    // qemu-img has to seek in this file, which is not complete yet.
+    let (name, file) = (url.to_string(), growing.file()?);
+    let mut reader = growing_reader(url, growing, tools, installation)?;
     let ImageType { format, archive, compression } = reader.image_type;
     if format != Format::Raw && archive.is_none() && compression.is_none() {
-        return Ok(None);
+        // qemu-img has to seek in the file, which is not complete yet.
+        let Some(file) = file.filter(|_| format == Format::Qcow2) else { return Ok(None) };
+        let Some(decoded) = gate::growing_reader(&name, file, installation.job.expected)? else { return Ok(None) };
+        reader = decoded;
     }
-    copy(reader, &url.to_string(), None, installation).map(Some).with_context(|| installing(&url.to_string()))
+    copy(reader, &name, None, installation).map(Some).with_context(|| installing(&name))
 }
 
 /// Returns a reader of the image that is being downloaded. Fails if the image is already known to be too large.

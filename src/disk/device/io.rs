@@ -20,6 +20,16 @@ pub(crate) trait ReadAt {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
 }
 
+impl<T: ReadAt> ReadAt for &T {
+    fn len(&self) -> u64 {
+        (**self).len()
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        (**self).read_at(buf, offset)
+    }
+}
+
 /// Something of fixed length that can also be written at any offset.
 pub(crate) trait WriteAt: ReadAt {
     /// Writes all of `data` at `offset` (bytes).

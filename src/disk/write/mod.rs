@@ -11,6 +11,7 @@
 //! leaves a disk that does not boot. If the last step fails, the first MiB is zeroed again.
 
 mod dump;
+mod extents;
 mod pending;
 mod qemu_img;
 mod raw_file;
@@ -20,6 +21,7 @@ mod wipe;
 mod writer;
 
 pub(crate) use dump::dump;
+pub(crate) use extents::{Extent, Extents, decoded_extents};
 pub use pending::PendingDisk;
 pub use qemu_img::{QemuDisk, convert};
 pub use raw_file::raw_file;
@@ -163,10 +165,10 @@ pub(crate) fn check_fits(len: u64, target: &Target) -> Result<(), WriteError> {
     Ok(())
 }
 
-/// Does `work` in [`THREADS`] threads and returns the first error. `died` describes a thread that panicked.
-fn in_threads(died: &str, work: impl Fn() -> Result<(), WriteError> + Sync) -> Result<(), WriteError> {
+/// Does `work` in some threads and returns the first error. `died` describes a thread that panicked.
+fn in_threads(threads: usize, died: &str, work: impl Fn() -> Result<(), WriteError> + Sync) -> Result<(), WriteError> {
     thread::scope(|scope| {
-        let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(&work)).collect();
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(&work)).collect();
         let results = threads
             .into_iter()
             .map(|thread| thread.join().unwrap_or_else(|_panic| Err(WriteError::Image(io::Error::other(died)))));

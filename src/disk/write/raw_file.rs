@@ -3,24 +3,18 @@
 
 use std::fs::File;
 use std::io;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek64};
 
-use super::{DiskWriter, WriteError, check_fits, in_threads};
+use super::extents::{self, Extent, Extents};
+use super::{DiskWriter, THREADS, WriteError};
 use crate::disk::device::{ALIGNMENT, AlignedBuf, DirectReader};
 use crate::disk::fingerprint::{BLOCK, Fingerprint};
 
 /// The length of one read and one write, in bytes. 8 MiB were measured to be 1.2 times as fast as 4 MiB.
 const STEP: usize = 8 << 20;
-
-/// A part of the file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Extent {
-    Data { offset: u64, len: u64 },
-    Hole { offset: u64, len: u64 },
-}
 
 /// Writes the `len` bytes of `file` to the disk, and adds what it writes to the fingerprint `seen`, if there is one.
 pub fn raw_file(
@@ -29,14 +23,7 @@ pub fn raw_file(
     writer: &mut DiskWriter<'_>,
     seen: Option<&Fingerprint>,
 ) -> Result<(), WriteError> {
-    check_fits(len, writer.target())?;
-    writer.image_len = len;
-    let writer = &*writer;
-    let source = DirectReader::new(file);
-    // The two passes of the fingerprint have to cut the file into the same blocks.
-    let unit = if seen.is_some() { BLOCK } else { ALIGNMENT };
-    let extents = Mutex::new(Extents { file, at: 0, data_end: 0, len, unit: unit as u64 });
-    in_threads("a copying thread died", || copy(&source, &extents, writer, seen))?;
+    extents::copy(&RawExtents::new(file, len, seen), len, writer, THREADS)?;
     // If the file was cut off meanwhile, the missing part looked like a hole.
     match lseek64(file, 0, Whence::SeekEnd) {
         Ok(end) if u64::try_from(end).is_ok_and(|end| end < len) => Err(WriteError::Shrunk),
@@ -45,79 +32,78 @@ pub fn raw_file(
     }
 }
 
-/// Copies extents until none is left. After an error it leaves none for the other threads either.
-fn copy(
-    source: &DirectReader<'_>,
-    extents: &Mutex<Extents<'_>>,
-    writer: &DiskWriter<'_>,
-    seen: Option<&Fingerprint>,
-) -> Result<(), WriteError> {
-    let copied = copy_extents(source, extents, writer, seen);
-    if copied.is_err() {
-        let mut extents = extents.lock().unwrap_or_else(PoisonError::into_inner);
-        extents.at = extents.len;
-    }
-    copied
-}
-
-fn copy_extents(
-    source: &DirectReader<'_>,
-    extents: &Mutex<Extents<'_>>,
-    writer: &DiskWriter<'_>,
-    seen: Option<&Fingerprint>,
-) -> Result<(), WriteError> {
-    let mut buffer = AlignedBuf::new(STEP);
-    loop {
-        let next = extents.lock().unwrap_or_else(PoisonError::into_inner).next();
-        match next.map_err(WriteError::Image)? {
-            None => return Ok(()),
-            Some(Extent::Hole { offset, len }) => writer.zero(offset, len)?,
-            Some(Extent::Data { offset, len }) => {
-                let len = usize::try_from(len).map_err(|err| WriteError::Image(io::Error::other(err)))?;
-                source.read(&mut buffer, offset, len).map_err(WriteError::Image)?;
-                // The fingerprint gets exactly the bytes that are written.
-                if let Some(seen) = seen {
-                    seen.add(&buffer[..len], offset);
-                }
-                writer.data_with_zeros(&buffer[..len], offset)?;
-            }
-        }
-    }
-}
-
-/// Walks over the data and the holes of a file, in steps of at most [`STEP`] of data.
-struct Extents<'f> {
+/// The data and the holes of a file, in steps of at most [`STEP`] of data.
+struct RawExtents<'f> {
     file: &'f File,
-    at: u64,
-    data_end: u64,
+    source: DirectReader<'f>,
     len: u64,
     /// Data begins and ends on multiples of this number, in bytes.
     unit: u64,
+    place: Mutex<Place>,
+    seen: Option<&'f Fingerprint>,
 }
 
-impl Extents<'_> {
-    fn next(&mut self) -> io::Result<Option<Extent>> {
-        if self.at >= self.len {
+/// How far the extents were taken, and where the data there ends, in bytes.
+#[derive(Default)]
+struct Place {
+    at: u64,
+    data_end: u64,
+}
+
+impl Extents for RawExtents<'_> {
+    fn longest(&self) -> usize {
+        STEP
+    }
+
+    fn next(&self) -> io::Result<Option<Extent>> {
+        let mut place = self.place();
+        if place.at >= self.len {
             return Ok(None);
         }
-        let offset = self.at;
-        if offset >= self.data_end {
+        let offset = place.at;
+        if offset >= place.data_end {
             // Holes consist of whole pages, because a page that one thread writes in part and another zeroes in part
             // might keep old data.
             let page = self.unit;
             let found = self.seek(offset, Whence::SeekData)?;
             let start = if found < self.len { (found - found % page).max(offset) } else { found };
             let end = if found < self.len { self.seek(found, Whence::SeekHole)? } else { self.len };
-            self.data_end = end.next_multiple_of(page).min(self.len);
+            place.data_end = end.next_multiple_of(page).min(self.len);
             if start > offset {
-                self.at = start;
-                return Ok(Some(Extent::Hole { offset, len: start - offset }));
+                place.at = start;
+                return Ok(Some(Extent::Zeros { offset, len: start - offset }));
             }
         }
         // Steps end on multiples of STEP, so that direct I/O stays aligned wherever the extent begins.
         let step_end = (offset / STEP as u64 + 1) * STEP as u64;
-        self.at = step_end.min(self.data_end);
-        Ok(Some(Extent::Data { offset, len: self.at - offset }))
+        place.at = step_end.min(place.data_end);
+        let len = usize::try_from(place.at - offset).map_err(io::Error::other)?;
+        Ok(Some(Extent::Data { offset, len }))
+    }
+
+    fn read(&self, buffer: &mut AlignedBuf, offset: u64, len: usize) -> io::Result<()> {
+        self.source.read(buffer, offset, len)?;
+        // The fingerprint gets exactly the bytes that are written.
+        if let Some(seen) = self.seen {
+            seen.add(&buffer[..len], offset);
+        }
+        Ok(())
+    }
+
+    fn stop(&self) {
+        self.place().at = self.len;
+    }
+}
+
+impl<'f> RawExtents<'f> {
+    fn new(file: &'f File, len: u64, seen: Option<&'f Fingerprint>) -> Self {
+        // The two passes of the fingerprint have to cut the file into the same blocks.
+        let unit = if seen.is_some() { BLOCK } else { ALIGNMENT } as u64;
+        RawExtents { file, source: DirectReader::new(file), len, unit, place: Mutex::default(), seen }
+    }
+
+    fn place(&self) -> MutexGuard<'_, Place> {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns where data or a hole begins at or after `offset`, or the end of the file. On a file system that can't
@@ -136,14 +122,14 @@ impl Extents<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Extent, Extents, copy, raw_file};
-    use crate::disk::device::{DirectReader, Target};
-    use crate::disk::write::{DiskWriter, WriteOptions};
+    use super::{RawExtents, raw_file};
+    use crate::disk::device::Target;
+    use crate::disk::write::extents::{self, Extent, Extents as _};
+    use crate::disk::write::{DiskWriter, THREADS, WriteOptions};
     use crate::node::file::descriptor_path;
     use nix::fcntl::{FcntlArg, SealFlag, fcntl};
     use nix::sys::memfd::{MFdFlags, memfd_create};
     use std::os::unix::fs::FileExt;
-    use std::sync::Mutex;
 
     #[test]
     fn extents_cover_the_file() {
@@ -152,15 +138,18 @@ mod tests {
         file.set_len(len).unwrap();
         file.write_all_at(b"x", 5 << 20).unwrap();
         file.write_all_at(b"y", 20 << 20).unwrap();
-        let mut extents = Extents { file: &file, at: 0, data_end: 0, len, unit: 4096 };
+        let extents = RawExtents::new(&file, len, None);
         let mut end = 0;
         let mut holes = 0;
         while let Some(extent) = extents.next().unwrap() {
-            let (Extent::Data { offset, len } | Extent::Hole { offset, len }) = extent;
+            let (offset, len, hole) = match extent {
+                Extent::Data { offset, len } => (offset, len as u64, 0),
+                Extent::Zeros { offset, len } => (offset, len, len),
+            };
             assert_eq!(offset, end);
             assert!(len > 0);
             end = offset + len;
-            holes += u64::from(matches!(extent, Extent::Hole { .. })) * len;
+            holes += hole;
         }
         assert_eq!(end, len);
         assert!(holes >= 15 << 20, "{holes}");
@@ -177,12 +166,11 @@ mod tests {
         disk.set_len(len).unwrap();
         let target = Target::open(&descriptor_path(&disk)).unwrap();
         let mut writer = DiskWriter::begin(&target, WriteOptions::default()).unwrap();
-        let source = DirectReader::new(&image);
-        let mut extents = Mutex::new(Extents { file: &image, at: 0, data_end: 0, len, unit: 4096 });
+        let extents = RawExtents::new(&image, len, None);
         fcntl(&disk, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_WRITE)).unwrap();
-        let failed = copy(&source, &extents, &writer, None).unwrap_err().to_string();
+        let failed = extents::copy(&extents, len, &mut writer, THREADS).unwrap_err().to_string();
         assert!(failed.starts_with("writing to disk "), "{failed}");
-        assert!(extents.get_mut().unwrap().next().unwrap().is_none(), "something is left to copy");
+        assert!(extents.next().unwrap().is_none(), "something is left to copy");
         let failed = raw_file(&image, len, &mut writer, None).unwrap_err().to_string();
         assert!(failed.starts_with("writing to disk "), "{failed}");
     }

@@ -16,7 +16,7 @@ use std::sync::{Mutex, PoisonError};
 
 use twox_hash::XxHash3_128;
 
-use super::{WriteError, in_threads};
+use super::{THREADS, WriteError, in_threads};
 use crate::disk::device::{AlignedBuf, DirectReader, Target};
 use crate::disk::fingerprint::{is_zero, sum_of_blocks};
 
@@ -129,7 +129,7 @@ fn each_region<'t>(
     examine: impl Fn(&mut StepReader<'t>, Range<u64>) -> Result<(), WriteError> + Sync,
 ) -> Result<(), WriteError> {
     let next = AtomicU64::new(range.start / len);
-    in_threads("a thread that reads the disk back died", || {
+    in_threads(THREADS, "a thread that reads the disk back died", || {
         let mut reader = StepReader::new(target);
         loop {
             let start = next.fetch_add(1, Ordering::Relaxed) * len;

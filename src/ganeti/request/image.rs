@@ -49,6 +49,7 @@ impl NamedImage {
             allow_unknown: settings.allow_unknown_content,
             formats: settings.image_formats,
             mbr_tolerance: settings.mbr_tolerance.0,
+            qcow2: settings.qcow2,
         };
         Ok(NamedImage { image, expected, checks })
     }

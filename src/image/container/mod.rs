@@ -9,6 +9,7 @@ mod vmdk;
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use qcow2::virtual_size as qcow2_virtual_size;
+pub(crate) use qcow2::{ImageFile, Qcow2Disk};
 #[cfg(any(test, fuzzing))]
 pub(crate) use vhdx::seal as seal_vhdx;
 

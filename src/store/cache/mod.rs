@@ -37,7 +37,7 @@ pub use error::CacheError;
 pub(crate) use images::CachedImageInfo;
 pub use prune::STALE_RETENTION;
 pub(crate) use prune::{CleanupOptions, Leftover};
-pub(crate) use shared_download::{DownloadInfo, DownloadReader, SharedDownload};
+pub(crate) use shared_download::{DownloadFile, DownloadInfo, DownloadReader, SharedDownload};
 use sidecar::Sidecar;
 
 /// The settings of the cache.

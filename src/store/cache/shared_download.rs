@@ -120,9 +120,15 @@ pub(crate) struct DownloadReader<'s> {
     at: u64,
 }
 
-impl DownloadReader<'_> {
+impl<'s> DownloadReader<'s> {
     pub(crate) fn info(&self) -> &DownloadInfo {
         &self.info
+    }
+
+    /// Returns what reads any place of the download. It is none if the server told no length.
+    pub(crate) fn file(&self) -> io::Result<Option<DownloadFile<'s>>> {
+        let Some(len) = self.info.length else { return Ok(None) };
+        Ok(Some(DownloadFile { shared: self.shared, file: self.file.try_clone()?, len }))
     }
 }
 
@@ -133,7 +139,7 @@ impl Read for DownloadReader<'_> {
             self.shared.wait_while(|state| state.available <= at && state.complete.is_none() && state.files == 1);
         if state.files > 1 || state.complete == Some(false) {
             state.lost = true;
-            return Err(io::Error::other("the download failed or began again"));
+            return Err(lost());
         }
         let available = state.available - at;
         drop(state);
@@ -143,6 +149,50 @@ impl Read for DownloadReader<'_> {
         self.at += len as u64;
         Ok(len)
     }
+}
+
+/// The file of a download, whose bytes come in their order.
+pub(crate) struct DownloadFile<'s> {
+    shared: &'s SharedDownload,
+    file: File,
+    len: u64,
+}
+
+impl DownloadFile<'_> {
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Returns the length that the server told, in bytes.
+    pub(crate) fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Waits until the file has its first `end` bytes. Any other end of the download is an error, and so is [`Self::stop`].
+    pub(crate) fn wait_for(&self, end: u64) -> io::Result<()> {
+        let is_short = |state: &State| state.available < end && state.complete.is_none() && !state.abandoned;
+        let mut state = self.shared.wait_while(|state| is_short(state) && state.files == 1);
+        if state.files == 1 && state.available >= end {
+            return Ok(());
+        }
+        if state.complete == Some(true) && state.files == 1 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        state.lost |= state.files > 1 || state.complete == Some(false);
+        Err(lost())
+    }
+
+    /// Ends each thread that waits for bytes, and the download, because its bytes are of no use. One that began again goes on.
+    pub(crate) fn stop(&self) {
+        if !self.shared.lost() {
+            self.shared.abandon();
+        }
+        self.shared.changed.notify_all();
+    }
+}
+
+fn lost() -> io::Error {
+    io::Error::other("the download failed or began again")
 }
 
 /// Ends the download for its reader, no matter how the writer returns.

@@ -154,7 +154,7 @@ fn the_zeros_behind_the_image_and_the_boot_area_are_read_back_too() {
 #[test]
 fn create_fails_over_a_disk_that_changes_bytes() {
     let world = World::new();
-    world.variant_file("config.toml", "verify_readback = true\n");
+    world.variant_file("config.toml", "verify_readback = true\nqcow2 = 'qemu-img'\n");
     let file = encode(&world, &disk(20 * MIB), "qcow2");
     let tools = world.path("tools");
     fs::create_dir(&tools).unwrap();

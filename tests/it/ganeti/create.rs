@@ -121,10 +121,13 @@ fn qcow2_with_compressed_clusters_old_version_and_small_clusters() {
         [&["-c"] as &[_], &["-o", "compat=0.10"], &["-o", "cluster_size=512"], &["-c", "-o", "compression_type=zstd"]]
     {
         let file = to_qcow2(&raw, options);
-        for kind in KINDS {
+        for (kind, decoder) in KINDS.into_iter().flat_map(|kind| [(kind, "simpleimage"), (kind, "qemu-img")]) {
+            let setting = if decoder == "qemu-img" { decoder } else { "auto" };
+            world.variant_file("config.toml", &format!("qcow2 = '{setting}'\n"));
             let target = Disk::stale(&world, "disk0", kind, 9 * MIB + 4096);
-            world.create(target.path(), file.to_str().unwrap(), "qcow2").run().succeeds();
-            target.assert_holds(&image, &format!("{options:?} on {kind:?}"));
+            let log = world.create(target.path(), file.to_str().unwrap(), "qcow2").run().succeeds();
+            assert!(log.contains(&format!("{decoder} decodes the image")), "{log}");
+            target.assert_holds(&image, &format!("{options:?} on {kind:?} by {decoder}"));
         }
     }
 }

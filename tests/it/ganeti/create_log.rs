@@ -46,6 +46,7 @@ fn a_log_says_what_will_be_done_and_ends_with_what_was() {
 #[test]
 fn what_qemu_img_wrote_is_not_counted() {
     let world = World::new();
+    world.qemu_img_decodes();
     let file = encode(&world, &disk(5 * MIB), "qcow2");
     let lines = story(&world, file.to_str().unwrap(), &[]);
     let last = lines.last().unwrap();

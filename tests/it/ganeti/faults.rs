@@ -73,10 +73,11 @@ fn the_limit_of_file_sizes_is_told() {
     let limited = |script: Script| script.under("prlimit", &["--fsize=4194304", "--core=0", "--"]);
     let create = |image: &str, image_type: &str| limited(world.create(target.path(), image, image_type)).run();
     let path = |image_type: &str| encode(&world, &image, image_type).to_str().unwrap().to_owned();
-    for image_type in ["raw", "raw+zst"] {
+    for image_type in ["raw", "raw+zst", "qcow2"] {
         create(&path(image_type), image_type).fails(&["installing image /", "writing to disk /", "File too large"]);
         target.assert_unbootable(image_type);
     }
+    world.qemu_img_decodes();
     create(&path("qcow2"), "qcow2").fails(&["installing image /", "qemu-img"]);
     target.assert_unbootable("qcow2");
     limited(import(&world, &target)).run_with(&image).fails(&["writing to disk /", "File too large"]);
@@ -186,6 +187,7 @@ fn hooks_that_cannot_run() {
 #[test]
 fn a_qemu_img_that_is_missing_fails_or_dies() {
     let world = World::new();
+    world.qemu_img_decodes();
     let image = encode(&world, &disk(3 * MIB), "qcow2");
     let folder = world.path("programs");
     fs::create_dir(&folder).unwrap();

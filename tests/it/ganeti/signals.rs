@@ -98,6 +98,7 @@ fn waiting_for_servers_and_locks() {
 #[test]
 fn while_a_child_runs_that_would_rather_not_end() {
     let world = World::new();
+    world.qemu_img_decodes();
     let image = encode(&world, &disk(3 * MIB), "qcow2");
     let path = program(&world, "qemu-img", "trap '' TERM; sleep 1000; sleep 1000");
     let program = world.path("programs/qemu-img");

@@ -201,6 +201,7 @@ fn every_kind_of_child_has_default_signals() {
     run.finish().fails(&["ended by SIGTERM"]);
 
     let qcow2 = encode(&world, &disk(MIB), "qcow2");
+    world.qemu_img_decodes();
     let folder = endless(&world, "qemu-img", &seconds);
     let path = format!("{}:/sbin:/bin:/usr/sbin:/usr/bin", folder.parent().unwrap().display());
     let script = world.create(target.path(), qcow2.to_str().unwrap(), "qcow2").env("PATH", &path);

@@ -14,7 +14,7 @@ use simpleimage::node::process::{Children, run_in_worker};
 use simpleimage::node::sandbox::{Sandbox, WorkerAccess};
 
 use crate::support::disk::{Disk, KINDS, Kind};
-use crate::support::images::{MIB, disk, encode};
+use crate::support::images::{MIB, convert, disk, encode};
 use crate::support::server::{Reply, Server};
 use crate::support::world::{Outcome, Script, World, tool, wait_until};
 
@@ -56,6 +56,7 @@ struct Fake {
 
 impl Fake {
     fn new(world: &World) -> Self {
+        world.qemu_img_decodes();
         let folder = world.path("tools/bin");
         fs::create_dir_all(&folder).unwrap();
         let fake =
@@ -315,7 +316,8 @@ fn import_and_export_are_confined() {
 fn inspect_is_confined() {
     let world = World::new();
     let fake = Fake::new(&world);
-    let file = encode(&world, &disk(9 * MIB), "qcow2");
+    let raw = encode(&world, &disk(9 * MIB), "raw");
+    let file = convert(&raw, "vmdk", &[]);
     let child = fake.first_in_path(world.tool(&["inspect", file.to_str().unwrap()])).spawn();
     let tool = fake.waiting();
     assert_eq!((status(&tool, "CapEff"), status(&tool, "Seccomp")), (NONE.to_owned(), "2".to_owned()));

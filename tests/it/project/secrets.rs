@@ -212,6 +212,7 @@ fn nothing_is_in_a_list_of_processes() {
     const HIDDEN: &str = "Yk4Yk4";
     let world = World::new();
     let image = encode(&world, &disk(3 * MIB), "qcow2");
+    world.qemu_img_decodes();
     let (seed, target) =
         (Disk::stale(&world, "seed", Kind::File, 4 * MIB), Disk::stale(&world, "disk0", Kind::File, 4 * MIB));
     let programs = world.path("programs");

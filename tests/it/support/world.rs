@@ -40,6 +40,11 @@ impl World {
         path
     }
 
+    /// The default variant leaves qcow2 to qemu-img.
+    pub(crate) fn qemu_img_decodes(&self) {
+        self.variant_file("config.toml", "qcow2 = 'qemu-img'\n");
+    }
+
     /// A hook of the default variant, executable.
     pub(crate) fn hook(&self, name: &str, script: &str) {
         let path = self.variant_file(name, &format!("#!/bin/sh\n{script}\n"));

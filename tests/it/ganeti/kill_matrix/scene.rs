@@ -139,6 +139,9 @@ pub(super) struct Stage<'s> {
 impl<'s> Stage<'s> {
     pub(super) fn new(site: &'s Site, scene: &'s Scene) -> Self {
         let world = World::new();
+        if scene.image.starts_with("qcow2") {
+            world.qemu_img_decodes();
+        }
         if scene.hooks {
             let write = |text: &str| {
                 format!("printf {text} | dd of=\"$TARGET_DISK_DEVICE\" bs=1 seek={MARK_AT} conv=notrunc status=none")
@@ -296,7 +299,7 @@ impl Phase {
             Phase::Ending
         } else if said("importing to disk") {
             Phase::Importing
-        } else if said("image type qcow2") {
+        } else if said("qemu-img decodes the image") {
             Phase::QemuImg
         } else if said("image type") {
             if said("downloading http") { Phase::DownloadingAndWriting } else { Phase::Writing }

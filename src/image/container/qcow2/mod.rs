@@ -2,10 +2,18 @@
 //! Checks the header and the tables of qcow2 images.
 //!
 //! The layout is QEMU's docs/interop/qcow2.rst, the limits are those of its block/qcow2.h. All numbers are big-endian.
-//! Following the tables costs little: 8 bytes are read for each cluster of 64 KiB, and qemu-img needs them next.
+//! Following the tables costs little: 8 bytes are read for each cluster of 64 KiB, and whoever decodes it needs them next.
+
+mod clusters;
+mod disk;
+#[cfg(test)]
+mod qemu_tests;
+
+pub(crate) use disk::{ImageFile, Qcow2Disk};
 
 use std::os::unix::fs::FileExt;
 
+use self::clusters::{Cluster, ClusterCompression};
 use super::{ContainerError, Image};
 use crate::image::detect::Fields;
 use crate::image::format::Format;
@@ -21,7 +29,11 @@ const MAX_REFTABLE: u64 = 8 << 20;
 /// The largest number of snapshots (QCOW_MAX_SNAPSHOTS).
 const MAX_SNAPSHOTS: u64 = 65536;
 /// The least length of an entry of the snapshot table, in bytes.
-const SNAPSHOT_LEN: u64 = 40;
+const SNAPSHOT_LEN: usize = 40;
+/// The most bytes of an entry for what later versions added (QCOW_MAX_SNAPSHOT_EXTRA_DATA).
+const MAX_SNAPSHOT_EXTRA: u64 = 1024;
+/// The largest snapshot table in bytes (QCOW_MAX_SNAPSHOTS_SIZE).
+const MAX_SNAPSHOT_TABLE: u64 = 1024 * MAX_SNAPSHOTS;
 
 const DIRTY: u64 = 1;
 const CORRUPT: u64 = 1 << 1;
@@ -29,10 +41,18 @@ const DATA_FILE: u64 = 1 << 2;
 const COMPRESSION_TYPE: u64 = 1 << 3;
 const EXTENDED_L2: u64 = 1 << 4;
 
+/// The autoclear feature of an external data file that can be read without the image. QEMU refuses it without such a file.
+const DATA_FILE_RAW: u64 = 1 << 1;
+
 /// Header extensions, by their magic numbers.
 const EXTENSION_END: u32 = 0;
 const EXTENSION_ENCRYPTION: u32 = 0x0537_be77;
 const EXTENSION_DATA_FILE: u32 = 0x4441_5441;
+const EXTENSION_BACKING_FORMAT: u32 = 0xe279_2aca;
+const EXTENSION_BITMAPS: u32 = 0x2385_2875;
+
+/// The longest name of a format that QEMU takes, in bytes. It is read without a backing file too.
+const MAX_BACKING_FORMAT: u64 = 15;
 
 /// Where an entry points (bits 9 to 55 in both tables).
 const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
@@ -65,9 +85,13 @@ struct Header {
     version: u32,
     cluster_bits: u32,
     extended_l2: bool,
+    compression: ClusterCompression,
     l1: Region,
     /// The regions with a fixed place in the file: the header's cluster, L1 table, refcount table, snapshot table.
     regions: Vec<Region>,
+    /// The place of the snapshot table in bytes, and how many snapshots there are.
+    snapshots: (u64, u64),
+    has_bitmaps: bool,
 }
 
 /// A part of the file, in bytes.
@@ -98,7 +122,35 @@ pub(super) fn check_file(image: &Image<'_>) -> Result<u64, ContainerError> {
         image.file.read_exact_at(&mut table, *offset).map_err(read_error)?;
         tables.check_l2(&table, *guest)?;
     }
+    check_snapshots(&header, image)?;
     Ok(header.size)
+}
+
+/// Follows the snapshot table to its end, as QEMU does when it opens an image. What the snapshots hold does not matter.
+fn check_snapshots(header: &Header, image: &Image<'_>) -> Result<(), ContainerError> {
+    let (start, count) = header.snapshots;
+    let mut at = start;
+    for _ in 0..count {
+        let mut fixed = [0; SNAPSHOT_LEN];
+        read_padded(image, &mut fixed, at)?;
+        let fields = Fields(&fixed);
+        let id_and_name = fields.bytes::<4>(12).map_or(0, |lengths| {
+            let [id, name] = [[lengths[0], lengths[1]], [lengths[2], lengths[3]]].map(u16::from_be_bytes);
+            u64::from(id) + u64::from(name)
+        });
+        let extra = fields.be_u32(36).map_or(0, u64::from);
+        at = (at + SNAPSHOT_LEN as u64 + extra + id_and_name).next_multiple_of(8);
+        if extra > MAX_SNAPSHOT_EXTRA || at - start > MAX_SNAPSHOT_TABLE {
+            return Err(corrupt("its snapshot table is too large"));
+        }
+    }
+    Ok(())
+}
+
+/// Reads bytes of the file, and zeros after its end, as QEMU does.
+fn read_padded(image: &Image<'_>, bytes: &mut [u8], at: u64) -> Result<(), ContainerError> {
+    let len = usize::try_from(image.len.saturating_sub(at)).unwrap_or(usize::MAX).min(bytes.len());
+    image.file.read_exact_at(&mut bytes[..len], at).map_err(read_error)
 }
 
 fn read_error(source: std::io::Error) -> ContainerError {
@@ -114,9 +166,9 @@ impl Header {
             return Err(invalid("the magic bytes are missing"));
         }
         let version = word(4)?;
-        let incompatible = match version {
-            2 => 0,
-            3 => long(72)?,
+        let (incompatible, autoclear) = match version {
+            2 => (0, 0),
+            3 => (long(72)?, long(88)?),
             other => return Err(ContainerError::Qcow2Version(other)),
         };
         if long(8)? != 0 || word(16)? != 0 {
@@ -130,12 +182,19 @@ impl Header {
             return Err(ContainerError::Encrypted(Format::Qcow2));
         }
         check_features(incompatible)?;
+        if autoclear & DATA_FILE_RAW != 0 {
+            return Err(ContainerError::DataFile(Format::Qcow2));
+        }
         let header_len = if version == 2 { 72 } else { check_version_3(fields, cluster_bits, incompatible)? };
-        check_extensions(fields, header_len, cluster_bits)?;
+        let has_bitmaps = check_extensions(fields, header_len, cluster_bits)?;
         let size = check_size(long(24)?)?;
         let extended_l2 = incompatible & EXTENDED_L2 != 0;
         let (l1, regions) = regions(fields, cluster_bits)?;
-        let header = Header { size, version, cluster_bits, extended_l2, l1, regions };
+        let zstd = incompatible & COMPRESSION_TYPE != 0;
+        let compression = if zstd { ClusterCompression::Zstd } else { ClusterCompression::Zlib };
+        let snapshots = (long(64)?, word(60)?.into());
+        let header =
+            Header { size, version, cluster_bits, extended_l2, compression, l1, regions, snapshots, has_bitmaps };
         if (l1.end - l1.start) / 8 < header.l2_tables() {
             return Err(invalid("its L1 table is too small for the virtual size"));
         }
@@ -205,27 +264,34 @@ fn check_version_3(fields: Fields<'_>, cluster_bits: u32, incompatible: u64) -> 
     Ok(header_len.into())
 }
 
-/// Checks the header extensions, which end with one of type 0 or with the first cluster.
-fn check_extensions(fields: Fields<'_>, header_len: u64, cluster_bits: u32) -> Result<(), ContainerError> {
-    const TOO_LONG: &str = "its extensions are too long";
+/// Checks the header extensions, which end with one of type 0 or with the first cluster. Returns whether one of them
+/// describes bitmaps.
+fn check_extensions(fields: Fields<'_>, header_len: u64, cluster_bits: u32) -> Result<bool, ContainerError> {
+    const TOO_LONG: ContainerError =
+        ContainerError::Header { format: Format::Qcow2, what: "its extensions are too long" };
     // The extensions that QEMU writes take some hundred bytes.
     let end = (1_u64 << cluster_bits).min(1 << 16);
     let mut at = header_len;
-    while at + 8 <= end {
-        let place = usize::try_from(at).map_err(|_large| invalid(TOO_LONG))?;
+    let mut has_bitmaps = false;
+    while at < end {
+        let place = usize::try_from(at).map_err(|_large| TOO_LONG)?;
         let magic = fields.be_u32(place).ok_or(TRUNCATED)?;
-        let len = fields.be_u32(place + 4).ok_or(TRUNCATED)?;
+        let len = u64::from(fields.be_u32(place + 4).ok_or(TRUNCATED)?);
+        at += 8;
+        if at > end || len > end - at {
+            return Err(TOO_LONG);
+        }
         match magic {
-            EXTENSION_END => return Ok(()),
+            EXTENSION_END => break,
             EXTENSION_ENCRYPTION => return Err(ContainerError::Encrypted(Format::Qcow2)),
             EXTENSION_DATA_FILE => return Err(ContainerError::DataFile(Format::Qcow2)),
-            _ => at += 8 + u64::from(len).next_multiple_of(8),
+            EXTENSION_BACKING_FORMAT if len > MAX_BACKING_FORMAT => return Err(TOO_LONG),
+            EXTENSION_BITMAPS => has_bitmaps = true,
+            _ => {}
         }
-        if at > end {
-            return Err(invalid(TOO_LONG));
-        }
+        at += len.next_multiple_of(8);
     }
-    Ok(())
+    Ok(has_bitmaps)
 }
 
 /// Returns the L1 table, and all regions with a fixed place. They must not overlap.
@@ -241,10 +307,11 @@ fn regions(fields: Fields<'_>, cluster_bits: u32) -> Result<(Region, Vec<Region>
     }
     let cluster = 1_u64 << cluster_bits;
     let mut regions = vec![Region { start: 0, end: cluster }];
-    for (start, len) in [(long(40)?, l1_len), (long(48)?, reftable_len), (long(64)?, snapshots * SNAPSHOT_LEN)] {
+    for (start, len) in [(long(40)?, l1_len), (long(48)?, reftable_len), (long(64)?, snapshots * SNAPSHOT_LEN as u64)] {
+        // QEMU wants a valid place of an empty table too.
+        let end = start.checked_add(len).filter(|end| *end <= MAX_SIZE && start.is_multiple_of(cluster));
+        let region = Region { start, end: end.ok_or(invalid("its tables are at invalid offsets"))? };
         if len > 0 {
-            let end = start.checked_add(len).filter(|end| *end <= MAX_SIZE && start.is_multiple_of(cluster));
-            let region = Region { start, end: end.ok_or(invalid("its tables are at invalid offsets"))? };
             if regions.iter().any(|other| other.overlaps(region)) {
                 return Err(invalid("its tables overlap"));
             }
@@ -317,41 +384,23 @@ impl Tables<'_> {
     }
 
     fn check_entry(&self, entry: u64, subclusters: Option<u64>, guest: u64) -> Result<(), ContainerError> {
-        if entry & COMPRESSED != 0 {
-            return self.check_compressed(entry);
+        let cluster = Cluster::of(self.header, entry, subclusters)?;
+        if let Cluster::Compressed(start, end) = cluster {
+            return self.check_compressed(start, end);
         }
         let start = entry & OFFSET;
-        if start == 0 {
-            return Ok(());
-        }
-        check_offset(self.header, start)?;
-        if self.l2.binary_search_by_key(&start, |(table, _)| *table).is_ok() {
-            return Err(corrupt(INTO_TABLES));
+        if start != 0 {
+            check_offset(self.header, start)?;
+            if self.l2.binary_search_by_key(&start, |(table, _)| *table).is_ok() {
+                return Err(corrupt(INTO_TABLES));
+            }
         }
         // The last cluster may reach beyond the end of the disk. QEMU does not read that part.
         let useful = self.header.cluster().min(self.header.size - guest);
-        self.image.needs(start, self.used(entry, subclusters).min(useful))
+        self.image.needs(0, cluster.end(self.header.cluster(), useful, self.image.len))
     }
 
-    /// Returns how many bytes of the cluster QEMU reads at most.
-    fn used(&self, entry: u64, subclusters: Option<u64>) -> u64 {
-        match subclusters {
-            // The low half says which of the 32 subclusters are allocated.
-            Some(bitmap) => {
-                let last = u64::BITS - (bitmap & 0xffff_ffff).leading_zeros();
-                u64::from(last) * self.header.cluster() / 32
-            }
-            None if entry & ZERO != 0 && self.header.version > 2 => 0,
-            None => self.header.cluster(),
-        }
-    }
-
-    /// Checks the entry of a compressed cluster. How many of its bits are the offset depends on the cluster size.
-    fn check_compressed(&self, entry: u64) -> Result<(), ContainerError> {
-        let offset_bits = 62 - (self.header.cluster_bits - 8);
-        let start = entry & ((1 << offset_bits) - 1);
-        let sectors = ((entry & (COMPRESSED - 1)) >> offset_bits) + 1;
-        let end = start - start % SECTOR + sectors * SECTOR;
+    fn check_compressed(&self, start: u64, end: u64) -> Result<(), ContainerError> {
         check_no_overlap(self.header, Region { start, end: start + 1 })?;
         // The entry counts whole sectors, and the file may end within the last one.
         if end <= self.image.len.next_multiple_of(SECTOR) { Ok(()) } else { self.image.needs(start, end - start) }
