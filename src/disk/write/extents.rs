@@ -8,8 +8,8 @@ use std::thread;
 use super::{DiskWriter, WriteError, check_fits, in_threads};
 use crate::disk::device::AlignedBuf;
 
-/// The largest number of threads that decode. Their buffers take 1 MiB or a cluster each.
-const MAX_DECODERS: usize = 16;
+/// The largest number of threads that decode. Their buffers take 32 MiB in all.
+const MAX_DECODERS: usize = 8;
 
 /// Threads for each processor: while one waits for the image or the disk, another decodes.
 const PER_PROCESSOR: usize = 2;

@@ -325,7 +325,11 @@ fn inspect_is_confined() {
     fake.go();
     let outcome = Outcome(child.wait_with_output().unwrap());
     outcome.succeeds();
-    assert!(outcome.output().ends_with("table: none\nsafe to install: yes\n"), "{}", outcome.output());
+    assert!(
+        outcome.output().ends_with("safe to install: yes, where image_formats lists vmdk\n"),
+        "{}",
+        outcome.output()
+    );
     assert_eq!(fs::read_to_string(&fake.secret).unwrap(), "precious");
 }
 

@@ -14,13 +14,16 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::clusters::{Cluster, PARTS};
 use super::{ContainerError, Header, Image, Tables, check_snapshots, l2_tables, read_error};
-use crate::disk::device::{AlignedBuf, ReadAt};
+use crate::disk::device::{AlignedBuf, DirectReader, ReadAt};
 use crate::disk::write::{Extent, Extents};
 use crate::image::format::Format;
 use crate::store::cache::DownloadFile;
 
-/// Parts of the disk of this many bytes are read at once, or a larger cluster.
+/// Parts of the disk of this many bytes are decoded at once, or a larger cluster.
 const PART: u64 = 1 << 20;
+
+/// Parts that lie in the file as they lie on the disk are read together, up to this many bytes.
+const LONG_PART: u64 = 4 << 20;
 
 /// The largest number of L2 tables. Each takes 40 bytes of memory. An image of 64 TiB with clusters of 64 KiB has 131072.
 const MAX_TABLES: usize = 1 << 19;
@@ -76,9 +79,34 @@ struct Queue {
     zeros: Vec<(u64, u64)>,
     /// How many of the tables are read.
     tables: usize,
-    /// The parts with data: up to where the file is needed, and the first byte of the disk. The part that needs the least
-    /// of the file comes first.
-    parts: BinaryHeap<Reverse<(u64, u64)>>,
+    /// The parts with data. The one that needs the least of the file comes first.
+    parts: BinaryHeap<Reverse<Part>>,
+}
+
+/// A part of the disk with data, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Part {
+    /// Up to where the file is needed.
+    needed: u64,
+    /// The first byte of the disk.
+    guest: u64,
+    len: u64,
+    /// Where the part lies in the file, if it does so as it does on the disk.
+    start: Option<u64>,
+}
+
+impl Part {
+    /// Takes `other` into this part if it goes on where this one ends.
+    fn join(&mut self, other: Part) -> bool {
+        let goes_on = self.guest + self.len == other.guest
+            && self.start.zip(other.start).is_some_and(|(start, other)| start + self.len == other);
+        if !goes_on || self.len + other.len > LONG_PART {
+            return false;
+        }
+        self.needed = self.needed.max(other.needed);
+        self.len += other.len;
+        true
+    }
 }
 
 impl<'f> Qcow2Disk<'f> {
@@ -207,29 +235,41 @@ impl<'f> Qcow2Disk<'f> {
         let tables = Tables { header: &self.header, image: &image(file, len), l2: &self.places };
         tables.check_l2(&table, guest).map_err(invalid)?;
         let (part, end) = (self.part(), self.header.size.min(guest + self.header.l2_reach()));
-        let mut entries = self.entries(&table);
-        let mut at = guest;
-        while at < end {
-            let part_end = (at + part).min(end);
-            let mut needed = 0;
-            for cluster_start in (at..part_end).step_by(index(self.header.cluster())?) {
-                let Some(cluster) = entries.next() else { break };
-                needed = needed.max(self.end_of(cluster.map_err(invalid)?, cluster_start));
+        let clusters = self.entries(&table).collect::<Result<Vec<_>, _>>().map_err(invalid)?;
+        let mut parts: Vec<Part> = Vec::new();
+        for (clusters, at) in
+            clusters.chunks(index(part / self.header.cluster())?).zip((guest..end).step_by(index(part)?))
+        {
+            let part = self.part_of(clusters, at, part.min(end - at));
+            match (part.needed, queue.zeros.last_mut()) {
+                (0, Some((start, len))) if *start + *len == at => *len += part.len,
+                (0, _) => queue.zeros.push((at, part.len)),
+                _ if parts.last_mut().is_some_and(|last| last.join(part)) => {}
+                _ => parts.push(part),
             }
-            match (needed, queue.zeros.last_mut()) {
-                (0, Some((start, len))) if *start + *len == at => *len += part_end - at,
-                (0, _) => queue.zeros.push((at, part_end - at)),
-                _ => queue.parts.push(Reverse((needed, at))),
-            }
-            at = part_end;
         }
+        queue.parts.extend(parts.into_iter().map(Reverse));
         Ok(())
+    }
+
+    /// Returns the part of `len` bytes that begins with the byte `guest` of the disk and has these clusters.
+    fn part_of(&self, clusters: &[Cluster], guest: u64, len: u64) -> Part {
+        let places = (guest..guest + len).step_by(usize::try_from(self.header.cluster()).unwrap_or(usize::MAX));
+        let needed = clusters.iter().zip(places).map(|(cluster, at)| self.end_of(*cluster, at)).max();
+        Part { needed: needed.unwrap_or_default(), guest, len, start: self.start_of(clusters) }
+    }
+
+    /// Returns where the clusters begin in the file, if they lie there as they lie on the disk.
+    fn start_of(&self, clusters: &[Cluster]) -> Option<u64> {
+        let Some(Cluster::Data(start)) = clusters.first().copied() else { return None };
+        let places = (start..).step_by(usize::try_from(self.header.cluster()).ok()?);
+        clusters.iter().zip(places).all(|(cluster, place)| *cluster == Cluster::Data(place)).then_some(start)
     }
 }
 
 impl Extents for Qcow2Disk<'_> {
     fn longest(&self) -> usize {
-        usize::try_from(self.part()).unwrap_or(usize::MAX)
+        usize::try_from(self.part().max(LONG_PART)).unwrap_or(usize::MAX)
     }
 
     /// Takes what needs the least of the file: an L2 table, which has more parts, or a part.
@@ -245,10 +285,9 @@ impl Extents for Qcow2Disk<'_> {
             let number = queue.tables;
             let table = self.places.get(number).copied();
             let table_end = table.map_or(u64::MAX, |(start, _)| start + self.header.cluster());
-            if let Some(Reverse((_, offset))) = queue.parts.peek().copied().filter(|part| part.0.0 <= table_end) {
+            if let Some(Reverse(part)) = queue.parts.peek().copied().filter(|part| part.0.needed <= table_end) {
                 queue.parts.pop();
-                let len = index(self.part().min(self.header.size - offset))?;
-                return Ok(Some(Extent::Data { offset, len }));
+                return Ok(Some(Extent::Data { offset: part.guest, len: index(part.len)? }));
             }
             let Some(table) = table else { return self.check_end().map(|()| None) };
             // Nobody else has to wait for the lock meanwhile.
@@ -263,7 +302,10 @@ impl Extents for Qcow2Disk<'_> {
     }
 
     fn read(&self, buffer: &mut AlignedBuf, offset: u64, len: usize) -> io::Result<()> {
-        self.read_at(&mut buffer[..len], offset)
+        let clusters = self.clusters(offset, len)?;
+        let Some(start) = self.start_of(&clusters) else { return self.read_at(&mut buffer[..len], offset) };
+        self.file.wait_for(start + len as u64)?;
+        DirectReader::new(self.file.parts().0).read(buffer, start, len)
     }
 
     fn stop(&self) {
