@@ -17,7 +17,7 @@ mod store;
 pub type Target = fn(&[u8]);
 
 /// All targets by name. Each of them has a folder in `fuzz/corpus`.
-pub const TARGETS: [(&str, Target); 32] = [
+pub const TARGETS: [(&str, Target); 33] = [
     ("adopt", seed::adopt),
     ("archive_size", image::archive_size),
     ("bzip2", image::bzip2),
@@ -42,6 +42,7 @@ pub const TARGETS: [(&str, Target); 32] = [
     ("ssh_keys", seed::ssh_keys),
     ("sums", image::sums),
     ("tar", image::tar),
+    ("trace", seed::trace),
     ("truncated", disk::truncated),
     ("url", store::url),
     ("user_data", seed::user_data),

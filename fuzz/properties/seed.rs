@@ -48,6 +48,20 @@ pub(super) fn ssh_keys(data: &[u8]) {
     }
 }
 
+/// Parses the last block of the first MiB of a disk as a trace. What is taken for one is written in the same way, and is gone when
+/// it is removed.
+pub(super) fn trace(data: &[u8]) {
+    let mut disk = Disk::new(2 << 20);
+    let block = &data[..data.len().min(4096)];
+    disk.write_at(block, (1 << 20) - 4096).expect("a disk takes bytes");
+    let Some(trace) = Trace::read(&disk).expect("a disk gives bytes") else { return };
+    let text = String::from_utf8(block.iter().copied().take_while(|byte| *byte != 0).collect()).expect("a text");
+    assert!(text.contains(&format!("serial={:08x}\nssh_keys={}\n", trace.serial, trace.keys)), "{text}");
+    assert!(block.iter().skip(text.len()).all(|byte| *byte == 0));
+    assert!(remove_trace(&mut disk).expect("a disk takes zeros"));
+    assert_eq!(Trace::read(&disk).expect("a disk gives bytes"), None);
+}
+
 /// Parses name servers and search domains in the first two lines, and then the names of the parts of a seed.
 pub(super) fn seed_lists(data: &[u8]) {
     let text = text(data);

@@ -25,6 +25,10 @@ const WRAPPED: [usize; 2] = [76, 64];
 /// The beginnings of entries that are not file names.
 const STARTS: [&str; 3] = ["base64:", "https://", "http://"];
 
+/// How far from a separator the type of a key is looked for, in bytes. Its options come before it. Without this bound the work
+/// would grow with the square of the length of a line.
+const OPTIONS: usize = 4096;
+
 /// Returns the entries of a list of file names, URLs and `base64:` texts. None of them can contain a blank.
 pub(super) fn documents(text: &str) -> Vec<&str> {
     split(text, |entry, separator, rest| match separator {
@@ -42,7 +46,7 @@ pub(super) fn keys_and_places(text: &str) -> Vec<&str> {
         "\n" => !is_wrapped(entry, rest),
         ";" => true,
         _ if is_start(rest) || is_key(rest) => true,
-        _ if words(entry).any(|(_, word)| is_type(word)) || is_in_options(rest) => false,
+        _ if words(beginning(entry)).any(|(_, word)| is_type(word)) || is_in_options(beginning(rest)) => false,
         "," => !entry.contains("://"),
         _ => true,
     })
@@ -62,6 +66,11 @@ fn split(text: &str, separates: impl Fn(&str, &str, &str) -> bool) -> Vec<&str> 
             at += text[at..].chars().next().map_or(1, char::len_utf8);
             continue;
         };
+        // Only the last of many blanks is looked at, for what is on both sides of it is trimmed.
+        if separator == " " && text[at + len..].starts_with([' ', '\t']) {
+            at += len;
+            continue;
+        }
         if separates(text[start..at].trim(), separator, text[at + len..].trim_start()) {
             entries.push(&text[start..at]);
             start = at + len;
@@ -102,6 +111,10 @@ fn is_in_options(rest: &str) -> bool {
     let key = words(line).find(|(_, word)| is_type(word));
     let before = key.map(|(at, _)| line[..at].trim_end()).unwrap_or_default();
     !before.is_empty() && !before.ends_with(',') && !before.ends_with(ESCAPED)
+}
+
+fn beginning(text: &str) -> &str {
+    &text[..text.floor_char_boundary(OPTIONS)]
 }
 
 /// Returns whether `entry` is the beginning of a base64 text that continues with the next line in `rest`.
@@ -185,6 +198,20 @@ mod tests {
             assert_eq!(keys_of_line(comment), [comment]);
         }
         assert_eq!(keys_of_line("ssh-rsa AAAA joe; https://h/,"), ["ssh-rsa AAAA joe; https://h/"]);
+    }
+
+    /// As long as a variable of the environment can be.
+    #[test]
+    fn long_lines_are_split_all_the_same() {
+        let many = "a,".repeat(1 << 16);
+        assert_eq!(keys_and_places(&many).len(), 1 << 16);
+        let blanks = format!("a.keys;{}b.keys", " ".repeat(1 << 17));
+        assert_eq!(keys_and_places(&blanks), ["a.keys", "b.keys"]);
+        assert_eq!(documents(&blanks), ["a.keys", "b.keys"]);
+        let comment = format!("ssh-rsa AAAA {many}joe");
+        assert!(keys_and_places(&comment) == [comment.as_str()]);
+        let options = format!("from=\"{}\" ssh-rsa AAAA joe", "192.0.2.1,".repeat(300));
+        assert_eq!(keys_and_places(&options), [options.as_str()]);
     }
 
     proptest! {

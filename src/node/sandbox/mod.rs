@@ -112,7 +112,8 @@ pub struct WorkerAccess<'a> {
     pub folder: Option<&'a Path>,
     /// Whether the worker may open IP sockets.
     pub network: bool,
-    /// The private memory that it may have, in bytes (RLIMIT_DATA). `None` for as much as the node has.
+    /// The private memory that it may have, in bytes (RLIMIT_DATA). `None` for as much as a tool may have, because a worker
+    /// can't give its qemu-img more than it has itself. All decoders together need less.
     pub memory: Option<u64>,
 }
 
@@ -148,8 +149,8 @@ impl Sandbox {
         // An image on the node may belong to any user.
         let keep = Capabilities::DAC_READ_SEARCH.and(for_files(access.disks, true));
         let kind = Kind::Worker { network: access.network, folder: access.folder.is_some() };
-        let limits = access.memory.map(|bytes| (Resource::RLIMIT_DATA, bytes));
-        Self::new(limits.into_iter().collect(), keep, &allowed, kind)
+        let limits = vec![(Resource::RLIMIT_DATA, access.memory.unwrap_or(TOOL_MEMORY))];
+        Self::new(limits, keep, &allowed, kind)
     }
 
     fn new(limits: Vec<(Resource, u64)>, keep: Capabilities, allowed: &Allowed<'_>, kind: Kind) -> io::Result<Self> {
