@@ -122,9 +122,8 @@ pub(super) fn check_archive((name, member): (&str, Option<&str>), file: &File) -
 
 /// Returns the type that the first bytes of `file` show, or `None` if they are not those of a disk image, or can't be
 /// read.
-pub(super) fn likely_type(mut file: &File) -> Option<ImageType> {
+pub(crate) fn likely_type(mut file: &File) -> Option<ImageType> {
     let gate = Gate { name: "", member: None, expected: Expected::default() };
-    file.rewind().ok()?;
     let mut head = gate.first_head(&mut file).ok()?;
     let compression = Compression::detect(&head);
     // The description before the disk in an OVA is small.

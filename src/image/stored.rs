@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::error::ImageError;
-use super::format::ImageType;
 use super::gate::{self, Expected};
 use super::policy::LocalPolicy;
 use super::reader::ImageReader;
@@ -119,11 +118,6 @@ impl StoredImage {
     /// Returns `None` for a file on the node.
     pub(crate) fn download(&self) -> Option<&Download> {
         self.download.as_ref()
-    }
-
-    /// Returns the type that the first bytes show, if they are those of a disk image. Nothing else is checked.
-    pub(crate) fn likely_type(&self) -> Option<ImageType> {
-        gate::likely_type(&self.file)
     }
 
     /// Lets the image pass the gate, which finds out what it is and compares that with what was `expected`. The bytes

@@ -7,6 +7,7 @@
 //! server gives no strong validator. Tables of a qcow2 are not followed over the network: the verdict says that only
 //! the beginning was seen.
 
+use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -21,7 +22,7 @@ use crate::disk::device::{MemoryDisk, ReadAt};
 use crate::disk::partition::{self, ImageExtent, Partition, StreamedDisk, Table, TableError};
 use crate::image::disk_size::DiskSize;
 use crate::image::format::{Formats, ImageType};
-use crate::image::gate::{Expected, stream_reader};
+use crate::image::gate::{Expected, likely_type, stream_reader};
 use crate::image::policy::LocalPolicy;
 use crate::image::reader::{ImageBytes, ImageReader};
 use crate::image::reference::ImageRef;
@@ -387,12 +388,13 @@ impl ReadAt for Remote<'_> {
     }
 }
 
-/// Returns the image type that the first bytes of each file show, written like the OS parameter `image_type`. The
+/// Returns the image type that the first bytes of each file of a cache show, written like the OS parameter `image_type`. The
 /// type is `None` for a file that is no disk image or is missing.
 pub(crate) fn likely_types(files: &[PathBuf], run: &Run) -> anyhow::Result<Vec<Option<String>>> {
     if files.is_empty() {
         return Ok(Vec::new());
     }
-    let look = |path: &PathBuf| Some(StoredImage::open(path).ok()?.likely_type()?.to_string());
+    // Nobody else writes to a cache, so there is no device or FIFO whose opening would do something.
+    let look = |path: &PathBuf| Some(likely_type(&File::open(path).ok()?)?.to_string());
     in_worker(WorkerAccess::default(), run, |_| Ok(parallel::map(files, look)))
 }
