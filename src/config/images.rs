@@ -174,13 +174,14 @@ pub(super) fn place(text: &str) -> Checked<ImagePlace> {
 /// [`ConfigError::Read`] for a list that exists and can't be read, [`ConfigError::Unsafe`] for one that others may write.
 pub(crate) fn instance_storage(paths: &Paths) -> Result<Vec<PathBuf>, ConfigError> {
     let list = &paths.file_storage_paths;
-    let Some(mut file) = open_trusted(list)? else { return Ok(Vec::new()) };
+    let exports = paths.exports.to_vec();
+    let Some(mut file) = open_trusted(list)? else { return Ok(exports) };
     let mut text = Vec::new();
     file.read_to_end(&mut text).map_err(|reason| ConfigError::Read { path: list.clone(), reason })?;
     // Ganeti reads the list in the same way (`FilterEmptyLinesAndComments` of ganeti.utils.text).
     let text = String::from_utf8_lossy(&text).into_owned();
     let lines = text.lines().map(str::trim).filter(|line| line.starts_with('/'));
-    Ok(lines.map(|line| Path::new(line).components().collect()).collect())
+    Ok(lines.map(|line| Path::new(line).components().collect()).chain(exports).collect())
 }
 
 #[cfg(test)]
@@ -258,11 +259,13 @@ mod tests {
     fn instance_storage_is_read_as_ganeti_does() {
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths::below(dir.path());
-        assert_eq!(instance_storage(&paths).unwrap(), Vec::<&Path>::new());
+        assert_eq!(instance_storage(&paths).unwrap(), paths.exports);
         std::fs::create_dir_all(paths.file_storage_paths.parent().unwrap()).unwrap();
         std::fs::write(&paths.file_storage_paths, "# ours\n\n  /srv/ganeti/file-storage/ \n/srv/shared\nrelative\n")
             .unwrap();
-        assert_eq!(instance_storage(&paths).unwrap(), ["/srv/ganeti/file-storage", "/srv/shared"].map(Path::new));
+        let [first, second] = ["/srv/ganeti/file-storage", "/srv/shared"].map(Path::new);
+        let [debian, other] = &paths.exports;
+        assert_eq!(instance_storage(&paths).unwrap(), [first, second, debian, other]);
         std::fs::remove_file(&paths.file_storage_paths).unwrap();
         std::fs::create_dir(&paths.file_storage_paths).unwrap();
         let message = instance_storage(&paths).unwrap_err().to_string();

@@ -15,6 +15,9 @@ pub struct Paths {
     /// Ganeti's list of folders that may contain instances' disks, one on each line
     /// (`pathutils.FILE_STORAGE_PATHS_FILE` in Ganeti).
     pub(crate) file_storage_paths: PathBuf,
+    /// The folders in which Ganeti keeps the dumps of instances (`pathutils.EXPORT_DIR`): that of Debian's packages, and that of
+    /// a Ganeti that is built without a setting for it.
+    pub(crate) exports: [PathBuf; 2],
 }
 
 /// The time at which hooks run. Each phase has its own folder.
@@ -62,6 +65,7 @@ impl Paths {
             config_dir: root.join("etc/ganeti/instance-simpleimage"),
             cache_dir: root.join("var/cache/ganeti-instance-simpleimage"),
             file_storage_paths: root.join("etc/ganeti/file-storage-paths"),
+            exports: ["var/lib/ganeti/export", "srv/ganeti/export"].map(|folder| root.join(folder)),
         }
     }
 

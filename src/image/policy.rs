@@ -9,13 +9,20 @@
 //! A file of the cache is never a local image, whatever `allowed_images` lists. The cache may have fetched it with a
 //! password that the one who names the file does not have. Paths do not tell where a file is, because of bind mounts and
 //! hard links. So the folders on the way to the file are compared with the cache folders by device and inode number, and
-//! the file itself is compared with the files in the cache folders.
+//! the file itself is compared with the files in the cache folders. Listed places and the folders with the disks of
+//! instances are known by the same numbers, and a bind mount of a folder in one of them by the table of mounts.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 use crate::node::file::{descriptor_path, identity};
+use crate::node::mount_table::names_of;
+use crate::node::trust::untrusted;
+
+/// Disks of instances lie so many folders deep: `file-storage/web1/UUID.file.disk0`, and dumps in `export/web1/`.
+const STORAGE_DEPTH: usize = 2;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct LocalPolicy {
@@ -26,6 +33,8 @@ pub(crate) struct LocalPolicy {
     pub(crate) storage: Vec<PathBuf>,
     /// The cache folders of all variants.
     pub(crate) caches: Vec<PathBuf>,
+    /// Whether only root may have written an image: the variant says which images it takes.
+    pub(crate) roots_only: bool,
 }
 
 /// Why a file may not be used.
@@ -45,6 +54,8 @@ pub(crate) enum PolicyError {
     InCache(String),
     #[error("image {0} is a block device (to use it, list exactly this device in allowed_images)")]
     Device(String),
+    #[error("image {name} could be written by others: {reason}")]
+    OthersWrite { name: String, reason: String },
     #[error("finding out where image {name} really is: {reason}")]
     Unknown { name: String, reason: io::Error },
 }
@@ -72,7 +83,37 @@ impl LocalPolicy {
         if self.is_in_cache(file, &real).map_err(unknown)? {
             return Err(PolicyError::InCache(name.display().to_string()));
         }
-        self.check_real(name, &real, is_device)
+        self.check_real(name, &real, is_device)?;
+        let linked = file.metadata().and_then(|data| self.linked_in_storage(&data)).map_err(unknown)?;
+        match linked {
+            Some(storage) => Err(PolicyError::InStorage { name: name.display().to_string(), storage }),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns in words who else than root could have written the image at `path`. That is an error if the variant takes
+    /// only images of root's.
+    pub(crate) fn other_writers(&self, path: &Path) -> Result<Option<String>, PolicyError> {
+        let unknown = |reason| PolicyError::Unknown { name: path.display().to_string(), reason };
+        let Some(found) = untrusted(path).map_err(unknown)? else { return Ok(None) };
+        let reason = found.words(path, "the image");
+        if self.roots_only {
+            return Err(PolicyError::OthersWrite { name: path.display().to_string(), reason });
+        }
+        Ok(Some(reason))
+    }
+
+    /// Returns the folder of instances' disks in which a file with several names has another one.
+    fn linked_in_storage(&self, file: &Metadata) -> io::Result<Option<String>> {
+        if file.nlink() < 2 || self.allowed.is_some() {
+            return Ok(None);
+        }
+        for storage in self.storage.iter().filter(|storage| storage.is_dir()) {
+            if holds(storage, identity(file), STORAGE_DEPTH)? {
+                return Ok(Some(storage.display().to_string()));
+            }
+        }
+        Ok(None)
     }
 
     /// Returns whether the open file, which is at the path `real`, belongs to a cache folder.
@@ -100,30 +141,53 @@ impl LocalPolicy {
 
     fn check_real(&self, name: &Path, real: &Path, is_device: bool) -> Result<(), PolicyError> {
         let text = || name.display().to_string();
-        let allowed: Option<Vec<PathBuf>> = self.allowed.as_ref().map(|allowed| canonical(allowed));
         if is_device {
+            let allowed = self.allowed.as_deref().map(canonical);
             let exactly = allowed.is_some_and(|allowed| allowed.iter().any(|place| place == real));
             return if exactly { Ok(()) } else { Err(PolicyError::Device(text())) };
         }
-        let depth = allowed.as_deref().map(|allowed| depth(allowed, real));
+        let depth = self.allowed.as_deref().map(|allowed| depth(allowed, real));
         if depth == Some(0) {
             return Err(match real == name {
                 true => PolicyError::NotListed(text()),
                 false => PolicyError::LinkedElsewhere { name: text(), real: real.display().to_string() },
             });
         }
-        let inner = |storage: &&PathBuf| real.starts_with(storage) && storage.components().count() > depth.unwrap_or(0);
-        match canonical(&self.storage).iter().find(inner) {
+        // Where the file is listed, the inner folder decides. A bind mount elsewhere shows a file in a folder of disks.
+        let names =
+            if depth.is_some() { vec![real.to_owned()] } else { [names_of(real), vec![real.to_owned()]].concat() };
+        let is_inner = |storage: &&PathBuf| {
+            let places = std::slice::from_ref(*storage);
+            names.iter().any(|name| self::depth(places, name) > depth.unwrap_or(0))
+        };
+        match self.storage.iter().find(is_inner) {
             Some(storage) => Err(PolicyError::InStorage { name: text(), storage: storage.display().to_string() }),
             None => Ok(()),
         }
     }
 }
 
-/// The number of components of the innermost of `places` that contains `path`; 0 if none does.
+/// The number of components of the innermost folder on the way to `path`, or of `path`, that is one of `places`; 0 if none is.
 fn depth(places: &[PathBuf], path: &Path) -> usize {
-    let holding = places.iter().filter(|place| path.starts_with(place));
-    holding.map(|place| place.components().count()).max().unwrap_or(0)
+    let known: Vec<_> = places.iter().filter_map(|place| Some(identity(&fs::metadata(place).ok()?))).collect();
+    let is_place = |folder: &&Path| {
+        places.iter().any(|place| place == folder)
+            || fs::metadata(folder).is_ok_and(|folder| known.contains(&identity(&folder)))
+    };
+    path.ancestors().find(is_place).map_or(0, |place| place.components().count())
+}
+
+/// Returns whether the file with this device and inode number is in `folder`, at most so many folders deep.
+fn holds(folder: &Path, file: (u64, u64), depth: usize) -> io::Result<bool> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        // What has gone meanwhile is not the open file.
+        let Ok(data) = entry.metadata() else { continue };
+        if identity(&data) == file || (data.is_dir() && depth > 0 && holds(&entry.path(), file, depth - 1)?) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Resolves the links in `places`. A place that does not exist stays as it is.
@@ -145,7 +209,7 @@ mod tests {
         LocalPolicy {
             allowed: (!allowed.is_empty()).then(|| paths(allowed)),
             storage: paths(storage),
-            caches: Vec::new(),
+            ..LocalPolicy::default()
         }
     }
 
@@ -206,6 +270,52 @@ mod tests {
         }
     }
 
+    /// A disk of an instance by its hard link, and by a path through a link.
+    #[test]
+    fn a_disk_of_an_instance_is_one_under_another_name_too() {
+        let base = tempfile::tempdir().unwrap();
+        let path = |name: &str| base.path().join(name);
+        fs::create_dir_all(path("storage/web1")).unwrap();
+        fs::create_dir(path("images")).unwrap();
+        fs::write(path("storage/web1/disk0"), "secret").unwrap();
+        fs::hard_link(path("storage/web1/disk0"), path("images/hard")).unwrap();
+        fs::write(path("images/own"), "image").unwrap();
+        fs::hard_link(path("images/own"), path("images/other")).unwrap();
+        symlink(path("storage"), path("link")).unwrap();
+        let check = |storage: &str, image: &str| {
+            let policy = LocalPolicy { storage: vec![path(storage)], ..LocalPolicy::default() };
+            let (name, file) = (path(image), File::open(path(image)).unwrap());
+            policy.check_found(&name, &file, false).map_err(|error| error.to_string())
+        };
+        for (storage, image) in
+            [("storage", "images/hard"), ("storage", "link/web1/disk0"), ("link", "storage/web1/disk0")]
+        {
+            let expected = format!(
+                "image {} is in {}, where instances' disks are (to use it all the same, list it in allowed_images)",
+                path(image).display(),
+                path(storage).display()
+            );
+            assert_eq!(check(storage, image), Err(expected), "{storage} {image}");
+        }
+        assert_eq!(check("storage", "images/own"), Ok(()));
+    }
+
+    #[test]
+    fn an_image_that_others_could_have_written_is_named_or_refused() {
+        let base = tempfile::tempdir().unwrap();
+        let image = base.path().join("image");
+        fs::write(&image, "image").unwrap();
+        let [free, strict] =
+            [false, true].map(|roots_only| LocalPolicy { roots_only, ..LocalPolicy::default() }.other_writers(&image));
+        assert!(matches!((free, strict), (Ok(None), Ok(None))));
+        fs::set_permissions(&image, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
+        let reason = "its mode 0666 lets others write the image (check it, then chmod go-w)";
+        let check = |roots_only| LocalPolicy { roots_only, ..LocalPolicy::default() }.other_writers(&image);
+        assert_eq!(check(false).unwrap().as_deref(), Some(reason));
+        let refused = format!("image {} could be written by others: {reason}", image.display());
+        assert_eq!(check(true).unwrap_err().to_string(), refused);
+    }
+
     /// A cache folder with an image, and a folder beside it.
     struct Kept {
         base: TempDir,
@@ -233,7 +343,7 @@ mod tests {
         fn check(&self, path: &Path) -> Result<(), String> {
             let caches = vec![self.path("gone"), self.path("cache")];
             let allowed = Some(vec![PathBuf::from("/")]);
-            let policy = LocalPolicy { allowed, storage: Vec::new(), caches };
+            let policy = LocalPolicy { allowed, caches, ..LocalPolicy::default() };
             let checked =
                 policy.check_name(path).and_then(|()| policy.check_found(path, &File::open(path).unwrap(), false));
             checked.map_err(|error| error.to_string())
@@ -253,7 +363,7 @@ mod tests {
         symlink(&kept.image, &link).unwrap();
         symlink(kept.path("cache"), &linked_folder).unwrap();
         fs::hard_link(&kept.image, &hard).unwrap();
-        let upwards = LocalPolicy { allowed: None, storage: Vec::new(), caches: vec![kept.path("cache")] };
+        let upwards = LocalPolicy { caches: vec![kept.path("cache")], ..LocalPolicy::default() };
         let roundabout = kept.path("images/../cache/k.v2.img");
         let file = File::open(&roundabout).unwrap();
         assert!(matches!(upwards.check_found(&roundabout, &file, false), Err(PolicyError::InCache(_))));

@@ -109,7 +109,7 @@ fn install_in_worker(job: &Job, target: &Target, run: &Run) -> anyhow::Result<(I
             tell_what_is_left(url, &job.cache, run);
             None
         }
-        ImageRef::Path(path) => Some(open_local(path, Some(&job.local))?),
+        ImageRef::Path(path) => Some(open_local(path, Some(&job.local), &run.report)?),
     };
     let watch = local.as_ref().map(|image| ImageWatch::begin(image, SystemTime::now(), &run.report)).transpose()?;
     let disks: Vec<_> = [Some(target), seed_disk.as_ref()].into_iter().flatten().map(Target::file).collect();

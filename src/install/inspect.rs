@@ -147,7 +147,7 @@ pub(super) fn inspect_in_worker(
     // The image is opened outside the worker, which may write nothing, not even the lock of a cached image, and which
     // can't see the files that other processes have open.
     let image = match inspection.image {
-        ImageRef::Path(path) => match open_local(path, inspection.local) {
+        ImageRef::Path(path) => match open_local(path, inspection.local, &run.report) {
             Ok(image) => Some(image),
             Err(error) if error.is::<UnsteadyImage>() => return Ok(Judged::Refused(format!("{error:#}"))),
             Err(error) => return Err(error),

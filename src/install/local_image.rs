@@ -50,11 +50,17 @@ impl UnsteadyImage {
 ///
 /// The length is read after the check that nobody can write to the file, because a copy that is about to end grows
 /// the file until then.
-pub(super) fn open_local(path: &Path, policy: Option<&LocalPolicy>) -> anyhow::Result<StoredImage> {
+pub(super) fn open_local(path: &Path, policy: Option<&LocalPolicy>, report: &Report) -> anyhow::Result<StoredImage> {
     let mut image = match policy {
         Some(policy) => StoredImage::open_allowed(path, policy)?,
         None => StoredImage::open(path)?,
     };
+    // The members of a device's group could write to it anyway, and it is listed by its name.
+    if let Some(policy) = policy.filter(|_| image.file().metadata().is_ok_and(|data| data.is_file()))
+        && let Some(reason) = policy.other_writers(Path::new(image.name()))?
+    {
+        report.info(format_args!("image {} could be written by others: {reason}", image.name()));
+    }
     refuse_writers(&image)?;
     image.measure()?;
     Ok(image)

@@ -3,6 +3,7 @@
 //! settings.
 
 pub mod file;
+pub(crate) mod mount_table;
 pub(crate) mod parallel;
 pub mod process;
 pub mod report;

@@ -9,6 +9,7 @@ use nix::sys::stat::major;
 use super::layers::{self, device_number};
 use super::processes;
 use crate::node::file::descriptor_path;
+use crate::node::mount_table::unescape;
 use crate::node::sys::{self, FileIdentity};
 
 /// File systems of this node without a block device of their own.
@@ -141,14 +142,6 @@ fn parts_of_btrfs(number: u64) -> Vec<u64> {
         devices.filter_map(|device| layers::number_in(&device.path())).collect::<Vec<_>>()
     });
     groups.find(|group| group.contains(&number)).unwrap_or_else(|| vec![number])
-}
-
-/// Returns a path of a table in /proc, where blanks and similar characters are written in octal.
-fn unescape(text: &str) -> PathBuf {
-    [(r"\040", " "), (r"\011", "\t"), (r"\012", "\n"), (r"\134", "\\")]
-        .iter()
-        .fold(text.to_owned(), |text, (octal, plain)| text.replace(octal, plain))
-        .into()
 }
 
 /// The devices and files of proc_swaps(5).

@@ -83,7 +83,7 @@ fn check_allowed(image: &ImageRef, settings: &Settings) -> anyhow::Result<()> {
             // Without a variant the settings name no cache folder.
             let cache = Some(settings.cache.dir.clone()).filter(|dir| dir.is_absolute());
             let caches = cache.into_iter().collect();
-            let policy = LocalPolicy { allowed: settings.allowed_paths(), storage: Vec::new(), caches };
+            let policy = LocalPolicy { allowed: settings.allowed_paths(), caches, ..LocalPolicy::default() };
             // In the name of an archive's member, the archive is what may be listed. `StoredImage` decides which it is.
             match archive_and_member(path) {
                 Some((archive, _)) if policy.check_name(archive).is_ok() => {}

@@ -230,6 +230,9 @@ fn local_policy(image: &ImageRef, settings: &Settings, paths: &Paths) -> anyhow:
     let mut policy = LocalPolicy { allowed: settings.allowed_paths(), ..LocalPolicy::default() };
     if matches!(image, ImageRef::Path(_)) {
         policy.storage = config::instance_storage(paths)?;
+        policy.roots_only = policy.allowed.is_some()
+            || settings.require_signature
+            || settings.require_checksum == RequireChecksum::Always;
         policy.caches = cache_folders(paths)?;
         policy.caches.push(settings.cache.dir.clone());
     }
