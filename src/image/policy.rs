@@ -75,7 +75,7 @@ impl LocalPolicy {
     }
 
     /// Checks a file that was found, wherever links led to. `name` is the path under which it was found.
-    pub(super) fn check_found(&self, name: &Path, file: &File, is_device: bool) -> Result<(), PolicyError> {
+    pub(crate) fn check_found(&self, name: &Path, file: &File, is_device: bool) -> Result<(), PolicyError> {
         // What was found is checked and not the path, so that nobody can exchange a link between check and use.
         let real = fs::read_link(descriptor_path(file));
         let real = real.map_err(|reason| PolicyError::Unknown { name: name.display().to_string(), reason })?;

@@ -123,6 +123,8 @@ pub(crate) struct SignatureSource {
     pub(crate) keyring: File,
     /// The keyring's path, for messages.
     pub(crate) keyring_path: PathBuf,
+    /// The places from which a signature may come that is a file of the node.
+    pub(crate) local: LocalPolicy,
 }
 
 /// The task of the command `fetch`.

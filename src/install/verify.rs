@@ -7,6 +7,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::path::Path;
 use std::thread;
 
 use anyhow::{Context as _, anyhow};
@@ -16,10 +17,11 @@ use sha2::{Digest as _, Sha256};
 use super::job::{Checks, SignatureSource};
 use crate::disk::fingerprint::Fingerprint;
 use crate::image::checksum::{Algorithm, Checksum, Digest, Hasher, for_each_piece};
+use crate::image::policy::LocalPolicy;
 use crate::image::reference::ImageRef;
 use crate::image::stored::StoredImage;
 use crate::image::sums_file;
-use crate::node::file::open_regular;
+use crate::node::file::FoundFile;
 use crate::node::run::Run;
 use crate::store::hex;
 use crate::store::http::{Client, HttpSettings, ImageUrl};
@@ -237,7 +239,7 @@ impl SmallFiles<'_> {
         let content = match &source.location {
             ImageRef::Url(url) => self.get(url)?,
             ImageRef::Path(path) => {
-                read_signature(path).with_context(|| format!("reading signature {}", path.display()))?
+                read_signature(path, &source.local).with_context(|| format!("reading signature {}", path.display()))?
             }
         };
         let keyring = source.keyring.try_clone().context("sharing the keyring")?;
@@ -284,8 +286,10 @@ fn described(source: &SignatureSource) -> String {
     format!("{location} {}", source.keyring_path.display())
 }
 
-fn read_signature(path: &std::path::Path) -> io::Result<Vec<u8>> {
+fn read_signature(path: &Path, policy: &LocalPolicy) -> anyhow::Result<Vec<u8>> {
+    let found = FoundFile::at(path)?;
+    policy.check_found(path, found.as_file(), false)?;
     let mut content = Vec::new();
-    open_regular(path)?.take(MAX_SIGNATURE).read_to_end(&mut content)?;
+    found.open_regular()?.take(MAX_SIGNATURE).read_to_end(&mut content)?;
     Ok(content)
 }

@@ -138,10 +138,7 @@ impl NamedChecks {
                 bail!("image {image} has no name to look for in {url}");
             }
         }
-        match &self.signature {
-            Some(ImageRef::Url(url)) => Ok(settings.http.check_allowed(url)?),
-            _ => Ok(()),
-        }
+        self.signature.as_ref().map_or(Ok(()), |signature| check_allowed(signature, settings))
     }
 
     /// Opens the keyring if one is needed.
@@ -151,7 +148,8 @@ impl NamedChecks {
             let keyring = config::open_trusted(&keyring_path)?.ok_or_else(|| {
                 anyhow!("the keyring {} does not exist (gpg --export KEY writes one)", keyring_path.display())
             })?;
-            Ok(SignatureSource { location, keyring, keyring_path })
+            let local = LocalPolicy { allowed: settings.allowed_paths(), ..LocalPolicy::default() };
+            Ok(SignatureSource { location, keyring, keyring_path, local })
         });
         let (checksum, verify_cached) = (self.checksum, settings.cache.verify_cached);
         Ok(Checks { checksum, signature: signature.transpose()?, verify_cached })

@@ -2,13 +2,13 @@
 //! Where images may come from: `allowed_images`, and what instances' disks are safe from without it.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use crate::support::disk::{Disk, Kind};
 use crate::support::images::{MIB, disk, write_sparse};
 use crate::support::server::{Reply, Server};
-use crate::support::world::{World, tool};
+use crate::support::world::{Script, World, tool};
 
 const NOT_LISTED: &str = "is not in a place that allowed_images lists";
 
@@ -223,4 +223,84 @@ fn a_kept_image_is_no_file_of_the_node_by_whatever_path() {
     site.refuses(&kept, words, true);
     site.refuses(&others, words, false);
     site.installs(&site.inside);
+}
+
+/// Runs the script in a mount namespace in which the folder or file `shown` is seen at `place` too.
+fn with_bind_mount(script: Script, shown: &Path, place: &Path) -> Script {
+    let bind = format!("mount --bind '{}' '{}' && exec \"$@\"", shown.display(), place.display());
+    script.under("unshare", &["--mount", "--", "sh", "-c", &bind, "sh"])
+}
+
+#[test]
+fn a_bind_mount_is_no_way_to_a_disk_of_an_instance() {
+    let site = Site::new();
+    let storage = site.world.path("elsewhere");
+    let list = site.world.path("etc/ganeti/file-storage-paths");
+    fs::create_dir_all(list.parent().unwrap()).unwrap();
+    fs::write(&list, format!("{}\n", storage.display())).unwrap();
+    fs::create_dir(storage.join("web1")).unwrap();
+    fs::rename(&site.outside, storage.join("web1/disk0")).unwrap();
+    let place = site.world.path("images/shown");
+    let words = format!("is in {}, where instances' disks are", storage.display());
+    for (shown, image) in [("elsewhere", "web1/disk0"), ("elsewhere/web1", "disk0"), ("elsewhere/web1/disk0", "")] {
+        let shown = site.world.path(shown);
+        if shown.is_dir() {
+            fs::create_dir(&place).unwrap()
+        } else {
+            fs::write(&place, "").unwrap()
+        }
+        let image = if image.is_empty() { place.clone() } else { place.join(image) };
+        let target = Disk::stale(&site.world, "disk0", Kind::File, 3 * MIB);
+        let create = site.world.create(target.path(), image.to_str().unwrap(), "raw").env("INSTANCE_REINSTALL", "1");
+        with_bind_mount(create, &shown, &place).run().fails(&[image.to_str().unwrap(), &words]);
+        target.assert_untouched(image.to_str().unwrap());
+        if shown.is_dir() { fs::remove_dir(&place).unwrap() } else { fs::remove_file(&place).unwrap() }
+    }
+}
+
+#[test]
+fn dumps_of_ganeti_are_no_images_either() {
+    let site = Site::new();
+    let dump = site.world.path("var/lib/ganeti/export/web1/disk0.snap");
+    fs::create_dir_all(dump.parent().unwrap()).unwrap();
+    fs::rename(&site.outside, &dump).unwrap();
+    site.refuses(&dump, "var/lib/ganeti/export, where instances' disks are", false);
+    site.allow(&[dump.parent().unwrap()]);
+    site.installs(&dump);
+}
+
+#[test]
+fn an_image_that_others_could_have_written_is_told_and_refused_where_images_are_listed() {
+    let site = Site::new();
+    fs::set_permissions(&site.inside, fs::Permissions::from_mode(0o666)).unwrap();
+    let words = "could be written by others: its mode 0666 lets others write the image (check it, then chmod go-w)";
+    let target = Disk::stale(&site.world, "disk0", Kind::File, 3 * MIB);
+    let log = site.world.create(target.path(), site.inside.to_str().unwrap(), "raw").run().succeeds();
+    assert!(log.contains(words), "{log}");
+    site.allow(&[site.inside.parent().unwrap()]);
+    site.refuses(&site.inside, words, false);
+    fs::set_permissions(&site.inside, fs::Permissions::from_mode(0o644)).unwrap();
+    site.installs(&site.inside);
+    // Whoever can write to the folder can put another file there.
+    fs::set_permissions(site.inside.parent().unwrap(), fs::Permissions::from_mode(0o777)).unwrap();
+    site.refuses(&site.inside, "lets others write the image", false);
+}
+
+/// A signature that is a file of the node is one from there, as an image is.
+#[test]
+fn a_signature_comes_from_a_listed_place_too() {
+    let site = Site::new();
+    site.allow(&[site.inside.parent().unwrap()]);
+    fs::write(site.world.variant_file("keyring.gpg", ""), "keys").unwrap();
+    let link = site.inside.with_extension("sig");
+    symlink(&site.outside, &link).unwrap();
+    for (signature, words) in
+        [(&site.outside, NOT_LISTED), (&link, "which is not in a place that allowed_images lists")]
+    {
+        let target = Disk::stale(&site.world, "disk0", Kind::File, 3 * MIB);
+        let create = site.world.create(target.path(), site.inside.to_str().unwrap(), "raw");
+        let create = create.env("INSTANCE_REINSTALL", "1").env("OSP_IMAGE_SIGNATURE", signature.to_str().unwrap());
+        create.run().fails(&[signature.to_str().unwrap(), words]);
+        target.assert_untouched("a signature from elsewhere");
+    }
 }
