@@ -75,6 +75,18 @@ impl ImageRef {
             && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))
     }
 
+    /// Returns the names that the file may have in a list: [`Self::base_name`], and the values in the query of a URL such as
+    /// `https://host/download?file=debian.qcow2`. A value may be a secret, so none is to be shown.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let mut names: Vec<_> = self.base_name().into_iter().collect();
+        if let ImageRef::Url(url) = self {
+            let values =
+                url.as_url().query_pairs().map(|(_, value)| value.rsplit('/').next().unwrap_or_default().to_owned());
+            names.extend(values.filter(|name| !name.is_empty()));
+        }
+        names
+    }
+
     /// Returns the name of the file: the last part of the path or of the URL's path, decoded. Returns `None` if that
     /// ends with a slash.
     pub(crate) fn base_name(&self) -> Option<String> {

@@ -10,7 +10,7 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 use std::thread;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, ensure};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -252,8 +252,9 @@ impl SmallFiles<'_> {
             signature.check_bytes(&text, &sums.to_string(), &self.run.children)?;
             self.run.report.info(format_args!("{sums} has a good signature"));
         }
-        let name = image.base_name().ok_or_else(|| anyhow!("image {image} has no name to look for in {sums}"))?;
-        Ok(sums_file::find(&sums, &text, &name)?)
+        let names = image.names();
+        ensure!(!names.is_empty(), "image {image} has no name to look for in {sums}");
+        Ok(sums_file::find(&sums, &text, &names)?)
     }
 }
 

@@ -134,7 +134,7 @@ impl NamedChecks {
     fn can_be_made(&self, image: Option<&ImageRef>, settings: &Settings) -> anyhow::Result<()> {
         if let Some(Checksum::Sums(url)) = &self.checksum {
             settings.http.check_allowed(url)?;
-            if let Some(image) = image.filter(|image| image.base_name().is_none()) {
+            if let Some(image) = image.filter(|image| image.names().is_empty()) {
                 bail!("image {image} has no name to look for in {url}");
             }
         }
