@@ -13,7 +13,7 @@ use super::settings::HttpSettings;
 use super::tls_transport::TlsConnector;
 use super::url::ImageUrl;
 
-/// Bytes read from the network at once, at most.
+/// Bytes read from the network at once, at most, which are also the longest header of an answer.
 const INPUT_BUFFER: usize = 256 << 10;
 
 /// What the agents for all ways to servers are made of.
@@ -129,6 +129,7 @@ fn config(settings: &HttpSettings, proxy: Option<ureq::Proxy>) -> Config {
         .timeout_per_read(Some(settings.stall_timeout))
         .timeout_per_write(Some(settings.stall_timeout))
         .input_buffer_size(INPUT_BUFFER)
+        .max_response_header_size(INPUT_BUFFER)
         // Downloads are long and few, so that a connection kept for the next one would only grow stale.
         .max_idle_connections(0)
         .build()

@@ -13,7 +13,7 @@ use super::error::HttpError;
 use super::means::Trust;
 use super::request::{Conditions, RequestHeaders, Wanted};
 use super::response::{Content, ReceivedRange, Response};
-use super::resume::RangeRequest;
+use super::resume::{RangeRequest, is_whole};
 use super::retry::{Backoff, retry_after};
 use super::settings::HttpSettings;
 use super::tls::{tls_connector, tls_connector_with_client_certificate};
@@ -175,7 +175,9 @@ impl Client {
         let status = answer.response.status();
         let refused = |reason| HttpError::ResumeRefused { url: url.to_string(), reason };
         let range = match (status, wanted.range_at(url)) {
-            (StatusCode::OK, _) => None,
+            // A proxy that changed nothing of the bytes may answer 203, and some servers answer 206 to everybody.
+            (StatusCode::OK | StatusCode::NON_AUTHORITATIVE_INFORMATION, _) => None,
+            (StatusCode::PARTIAL_CONTENT, None) if is_whole(answer.response.headers()) => None,
             (StatusCode::NOT_MODIFIED, _) if !wanted.conditions.is_empty() => {
                 return Ok(Response::NotModified { redirects: visited[1..].to_vec() });
             }
@@ -305,7 +307,9 @@ fn redirect_target(url: &ImageUrl, answer: &Answer) -> Result<Option<ImageUrl>, 
     if !matches!(answer.response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
         return Ok(None);
     }
-    let location = answer.response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
+    // What is no ASCII in it is percent-encoded by the parser of URLs, as browsers do.
+    let location =
+        answer.response.headers().get(header::LOCATION).and_then(|value| str::from_utf8(value.as_bytes()).ok());
     let target = location.ok_or("the server redirects without saying where to").and_then(|to| redirect_to(url, to));
     target.map(Some).map_err(|reason| HttpError::Redirect { url: url.to_string(), reason })
 }

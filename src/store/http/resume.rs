@@ -100,6 +100,12 @@ impl RangeRequest {
     }
 }
 
+/// Whether a 206 with `headers` brings all of the image.
+pub(super) fn is_whole(headers: &HeaderMap) -> bool {
+    let range = headers.get(header::CONTENT_RANGE).and_then(|range| ContentRange::parse(range.to_str().ok()?));
+    range.is_some_and(|range| range.first == 0 && range.last.checked_add(1) == range.total)
+}
+
 /// The value of a Content-Range header: `bytes FIRST-LAST/TOTAL`, with `*` for an unknown total.
 struct ContentRange {
     first: u64,

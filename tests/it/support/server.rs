@@ -86,6 +86,10 @@ impl Reply {
     }
 
     /// A page of the server's own instead of the image.
+    pub(crate) fn with_status(self, status: u16) -> Self {
+        Reply { status, ..self }
+    }
+
     pub(crate) fn page(status: u16, text: &str) -> Self {
         Reply { status, ..Self::ok(text) }
     }

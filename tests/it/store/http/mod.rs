@@ -326,6 +326,34 @@ fn redirects_are_followed_to_the_final_url() {
 }
 
 #[test]
+fn answers_as_some_servers_give_them_are_taken() {
+    let body = bytes(1, 5000);
+    let whole = "bytes 0-4999/5000";
+    for reply in [
+        Reply::ok(body.clone()).with_status(203),
+        Reply::ok(body.clone()).with_status(206).header("Content-Range", whole),
+        Reply::ok(body.clone()).header("X-Long", "x".repeat(200 << 10)),
+        (0..100).fold(Reply::ok(body.clone()), |reply, number| reply.header(&format!("X-{number}"), "x")),
+    ] {
+        let server = Server::sequence([reply]);
+        assert!(read(content(&HttpSettings::default(), &server.url("/x"))) == body);
+    }
+    let part = Reply::ok(body).with_status(206).header("Content-Range", "bytes 0-4999/6000");
+    let server = Server::sequence([part]);
+    let message = failure(&HttpSettings::default(), &server.url("/x"));
+    assert!(message.ends_with("the server answered 206 Partial Content"), "{message}");
+}
+
+#[test]
+fn a_redirect_may_have_letters_that_are_not_ascii() {
+    let server = Server::start(|request, _| match request.target.as_str() {
+        "/x" => Reply::redirect("/d\u{e9}bian"),
+        target => Reply::ok(target.to_owned()),
+    });
+    assert_eq!(read(content(&HttpSettings::default(), &server.url("/x"))), b"/d%C3%A9bian");
+}
+
+#[test]
 fn redirects_without_end_are_an_error() {
     let circle =
         Server::start(|request, _| if request.target == "/a" { Reply::redirect("/b") } else { Reply::redirect("/a") });
