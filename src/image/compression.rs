@@ -9,7 +9,8 @@ use flate2::bufread::GzDecoder;
 use xz2::bufread::XzDecoder;
 use xz2::stream::MtStreamBuilder;
 
-use super::decode::{Member, Members};
+use super::decode::{Form, Member, Members, Padding};
+use crate::node::size::ByteSize;
 
 /// An .xz that needs more memory than this to decode is refused, in bytes. A tenant may name an image whose dictionary
 /// has 4 GiB. `xz -9`, the largest preset, needs 65 MiB. The decoder of Zstandard accepts windows up to 128 MiB.
@@ -17,6 +18,9 @@ const XZ_MEMORY_LIMIT: u64 = 256 << 20;
 
 /// The blocks of an .xz are decoded in parallel as long as they need less memory than this, in bytes.
 const XZ_THREADING_LIMIT: u64 = 192 << 20;
+
+/// The largest window that the decoder of Zstandard takes, in bytes.
+const ZSTD_WINDOW_LIMIT: u64 = 128 << 20;
 
 /// The compression of an image file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,15 +78,16 @@ impl Compression {
     }
 
     /// Returns a reader of the decoded bytes of `input`, which has this compression as a whole. A truncated or corrupt
-    /// archive, or anything other than zero padding after its end, is an error of kind `InvalidData` or
+    /// archive, or anything other than the padding that its own tool takes, is an error of kind `InvalidData` or
     /// `UnexpectedEof`.
     pub fn reader<'r>(self, input: impl Read + Send + 'r) -> Box<dyn Read + Send + 'r> {
         let Properties { suffix, is_head, .. } = self.properties();
+        let form = |padding| Form { compression: suffix, is_head, padding };
         match self {
-            Compression::Gzip => Box::new(Members::<_, GzDecoder<_>>::new(input, suffix, is_head)),
+            Compression::Gzip => Box::new(Members::<_, GzDecoder<_>>::new(input, form(Padding::AtEnd))),
             Compression::Bzip2 => Box::new(bzip2_parallel::reader(input)),
-            Compression::Xz => Box::new(Members::<_, XzDecoder<_>>::new(input, suffix, is_head)),
-            Compression::Zstd => Box::new(Members::<_, zstd::Decoder<'static, _>>::new(input, suffix, is_head)),
+            Compression::Xz => Box::new(Members::<_, XzDecoder<_>>::new(input, form(Padding::Words))),
+            Compression::Zstd => Box::new(Members::<_, zstd::Decoder<'static, _>>::new(input, form(Padding::Never))),
         }
     }
 
@@ -109,6 +114,18 @@ impl fmt::Display for Compression {
     }
 }
 
+/// Returns the window in bytes that a frame needs which begins with `head` (RFC 8878, section 3.1.1.1.2); none for a frame that is
+/// skipped, or one without a window of its own.
+fn zstd_window(head: &[u8]) -> Option<u64> {
+    let [0x28, 0xb5, 0x2f, 0xfd, descriptor, window, ..] = head else { return None };
+    const SINGLE_SEGMENT: u8 = 1 << 5;
+    if descriptor & SINGLE_SEGMENT != 0 {
+        return None;
+    }
+    let base = 1_u64 << (10 + (window >> 3));
+    Some(base + base / 8 * u64::from(window & 7))
+}
+
 fn is_bzip2(head: &[u8]) -> bool {
     const FIRST_BLOCK: [u8; 6] = [0x31, 0x41, 0x59, 0x26, 0x53, 0x59];
     // A stream without a block has this end instead.
@@ -120,7 +137,7 @@ fn is_bzip2(head: &[u8]) -> bool {
 }
 
 impl<R: BufRead> Member<R> for GzDecoder<R> {
-    fn start(input: R) -> io::Result<Self> {
+    fn start(input: R, _: &[u8]) -> io::Result<Self> {
         Ok(GzDecoder::new(input))
     }
 
@@ -130,7 +147,7 @@ impl<R: BufRead> Member<R> for GzDecoder<R> {
 }
 
 impl<R: BufRead> Member<R> for XzDecoder<R> {
-    fn start(input: R) -> io::Result<Self> {
+    fn start(input: R, _: &[u8]) -> io::Result<Self> {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let stream = MtStreamBuilder::new()
             .threads(u32::try_from(threads).unwrap_or(1))
@@ -146,7 +163,13 @@ impl<R: BufRead> Member<R> for XzDecoder<R> {
 }
 
 impl<R: BufRead> Member<R> for zstd::Decoder<'static, R> {
-    fn start(input: R) -> io::Result<Self> {
+    fn start(input: R, head: &[u8]) -> io::Result<Self> {
+        if let Some(window) = zstd_window(head).filter(|window| *window > ZSTD_WINDOW_LIMIT) {
+            let (window, limit) = (ByteSize(window), ByteSize(ZSTD_WINDOW_LIMIT));
+            let message =
+                format!("it needs a window of {window}, the limit is {limit}: pack it with --long=27 at most");
+            return Err(io::Error::new(io::ErrorKind::Unsupported, message));
+        }
         Ok(zstd::Decoder::with_buffer(input)?.single_frame())
     }
 
@@ -243,9 +266,9 @@ mod tests {
     #[test]
     fn interruptions_are_not_seen() {
         for compression in Compression::ALL {
-            let encoded = [encode(&sample(), compression), vec![0; 5000], encode(b"more", compression)].concat();
-            // Zeros that another member follows are no padding.
-            let padded = [encode(&sample(), compression), vec![0; 5000]].concat();
+            let zeros = if compression == Compression::Zstd { Vec::new() } else { vec![0; 5000] };
+            let padded = [encode(&sample(), compression), zeros].concat();
+            let encoded = [&*padded, b"x"].concat();
             let read = |data: &[u8]| {
                 let mut out = Vec::new();
                 compression.reader(Interrupting(data, false, None)).read_to_end(&mut out).map(|_| out)
@@ -277,7 +300,9 @@ mod tests {
         ) {
             for compression in Compression::ALL {
                 let mut encoded: Vec<u8> = parts.iter().flat_map(|part| encode(part, compression)).collect();
-                encoded.extend(vec![0; padding * 512]);
+                if compression != Compression::Zstd {
+                    encoded.extend(vec![0; padding * 512]);
+                }
                 prop_assert_eq!(decode(&encoded, compression).unwrap(), parts.concat());
             }
         }
@@ -315,6 +340,47 @@ mod tests {
             let message = decode(&encoded, compression).unwrap_err().to_string();
             assert!(message.contains("trailing data"), "{compression}: {message}");
         }
+    }
+
+    /// As gzip(1), xz(1), bzip2(1) and zstd(1) do it.
+    #[test]
+    fn padding_is_what_the_tool_of_the_compression_takes() {
+        for (compression, between, zeros, expected) in [
+            (Compression::Gzip, 0, 511, true),
+            (Compression::Gzip, 512, 0, false),
+            (Compression::Xz, 8, 4, true),
+            (Compression::Xz, 6, 0, false),
+            (Compression::Xz, 0, 3, false),
+            (Compression::Bzip2, 0, 100, true),
+            (Compression::Zstd, 0, 16, false),
+            (Compression::Zstd, 0, 0, true),
+        ] {
+            let [first, second] = [sample(), b"more".to_vec()].map(|data| encode(&data, compression));
+            let end = if between > 0 { first.len() } else { first.len() + second.len() };
+            let archive = [first, vec![0; between], second, vec![0; zeros]].concat();
+            let what = format!("{compression} {between} {zeros}");
+            match decode(&archive, compression) {
+                Ok(decoded) => assert!(expected && decoded == [&*sample(), b"more"].concat(), "{what}"),
+                Err(error) => {
+                    let message = format!("trailing data after the end of the {compression} archive, at byte {end}");
+                    assert_eq!((error.to_string(), expected), (message, false), "{what}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn frames_that_are_skipped_may_be_anywhere_and_a_large_window_is_named() {
+        let skipped = b"\x5a\x2a\x4d\x18\x05\0\0\0hello";
+        let frame = encode(b"data", Compression::Zstd);
+        let archive = [skipped, &*frame, skipped, &*frame, skipped].concat();
+        assert_eq!(decode(&archive, Compression::Zstd).unwrap(), b"datadata");
+        // A frame with a window of 256 MiB and one block of one byte.
+        let large = b"\x28\xb5\x2f\xfd\x00\x90\x09\x00\x00x";
+        let message = decode(large, Compression::Zstd).unwrap_err().to_string();
+        let expected = "the zst archive can't be decoded (it needs a window of 256 MiB, the limit is 128 MiB: pack it with \
+                        --long=27 at most)";
+        assert_eq!(message, expected);
     }
 
     #[test]

@@ -7,21 +7,41 @@ use std::io::{self, BufRead, Read};
 /// Input is read in pieces of this many bytes.
 const INPUT_LEN: usize = 256 << 10;
 
-/// How many bytes after a member decide whether another one follows. xz needs six.
-const MAGIC_LEN: usize = 16;
+/// How many bytes after a member decide whether another one follows, and what it needs. The header of a frame of zstd has at
+/// most 18.
+const HEAD_LEN: usize = 18;
 
 /// A decoder of one member (gzip), stream (xz) or frame (zstd). It consumes no byte after the end of the member.
 pub(super) trait Member<R>: Read + Sized {
-    fn start(input: R) -> io::Result<Self>;
+    /// Starts with a member that begins with the bytes `head`, which are not consumed.
+    fn start(input: R, head: &[u8]) -> io::Result<Self>;
     fn into_input(self) -> R;
+}
+
+/// The zeros that may stand after a member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Padding {
+    /// None: zstd(1) refuses them.
+    Never,
+    /// Any number after the last member, as gzip(1) takes them.
+    AtEnd,
+    /// A multiple of four after each stream (section 2.2 of the specification of .xz).
+    Words,
+}
+
+/// What all members of an archive have in common.
+#[derive(Clone, Copy)]
+pub(super) struct Form {
+    /// The name of the compression, for messages.
+    pub(super) compression: &'static str,
+    /// Returns whether another member begins with these bytes.
+    pub(super) is_head: fn(&[u8]) -> bool,
+    pub(super) padding: Padding,
 }
 
 /// Decodes members one after another, as the command line tools do.
 pub(super) struct Members<R, M> {
-    /// The name of the compression, for messages.
-    compression: &'static str,
-    /// Returns whether another member begins with these bytes.
-    is_head: fn(&[u8]) -> bool,
+    form: Form,
     state: State<R, M>,
 }
 
@@ -33,27 +53,31 @@ enum State<R, M> {
 }
 
 impl<R: Read, M: Member<Input<R>>> Members<R, M> {
-    pub(super) fn new(input: R, compression: &'static str, is_head: fn(&[u8]) -> bool) -> Self {
-        Members { compression, is_head, state: State::Between(Input::new(input)) }
+    pub(super) fn new(input: R, form: Form) -> Self {
+        Members { form, state: State::Between(Input::new(input)) }
     }
 
-    /// Starts the next member, or finds the end of the archive after zero padding.
+    /// Starts the next member, or finds the end of the archive. Zero padding may come before both.
     fn next(&self, mut input: Input<R>) -> io::Result<State<R, M>> {
-        let head = input.peek(MAGIC_LEN)?;
-        if (self.is_head)(head) {
-            return Ok(State::Inside(M::start(input)?));
-        }
-        loop {
-            let rest = input.fill_buf()?;
-            if rest.is_empty() {
-                return Ok(State::Done);
+        let end = input.offset;
+        let zeros = input.skip_zeros()?;
+        let head = input.peek(HEAD_LEN)?.to_vec();
+        let is_allowed = match self.form.padding {
+            _ if zeros == 0 => true,
+            Padding::Never => false,
+            Padding::AtEnd => head.is_empty(),
+            Padding::Words => zeros.is_multiple_of(4),
+        };
+        match is_allowed {
+            true if head.is_empty() => Ok(State::Done),
+            true if (self.form.is_head)(&head) => {
+                M::start(input, &head).map(State::Inside).map_err(|err| self.explained(err))
             }
-            if rest.iter().any(|byte| *byte != 0) {
-                let message = format!("trailing data after the end of the {} archive", self.compression);
-                return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+            _ => {
+                let message =
+                    format!("trailing data after the end of the {} archive, at byte {end}", self.form.compression);
+                Err(io::Error::new(io::ErrorKind::InvalidData, message))
             }
-            let len = rest.len();
-            input.consume(len);
         }
     }
 }
@@ -88,8 +112,12 @@ impl<R, M> Members<R, M> {
         if err.raw_os_error().is_some() {
             return err;
         }
-        let state = if err.kind() == io::ErrorKind::UnexpectedEof { "truncated" } else { "corrupt" };
-        io::Error::new(err.kind(), format!("the {} archive is {state} ({err})", self.compression))
+        let state = match err.kind() {
+            io::ErrorKind::UnexpectedEof => "is truncated",
+            io::ErrorKind::Unsupported => "can't be decoded",
+            _ => "is corrupt",
+        };
+        io::Error::new(err.kind(), format!("the {} archive {state} ({err})", self.form.compression))
     }
 }
 
@@ -99,11 +127,27 @@ pub(super) struct Input<R> {
     buffer: Vec<u8>,
     start: usize,
     end: usize,
+    /// How many bytes were consumed.
+    offset: u64,
 }
 
 impl<R: Read> Input<R> {
     fn new(inner: R) -> Self {
-        Input { inner, buffer: vec![0; INPUT_LEN], start: 0, end: 0 }
+        Input { inner, buffer: vec![0; INPUT_LEN], start: 0, end: 0, offset: 0 }
+    }
+
+    /// Consumes zeros up to another byte or the end, and returns how many there were.
+    fn skip_zeros(&mut self) -> io::Result<u64> {
+        let first = self.offset;
+        loop {
+            let rest = self.fill_buf()?;
+            let zeros = rest.iter().take_while(|byte| **byte == 0).count();
+            let is_end = rest.is_empty() || zeros < rest.len();
+            self.consume(zeros);
+            if is_end {
+                return Ok(self.offset - first);
+            }
+        }
     }
 
     /// Returns the next `len` bytes, or fewer at the end of the input, without consuming them.
@@ -151,5 +195,6 @@ impl<R: Read> BufRead for Input<R> {
 
     fn consume(&mut self, len: usize) {
         self.start += len;
+        self.offset += len as u64;
     }
 }
