@@ -11,11 +11,14 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use super::sparse_disk::Disk;
 use super::store::hides_secrets;
 use super::text;
-use crate::disk::device::ReadAt as _;
+use crate::disk::device::{AlignedBuf, ReadAt as _};
+use crate::disk::write::{Extent, Extents as _};
 use crate::image::archive::ArchivedDisk;
 use crate::image::checksum::{Algorithm, Checksum, Digest};
 use crate::image::compression::Compression;
-use crate::image::container::{ContainerError, check_file, check_head, qcow2_virtual_size, seal_vhdx};
+use crate::image::container::{
+    ContainerError, ImageFile, Qcow2Disk, check_file, check_head, qcow2_virtual_size, seal_vhdx,
+};
 use crate::image::detect::Fields;
 use crate::image::detect::{self, Content, FooterCheck, HEAD_LEN};
 use crate::image::disk_size::DiskSize;
@@ -218,6 +221,24 @@ pub(super) fn vmdk(data: &[u8]) {
     container(Format::Vmdk, data);
 }
 
+/// Reads the disk of `size` bytes in a qcow2 image that has passed, up to the first error. Its extents cover all of it.
+fn read_qcow2(head: &[u8], file: &File, len: u64, size: u64) {
+    let Ok(Some(disk)) = Qcow2Disk::open(head, ImageFile::Whole(file, len)) else { return };
+    let mut buffer = AlignedBuf::new(disk.longest());
+    let mut covered = 0;
+    loop {
+        match disk.next() {
+            Ok(None) => break,
+            Ok(Some(Extent::Zeros { len, .. })) => covered += len,
+            Ok(Some(Extent::Data { offset, len })) if disk.read(&mut buffer, offset, len).is_ok() => {
+                covered += len as u64
+            }
+            Ok(Some(Extent::Data { .. })) | Err(_) => return,
+        }
+    }
+    assert_eq!(covered, size);
+}
+
 /// Checks an image file in `format`. If the first byte is odd, a VHDX gets correct checksums. Returns whether the image
 /// passed.
 pub(super) fn container(format: Format, data: &[u8]) -> bool {
@@ -238,6 +259,9 @@ pub(super) fn container(format: Format, data: &[u8]) -> bool {
             assert!(matches!(first, Ok(None)) || first.is_ok_and(|first| first == Some(size)), "two sizes");
             assert!(size > 0 && i64::try_from(size).is_ok());
             check_alone(format, &head);
+            if format == Format::Qcow2 {
+                read_qcow2(&head, file, len, size);
+            }
             // A complete file stays complete with zeros behind it, except for a VMDK, which may have a footer at its
             // end.
             if format != Format::Vmdk {
