@@ -9,7 +9,8 @@ use std::io;
 use flate2::{Decompress, FlushDecompress};
 use zstd::zstd_safe::{DCtx, InBuffer, OutBuffer};
 
-use super::{COMPRESSED, ContainerError, Header, OFFSET, SECTOR, ZERO, corrupt};
+use super::header::Header;
+use super::{COMPRESSED, ContainerError, OFFSET, SECTOR, ZERO, corrupt};
 
 /// How an image compresses its clusters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -13,7 +13,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::clusters::{Cluster, PARTS};
-use super::{ContainerError, Header, Image, Tables, check_snapshots, l2_tables, read_error};
+use super::header::Header;
+use super::{ContainerError, Image, Tables, check_snapshots, l2_tables, read_error};
 use crate::disk::device::{AlignedBuf, DirectReader, ReadAt};
 use crate::disk::write::{Extent, Extents};
 use crate::image::format::Format;
