@@ -7,8 +7,8 @@
 //! cleanup ([`SignalCleanup`]) is registered under one lock, so that no signal comes in between. Children get half a
 //! second to clean up. Before the disk is touched, they have ended and their mounts are gone.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
 use nix::sys::signal::{SigSet, Signal};
@@ -16,6 +16,10 @@ use nix::sys::signal::{SigSet, Signal};
 use super::process::Children;
 use super::report::{Progress, Report};
 use super::sys;
+
+/// How long a signal waits for its last messages. Whoever should read them may have stopped reading, and then another thread waits
+/// in the middle of a message and keeps the lock of the report.
+const LAST_WORDS: Duration = Duration::from_millis(300);
 
 /// The context that every operation works in.
 #[derive(Clone)]
@@ -86,19 +90,32 @@ impl Run {
             if let Ok(signal) = signals.wait() {
                 children.terminate();
                 signal_cleanup.perform();
-                // Otherwise the bar would be drawn again below the last message.
-                if let Some(progress) = progress {
-                    progress.finish();
-                }
-                if let Some(message) = final_message.get() {
-                    report.info(message);
-                }
-                report.error(format_args!("ended by {signal}"));
+                within(LAST_WORDS, move || {
+                    // Otherwise the bar would be drawn again below the last message.
+                    if let Some(progress) = progress {
+                        progress.finish();
+                    }
+                    if let Some(message) = final_message.get() {
+                        report.info(message);
+                    }
+                    report.error(format_args!("ended by {signal}"));
+                });
                 sys::exit_now(128 + signal as i32);
             }
         });
         Ok(())
     }
+}
+
+/// Does `work` in a thread, and waits for its end, but no longer than `time`.
+fn within(time: Duration, work: impl FnOnce() + Send + 'static) {
+    let (sender, done) = mpsc::channel();
+    std::thread::spawn(move || {
+        work();
+        // Nobody listens any more after `time`.
+        let _ = sender.send(());
+    });
+    let _ = done.recv_timeout(time);
 }
 
 type Action = Box<dyn FnOnce() + Send>;

@@ -13,6 +13,7 @@ pub(crate) use progress::Progress;
 
 use std::fmt::Display;
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -22,6 +23,7 @@ use serde_json::Value;
 const PROGRAM: &str = "simpleimage";
 /// The level of most messages. Text does not show it.
 const INFO: &str = "info";
+const ERROR: &str = "error";
 
 /// The form of the messages.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -71,6 +73,8 @@ pub struct Report {
     verbosity: Verbosity,
     format: LogFormat,
     subject: Subject,
+    /// Whether the last line of the run was written.
+    ended: Arc<AtomicBool>,
     out: Arc<Mutex<dyn Write + Send>>,
 }
 
@@ -85,7 +89,7 @@ impl Report {
     pub fn to_writer(applet: Option<&'static str>, debug: bool, out: impl Write + Send + 'static) -> Self {
         let (format, subject) = (LogFormat::default(), Subject::default());
         let verbosity = if debug { Verbosity::Detail } else { Verbosity::Normal };
-        Report { applet, verbosity, format, subject, out: Arc::new(Mutex::new(out)) }
+        Report { applet, verbosity, format, subject, ended: Arc::default(), out: Arc::new(Mutex::new(out)) }
     }
 
     #[must_use]
@@ -119,9 +123,10 @@ impl Report {
         self.write(Verbosity::Quiet, "warning", &message, None);
     }
 
-    /// Reports why the run failed. This is the last line of a run.
+    /// Reports why the run failed. This is the last line of a run: what other threads report from then on is not written, as
+    /// Ganeti shows the end of a log.
     pub fn error(&self, message: impl Display) {
-        self.write(Verbosity::Quiet, "error", &message, None);
+        self.write(Verbosity::Quiet, ERROR, &message, None);
     }
 
     /// Writes the message if the verbosity is at least `least`.
@@ -132,6 +137,9 @@ impl Report {
         let message = ascii_line(&message.to_string());
         // The lock is taken before the time is read, so that the lines of all threads are in the order of their times.
         let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.ended.fetch_or(level == ERROR, Ordering::Relaxed) {
+            return;
+        }
         let line = match self.format {
             LogFormat::Text => Ok(self.text(level, &message)),
             LogFormat::Json => self.json(level, &message, event).to_ascii(),

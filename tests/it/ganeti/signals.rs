@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //! SIGTERM in the middle of every phase: ended soon, with one line, nothing left behind and the device free.
 
+use std::cell::RefCell;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use crate::support::disk::{Disk, KINDS, Kind, loops_over};
 use crate::support::images::{MIB, disk, encode, file_system};
@@ -229,4 +233,25 @@ fn a_hook_that_leaves_its_mount_behind_leaves_none() {
         assert_eq!(loops_over(&world.path("disk0")).len(), usize::from(kind == Kind::Block));
         assert_free(&target, "after the hooks");
     }
+}
+
+/// Nobody reads standard error, which is a full pipe: a message waits for ever, in the middle of a run.
+#[test]
+fn while_nobody_reads_the_messages() {
+    let world = World::new();
+    let image = encode(&world, &disk(3 * MIB), "raw");
+    let target = Disk::stale(&world, "disk0", Kind::File, 4 * MIB);
+    let (_reader, writer) = std::io::pipe().unwrap();
+    let flags = OFlag::from_bits_truncate(fcntl(&writer, FcntlArg::F_GETFL).unwrap());
+    fcntl(&writer, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK)).unwrap();
+    while nix::unistd::write(&writer, &[b'x'; 4096]).is_ok() {}
+    let own = format!("exec \"$@\" 2>/proc/{}/fd/{}", std::process::id(), writer.as_raw_fd());
+    let script = world.create(target.path(), image.to_str().unwrap(), "raw").under("sh", &["-c", &own, "sh"]);
+    let child = RefCell::new(script.spawn());
+    let pid = child.borrow().id();
+    let waits = || std::fs::read_to_string(format!("/proc/{pid}/wchan")).is_ok_and(|place| place.contains("pipe"));
+    wait_until("it waits for whoever reads its messages", waits);
+    tool("kill", &["-TERM", &pid.to_string()]);
+    wait_until("the signal ends it", || child.borrow_mut().try_wait().unwrap().is_some());
+    assert_eq!(child.borrow_mut().wait().unwrap().code(), Some(143));
 }

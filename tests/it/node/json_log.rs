@@ -146,6 +146,7 @@ fn a_reinstall_tells_of_the_cache() {
 #[test]
 fn what_is_not_known_is_null() {
     let world = world();
+    world.qemu_img_decodes();
     let file = encode(&world, &disk(5 * MIB), "qcow2");
     let target = Disk::stale(&world, "disk0", Kind::File, 6 * MIB);
     let create = world.create(target.path(), file.to_str().unwrap(), "").env("DEBUG_LEVEL", "1");
