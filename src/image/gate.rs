@@ -126,8 +126,9 @@ pub(crate) fn likely_type(mut file: &File) -> Option<ImageType> {
     let gate = Gate { name: "", member: None, expected: Expected::default() };
     let mut head = gate.first_head(&mut file).ok()?;
     let compression = Compression::detect(&head);
-    // The description before the disk in an OVA is small.
-    let mut bytes = decoded(Cursor::new(head).chain(file).take(LIKELY_LEN), compression);
+    // The description before the disk in an OVA is small. Of a short file nothing is left to read.
+    let rest = if head.len() < HEAD_LEN { 0 } else { LIKELY_LEN };
+    let mut bytes = decoded(Cursor::new(head).chain(file.take(rest)), compression);
     head = gate.head(&mut bytes).ok()?;
     let archive = archive::is_tar(&head).then_some(Archive::Tar);
     if archive.is_some() {
