@@ -52,9 +52,19 @@ pub(super) fn keys_and_places(text: &str) -> Vec<&str> {
     })
 }
 
-/// Returns the keys in a line. There should be one, but there may be several.
+/// Returns the keys in a line. There should be one, but there may be several. No key ends with separators, so one that is
+/// written and read again stays the same.
 pub(super) fn keys_of_line(line: &str) -> Vec<&str> {
-    split(line, |_, separator, rest| matches!(separator, "," | ESCAPED) && (rest.is_empty() || is_key(rest)))
+    let keys =
+        split(line, |_, separator, rest| matches!(separator, "," | ESCAPED) && (rest.is_empty() || is_key(rest)));
+    keys.into_iter().map(without_separators).filter(|key| !key.is_empty()).collect()
+}
+
+fn without_separators(mut text: &str) -> &str {
+    while let Some(shorter) = text.strip_suffix([',', ' ', '\t']).or_else(|| text.strip_suffix(ESCAPED)) {
+        text = shorter;
+    }
+    text
 }
 
 /// Splits `text` at the separators for which `separates` is true. Its arguments are the entry before the separator, the
@@ -197,6 +207,7 @@ mod tests {
             assert_eq!(keys_and_places(comment), [comment]);
             assert_eq!(keys_of_line(comment), [comment]);
         }
+        assert_eq!(keys_of_line("ssh-rsa AAAA joe,,, \\n,"), ["ssh-rsa AAAA joe"]);
         assert_eq!(keys_of_line("ssh-rsa AAAA joe; https://h/,"), ["ssh-rsa AAAA joe; https://h/"]);
     }
 
